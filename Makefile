@@ -1,0 +1,114 @@
+# Everything a person types. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+MODEL_DIR ?= models
+ARGS ?=
+UV := uv==0.13.9
+export MODEL_DIR PORT
+
+##@ First steps
+.PHONY: help install serve train test
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-28s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.dev ## make the virtual environment with everything in it
+
+serve: $(VENV)/.train ## train if the store is empty, then serve on 127.0.0.1:$(PORT) until Ctrl-C
+	@test -e "$(MODEL_DIR)/model.joblib" || { echo "iris-api: the store $(MODEL_DIR) is empty, training the iris model …"; $(BIN)/python -m training; }
+	@exec $(BIN)/python -m serve_app $(ARGS)
+
+train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target y"
+	@$(BIN)/python -m training $(ARGS)
+
+test: $(VENV)/.dev ## the fast tests
+	$(BIN)/pytest tests/unit $(ARGS)
+
+##@ The store
+.PHONY: models promote rollback mlflow-ui
+
+models: $(VENV)/.train ## list the models: version, digest, metrics, when, which one is served
+	@$(BIN)/python -m training list $(ARGS)
+
+promote: $(VENV)/.train ## serve VERSION=…
+	@$(BIN)/python -m training promote $(or $(VERSION),$(error which version? make promote VERSION=3)) $(ARGS)
+
+rollback: $(VENV)/.train ## serve the version before the one served now
+	@$(BIN)/python -m training rollback $(ARGS)
+
+mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127.0.0.1:5000
+	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
+
+##@ Development
+.PHONY: check format test-integration test-faults test-manifests test-e2e bench sbom audit docs-settings docs-reliability lock clean
+
+check: $(VENV)/.dev ## format, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## rewrite the code as ruff wants it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-integration: $(VENV)/.dev ## the tests with a real Ray Serve, a real MLflow server, real processes
+	$(BIN)/pytest tests/integration $(ARGS)
+
+test-faults: $(VENV)/.dev ## kill, freeze and mislead processes under load; each answer is checked
+	$(BIN)/pytest tests/faults $(ARGS)
+
+bench: $(VENV)/.dev ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
+	$(BIN)/python -m tests.benchmarks --write build $(ARGS)
+
+sbom: $(VENV)/.uv ## CycloneDX lists of what the two images hold, in build/
+	@mkdir -p build
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/serve.txt --of JSON -o build/sbom-serve.json
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/train.txt --of JSON -o build/sbom-train.json
+
+audit: $(VENV)/.uv ## known vulnerabilities of the locked dependencies; exceptions with a date in .ci/audit.json
+	$(PYTHON) .ci/audit $(BIN)/uv
+
+docs-settings: $(VENV)/.dev ## write docs/settings.md from the code
+	$(BIN)/python -m serve_app settings --write docs/settings.md
+
+docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/reliability.md
+	$(BIN)/python -m tests.support.figures docs/reliability.md
+
+lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
+	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements/serve.txt
+	$(BIN)/uv pip compile $(LOCK) --extra train -c requirements/serve.txt pyproject.toml -o requirements/train.txt
+	$(BIN)/uv pip compile $(LOCK) --extra train --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
+
+clean: ## remove the environment and caches; models and runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+# Bytecode is compiled at once: Ray starts many processes, and each would compile everything again.
+$(VENV)/.uv:
+	@echo "iris-api: making the virtual environment $(VENV) …"
+	@$(PYTHON) -c 'import sys; sys.exit("iris-api needs Python 3.11 or newer; set PYTHON=…") if sys.version_info < (3, 11) else 0'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@touch $@
+
+$(VENV)/.train: requirements/train.txt | $(VENV)/.uv
+	@echo "iris-api: installing what serving and training need …"
+	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/train.txt
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
+	@echo "iris-api: installing everything, with the tools …"
+	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/dev.txt
+	@touch $@ $(VENV)/.train
+
+-include kuberay/k8s.mk
+-include monitoring/monitoring.mk

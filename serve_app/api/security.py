@@ -1,0 +1,288 @@
+"""What surrounds every answer: request id, security headers, the limit on the body, and the accounts.
+
+This is plain ASGI, because each layer of framework costs more than a prediction. Predictions are answered right here
+by the same functions that their FastAPI routes call; everything else goes on to the app.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+
+from serve_app.api.errors import TOO_BUSY, Answer, internal_error, too_large
+from serve_app.api.limits import Warden
+from serve_app.api.predict import Answers
+from serve_app.core.accounts import Accounts
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger("iris_api.request")
+
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"x-xss-protection", b"1; mode=block"),
+    (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
+    (b"referrer-policy", b"strict-origin-when-cross-origin"),
+)
+DRAIN_BYTES = 64 * 1024 * 1024
+"""Of a body over the limit so much is read and forgotten before it is answered."""
+
+REQUEST_ID = b"x-request-id"
+_HOT = frozenset({"/predict", "/predict/batch"})
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+class TooLarge(Exception):
+    """The body grew over the limit while it was read."""
+
+
+class Gate:
+    """ASGI middleware around the app; the only place that sees every request.
+
+    `sends_request_id` is False under Ray Serve, whose own middleware already repeats the id in the answer.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        answers: Answers,
+        accounts: Accounts,
+        warden: Warden | None = None,
+        max_body_bytes: int,
+        max_in_flight: int = 300,
+        log_every: int = 0,
+        sends_request_id: bool = True,
+        hot_path: bool = True,
+    ) -> None:
+        self._app = app
+        self._answers = answers
+        self._accounts = accounts
+        self._warden = warden
+        self._max_body_bytes = max_body_bytes
+        self._max_in_flight = max_in_flight
+        self._log_every = log_every
+        self._seen = 0
+        # Half random, half counted: as unique as a random one, without asking the system for each request.
+        self._id_prefix = uuid.uuid4().hex[:16].encode()
+        self._ids = itertools.count()
+        self._busy_seconds = 0.0
+        self._busy_since = time.perf_counter()
+        self._sends_request_id = sends_request_id
+        self._hot_path = hot_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif not (self._hot_path and await self.answer(scope, receive, send, sends_request_id=self._sends_request_id)):
+            accounts = self._accounts
+            accounts.in_flight += 1
+            try:
+                await self._pass_on(scope, receive, send, time.perf_counter())
+            finally:
+                accounts.in_flight -= 1
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, *, sends_request_id: bool = True) -> bool:
+        """Answer `POST /predict` and `/predict/batch`; False, with nothing read or sent, for all else and for what is unusual.
+
+        `serve_app.edge` calls this before Serve's own request accounting, so the accounts kept here are all there are.
+        """
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return False
+        path = _path(scope)
+        if path not in _HOT:
+            return False
+        started = time.perf_counter()
+        accounts = self._accounts
+        accounts.in_flight += 1
+        try:
+            answer = TOO_BUSY if accounts.in_flight > self._max_in_flight else await self._answer(scope, receive, path)
+            if answer is None:
+                return False
+            request_id = self._request_id(scope)
+            await self._send(answer, request_id if sends_request_id else None, send)
+            seconds = time.perf_counter() - started
+            self._busy_seconds += seconds
+            accounts.answered(path, answer.status, answer.version, seconds)
+            if answer.error or self._log_every:
+                self._note(path, answer.status, answer.version, answer.error, seconds, request_id)
+            return True
+        finally:
+            accounts.in_flight -= 1
+
+    def mean_in_flight(self) -> float:
+        """Requests that `answer` had in flight on average since this was last asked (Little's law)."""
+        now = time.perf_counter()
+        mean = self._busy_seconds / max(now - self._busy_since, 0.001)
+        self._busy_seconds, self._busy_since = 0.0, now
+        return mean
+
+    async def _answer(self, scope: Scope, receive: Receive, path: str) -> Answer | None:
+        """The answer, or None for what is unusual enough to be left to the app."""
+        key = authorization = content_type = length = None
+        for name, value in scope["headers"]:
+            if name == b"x-api-key":
+                key = value
+            elif name == b"content-type":
+                content_type = value
+            elif name == b"content-length":
+                length = value
+            elif name == b"authorization":
+                authorization = value
+            elif name in (b"origin", b"content-encoding"):
+                return None
+        if self._warden is not None and (limited := await self._warden.refuse(scope, path)) is not None:
+            return limited
+        refused = self._answers.refuse(key, authorization, content_type)
+        if refused is not None:
+            return refused
+        if length is not None and length.isdigit() and int(length) > self._max_body_bytes:
+            await _drain(receive)
+            return too_large(self._max_body_bytes)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return Answer(499, (), b"", error="disconnected")
+        body = message.get("body", b"")
+        if message.get("more_body"):
+            parts = [body]
+            size = len(body)
+            while message.get("more_body"):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return Answer(499, (), b"", error="disconnected")
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > self._max_body_bytes:
+                    if message.get("more_body"):
+                        await _drain(receive)
+                    return too_large(self._max_body_bytes)
+            body = b"".join(parts)
+        if len(body) > self._max_body_bytes:
+            return too_large(self._max_body_bytes)
+        return await (self._answers.row(body) if path == "/predict" else self._answers.rows(body))
+
+    async def _send(self, answer: Answer, request_id: bytes | None, send: Send) -> None:
+        headers = [*answer.headers, *SECURITY_HEADERS, (b"content-length", b"%d" % len(answer.body))]
+        if request_id is not None:
+            headers.append((REQUEST_ID, request_id))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def _request_id(self, scope: Scope) -> bytes:
+        """The client's id when it is harmless, else a new one; left in the scope for the app and its logs."""
+        for index, (name, value) in enumerate(scope["headers"]):
+            if name == REQUEST_ID:
+                if _REQUEST_ID.fullmatch(value):
+                    found: bytes = value
+                    return found
+                del scope["headers"][index]
+                break
+        made = b"%b%016x" % (self._id_prefix, next(self._ids))
+        scope["headers"].append((REQUEST_ID, made))
+        return made
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+        scope["headers"] = list(scope["headers"])
+        request_id = self._request_id(scope)
+        own_id = request_id if self._sends_request_id else None
+        status = 0
+        version = ""
+        read = 0
+        more = True
+
+        async def limited() -> Message:
+            nonlocal read, more
+            message = await receive()
+            more = bool(message.get("more_body"))
+            read += len(message.get("body", b""))
+            if read > self._max_body_bytes:
+                raise TooLarge
+            return message
+
+        async def dressed(message: Message) -> None:
+            nonlocal status, version
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), *SECURITY_HEADERS]
+                version = next((value.decode() for name, value in headers if name == b"x-model-version"), "")
+                if own_id is not None:
+                    headers.append((REQUEST_ID, own_id))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        error = ""
+        try:
+            length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+            if length.isdigit() and int(length) > self._max_body_bytes:
+                raise TooLarge  # noqa: TRY301, one way out for both
+            limited_by = await self._warden.refuse(scope, _path(scope)) if self._warden is not None else None
+            if limited_by is None:
+                await self._app(scope, limited, dressed)
+            else:
+                status, error = limited_by.status, limited_by.error
+                await self._send(limited_by, own_id, send)
+        except TooLarge:
+            if status == 0:
+                if more:
+                    await _drain(receive)
+                answer = too_large(self._max_body_bytes)
+                status, error = answer.status, answer.error
+                await self._send(answer, own_id, send)
+        except ClientDisconnect:
+            status, error = status or 499, "disconnected"
+        except Exception:
+            log.exception("request failed", extra={"request_id": request_id.decode()})
+            if status == 0:
+                answer = internal_error()
+                status, error = answer.status, answer.error
+                await self._send(answer, own_id, send)
+        seconds = time.perf_counter() - started
+        route = getattr(scope.get("route"), "path", "") or "unmatched"
+        self._accounts.answered(route, status, version, seconds)
+        error = error or (f"http_{status}" if status >= 400 else "")
+        self._note(route, status, version, error, seconds, request_id)
+
+    def _note(self, route: str, status: int, version: str, error: str, seconds: float, request_id: bytes) -> None:
+        """Count an error; log it when it is ours, or when this request's turn has come."""
+        if error:
+            self._accounts.failed(error, route)
+        self._seen += 1
+        due = self._log_every and self._seen % self._log_every == 0
+        if due or (status >= 500 and error != "no_model"):
+            extra = {
+                "request_id": request_id.decode(),
+                "route": route,
+                "status": status,
+                "model_version": version or None,
+                "seconds": round(seconds, 6),
+            }
+            log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=extra)
+
+
+def _path(scope: Scope) -> str:
+    """The path as the app knows it."""
+    path: str = scope["path"]
+    root = scope.get("root_path")
+    return path.removeprefix(root) if root else path
+
+
+async def _drain(receive: Receive) -> None:
+    """Read on for a while: a client that is still sending would lose the answer with the connection."""
+    left = DRAIN_BYTES
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return

@@ -1,0 +1,1 @@
+"""What an answer is made of: pure code, no Ray, no FastAPI, no MLflow."""

@@ -1,0 +1,254 @@
+"""From the bytes of a request to numbers, compiled once for a signature.
+
+A body is decoded twice at most: msgspec takes the rows that are right, in a microsecond; only what it refuses is
+read again, slowly, to say which field breaks which rule (or to accept a number written as a string, as the
+clients of old do). Whatever either accepts becomes the same matrix.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.core.errors import InvalidInput, Malformed, Problem, TooManyRows
+from serve_app.core.signature import UNSEEN, Feature, Signature
+
+Matrix = npt.NDArray[np.float64]
+Scores = npt.NDArray[np.floating[Any]]
+Unknown = Literal["refuse", "unseen"]
+
+PIECE_BYTES = 256 * 1024
+PIECE_ROWS = 2048
+"""A larger batch is read and written in pieces of so many rows, so that no single call keeps other requests waiting."""
+
+MAX_PROBLEMS = 50
+"""Problems named in one answer; a table full of mistakes needs no longer list."""
+
+
+def row_decoder(signature: Signature, *, unknown: Unknown = "refuse") -> Callable[[bytes], Matrix]:
+    """A function from a JSON object to a matrix of one row; it raises InvalidInput."""
+    decode = _decoder(signature)
+    vector = _vector(signature, unknown)
+    astuple = msgspec.structs.astuple
+
+    def decode_row(body: bytes) -> Matrix:
+        try:
+            values = astuple(decode(body))
+            return np.array((values if vector is None else vector(values),), dtype=np.float64)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Odd):
+            document = _load(body)
+        problems: list[Problem] = []
+        numbers = _read_row(signature, document, "", problems, unknown)
+        if problems:
+            raise InvalidInput(problems[:MAX_PROBLEMS])
+        return np.array((numbers,), dtype=np.float64)
+
+    return decode_row
+
+
+def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown = "refuse") -> Callable[[bytes], Matrix]:
+    """A function from `{"instances": [row, ...]}` to a matrix, order kept; it raises InvalidInput or TooManyRows."""
+    decode = _decoder(signature, many=True)
+    vector = _vector(signature, unknown)
+    astuple = msgspec.structs.astuple
+    width = len(signature.features)
+
+    def vectors(rows: list[Any]) -> Matrix:
+        values = map(astuple, rows) if vector is None else (vector(astuple(row)) for row in rows)
+        return np.fromiter(chain.from_iterable(values), np.float64, len(rows) * width).reshape(len(rows), width)
+
+    def decode_rows(body: bytes) -> Matrix:
+        try:
+            raw = _split(body).instances
+            if len(raw) <= PIECE_BYTES:
+                rows = decode(raw)
+                _check_count(len(rows), max_rows)
+                return vectors(rows)
+            items = _split_rows(raw)
+            _check_count(len(items), max_rows)
+            return np.concatenate([vectors(decode(b"[" + b",".join(piece) + b"]")) for piece in batched(items, PIECE_ROWS)])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Odd):
+            document = _load(body)
+        if "instances" not in document:
+            raise InvalidInput([Problem("instances", "missing", "this field is required")])
+        instances = document["instances"]
+        if not isinstance(instances, list):
+            raise InvalidInput([Problem("instances", "type", "must be a list of objects")])
+        _check_count(len(instances), max_rows)
+        problems: list[Problem] = []
+        matrix = []
+        for index, item in enumerate(instances):
+            matrix.append(_read_row(signature, item, f"instances[{index}].", problems, unknown))
+            if len(problems) >= MAX_PROBLEMS:
+                break
+        if problems:
+            raise InvalidInput(problems[:MAX_PROBLEMS])
+        return np.array(matrix, dtype=np.float64)
+
+    return decode_rows
+
+
+def read_rows(signature: Signature, rows: Sequence[Any], *, unknown: Unknown = "refuse") -> Matrix:
+    """Rows that are Python objects already (golden examples, tests) as a matrix; it raises InvalidInput."""
+    problems: list[Problem] = []
+    matrix = [_read_row(signature, item, f"[{index}].", problems, unknown) for index, item in enumerate(rows)]
+    if problems:
+        raise InvalidInput(problems[:MAX_PROBLEMS])
+    return np.array(matrix, dtype=np.float64)
+
+
+def batched(items: Any, size: int) -> Iterator[Any]:
+    """Slices of `size` items of a list or an array, the last one shorter."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+class _Odd(Exception):
+    """A value that the typed decoder lets through and the slow reader must judge."""
+
+
+class _Rows(msgspec.Struct, gc=False):
+    """A batch whose rows are still text."""
+
+    instances: msgspec.Raw
+
+
+_split = msgspec.json.Decoder(_Rows).decode
+_split_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def _decoder(signature: Signature, *, many: bool = False) -> Callable[[bytes | msgspec.Raw], Any]:
+    try:
+        row = _row_type(signature)
+    except ValueError:  # msgspec takes no field names with quotes, backslashes or control characters
+        return _leave_it
+    kind: Any = list[row] if many else row  # type: ignore[valid-type]
+    return msgspec.json.Decoder(kind).decode
+
+
+def _leave_it(_: bytes) -> Any:
+    raise _Odd
+
+
+def _row_type(signature: Signature) -> type[msgspec.Struct]:
+    fields: list[Any] = []
+    rename = {}
+    for position, feature in enumerate(signature.features):
+        name = f"f{position}"  # a column's name need not be an identifier
+        rename[name] = feature.name
+        kind: Any = {"number": float, "boolean": bool, "category": str}[feature.kind]
+        if feature.kind == "number":
+            minimum, maximum = feature.bounds
+            kind = Annotated[kind, msgspec.Meta(ge=minimum, le=maximum)]
+        fields.append((name, kind | None, None) if feature.nullable else (name, kind))
+    required_first = sorted(fields, key=len)
+    if required_first != fields:
+        return msgspec.defstruct("Row", fields, rename=rename, kw_only=True, gc=False)
+    return msgspec.defstruct("Row", fields, rename=rename, gc=False)
+
+
+def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]], Sequence[float]] | None:
+    """A function from the values of a row to its numbers; None when they are numbers already."""
+    if all(feature.kind == "number" and not feature.nullable for feature in signature.features):
+        return None
+    columns = [_column(feature, unknown) for feature in signature.features]
+    return lambda values: [column(value) for column, value in zip(columns, values, strict=True)]
+
+
+def _column(feature: Feature, unknown: Unknown) -> Callable[[Any], float]:
+    if feature.kind != "category":
+        return lambda value: math.nan if value is None else float(value)
+    codes = {name: float(code) for code, name in enumerate(feature.categories)}
+
+    def code(value: str | None) -> float:
+        if value is None:
+            return math.nan
+        found = codes.get(value)
+        if found is None:
+            if unknown == "refuse":
+                raise _Odd
+            return UNSEEN
+        return found
+
+    return code
+
+
+def _check_count(count: int, max_rows: int) -> None:
+    if count == 0:
+        raise InvalidInput([Problem("instances", "too_short", "must hold at least one row")])
+    if count > max_rows:
+        raise TooManyRows([Problem("instances", "too_long", f"must hold at most {max_rows} rows")])
+
+
+def _load(body: bytes) -> dict[str, Any]:
+    # json reads NaN and Infinity, so that they can be refused by the field's name instead of as a syntax error. A
+    # number of thousands of digits is one too; Python would refuse to read it as an int.
+    try:
+        document = json.loads(body, parse_int=float)
+    except (ValueError, RecursionError):
+        raise Malformed([Problem("body", "json", "must be a JSON document in UTF-8")]) from None
+    if not isinstance(document, dict):
+        raise InvalidInput([Problem("body", "type", "must be a JSON object")])
+    return document
+
+
+def _read_row(signature: Signature, row: Any, prefix: str, problems: list[Problem], unknown: Unknown) -> list[float]:
+    if not isinstance(row, dict):
+        problems.append(Problem(prefix.rstrip(".") or "body", "type", "must be a JSON object"))
+        return []
+    values = []
+    for feature in signature.features:
+        if feature.name in row:
+            value, problem = _read(feature, row[feature.name], unknown)
+        elif feature.nullable:
+            value, problem = math.nan, None
+        else:
+            value, problem = math.nan, ("missing", "this field is required")
+        if problem is not None:
+            problems.append(Problem(prefix + feature.name, *problem))
+        values.append(value)
+    return values
+
+
+def _read(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, tuple[str, str] | None]:
+    nan = math.nan
+    if value is None:
+        return (nan, None) if feature.nullable else (nan, ("type", "must not be null"))
+    if feature.kind == "category":
+        if not isinstance(value, str):
+            return nan, ("type", "must be a string")
+        try:
+            return float(feature.categories.index(value)), None
+        except ValueError:
+            if unknown == "unseen":
+                return UNSEEN, None
+            return nan, ("unknown_category", "is not one of the categories the model was trained with")
+    if feature.kind == "boolean":
+        return (float(value), None) if isinstance(value, bool) else (nan, ("type", "must be true or false"))
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return nan, ("type", "must be a number")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return nan, ("type", "must be a finite number")
+    if not math.isfinite(number):
+        return nan, ("not_finite", "must be a finite number")
+    minimum, maximum = feature.bounds
+    if minimum <= number <= maximum:
+        return number, None
+    return nan, ("out_of_range", _range(feature))
+
+
+def _range(feature: Feature) -> str:
+    low, high = (repr(float(bound)).removesuffix(".0") for bound in feature.bounds)
+    if feature.minimum is None and feature.maximum is not None:
+        return f"must be at most {high}"
+    if feature.maximum is None and feature.minimum is not None:
+        return f"must be at least {low}"
+    return f"must be between {low} and {high}"

@@ -1,0 +1,69 @@
+"""Writes that survive a power failure, or leave what was there before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+LINK = ".link-"
+"""How the name of a link begins before it has its own."""
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file that nobody may write again, not even through a link."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+    with open(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_link(path: Path, target: str) -> None:
+    """Make `path` a link to `target` in one step; when that cannot be made durable, it is what it was before."""
+    before = link_of(path)
+    _swap(path, target)
+    try:
+        sync_folder(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            if before is None:
+                path.unlink()
+            else:
+                _swap(path, before)
+        raise
+
+
+def link_of(path: Path) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder, whole: under its name it is never seen half empty. What cannot be removed now is rubbish with a dot."""
+    with contextlib.suppress(OSError):
+        aside = folder.with_name(f".{uuid.uuid4().hex}")
+        os.rename(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(path: Path, target: str) -> None:
+    aside = path.with_name(f"{LINK}{uuid.uuid4().hex}")
+    os.symlink(target, aside)
+    try:
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,134 @@
+"""What a model takes and gives: names, kinds, ranges and categories of the features; the task and its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import msgspec
+
+Kind = Literal["number", "boolean", "category"]
+Task = Literal["classification", "regression"]
+Label = str | int | float | bool
+
+UNSEEN = -1.0
+"""Code of a category that training never saw; one-hot encoders turn it into all zeros."""
+
+
+LARGEST = 3.4028234663852886e38
+"""The largest float32: trees compare float32, so a number beyond it has no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One input column.
+
+    `minimum`/`maximum` are the contract: a value outside is refused (None: no bound). `low`/`high` are what
+    training saw: a value outside is answered, and counted. `categories` are sorted; a category's code is its
+    position. `nullable` columns take null, and may be left out. `example` is a value that training saw.
+    """
+
+    name: str
+    kind: Kind = "number"
+    minimum: float | None = None
+    maximum: float | None = None
+    low: float | None = None
+    high: float | None = None
+    categories: tuple[str, ...] = ()
+    nullable: bool = False
+    example: Label | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest number that is answered: the contract, within float32."""
+        least = -LARGEST if self.minimum is None else max(self.minimum, -LARGEST)
+        most = LARGEST if self.maximum is None else min(self.maximum, LARGEST)
+        return least, most
+
+    @property
+    def usual(self) -> tuple[float, float]:
+        """A range of numbers to try the model with: what training saw as far as it is known, inside the bounds."""
+        least, most = self.bounds
+        low = next((bound for bound in (self.low, self.minimum) if bound is not None), 0.0)
+        high = next((bound for bound in (self.high, self.maximum) if bound is not None), max(low, 1.0))
+        low = min(low, high)
+        return min(max(low, least), most), min(max(high, least), most)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The features in the model's column order, and what comes out.
+
+    `classes` are the labels in the order of the probabilities (empty for a regression); `probabilistic` is
+    False for a classifier that gives no probabilities.
+    """
+
+    features: tuple[Feature, ...]
+    task: Task
+    classes: tuple[Label, ...] = ()
+    target: str = "target"
+    probabilistic: bool = True
+
+    def __post_init__(self) -> None:
+        names = [feature.name for feature in self.features]
+        if not names:
+            raise ValueError("a signature needs at least one feature")
+        if len(set(names)) != len(names):
+            raise ValueError("feature names must be unique")
+        if self.task == "classification" and len(self.classes) < 2:
+            raise ValueError("a classification needs at least two classes")
+        if len({str(label) for label in self.classes}) != len(self.classes):
+            raise ValueError("class names must be unique when they are written as text")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Signature:
+        """Read what `to_dict` wrote, also after a trip through JSON; ValueError when it is something else."""
+        return msgspec.convert(raw, cls)
+
+    def example(self) -> dict[str, Label | None]:
+        """A row that is answered when it is pasted into a request."""
+        return {feature.name: _example(feature) for feature in self.features}
+
+
+def _example(feature: Feature) -> Label | None:
+    if feature.example is not None:
+        return feature.example
+    if feature.kind == "category":
+        return feature.categories[0] if feature.categories else ""
+    if feature.kind == "boolean":
+        return True
+    low, high = feature.usual
+    middle = low / 2 + high / 2
+    rounded = round(middle, 6)
+    return rounded if low <= rounded <= high else min(max(middle, low), high)
+
+
+IRIS_BOUNDS: Mapping[str, tuple[float, float]] = dict.fromkeys(
+    ("sepal_length", "sepal_width", "petal_length", "petal_width"), (0.0, 20.0)
+)
+"""The contract of the built-in example, in cm: it outlives any table the model was trained on."""
+
+
+def plain_name(name: str) -> str:
+    """`sepal length (cm)` as a client writes it: `sepal_length`."""
+    return "_".join(name.split("(")[0].split()).lower()
+
+
+def plain_signature(feature_names: Sequence[str], classes: Sequence[Label]) -> Signature:
+    """The signature of a model that came without one: plain numbers in the order of `feature_names`."""
+    names = list(feature_names)
+    if {plain_name(name) for name in names} == set(IRIS_BOUNDS):
+        names = [plain_name(name) for name in names]
+    features = tuple(
+        Feature(name=name, minimum=bounds[0], maximum=bounds[1]) if (bounds := IRIS_BOUNDS.get(name)) else Feature(name=name)
+        for name in names
+    )
+    return Signature(features=features, task="classification" if classes else "regression", classes=tuple(classes))

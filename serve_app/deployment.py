@@ -1,0 +1,144 @@
+"""The composition root: settings -> store -> slot -> app. `serve run serve_app.deployment:app` and serveConfigV2 import `app`."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+
+from serve_app import edge
+from serve_app.settings import Settings, load_settings, wants_json
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from serve_app.api.app import Options
+    from serve_app.api.limits import Limits
+    from serve_app.core.slot import Slot, Source
+
+# What a replica needs is imported in the replica: whoever deploys it (the program that starts Serve, the controller) starts
+# seconds sooner without scikit-learn.
+
+APPLICATION = "iris-api"
+CPUS = 0.5
+
+
+def make_slot(settings: Settings) -> Slot:
+    """The slot that follows the store, and MLflow while the store is empty."""
+    from serve_app.core.predictor import Terms
+    from serve_app.core.signing import verifier
+    from serve_app.core.slot import Slot
+    from serve_app.core.store import Store
+    from serve_app.registry import Registry
+
+    sources: list[Source] = [Store(settings.model_dir)]
+    if settings.mlflow_tracking_uri:
+        sources.append(
+            Registry(
+                settings.mlflow_tracking_uri,
+                model_name=settings.iris_model_name,
+                alias=settings.iris_model_alias,
+                model_dir=settings.model_dir,
+                poll_seconds=settings.iris_registry_poll_seconds,
+            )
+        )
+    terms = Terms(
+        max_rows=settings.iris_max_rows,
+        unknown=settings.iris_unknown_category,
+        allow_joblib=settings.iris_allow_joblib,
+        prefer=settings.iris_predictor,
+        verify=verifier(settings.iris_verify_key) if settings.iris_verify_key else None,
+    )
+    return Slot(*sources, terms=terms)
+
+
+def make_options(settings: Settings, *, sends_request_id: bool) -> Options:
+    """The part of the settings that the app needs."""
+    from serve_app.api.app import Options
+
+    return Options(
+        api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+        api_keys_file=settings.iris_api_keys_file,
+        limits=make_limits(settings),
+        cors_origins=settings.cors_origins,
+        model_name=settings.iris_model_name,
+        max_body_bytes=settings.iris_max_body_bytes,
+        max_rows=settings.iris_max_rows,
+        poll_seconds=settings.iris_poll_seconds,
+        log_every=settings.iris_access_log_every,
+        sends_request_id=sends_request_id,
+        model_dir=settings.model_dir,
+    )
+
+
+def make_limits(settings: Settings) -> Limits:
+    """What is limited, and whose word on a client's address is taken."""
+    from serve_app.api.limits import COMPAT, Limits, parse_networks
+    from serve_app.core.limits import parse_rate
+
+    rates = (settings.iris_rate_limit_per_key, settings.iris_rate_limit_per_client)
+    per_key, per_client = (parse_rate(rate) if rate else None for rate in rates)
+    return Limits(per_key, per_client, COMPAT if settings.iris_compat_limits else {}, parse_networks(settings.iris_trusted_proxies))
+
+
+@serve.deployment(
+    name="IrisApi",
+    ray_actor_options={"num_cpus": CPUS},
+    max_ongoing_requests=100,
+    max_queued_requests=200,
+    backpressure_config={"status_code": 429, "retry_after_s": 1},
+    graceful_shutdown_timeout_s=10,
+    graceful_shutdown_wait_loop_s=0.5,
+    health_check_period_s=5,
+    health_check_timeout_s=10,
+    max_constructor_retry_count=3,
+    logging_config={"enable_access_log": False, "encoding": "JSON", "log_level": "WARNING"},
+)
+@serve.ingress()
+class IrisApi:
+    """A replica: ingress and model in one process, so a request never leaves it."""
+
+    def __init__(self) -> None:
+        from serve_app.autoscaling import Usage, assigned_cpus
+        from serve_app.logs import configure
+
+        self.settings = load_settings()
+        configure(level=self.settings.log_level, json=wants_json(self.settings))
+        warnings.simplefilter("ignore")  # each filter is run through for each tree of a forest; the tests run with errors
+        self.slot = make_slot(self.settings)
+        self.slot.refresh()
+        self.usage = Usage(assigned_cpus() or CPUS)
+        # What lives now lives on; collecting it again and again only costs latency.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        from serve_app.api.app import create_app
+        from serve_app.book import open_book
+        from serve_app.metrics import Exporter
+
+        options = make_options(self.settings, sends_request_id=False)
+        book = open_book() if options.limits else None
+        app = create_app(self.slot, options, on_turn=Exporter(), book=book)
+        self.gate = app.state.gate
+        edge.answer = self.gate.answer
+        return app
+
+    async def check_health(self) -> None:
+        """Serve asks on the event loop that answers requests: that it can ask is the proof."""
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaling policy reads; Serve's own count does not see what the edge answers."""
+        return {**self.usage.read(), "in_flight": self.gate.mean_in_flight()}
+
+
+def __getattr__(name: str) -> Any:
+    # `app` is bound when it is asked for, so that importing this module (for a test, for its types) reads no settings.
+    if name == "app":
+        settings = load_settings()
+        deployment: Any = IrisApi
+        return deployment.options(num_replicas=settings.iris_replicas).bind()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,180 @@
+"""Every setting of the serving side: the only reader of the environment. `python -m serve_app settings` prints this as a table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from serve_app.api.limits import parse_networks
+from serve_app.core.errors import IrisApiError
+from serve_app.core.keys import KeysError, read_keys
+from serve_app.core.limits import parse_rate
+from serve_app.core.signing import SigningError, verifier
+
+MIN_KEY_LENGTH = 32
+
+
+class SettingsError(IrisApiError):
+    """A setting is wrong; the message names it and what to do."""
+
+
+class Settings(BaseSettings):
+    """Names without prefix are those of the system this one replaces; ours begin with `IRIS_`."""
+
+    model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True, extra="ignore")
+
+    environment: Literal["development", "production"] = "development"
+    """`production` refuses to start without a good API key or with CORS open to all."""
+    api_key: SecretStr | None = None
+    """Key that clients send as `X-API-Key` or `Authorization: Bearer`; without any (development only) everybody is let in."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins a browser may call from, separated by commas; GET and POST, no credentials."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe message that is logged."""
+    model_dir: Path = Path("models")
+    """The store: bundles and the pointer to the served one (the image sets `/app/models`)."""
+    mlflow_tracking_uri: str | None = None
+    """Where a model is taken from while the store is empty; nothing is asked of it otherwise."""
+
+    iris_api_keys_file: Path | None = None
+    """File of further keys, hashed, with names and dates; it is read again every two seconds (`docs/security.md`)."""
+    iris_model_name: str = Field("IrisClassifier", min_length=1, pattern=r"^[A-Za-z0-9 ._-]+$")
+    """Registered name of the model: for the registry and the `X-Model-Name` header."""
+    iris_model_alias: str = Field("champion", min_length=1)
+    """Alias that MLflow's registry keeps on the version to serve."""
+    iris_poll_seconds: float = Field(1.0, gt=0, le=3600)
+    """Seconds between two looks at the store's pointer."""
+    iris_registry_poll_seconds: float = Field(20.0, gt=0, le=86400)
+    """Seconds between two looks at MLflow, while the store is empty."""
+    iris_predictor: Literal["auto", "onnx", "scikit-learn"] = Field("auto")
+    """`auto` prefers ONNX Runtime where training has proven it equal; `onnx` allows nothing else."""
+    iris_allow_joblib: bool = Field(True)
+    """Whether a model may be unpickled (after its digest was checked) when it has no ONNX form."""
+    iris_verify_key: Path | None = None
+    """PEM file of the Ed25519 public keys whose bundles are served; without it a bundle needs no signature (`docs/security.md`)."""
+    iris_unknown_category: Literal["refuse", "unseen"] = Field("refuse")
+    """A category that training never saw: refused with 422, or predicted as unseen."""
+    iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    """Largest request body; more is answered 413."""
+    iris_max_rows: int = Field(100_000, ge=1)
+    """Most rows in one `/predict/batch`; more is answered 413."""
+    iris_rate_limit_per_key: str | None = None
+    """Requests that one key may send, e.g. `600/minute` (second, minute, hour), counted over all replicas."""
+    iris_rate_limit_per_client: str | None = None
+    """Requests that one client address may send, e.g. `600/minute`, counted over all replicas; probes are free."""
+    iris_compat_limits: bool = Field(False)
+    """The limits of old for each client address: 10 a minute on `/predict`, 20 on `/model/info`, 30 on `/health`."""
+    iris_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Networks of the proxies in front (Serve's own HAProxy too) whose `X-Forwarded-For` is believed, separated by commas."""
+    iris_replicas: int = Field(1, ge=1, le=100)
+    """Replicas when Serve is started by hand; on Kubernetes the RayService decides."""
+    iris_access_log_every: int = Field(100, ge=0)
+    """One request in so many is logged at INFO; 1 logs all, 0 none. Errors of ours are always logged."""
+    iris_log_format: Literal["auto", "json", "text"] = Field("auto")
+    """`auto`: text on a terminal, JSON lines elsewhere."""
+
+    @field_validator("cors_origins", "iris_trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator(
+        "api_key",
+        "mlflow_tracking_uri",
+        "iris_api_keys_file",
+        "iris_verify_key",
+        "iris_rate_limit_per_key",
+        "iris_rate_limit_per_client",
+        mode="before",
+    )
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("log_level", "environment", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any, info: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return value.upper() if info.field_name == "log_level" else value.lower()
+
+    @field_validator("iris_rate_limit_per_key", "iris_rate_limit_per_client")
+    @classmethod
+    def _is_a_rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_rate(value)
+        return value
+
+    @field_validator("iris_verify_key")
+    @classmethod
+    def _is_a_key(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                verifier(value)
+            except SigningError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("iris_trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            parse_networks(value)
+        except ValueError:
+            raise ValueError("write addresses or networks, e.g. 10.0.0.0/8,127.0.0.1") from None
+        return value
+
+    @model_validator(mode="after")
+    def _production_is_closed(self) -> Settings:
+        if self.environment != "production":
+            return self
+        if self.api_key is None and self.iris_api_keys_file is None:
+            raise ValueError("API_KEY: production needs a key; set one of at least 32 characters, e.g. from `openssl rand -hex 32`")
+        if self.api_key is None and self.iris_api_keys_file is not None:
+            try:
+                found = read_keys(self.iris_api_keys_file)
+            except KeysError as error:
+                raise ValueError(f"IRIS_API_KEYS_FILE: {error}") from None
+            if not found:
+                raise ValueError("IRIS_API_KEYS_FILE: production needs a key; make one with `python -m serve_app key --name …`")
+        elif self.api_key is not None and len(self.api_key.get_secret_value()) < MIN_KEY_LENGTH:
+            raise ValueError("API_KEY: production needs a key of at least 32 characters, e.g. from `openssl rand -hex 32`")
+        if "*" in self.cors_origins:
+            raise ValueError("CORS_ORIGINS: production cannot be open to `*`; name the origins")
+        return self
+
+
+def load_settings() -> Settings:
+    """The settings of this process; raises SettingsError with one sentence."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        where = str(first["loc"][0]).upper() if first["loc"] else ""
+        raise SettingsError(f"{where}: {message}" if where else message) from None
+
+
+def wants_json(settings: Settings) -> bool:
+    """Whether logs are JSON lines."""
+    if settings.iris_log_format == "auto":
+        # A replica's output goes through Ray to whoever started it; that program leaves a note when it is a terminal.
+        return not (sys.stderr.isatty() or os.environ.get("IRIS_TERMINAL") == "1")
+    return settings.iris_log_format == "json"
+
+
+def table() -> str:
+    """The settings as a Markdown table, for the docs."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        text = {None: "none", (): "none"}.get(default, str(default))
+        rows.append(f"| `{name.upper()}` | {text} | {field.description} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,130 @@
+"""Models from a real MLflow server, for a store that holds none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serve_app.core.errors import BundleRefused
+from serve_app.core.slot import Slot
+from serve_app.core.store import Store
+from serve_app.registry import Registry
+from tests.support.mlflow_server import mlflow_server
+from tests.support.models import A_FLOWER, iris
+from tests.support.server import ROOT, free_port
+
+NAME = "IrisClassifier"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # MLflow warns of itself
+]
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def trained(tracking: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that our training published to, with its run in MLflow."""
+    folder = tmp_path_factory.mktemp("trained")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(folder / "models"), "MLFLOW_TRACKING_URI": tracking}
+    subprocess.run([sys.executable, "-m", "training", "--n-estimators", "20"], cwd=folder, env=environment, check=True, timeout=240)
+    return Store(folder / "models")
+
+
+def registry(tracking: str, model_dir: Path, *, name: str = NAME, poll_seconds: float = 60.0) -> Registry:
+    return Registry(tracking, model_name=name, alias="champion", model_dir=model_dir, poll_seconds=poll_seconds)
+
+
+def test_the_champion_is_fetched_verified_and_answers_like_the_store(tracking: str, trained: Store, tmp_path: Path) -> None:
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path))
+    assert slot.refresh(), slot.problem
+    assert slot.predictor is not None
+    local = trained.current()
+    assert local is not None
+    assert (slot.predictor.version, slot.predictor.digest, slot.predictor.kind) == (local.version, local.digest, "onnx")
+    assert slot.predictor.bundle.source == "mlflow"
+    assert b"setosa" in slot.predictor.answer(str(A_FLOWER).replace("'", '"').encode())
+    assert not slot.refresh()
+
+
+def test_a_published_model_takes_over_from_the_registry(tracking: str, trained: Store, tmp_path: Path) -> None:
+    from tests.support.models import publish_iris
+
+    store = Store(tmp_path)
+    slot = Slot(store, registry(tracking, tmp_path))
+    slot.refresh()
+    publish_iris(store)
+    assert slot.refresh()
+    assert slot.predictor is not None
+    assert slot.predictor.bundle.source == "store"
+
+
+def test_the_run_in_the_metadata_of_old_is_served_when_its_model_file_is_gone(
+    tracking: str, trained: Store, tmp_path: Path
+) -> None:
+    run_id = trained.entries()[0].metadata["mlflow_run_id"]
+    (tmp_path / "metadata.json").write_text(f'{{"mlflow_run_id": "{run_id}", "feature_names": []}}')
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="NoSuchModel"))
+    assert slot.refresh(), slot.problem
+
+
+def test_a_model_that_somebody_else_logged_is_served_with_its_own_names(tracking: str, tmp_path: Path) -> None:
+    import mlflow
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+
+    X, y = iris()
+    frame = pd.DataFrame(X, columns=list(A_FLOWER))
+    model = LogisticRegression(max_iter=500).fit(frame, y)
+    mlflow.set_tracking_uri(tracking)
+    with mlflow.start_run():
+        mlflow.sklearn.log_model(
+            model,
+            name="model",
+            registered_model_name="SomebodyElses",
+            signature=mlflow.models.infer_signature(frame, y),
+            serialization_format="cloudpickle",
+        )
+    mlflow.MlflowClient().set_registered_model_alias("SomebodyElses", "champion", "1")
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="SomebodyElses"))
+    assert slot.refresh(), slot.problem
+    assert slot.predictor is not None
+    assert slot.predictor.signature.names == tuple(A_FLOWER)
+    assert b'"prediction":"setosa"' in slot.predictor.answer(str(A_FLOWER).replace("'", '"').encode())
+
+
+def test_bytes_that_differ_from_the_digest_are_refused(tracking: str, trained: Store, tmp_path: Path) -> None:
+    import mlflow
+
+    run_id = trained.entries()[0].metadata["mlflow_run_id"]
+    client = mlflow.MlflowClient(tracking_uri=tracking)
+    right = client.get_run(run_id).data.tags["digest"]
+    client.set_tag(run_id, "digest", "0" * 64)
+    try:
+        slot = Slot(Store(tmp_path), registry(tracking, tmp_path))
+        assert not slot.refresh()
+        assert slot.refusal is not None
+        assert slot.refusal.reason == "digest"
+        assert slot.predictor is None
+    finally:
+        client.set_tag(run_id, "digest", right)
+
+
+def test_an_empty_registry_is_no_error_and_a_dead_server_is_asked_again_later(tracking: str, tmp_path: Path) -> None:
+    assert registry(tracking, tmp_path, name="NothingYet").pointer() is None
+    dead = registry(f"http://127.0.0.1:{free_port()}", tmp_path)
+    with pytest.raises(BundleRefused) as caught:
+        dead.pointer()
+    assert not caught.value.final
+    slot = Slot(Store(tmp_path), dead)
+    assert not slot.refresh()
+    assert slot.problem is not None
+    assert "MLflow" in slot.problem

@@ -1,0 +1,222 @@
+"""The application on real Ray Serve, two replicas behind HAProxy: replace while serving, refuse, roll back, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from serve_app.core.bundle import JOBLIB, read_bundle
+from serve_app.core.predictor import open_predictor
+from serve_app.core.store import Entry, Store
+from tests.support.load import traffic
+from tests.support.models import A_FLOWER, forest, logistic, publish_iris
+from tests.support.server import HEADERS, ROOT, Server, environment, free_port, serving, stop
+from tests.support.waiting import until
+
+SWAPS = 20
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("models"), keep=100)
+    publish_iris(store, forest(), onnx=True)
+    return store
+
+
+@pytest.fixture(scope="module")
+def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(store.root, tmp_path_factory.mktemp("server"), replicas=2) as server:
+        yield server
+
+
+def right_answer(entry: Entry) -> bytes:
+    return open_predictor(read_bundle(entry.folder)).answer(json.dumps(A_FLOWER).encode())
+
+
+def visible(server: Server, version: int) -> None:
+    until(lambda: server.versions() == {str(version)}, seconds=60)
+
+
+def test_a_prediction_comes_back_through_the_proxy_with_one_request_id(server: Server) -> None:
+    answer = httpx2.post(f"{server.url}/predict", json=A_FLOWER, headers={**HEADERS, "X-Request-ID": "order-7"})
+    assert answer.status_code == 200
+    assert answer.json()["prediction"] == "setosa"
+    assert answer.headers.get_list("x-request-id") == ["order-7"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert httpx2.post(f"{server.url}/predict", json=A_FLOWER).status_code == 401
+    assert httpx2.get(f"{server.url}/model", headers=HEADERS).json()["predictor"] == "onnx"
+
+
+def test_models_are_replaced_under_load_without_a_failed_or_mislabelled_answer(server: Server, store: Store) -> None:
+    (first,) = (entry for entry in store.entries() if entry.served)
+    visible(server, first.version)
+    expected = {str(first.version): right_answer(first)}
+    delays = []
+    with traffic(server.url, A_FLOWER, expected, headers=HEADERS) as record:
+        for number in range(SWAPS):
+            model = logistic(0.5 + number / 10) if number % 2 else forest(seed=number)
+            version = max(entry.version for entry in store.entries()) + 1
+            # Published models are immutable, so the right answer can be known before the first replica sees it.
+            preview = Store(store.root.parent / f"preview-{number}")
+            expected[str(version)] = right_answer(publish_iris(preview, model, onnx=True))
+            entry = publish_iris(store, model, onnx=True)
+            assert entry.version == version
+            started = time.monotonic()
+            visible(server, version)
+            delays.append(time.monotonic() - started)
+    assert record.failures == []
+    assert len(record.versions) == SWAPS + 1
+    assert record.answered > 10 * SWAPS
+    delays.sort()
+    median, worst = delays[SWAPS // 2], delays[-1]
+    print(f"published to visible on both: median {median:.2f} s, worst {worst:.2f} s; {record.answered} answers, 0 failed")
+
+
+def test_a_damaged_model_is_refused_with_its_reason_while_the_old_one_answers(server: Server, store: Store) -> None:
+    (served,) = (entry for entry in store.entries() if entry.served)
+    visible(server, served.version)
+    with traffic(server.url, A_FLOWER, {str(served.version): right_answer(served)}, headers=HEADERS) as record:
+        damaged = publish_iris(store, forest(seed=99))
+        os.chmod(damaged.folder / JOBLIB, 0o644)
+        until(lambda: _refusal(server) is not None or server.versions() == {str(damaged.version)}, seconds=30)
+    assert record.answered > 0
+    # It may have been read before it was damaged; what counts is that a damaged one is never taken.
+    store.promote(served.version)
+    visible(server, served.version)
+    data = bytearray((damaged.folder / JOBLIB).read_bytes())
+    data[len(data) // 2] ^= 1
+    (damaged.folder / JOBLIB).write_bytes(bytes(data))
+    os.replace(_link(store, damaged), store.root / "current")
+    until(lambda: (_refusal(server) or {}).get("reason") == "digest", seconds=30)
+    with traffic(server.url, A_FLOWER, {str(served.version): right_answer(served)}, headers=HEADERS) as record:
+        until(lambda: record.answered > 50, seconds=30)
+    assert record.failures == []
+    assert 'model_refused{reason="digest"} 1.0' in httpx2.get(f"{server.url}/metrics").text
+    store.promote(served.version)
+    until(lambda: _refusal(server) is None, seconds=30)
+
+
+def test_rolling_back_needs_only_the_pointer(server: Server, store: Store) -> None:
+    before = publish_iris(store, forest(seed=7))
+    after = publish_iris(store, logistic(2.0))
+    visible(server, after.version)
+    store.roll_back()
+    visible(server, before.version)
+
+
+def test_overlong_and_odd_requests_are_refused_through_the_proxy(server: Server) -> None:
+    big = json.dumps({**A_FLOWER, "note": "x" * (17 * 1024 * 1024)})
+    headers = {**HEADERS, "Content-Type": "application/json"}
+    assert httpx2.post(f"{server.url}/predict", content=big, headers=headers, timeout=60).status_code == 413
+    assert httpx2.post(f"{server.url}/predict", content=b"\xff", headers=headers).status_code == 400
+    assert httpx2.get(f"{server.url}/nowhere").status_code == 404
+
+
+def test_a_replica_without_a_model_waits_for_one_and_a_signal_ends_every_process(tmp_path: Path) -> None:
+    store = Store(tmp_path / "models")
+    with serving(store.root, tmp_path, ready="/livez") as server:
+        assert httpx2.post(f"{server.url}/predict", json=A_FLOWER, headers=HEADERS).status_code == 503
+        assert httpx2.get(f"{server.url}/readyz").status_code == 503
+        publish_iris(store, forest(), onnx=True)
+        until(lambda: httpx2.get(f"{server.url}/readyz").status_code == 200, seconds=30)
+        family = _processes_of(server.process.pid)
+        assert any("haproxy" in command for command in family.values())
+        started = time.monotonic()
+        stop(server.process)
+        print(f"stopped in {time.monotonic() - started:.1f} s")
+        assert server.process.returncode == 0
+        until(lambda: not _alive(family), seconds=10)
+
+
+def test_a_wrong_setting_or_a_taken_port_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    def start(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "serve_app", *arguments]
+        return subprocess.run(command, env=environment(tmp_path, **more), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    wrong = start("--port", str(free_port()), ENVIRONMENT="production", API_KEY="short")
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines() == [
+        "error: API_KEY: production needs a key of at least 32 characters, e.g. from `openssl rand -hex 32`"
+    ]
+    taken = start("--port", server.url.rpartition(":")[2])
+    assert taken.returncode == 2
+    assert len(taken.stderr.splitlines()) == 1
+    assert "choose another" in taken.stderr
+
+
+def test_serve_run_works_by_itself(tmp_path: Path) -> None:
+    store = Store(tmp_path / "models")
+    publish_iris(store, forest(), onnx=True)
+    port = free_port()
+    config = tmp_path / "serve.yaml"
+    config.write_text(
+        f"http_options: {{host: 127.0.0.1, port: {port}}}\n"
+        "applications:\n- {name: iris-api, import_path: 'serve_app.deployment:app', route_prefix: /}\n"
+    )
+    command = [str(Path(sys.executable).with_name("serve")), "run", "--app-dir", str(ROOT), str(config)]
+    output = tmp_path / "run.log"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, env=environment(store.root), cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        until(lambda: _ready(f"http://127.0.0.1:{port}/readyz"), seconds=150)
+        answer = httpx2.post(f"http://127.0.0.1:{port}/predict", json=A_FLOWER, headers=HEADERS)
+        assert answer.json()["prediction"] == "setosa"
+        assert len(answer.headers.get_list("x-request-id")) == 1
+    except BaseException:
+        sys.stderr.write(output.read_text(errors="replace")[-8000:])
+        raise
+    finally:
+        stop(process)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx2.get(url, timeout=5).status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+def _refusal(server: Server) -> dict[str, str] | None:
+    refusals = [httpx2.get(f"{server.url}/model", headers=HEADERS).json()["refused"] for _ in range(6)]
+    return next((refusal for refusal in refusals if refusal is None), refusals[0]) if None in refusals else refusals[0]
+
+
+def _link(store: Store, entry: Entry) -> Path:
+    link = store.root / "hand-made"
+    link.symlink_to(f"bundles/{entry.folder.name}")
+    return link
+
+
+def _processes_of(session: int) -> dict[int, str]:
+    """Every process of this session, which Ray's are too, and its command line."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if os.getsid(int(folder.name)) == session:
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except (ProcessLookupError, FileNotFoundError):
+                continue
+    return found
+
+
+def _alive(family: dict[int, str]) -> list[str]:
+    alive = []
+    for pid, command in family.items():
+        try:
+            state = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != "Z":
+            alive.append(command)
+    return alive

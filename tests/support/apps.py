@@ -1,0 +1,25 @@
+"""The whole HTTP side over a real store, in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from serve_app.api.app import Options, create_app
+from serve_app.core.predictor import Terms
+from serve_app.core.slot import Slot
+from serve_app.core.store import Store
+
+KEY = "k" * 32
+HEADERS = {"X-API-Key": KEY}
+
+
+def client_of(store: Store, *, terms: Terms | None = None, **options: Any) -> TestClient:
+    """A client of an app that has looked at the store once. Errors inside the app become answers, as on a server."""
+    slot = Slot(store, terms=terms)
+    slot.refresh()
+    app = create_app(slot, Options(**{"api_key": KEY, **options}))
+    client = TestClient(app, raise_server_exceptions=False)
+    client.app_state["slot"] = slot
+    return client

@@ -1,0 +1,237 @@
+"""Keys: from either header, by name and date, from a file that changes, in constant time."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scipy.stats import mannwhitneyu
+
+from serve_app.core.keys import MAX_FILE_BYTES, Key, Keys, KeysError, change_file, make_key, read_keys
+
+check = Keys("s3cret-ключ").check
+KEY = "s3cret-ключ".encode()
+
+
+def whose(keys: Keys, key: str) -> str:
+    found = keys.check(key.encode(), None)
+    return found if isinstance(found, str) else found.name
+
+
+def entry(key: str, name: str = "alice", **dates: str) -> dict[str, str]:
+    return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), **dates}
+
+
+def write(file: Path, *entries: dict[str, str]) -> None:
+    file.write_text(json.dumps(entries))
+
+
+@pytest.mark.parametrize(
+    ("key", "authorization"),
+    [(KEY, None), (None, b"Bearer " + KEY), (None, b"bearer  " + KEY + b" "), (KEY, b"Bearer something else"), (KEY, b"Basic x")],
+)
+def test_the_key_is_taken_from_either_header(key: bytes | None, authorization: bytes | None) -> None:
+    found = check(key, authorization)
+    assert isinstance(found, Key)
+    assert found.name == "API_KEY"
+
+
+@pytest.mark.parametrize(
+    ("key", "authorization"),
+    [(None, None), (b"", None), (None, b""), (None, b"Bearer"), (None, b"Bearer  "), (None, b"Basic " + KEY), (None, KEY)],
+)
+def test_who_shows_no_key_is_told_that_it_is_missing(key: bytes | None, authorization: bytes | None) -> None:
+    assert check(key, authorization) == "missing"
+
+
+@pytest.mark.parametrize(
+    ("key", "authorization"),
+    [
+        (KEY + b"x", None),
+        (KEY[:-1], None),
+        (KEY.upper(), None),
+        (b"\xff\x00", None),
+        (hashlib.sha256(KEY).digest(), None),
+        (b"wrong", b"Bearer " + KEY),
+        (None, b"Bearer x"),
+    ],
+)
+def test_who_shows_another_key_is_told_that_it_is_wrong(key: bytes | None, authorization: bytes | None) -> None:
+    assert check(key, authorization) == "wrong"
+
+
+def test_without_any_key_everybody_is_let_in() -> None:
+    for key in (None, b"any"):
+        assert not isinstance(Keys().check(key, None), str)
+
+
+def test_keys_of_the_file_are_known_by_name_beside_the_plain_one(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one", "alice"), entry("two", "bob"), entry("three", "alice"))
+    keys = Keys("plain", file)
+    assert [whose(keys, key) for key in ("one", "two", "three", "plain", "four")] == ["alice", "bob", "alice", "API_KEY", "wrong"]
+
+
+def test_a_key_is_good_between_its_dates(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(
+        file,
+        entry("past", not_after="2020-01-31"),
+        entry("future", not_before="2999-01-31T00:00:00Z"),
+        entry("now", not_before="2020-01-31T00:00:00+02:00", not_after="2999-01-31"),
+    )
+    keys = Keys(None, file)
+    assert [whose(keys, key) for key in ("past", "future", "now")] == ["wrong", "wrong", "alice"]
+
+
+def test_a_date_without_a_zone_is_utc(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one", not_after="1970-01-02"), entry("two", not_after="1970-01-02T02:00:00+02:00"))
+    assert [key.not_after for key in read_keys(file)] == [86400.0, 86400.0]
+
+
+def test_the_file_is_read_again_and_a_removed_key_is_dead(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one"), entry("two", "bob"))
+    keys = Keys(None, file)
+    assert whose(keys, "two") == "bob"
+    write(file, entry("one"), entry("new", "carol"))
+    keys.refresh()
+    assert [whose(keys, key) for key in ("one", "two", "new")] == ["alice", "wrong", "carol"]
+    write(file)
+    keys.refresh()
+    assert whose(keys, "one") == "wrong"
+
+
+BROKEN = {
+    "not JSON": b"[",
+    "not a list": b'{"name": "alice"}',
+    "not objects": b"[1]",
+    "no name": b'[{"sha256": "%s"}]' % (b"a" * 64),
+    "an odd name": b'[{"name": "a b", "sha256": "%s"}]' % (b"a" * 64),
+    "a key in the open": b'[{"name": "alice", "sha256": "my-key"}]',
+    "a misspelt date": b'[{"name": "alice", "sha256": "%s", "notafter": "2020-01-01"}]' % (b"a" * 64),
+    "a date of another form": b'[{"name": "alice", "sha256": "%s", "not_after": "31.1.2020"}]' % (b"a" * 64),
+    "a date that is a number": b'[{"name": "alice", "sha256": "%s", "not_after": 5}]' % (b"a" * 64),
+    "the same key twice": b'[{"name": "a", "sha256": "%s"}, {"name": "b", "sha256": "%s"}]' % (b"a" * 64, b"a" * 64),
+    "too large": b" " * MAX_FILE_BYTES + b"[]",
+}
+
+
+@pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_keeps_the_keys_known_before_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, raw: bytes
+) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one"))
+    keys = Keys(None, file)
+    file.write_bytes(raw)
+    with caplog.at_level(logging.ERROR, "iris_api.keys"):
+        keys.refresh()
+        keys.refresh()
+    assert whose(keys, "one") == "alice"
+    assert len(caplog.records) == 1
+    assert str(file) in caplog.records[0].why  # type: ignore[attr-defined]
+    with pytest.raises(KeysError, match=r"keys\.json"):
+        read_keys(file)
+
+
+def test_a_file_that_went_away_keeps_its_keys_and_one_that_was_never_there_lets_nobody_in(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one"))
+    keys = Keys(None, file)
+    file.unlink()
+    keys.refresh()
+    assert whose(keys, "one") == "alice"
+    assert whose(Keys(None, file), "one") == "wrong"
+    assert Keys(None, file).check(None, None) == "missing"
+
+
+def test_a_made_key_is_good_for_its_days_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    key, made = make_key("alice", days=1)
+    other, made_too = make_key("bob")
+    assert key != other
+    assert len(key) >= 32
+    for item in (made, made_too):
+        change_file(file, add=item)
+    assert key not in file.read_text()
+    keys = Keys(None, file)
+    assert [whose(keys, one) for one in (key, other)] == ["alice", "bob"]
+    (alice, bob) = read_keys(file)
+    assert 86000 < alice.not_after - time.time() <= 86401
+    assert bob.not_after == float("inf")
+    assert change_file(file, remove="alice") == 1
+    keys.refresh()
+    assert [whose(keys, one) for one in (key, other)] == ["wrong", "bob"]
+    assert change_file(file, remove="nobody") == 0
+
+
+def test_a_broken_file_is_not_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(b"[")
+    with pytest.raises(KeysError):
+        change_file(file, add=make_key("alice")[1])
+    assert file.read_bytes() == b"["
+    with pytest.raises(KeysError):
+        make_key("a b")
+
+
+def test_no_key_is_in_a_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one-secret"))
+    with caplog.at_level(logging.DEBUG):
+        keys = Keys("plain-secret", file)
+        for key in ("one-secret", "plain-secret", "guessed-secret"):
+            whose(keys, key)
+        file.write_bytes(b'[{"name": "one-secret", "sha256": "one-secret"}]')
+        keys.refresh()
+    assert len(caplog.records) == 2
+    assert not any("secret" in str(value) for record in caplog.records for value in vars(record).values())
+
+
+# --- timing
+
+SAMPLES = 10_000
+CHANCE = 1e-4
+"""So seldom do equal timings look this different by chance."""
+
+
+def looks_different(ask: Callable[[bytes], object], one: bytes, other: bytes) -> bool:
+    """Whether the time of `ask` tells two keys apart: asked in random order, compared by rank."""
+    times: dict[bytes, list[int]] = {one: [], other: []}
+    order = [one, other] * SAMPLES
+    random.Random(0).shuffle(order)
+    gc.disable()
+    try:
+        for key in order:
+            started = time.perf_counter_ns()
+            ask(key)
+            times[key].append(time.perf_counter_ns() - started)
+    finally:
+        gc.enable()
+    return bool(mannwhitneyu(times[one], times[other]).pvalue < CHANCE)
+
+
+def leaky(secret: bytes) -> Callable[[bytes], object]:
+    """What the real check must not be: it stops at the first byte that differs."""
+    return lambda key: all(a == b for a, b in zip(key, secret, strict=True))
+
+
+@pytest.mark.timeout(120)
+def test_the_time_of_a_refusal_does_not_tell_how_wrong_a_key_is(tmp_path: Path) -> None:
+    secret = make_key("alice")[0].encode()
+    near, far = secret[:-1] + bytes([secret[-1] ^ 1]), bytes(byte ^ 1 for byte in secret)
+    file = tmp_path / "keys.json"
+    write(file, entry(secret.decode()), entry("expired", not_after="2020-01-01"))
+    ask = Keys(None, file).check
+    assert looks_different(lambda key: leaky(secret)(key), near, far)  # the measure sees a leak
+    # Three equal surprises in a row would be no chance any more.
+    assert not all(looks_different(lambda key: ask(key, None), near, far) for _ in range(3))

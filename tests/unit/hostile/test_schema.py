@@ -1,0 +1,71 @@
+"""The whole API against its own OpenAPI document, by schemathesis: all checks, with a key and without."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+
+from serve_app.core.store import Store
+from tests.support.apps import HEADERS, client_of
+from tests.support.figures import note
+from tests.support.models import logistic, publish_iris
+
+EXAMPLES = int(os.environ.get("IRIS_TEST_EXAMPLES", "40"))
+OPERATIONS = {
+    ("GET", "/"),
+    ("GET", "/health"),
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+    ("GET", "/model"),
+    ("GET", "/model/info"),
+    ("POST", "/predict"),
+    ("POST", "/predict/batch"),
+}
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    store = Store(tmp_path_factory.mktemp("store"))
+    publish_iris(store, logistic(), onnx=True)
+    return schemathesis.openapi.from_asgi("/openapi.json", client_of(store).app)
+
+
+def test_the_document_names_every_operation(schema: Any) -> None:
+    found = {(operation.ok().method.upper(), operation.ok().path) for operation in schema.get_all_operations()}
+    assert found == OPERATIONS
+
+
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")  # of schemathesis' own strategies
+@pytest.mark.parametrize("keyed", [True, False], ids=["with a key", "without"])
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [
+        (method, path, mode)
+        for method, path in sorted(OPERATIONS)
+        for mode in GenerationMode
+        if mode is GenerationMode.POSITIVE or method == "POST"  # else there is no input that could be wrong
+    ],
+    ids=str,
+)
+def test_every_answer_is_as_documented(schema: Any, method: str, path: str, keyed: bool, mode: GenerationMode) -> None:
+    statuses: Counter[int] = Counter()
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+    )
+    @given(case=schema[path][method].as_strategy(generation_mode=mode))
+    def run(case: Any) -> None:
+        answer = case.call(headers=HEADERS if keyed else None)
+        statuses[answer.status_code] += 1
+        case.validate_response(answer)
+
+    run()
+    note(f"{method} {path}: {dict(statuses)}")
+    assert statuses

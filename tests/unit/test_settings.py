@@ -1,0 +1,122 @@
+"""Settings: right ones are read, wrong ones stop the start with one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serve_app.__main__ import main
+from serve_app.core.keys import Keys, change_file, make_key, read_keys
+from serve_app.settings import Settings, SettingsError, load_settings, table
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_defaults_are_those_of_a_laptop() -> None:
+    settings = load_settings()
+    assert settings.environment == "development"
+    assert settings.api_key is None
+    assert settings.model_dir == Path("models")
+
+
+def test_the_names_of_old_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "ENVIRONMENT": "production",
+        "API_KEY": "k" * 32,
+        "CORS_ORIGINS": "http://localhost:3000, https://shop.example",
+        "LOG_LEVEL": "debug",
+        "MODEL_DIR": "/app/models",
+        "MLFLOW_TRACKING_URI": "http://mlflow-server-service:5000",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.cors_origins == ("http://localhost:3000", "https://shop.example")
+    assert settings.log_level == "DEBUG"
+    assert settings.model_dir == Path("/app/models")
+    assert "k" * 32 not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"ENVIRONMENT": "production"}, "API_KEY: production needs a key"),
+        ({"ENVIRONMENT": "production", "API_KEY": "  "}, "API_KEY: production needs a key"),
+        ({"ENVIRONMENT": "production", "API_KEY": "short"}, "at least 32 characters"),
+        ({"ENVIRONMENT": "production", "API_KEY": "k" * 32, "CORS_ORIGINS": "*"}, "CORS_ORIGINS: production cannot be open"),
+        ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: "),
+        ({"IRIS_POLL_SECONDS": "soon"}, "IRIS_POLL_SECONDS: "),
+        ({"IRIS_POLL_SECONDS": "0"}, "IRIS_POLL_SECONDS: "),
+        ({"IRIS_MAX_ROWS": "-1"}, "IRIS_MAX_ROWS: "),
+        ({"IRIS_RATE_LIMIT_PER_KEY": "600"}, "IRIS_RATE_LIMIT_PER_KEY: write a rate as 600/minute"),
+        ({"IRIS_RATE_LIMIT_PER_CLIENT": "0/minute"}, "IRIS_RATE_LIMIT_PER_CLIENT: write a rate as 600/minute"),
+        ({"IRIS_TRUSTED_PROXIES": "10.0.0.0/8,all"}, "IRIS_TRUSTED_PROXIES: write addresses or networks"),
+        ({"ENVIRONMENT": "production", "IRIS_API_KEYS_FILE": "/nowhere/keys.json"}, "IRIS_API_KEYS_FILE: /nowhere/keys.json"),
+        ({"ENVIRONMENT": "production", "IRIS_API_KEYS_FILE": "/dev/null"}, "IRIS_API_KEYS_FILE: /dev/null is not JSON"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], sentence: str
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "short" not in str(caught.value)
+
+
+def test_production_starts_with_a_file_of_keys_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("IRIS_API_KEYS_FILE", str(file))
+    file.write_text("[]")
+    with pytest.raises(SettingsError, match="production needs a key"):
+        load_settings()
+    change_file(file, add=make_key("alice")[1])
+    assert load_settings().iris_api_keys_file == file
+
+
+def test_a_broken_file_of_keys_does_not_stop_a_start_with_a_plain_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("API_KEY", "k" * 32)
+    monkeypatch.setenv("IRIS_API_KEYS_FILE", "/nowhere/keys.json")
+    assert load_settings().api_key is not None
+
+
+def test_limits_and_proxies_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IRIS_RATE_LIMIT_PER_KEY", "600/minute")
+    monkeypatch.setenv("IRIS_RATE_LIMIT_PER_CLIENT", " ")
+    monkeypatch.setenv("IRIS_TRUSTED_PROXIES", "10.0.0.0/8, ::1")
+    settings = load_settings()
+    assert (settings.iris_rate_limit_per_key, settings.iris_rate_limit_per_client) == ("600/minute", None)
+    assert settings.iris_trusted_proxies == ("10.0.0.0/8", "::1")
+
+
+def test_a_key_is_made_by_one_command_and_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    assert main(["key", "--name", "alice", "--days", "30", "--file", str(file)]) == 0
+    key = capsys.readouterr().out.strip()
+    assert len(key) >= 32
+    assert key not in file.read_text()
+    (found,) = read_keys(file)
+    assert Keys(None, file).check(key.encode(), None) == found
+    assert main(["key", "--name", "alice", "--revoke", "--file", str(file)]) == 0
+    assert read_keys(file) == ()
+    assert main(["key", "--name", "alice", "--revoke", "--file", str(file)]) == 1
+    assert main(["key", "--name", "a b"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("error: ")
+    assert captured.out == ""
+
+
+def test_the_table_in_the_docs_is_the_one_of_the_code() -> None:
+    assert table() in DOCS.read_text()

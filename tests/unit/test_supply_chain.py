@@ -1,0 +1,90 @@
+"""What is in the repository and in its workflows: no secrets, no binaries, nothing with more rights than it needs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.figures import PROMISES, is_of
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+SECRETS = {
+    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{40}"),
+    "a key of ours": re.compile(rb"\biris_[A-Za-z0-9_-]{43}\b"),
+    "a cloud's key": re.compile(rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[0-9A-Za-z_-]{35}\b"),
+    "a forge's token": re.compile(rb"\b(gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,}|glpat-[A-Za-z0-9_-]{20})\b"),
+    "a web token": re.compile(rb"\beyJ[A-Za-z0-9_-]{20,}\.eyJ[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}"),
+}
+
+
+def files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [path for name in listed.split(b"\0") if name and (path := ROOT / name.decode()).is_file()]
+
+
+def test_no_secret_is_in_the_tree() -> None:
+    assert len(files()) > 100
+    found = [f"{path}: {what}" for path in files() for what, pattern in SECRETS.items() if pattern.search(path.read_bytes())]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"-----BEGIN PRIVATE KEY-----\n" + b"M" * 64, b"key: iris_" + b"a" * 43, b"AKIA" + b"A" * 16, b"ghp_" + b"a" * 36],
+)
+def test_a_secret_would_be_found(text: bytes) -> None:
+    assert any(pattern.search(text) for pattern in SECRETS.values())
+
+
+def test_nothing_compiled_is_in_the_tree() -> None:
+    magic = (b"\x7fELF", b"MZ\x90", b"\xcf\xfa\xed\xfe", b"PK\x03\x04", b"\x80\x04\x95", b"\x80\x05\x95")
+    assert [path for path in files() if path.read_bytes()[:4].startswith(tuple(one[:4] for one in magic))] == []
+
+
+def test_every_package_is_pinned_with_hashes_and_no_address() -> None:
+    for name in ("serve", "train", "dev"):
+        text = (ROOT / "requirements" / f"{name}.txt").read_text()
+        packages = re.findall(r"^[A-Za-z0-9._-]+(?:\[[^]]*\])?==[^ ;\\]+.*$(?:\n    --hash=.*)*", text, re.MULTILINE)
+        assert len(packages) > 50
+        assert all("--hash=sha256:" in package for package in packages)
+        assert "://" not in re.sub(r"#.*", "", text)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_has_only_the_rights_it_names(path: Path) -> None:
+    workflow: dict[str, Any] = yaml.safe_load(path.read_text())
+    triggers = workflow.get("on", workflow.get(True))  # `on` is a truth to YAML
+    assert workflow["permissions"] == {}
+    assert "pull_request_target" not in triggers
+    assert "workflow_run" not in triggers
+    for job in workflow["jobs"].values():
+        assert set(job["permissions"]) <= {"contents", "packages", "id-token"}
+        assert job["permissions"]["contents"] == "read"
+        if "pull_request" in triggers:
+            assert set(job["permissions"].values()) == {"read"}
+        assert job["timeout-minutes"] <= 60
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", step["uses"])
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+            assert "${{" not in step.get("run", "")  # what an event brings is no part of a script
+
+
+def test_every_promise_names_a_test_that_is_there() -> None:
+    defined = [
+        f"{path.relative_to(ROOT)}::{name}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    ]
+    rows = [row for _, rows in PROMISES for row in rows]
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    for promise, wanted in rows:
+        assert any(is_of(test, wanted) for test in defined), wanted
+        assert promise in page, "make docs-reliability"

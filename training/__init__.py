@@ -1,0 +1,1 @@
+"""What decides: from a table to a published model, or to a reason why not."""

@@ -1,0 +1,27 @@
+"""The model card: one page that says what the model is, where it comes from and how good it is."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+
+def render(metadata: Mapping[str, Any], metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> bytes:
+    """The card as one self-contained HTML page; `pictures` (file name to PNG) are part of it."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("training", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    inlined = {_title(name): "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
+    page = environment.get_template("card.html").render(meta=metadata, metrics=metrics, pictures=inlined)
+    return (page + "\n").encode()
+
+
+def _title(name: str) -> str:
+    return name.removesuffix(".png").replace("_", " ").capitalize()

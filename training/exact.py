@@ -1,0 +1,273 @@
+"""Forests, boosted trees and filled gaps as ONNX graphs that compute in float64, as scikit-learn does.
+
+The stock converters write the weights of trees as float32: 0.97 comes out as 0.96999997, and a tie between two classes may be
+broken the other way. The operator TreeEnsemble (ai.onnx.ml 5) holds float64. A leaf of it adds to one output only, so a
+forest of classes is asked for the leaf that each tree ends in, and the leaves' probabilities are looked up and added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, numpy_helper
+from skl2onnx.common.data_types import DoubleTensorType
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+
+DOMAIN = "ai.onnx.ml"
+OPSET = {"": 21, DOMAIN: 3}
+"""What skl2onnx may write; `raise_opset` then admits the operator that it does not know yet."""
+
+
+def raise_opset(model: Any) -> None:
+    """Say that the graph uses ai.onnx.ml 5, where TreeEnsemble is; the other operators are the same there."""
+    if any(node.op_type == "TreeEnsemble" for node in model.graph.node):
+        for entry in model.opset_import:
+            if entry.domain == DOMAIN:
+                entry.version = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """One binary tree; `left` is -1 at a leaf, `missing` tells whether a gap goes left, `value` is what a leaf adds."""
+
+    left: npt.NDArray[Any]
+    right: npt.NDArray[Any]
+    feature: npt.NDArray[Any]
+    threshold: npt.NDArray[Any]
+    missing: npt.NDArray[Any]
+    value: npt.NDArray[Any]
+
+
+def converters() -> Mapping[type, Callable[..., None]]:
+    """By estimator, for `skl2onnx.convert_sklearn(custom_conversion_functions=...)`."""
+    return {
+        RandomForestClassifier: _forest_classifier,
+        ExtraTreesClassifier: _forest_classifier,
+        RandomForestRegressor: _forest_regressor,
+        ExtraTreesRegressor: _forest_regressor,
+        HistGradientBoostingClassifier: _boosted_classifier,
+        HistGradientBoostingRegressor: _boosted_regressor,
+        SimpleImputer: _imputer,
+    }
+
+
+def shapes() -> Mapping[type, Callable[..., None]]:
+    """By estimator, for `skl2onnx.convert_sklearn(custom_shape_calculators=...)`."""
+    classifiers = (RandomForestClassifier, ExtraTreesClassifier, HistGradientBoostingClassifier)
+    regressors = (RandomForestRegressor, ExtraTreesRegressor, HistGradientBoostingRegressor)
+    return {
+        **dict.fromkeys(classifiers, _classifier_shape),
+        **dict.fromkeys(regressors, _regressor_shape),
+        SimpleImputer: _imputer_shape,
+    }
+
+
+def _forest_classifier(scope: Any, operator: Any, container: Any) -> None:
+    forest = operator.raw_operator
+    if forest.n_outputs_ != 1:
+        raise NotImplementedError("several outputs")
+    trees, tables, leaves = [], [], 0
+    for member in forest.estimators_:
+        tree = member.tree_
+        at = np.flatnonzero(tree.children_left == -1)
+        names = np.zeros(tree.node_count)
+        names[at] = np.arange(len(at)) + leaves
+        leaves += len(at)
+        tables.append(tree.value[at, 0, :])
+        trees.append(_plain_tree(tree, names))
+    narrow = _narrow(scope, operator.inputs[0].full_name, container)
+    reached = _ensemble(scope, container, narrow, trees, range(len(trees)))
+    numbers = _node(scope, container, "Cast", [reached], to=TensorProto.INT64)
+    found = _node(scope, container, "Gather", [_constant(scope, container, np.vstack(tables)), numbers], axis=0)
+    total = _node(scope, container, "ReduceSum", [found, _constant(scope, container, np.array([1], dtype=np.int64))], keepdims=0)
+    count = _constant(scope, container, np.array([len(trees)], dtype=np.float64))
+    _classes(scope, operator, container, _node(scope, container, "Div", [total, count]))
+
+
+def _forest_regressor(scope: Any, operator: Any, container: Any) -> None:
+    forest = operator.raw_operator
+    if forest.n_outputs_ != 1:
+        raise NotImplementedError("several outputs")
+    trees = [_plain_tree(member.tree_, member.tree_.value[:, 0, 0]) for member in forest.estimators_]
+    narrow = _narrow(scope, operator.inputs[0].full_name, container)
+    total = _ensemble(scope, container, narrow, trees, [0] * len(trees))
+    count = _constant(scope, container, np.array([len(trees)], dtype=np.float64))
+    container.add_node("Div", [total, count], operator.outputs[0].full_name, op_version=14)
+
+
+def _boosted_classifier(scope: Any, operator: Any, container: Any) -> None:
+    raw = _boosted(scope, operator, container)
+    if operator.raw_operator.n_trees_per_iteration_ > 1:
+        _classes(scope, operator, container, _node(scope, container, "Softmax", [raw], axis=1))
+        return
+    positive = _node(scope, container, "Sigmoid", [raw])
+    negative = _node(scope, container, "Sub", [_constant(scope, container, np.array([1.0])), positive])
+    _classes(scope, operator, container, _node(scope, container, "Concat", [negative, positive], axis=1))
+
+
+def _boosted_regressor(scope: Any, operator: Any, container: Any) -> None:
+    if operator.raw_operator.loss not in ("squared_error", "absolute_error", "quantile"):
+        raise NotImplementedError("a loss with a link function")
+    raw = _boosted(scope, operator, container)
+    container.add_node("Identity", [raw], operator.outputs[0].full_name, op_version=19)
+
+
+def _boosted(scope: Any, operator: Any, container: Any) -> str:
+    model = operator.raw_operator
+    if getattr(model, "is_categorical_", None) is not None:
+        raise NotImplementedError("splits by category")
+    trees, targets = [], []
+    for iteration in model._predictors:  # noqa: SLF001
+        for target, predictor in enumerate(iteration):
+            nodes = predictor.nodes
+            left = np.where(nodes["is_leaf"], -1, nodes["left"].astype(np.int64))
+            missing = nodes["missing_go_to_left"].astype(np.int64)
+            right, feature = nodes["right"].astype(np.int64), nodes["feature_idx"].astype(np.int64)
+            trees.append(_Tree(left, right, feature, nodes["num_threshold"], missing, nodes["value"]))
+            targets.append(target)
+    total = _ensemble(scope, container, operator.inputs[0].full_name, trees, targets)
+    base = np.asarray(model._baseline_prediction, dtype=np.float64).reshape(1, -1)  # noqa: SLF001
+    return _node(scope, container, "Add", [total, _constant(scope, container, base)])
+
+
+def _imputer(scope: Any, operator: Any, container: Any) -> None:
+    imputer = operator.raw_operator
+    values = np.asarray(imputer.statistics_, dtype=np.float64)
+    if imputer.add_indicator or len(values) != operator.inputs[0].type.shape[1] or np.isnan(values).any():
+        raise NotImplementedError("an imputer that changes the columns")
+    source = operator.inputs[0].full_name
+    gaps = _node(scope, container, "IsNaN", [source])
+    fill = _constant(scope, container, values.reshape(1, -1))
+    container.add_node("Where", [gaps, fill, source], operator.outputs[0].full_name, op_version=16)
+
+
+def _plain_tree(tree: Any, value: npt.NDArray[Any]) -> _Tree:
+    missing = np.asarray(getattr(tree, "missing_go_to_left", np.zeros(tree.node_count)), dtype=np.int64)
+    return _Tree(tree.children_left, tree.children_right, tree.feature, tree.threshold, missing, value)
+
+
+def _ensemble(scope: Any, container: Any, source: str, trees: Iterable[_Tree], targets: Iterable[int]) -> str:
+    """The sums of the trees' leaves by target, shape (rows, targets)."""
+    roots: list[int] = []
+    lists: dict[str, list[Any]] = {name: [] for name in _LISTS}
+    splits: list[float] = []
+    weights: list[float] = []
+    leaf_targets: list[int] = []
+    for tree, target in zip(trees, targets, strict=True):
+        roots.append(len(splits))
+        inner, leaf = np.flatnonzero(tree.left != -1), np.flatnonzero(tree.left == -1)
+        place = np.zeros(len(tree.left), dtype=np.int64)
+        place[inner] = np.arange(len(inner)) + len(splits)
+        place[leaf] = np.arange(len(leaf)) + len(weights)
+        weights += tree.value[leaf].tolist()
+        leaf_targets += [target] * len(leaf)
+        if not len(inner):  # a lone leaf: a question whose answer does not matter
+            only = int(place[leaf[0]])
+            for name, value in zip(_LISTS, (only, only, 1, 1, 0, 0), strict=True):
+                lists[name].append(value)
+            splits.append(0.0)
+            continue
+        left, right = tree.left[inner], tree.right[inner]
+        columns = (
+            place[left],
+            place[right],
+            tree.left[left] == -1,
+            tree.left[right] == -1,
+            tree.feature[inner],
+            tree.missing[inner],
+        )
+        for name, column in zip(_LISTS, columns, strict=True):
+            lists[name] += np.asarray(column).astype(np.int64).tolist()
+        splits += tree.threshold[inner].tolist()
+    output: str = scope.get_unique_variable_name("trees")
+    container.add_node(
+        "TreeEnsemble",
+        [source],
+        output,
+        op_domain=DOMAIN,
+        op_version=3,  # not true; see raise_opset
+        name=scope.get_unique_operator_name("TreeEnsemble"),
+        n_targets=max(leaf_targets) + 1,
+        aggregate_function=1,
+        post_transform=0,
+        tree_roots=roots,
+        leaf_targetids=leaf_targets,
+        leaf_weights=numpy_helper.from_array(np.array(weights, dtype=np.float64), "weights"),
+        nodes_splits=numpy_helper.from_array(np.array(splits, dtype=np.float64), "splits"),
+        nodes_modes=numpy_helper.from_array(np.zeros(len(splits), dtype=np.uint8), "modes"),
+        **lists,
+    )
+    return output
+
+
+_LISTS = (
+    "nodes_truenodeids",
+    "nodes_falsenodeids",
+    "nodes_trueleafs",
+    "nodes_falseleafs",
+    "nodes_featureids",
+    "nodes_missing_value_tracks_true",
+)
+
+
+def _narrow(scope: Any, source: str, container: Any) -> str:
+    """The input as float32 and back: what a forest compares."""
+    return _node(scope, container, "Cast", [_node(scope, container, "Cast", [source], to=TensorProto.FLOAT)], to=TensorProto.DOUBLE)
+
+
+def _classes(scope: Any, operator: Any, container: Any, probabilities: str) -> None:
+    """Both outputs of a classifier, label and probabilities."""
+    classes = np.asarray(operator.raw_operator.classes_)
+    best = _node(scope, container, "ArgMax", [probabilities], axis=1, keepdims=0)
+    known = classes.astype(np.int64) if classes.dtype.kind in "iub" else classes.astype(object)
+    name = scope.get_unique_variable_name("classes")
+    if known.dtype == object:
+        container.add_initializer(name, TensorProto.STRING, [len(known)], [str(label).encode() for label in known])
+    else:
+        container.add_initializer(name, TensorProto.INT64, [len(known)], known.tolist())
+    container.add_node("Gather", [name, best], operator.outputs[0].full_name, op_version=13, axis=0)
+    container.add_node("Identity", [probabilities], operator.outputs[1].full_name, op_version=19)
+
+
+def _constant(scope: Any, container: Any, value: npt.NDArray[Any]) -> str:
+    name: str = scope.get_unique_variable_name("constant")
+    kind = TensorProto.INT64 if value.dtype == np.int64 else TensorProto.DOUBLE
+    container.add_initializer(name, kind, list(value.shape), value.ravel().tolist())
+    return name
+
+
+def _node(scope: Any, container: Any, kind: str, inputs: list[str], **attributes: Any) -> str:
+    output: str = scope.get_unique_variable_name(kind.lower())
+    version = {"Cast": 19, "Gather": 13, "ReduceSum": 13, "Div": 14, "Softmax": 13, "Sigmoid": 13}
+    version |= {"Sub": 14, "Concat": 13, "Add": 14, "ArgMax": 13, "IsNaN": 20}
+    container.add_node(kind, inputs, output, op_version=version[kind], name=scope.get_unique_operator_name(kind), **attributes)
+    return output
+
+
+def _classifier_shape(operator: Any) -> None:
+    from skl2onnx.common.data_types import Int64TensorType, StringTensorType
+
+    classes = np.asarray(operator.raw_operator.classes_)
+    rows = operator.inputs[0].get_first_dimension()
+    operator.outputs[0].set_type(Int64TensorType([rows]) if classes.dtype.kind in "iub" else StringTensorType([rows]))
+    operator.outputs[1].set_type(DoubleTensorType([rows, len(classes)]))
+
+
+def _imputer_shape(operator: Any) -> None:
+    operator.outputs[0].set_type(DoubleTensorType(operator.inputs[0].type.shape))
+
+
+def _regressor_shape(operator: Any) -> None:
+    operator.outputs[0].set_type(DoubleTensorType([operator.inputs[0].get_first_dimension(), 1]))

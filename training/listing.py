@@ -1,0 +1,52 @@
+"""The store as a table for people, and as rows for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from serve_app.core.bundle import METRICS, ONNX
+from serve_app.core.store import Entry
+
+COLUMNS = ("served", "version", "digest", "predictor", "model", "metrics", "trained", "run")
+
+
+def row(entry: Entry) -> dict[str, Any]:
+    metadata = entry.metadata
+    metrics: Mapping[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        metrics = json.loads((entry.folder / METRICS).read_bytes())
+    return {
+        "version": entry.version,
+        "digest": entry.digest,
+        "served": entry.served,
+        "damaged": not metadata,
+        "predictor": "onnx" if ONNX in metadata.get("files", {}) else "scikit-learn",
+        "model": metadata.get("model_type"),
+        "metrics": {name: metrics[name] for name in ("accuracy", "f1_score", "rmse", "r2") if name in metrics},
+        "trained": metadata.get("trained_at"),
+        "run": metadata.get("mlflow_run_id"),
+        "forced": bool(metadata.get("forced")),
+    }
+
+
+def _cell(name: str, row: Mapping[str, Any]) -> str:
+    value = row[name]
+    if name == "served":
+        return "*" if value else ""
+    if name == "digest":
+        return str(value)[:12]
+    if name == "metrics":
+        text = " ".join(f"{metric}={number:.4f}" for metric, number in value.items())
+        return text + (" forced" if row["forced"] else "") + (" damaged" if row["damaged"] else "")
+    return "-" if value is None else str(value)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Lines with aligned columns, the header first."""
+    lines = [COLUMNS, *[tuple(_cell(name, row) for name in COLUMNS) for row in rows]]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(COLUMNS))]
+    for line in lines:
+        yield "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()

@@ -1,0 +1,86 @@
+"""The pictures of a run: where the model errs, and which features it leans on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.core.codec import Matrix
+from serve_app.core.predictor import Score
+from serve_app.core.signature import Signature
+from training import evaluate
+
+IMPORTANCE_ROWS = 500
+IMPORTANCE_REPEATS = 5
+
+
+def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> bytes:
+    """The confusion matrix as PNG."""
+    counts = np.array(matrix)
+    size = min(12.0, 3.0 + 0.6 * len(classes))
+    figure, axes = _axes(size, size)
+    axes.imshow(counts, cmap="Blues")
+    labels = [str(label)[:20] for label in classes]
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(labels) <= 30:
+        for row, column in np.ndindex(*counts.shape):
+            dark = counts[row, column] > counts.max() / 2
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color="white" if dark else "black")
+    return _png(figure)
+
+
+def residuals(target: npt.NDArray[Any], found: npt.NDArray[Any]) -> bytes:
+    """Predicted against true values as PNG."""
+    figure, axes = _axes(4.5, 4.5)
+    axes.scatter(target, found, s=12, alpha=0.6)
+    ends = [float(min(target.min(), found.min())), float(max(target.max(), found.max()))]
+    axes.plot(ends, ends, color="grey", linewidth=1)
+    axes.set_xlabel("true")
+    axes.set_ylabel("predicted")
+    return _png(figure)
+
+
+def importance(
+    tail: Any, score: Score, matrix: Matrix, target: npt.NDArray[Any], signature: Signature, *, random_state: int
+) -> tuple[bytes, dict[str, float]]:
+    """How much worse the model gets when one feature is shuffled over the held-out rows: PNG, and the means by feature.
+
+    `score` computes what `tail` does, faster.
+    """
+    from sklearn.inspection import permutation_importance
+
+    def quality(_: Any, rows: Matrix, truth: npt.NDArray[Any]) -> float:
+        metrics = evaluate.measure(truth, evaluate.predictions(score(rows), signature), signature)
+        return float(metrics["accuracy" if signature.task == "classification" else "r2"])
+
+    rows = np.random.default_rng(random_state).permutation(len(matrix))[:IMPORTANCE_ROWS]
+    found = permutation_importance(
+        tail, matrix[rows], target[rows], scoring=quality, n_repeats=IMPORTANCE_REPEATS, random_state=random_state
+    )
+    order = np.argsort(found.importances_mean)[-20:]
+    figure, axes = _axes(5.5, 1.2 + 0.3 * len(order))
+    axes.barh(range(len(order)), found.importances_mean[order], xerr=found.importances_std[order], color="#4c72b0")
+    axes.set_yticks(range(len(order)), [signature.names[at][:30] for at in order])
+    axes.set_xlabel("loss of accuracy" if signature.task == "classification" else "loss of R²")
+    means = {name: round(float(value), 6) for name, value in zip(signature.names, found.importances_mean, strict=True)}
+    return _png(figure), means
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # not pyplot: no display, no global state
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

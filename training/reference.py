@@ -1,0 +1,46 @@
+"""What the training rows looked like, small enough to travel with the model: later traffic is compared with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from serve_app.core.signature import Signature
+
+BINS = 10
+
+
+def reference(frame: pd.DataFrame, target: npt.NDArray[Any], signature: Signature) -> dict[str, Any]:
+    """Histograms of the features, shares of the classes (or a histogram of a regression's target), over the training rows.
+
+    A number's `edges` are inner quantiles: `counts` has one entry more, the first below the first edge, the last from the last
+    edge on. A category's or boolean's counts go by value.
+    """
+    features = {feature.name: _feature(feature.kind, frame[feature.name]) for feature in signature.features}
+    document: dict[str, Any] = {"rows": len(frame), "features": features}
+    if signature.task == "regression":
+        document["target"] = _numbers(np.asarray(target, dtype=np.float64))
+    else:
+        texts = np.array([str(label) for label in target.tolist()])
+        document["classes"] = {str(label): float(np.mean(texts == str(label))) for label in signature.classes}
+    return document
+
+
+def _feature(kind: str, column: pd.Series[Any]) -> dict[str, Any]:
+    filled = column.dropna()
+    missing = len(column) - len(filled)
+    if kind == "number":
+        return {"kind": kind, **_numbers(filled.to_numpy(dtype=np.float64)), "missing": missing}
+    if kind == "boolean":
+        true = int(filled.astype(bool).sum())
+        return {"kind": kind, "counts": {"false": len(filled) - true, "true": true}, "missing": missing}
+    return {"kind": kind, "counts": {str(k): int(v) for k, v in sorted(filled.value_counts().items())}, "missing": missing}
+
+
+def _numbers(values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
+    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+    return {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]}
