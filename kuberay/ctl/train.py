@@ -1,0 +1,106 @@
+"""train: one RayJob, its output as it runs, and the moment from which every replica answers with the new model."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+from kuberay.ctl import manifests
+from kuberay.ctl.deploy import require_operator
+from kuberay.ctl.faults import pod_faults
+from kuberay.ctl.kube import RAYJOB, RAYSERVICE, Cluster, Stop, field, say
+from kuberay.ctl.reach import api
+from kuberay.ctl.waiting import PATIENCE, Progress
+
+LIMIT = 1900.0
+SAME = 20
+"""Answers in a row, each on a connection of its own, before all replicas are taken to serve a version."""
+
+
+def train(cluster: Cluster, folder: str, arguments: str) -> None:
+    require_operator(cluster)
+    documents = manifests.build(cluster, manifests.overlay(folder))
+    entrypoint = f"entrypoint: {json.dumps(f'python -m training {arguments}'.strip())}"
+    text = "---\n".join(re.sub(r"^(\s*)entrypoint: .*$", rf"\1{entrypoint}", one, flags=re.MULTILINE) for one in documents)
+    cluster.run("replace", "--force", "-f", "-", text=text)
+    progress = Progress()
+    output = follow(cluster, progress)
+    found = re.search(r"^version (\d+) \(\w+\) is served", output, re.MULTILINE)
+    if found and cluster.get("rayservice", RAYSERVICE) is not None:
+        wait_for_version(cluster, found.group(1))
+        say(f"{progress.seconds:5.0f} s  every replica answers with version {found.group(1)}")
+
+
+def follow(cluster: Cluster, progress: Progress) -> str:
+    """Print the job's output as it grows; returns it when the job succeeded."""
+    shown = ""
+    faulty_since: float | None = None
+    while True:
+        job = cluster.get("rayjob", RAYJOB)
+        deployment, status = field(job, "status.jobDeploymentStatus", ""), field(job, "status.jobStatus", "")
+        if not shown:
+            progress(f"RayJob {deployment or 'created'} {status}".rstrip())
+        output = driver_log(cluster)
+        if output.startswith(shown) and len(output) > len(shown):
+            say(output[len(shown) :].rstrip("\n"))
+            shown = output
+        elif output and not output.startswith(shown):
+            say("-- again, on a new cluster --")
+            shown = ""
+        if status == "SUCCEEDED":
+            return shown
+        if (status in ("FAILED", "STOPPED") and deployment == "Failed") or deployment in ("Failed", "ValidationFailed"):
+            raise Stop(_failure(field(job, "status.reason", ""), field(job, "status.message", "")))
+        faults = [fault for fault in pod_faults(cluster, f"app={RAYJOB}") if fault.final]
+        faulty_since = (faulty_since or progress.seconds) if faults else None
+        if faulty_since is not None and progress.seconds - faulty_since > PATIENCE:
+            raise Stop(str(faults[0]))
+        if progress.seconds > LIMIT:
+            raise Stop("the training job does not end: run `make k8s-doctor`")
+        time.sleep(1)
+
+
+def driver_log(cluster: Cluster) -> str:
+    """What the training has printed so far: the job runs inside the head, so its output is a file there."""
+    for pod in cluster.pods(f"app={RAYJOB},component=head"):
+        found = cluster.ask(
+            "exec",
+            pod["metadata"]["name"],
+            "-c",
+            "ray-head",
+            "--",
+            "sh",
+            "-c",
+            "cat /tmp/ray/session_latest/logs/job-driver-*.log 2>&1",
+        )
+        if found:
+            return "".join(f"{line}\n" for line in found.splitlines() if " -- Runtime env is setting up" not in line)
+    return ""
+
+
+def wait_for_version(cluster: Cluster, version: str, limit: float = 90.0) -> None:
+    """Until the API answers with `version` and nothing else; raises Stop when it does not."""
+    progress = Progress()
+    seen: set[str | None] = set()
+    with api(cluster) as client:
+        while progress.seconds < limit:
+            seen = set()
+            for _ in range(SAME):
+                try:
+                    seen.add(client.call("/model/info").version)
+                except OSError as error:
+                    seen.add(f"no answer ({error})")
+            if seen == {version}:
+                return
+            time.sleep(0.5)
+    raise Stop(
+        f"after {limit:.0f} s the API answers with version {sorted(map(str, seen))} instead of {version}: see `make k8s-test`"
+    )
+
+
+def _failure(reason: str, message: str) -> str:
+    tail = [line for line in message.splitlines() if line.strip()][-15:]
+    for line in tail[:-1]:
+        say(f"    {line}")
+    return f"the training job failed ({reason or 'no reason given'}): {tail[-1].removeprefix('error: ') if tail else 'no output'}"

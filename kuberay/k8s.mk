@@ -1,0 +1,102 @@
+# Kubernetes: included by the Makefile. Works with any KUBECONFIG, context and namespace:
+#   make k8s-deploy K8S_NS=team-a KUBECTL='kubectl --context staging' DOCKER_IMAGE=registry.example/iris-api:1.4.0
+
+K8S_NS ?= mlops
+KUBECTL ?= kubectl
+DOCKER ?= docker
+DOCKER_IMAGE ?= iris-api:latest
+TRAIN_IMAGE ?= iris-train:latest
+# A folder of kuberay/overlays (or any folder with a kustomization.yaml); the RayJob of `k8s-train` in the same way.
+OVERLAY ?= api
+TRAIN ?= kuberay/train
+# How an image gets to the nodes; empty when they pull it. kind: 'kind load docker-image', minikube: 'minikube image load'.
+IMAGE_LOAD ?=
+# How an image is built; `make build` adds: -t NAME --target STAGE .
+IMAGE_BUILD ?= $(DOCKER) build
+# The operator that k8s-setup installs.
+KUBERAY_VERSION ?= 1.6.2
+# The file with the real Secret.
+K8S_SECRET ?= kuberay/base/secret.yaml
+K8S_TIMEOUT ?= 600
+K8S_PORT ?= 8000
+export K8S_SECRET K8S_NS KUBECTL DOCKER_IMAGE TRAIN_IMAGE K8S_TIMEOUT
+
+K8S := $(PYTHON) -m kuberay.ctl
+
+##@ Kubernetes
+.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-deploy k8s-deploy-mlflow k8s-train k8s-status k8s-logs k8s-port-forward \
+	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-delete k8s-clean k8s-doctor
+
+build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
+	$(IMAGE_BUILD) -t $(DOCKER_IMAGE) --target serve .
+	$(IMAGE_BUILD) -t $(TRAIN_IMAGE) --target train .
+
+k8s-load: ## bring both images to the nodes with IMAGE_LOAD='kind load docker-image'
+	@test -n "$(IMAGE_LOAD)" || { echo "error: set IMAGE_LOAD, e.g. IMAGE_LOAD='minikube image load', or push the images to a registry" >&2; exit 1; }
+	$(IMAGE_LOAD) $(DOCKER_IMAGE)
+	$(IMAGE_LOAD) $(TRAIN_IMAGE)
+
+k8s-setup: ## install the KubeRay operator (once); without a cluster, start minikube first
+	@$(KUBECTL) version >/dev/null 2>&1 || minikube start --cpus 4 --memory 8g
+	@$(K8S) setup --version $(KUBERAY_VERSION)
+
+k8s-setup-kind: build ## make a kind cluster with the images and the operator in it
+	@kind get clusters | grep -qx iris || kind create cluster --name iris --config kuberay/kind.yaml
+	@$(MAKE) --no-print-directory k8s-load IMAGE_LOAD='kind load docker-image --name iris'
+	@$(K8S) setup --version $(KUBERAY_VERSION)
+
+k8s-deploy: ## deploy OVERLAY (default: the API alone) and wait until it answers
+	@$(K8S) deploy $(OVERLAY)
+
+k8s-deploy-mlflow: ## deploy the API with MLflow in the cluster and wait until both answer
+	@$(K8S) deploy mlflow
+
+k8s-train: ## train in the cluster, publish, wait until every replica serves it; flags in ARGS="…"
+	@$(K8S) train $(TRAIN) --arguments '$(ARGS)'
+
+k8s-status: ## what runs, and what is wrong with it
+	@$(K8S) status
+
+k8s-logs: ## the application's logs; ARGS="--follow --lines 200"
+	@$(K8S) logs $(ARGS)
+
+k8s-port-forward: ## the API on 127.0.0.1:$(K8S_PORT)
+	@$(K8S) forward api $(K8S_PORT)
+
+k8s-mlflow-ui: ## MLflow of the cluster on 127.0.0.1:5000
+	@$(K8S) forward mlflow 5000
+
+k8s-test: ## health, a prediction with the key from the Secret, the model; with a verdict
+	@$(K8S) test
+
+k8s-models: ## list the models in the cluster's store
+	@$(K8S) models
+
+k8s-promote: ## serve VERSION=…
+	@$(K8S) promote $(or $(VERSION),$(error which version? make k8s-promote VERSION=3))
+
+k8s-rollback: ## serve the version before the one served now
+	@$(K8S) rollback
+
+k8s-delete: ## remove the workloads; volumes and Secrets stay
+	@$(K8S) delete
+
+k8s-clean: ## remove everything, models too
+	@$(K8S) clean
+
+k8s-doctor: ## look for the known failures; cause and fix in one line each
+	@$(K8S) doctor
+
+##@ Tests of the deployment
+.PHONY: test-manifests test-e2e test-e2e-all
+
+test-manifests: $(VENV)/.dev ## the YAML, without a cluster
+	$(BIN)/pytest tests/manifests $(ARGS)
+
+# Both use the cluster that KUBECONFIG names, with the images in it (make build k8s-load). With E2E_CLUSTER=folder the programs
+# up and image in it start a cluster first and build the images into it: see tests/e2e/run.
+test-e2e: $(VENV)/.dev ## the main story on a real cluster: namespace mlops is emptied first
+	tests/e2e/run "$(BIN)/pytest" -m "not long" $(ARGS)
+
+test-e2e-all: $(VENV)/.dev ## every end-to-end test
+	tests/e2e/run "$(BIN)/pytest" $(ARGS)

@@ -1,0 +1,168 @@
+"""The main story, in the order in which a user lives it: deploy, train, predict, replace, roll back, change, scale."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import yaml
+
+from tests.support import cluster
+from tests.support.cluster import ROW, kubectl, load, make, request
+from tests.support.waiting import until
+
+RATE = 50
+
+
+def test_a_missing_secret_stops_the_deployment_with_one_sentence(empty, tmp_path: Path) -> None:
+    done = make("k8s-deploy", K8S_SECRET=str(tmp_path / "secret.yaml"))
+    assert done.code != 0
+    (sentence,) = [line for line in done.output.splitlines() if line.startswith("error: ")]
+    assert "secret.yaml is missing" in sentence
+    assert "openssl rand -hex 32" in sentence
+    assert cluster.get("namespace", "mlops") == {}
+
+
+def test_a_key_that_is_too_short_stops_the_deployment_too(empty, secret_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "secret.yaml"
+    document = yaml.safe_load(secret_file.read_text())
+    document["stringData"]["API_KEY"] = "short"
+    file.write_text(yaml.safe_dump(document))
+    done = make("k8s-deploy", K8S_SECRET=str(file))
+    assert done.code != 0
+    assert "API_KEY in secret.yaml must be at least 32 characters" in done.output
+
+
+def test_the_system_answers_before_there_is_a_model(deployed: str, key: str) -> None:
+    assert "the API answers after" in deployed
+    health = request("/health")
+    assert (health.status, json.loads(health.body)["model_loaded"]) == (200, False)
+    assert request("/predict", key=key, row=ROW).status == 503
+    done = make("k8s-test")
+    assert done.code != 0
+    assert "no model yet: run `make k8s-train`" in done.output
+
+
+def test_the_api_server_takes_every_object_without_a_warning(deployed: str) -> None:
+    """Warnings of the restricted standard and of unknown fields come here. In a namespace of its own: claims cannot be changed."""
+    namespace = (cluster.ROOT / "kuberay" / "base" / "namespace.yaml").read_text()
+    kubectl("apply", "-f", "-", text=namespace.replace("mlops", "iris-dry-run"))
+    try:
+        for path in sorted((cluster.ROOT / "kuberay").rglob("kustomization.yaml")):
+            if "kind: Component" in path.read_text():
+                continue
+            built = re.sub(r"\bmlops\b", "iris-dry-run", kubectl("kustomize", str(path.parent)))
+            out = kubectl("apply", "--dry-run=server", "-f", "-", text=built)
+            assert "arning" not in out, f"{path.parent.name}: {out}"
+    finally:
+        kubectl("delete", "namespace", "iris-dry-run", "--wait=false")
+
+
+def test_the_first_training_run_becomes_the_model_that_answers(trained: str, key: str) -> None:
+    assert "every replica answers with version 1" in trained
+    reply = request("/predict", key=key, row=ROW)
+    assert (reply.status, json.loads(reply.body)["prediction"]) == (200, "setosa")
+    assert request("/predict", key="wrong", row=ROW).status == 403
+    assert "verdict: the API works" in make("k8s-test").output
+
+
+def test_it_answers_under_the_cluster_address_and_through_the_ray_head_too(trained: str, key: str) -> None:
+    program = f"""
+import json, urllib.request
+for host in ("iris-api-service", "iris-api-head-svc"):
+    request = urllib.request.Request(f"http://{{host}}:8000/predict", data=json.dumps({ROW}).encode(),
+        headers={{"X-API-Key": "{key}", "Content-Type": "application/json"}})
+    print(host, json.loads(urllib.request.urlopen(request, timeout=10).read())["prediction"])
+"""
+    out = kubectl("-n", "mlops", "exec", "deployment/mlflow-server", "--", "python", "-c", program)
+    assert out.splitlines() == ["iris-api-service setosa", "iris-api-head-svc setosa"]
+
+
+def test_the_run_is_in_mlflow(trained: str) -> None:
+    program = (
+        "import mlflow; mlflow.set_tracking_uri('http://mlflow-server-service.mlops.svc.cluster.local:5000');"
+        "print(mlflow.MlflowClient().get_model_version_by_alias('IrisClassifier', 'champion').version)"
+    )
+    out = kubectl("-n", "mlops", "exec", "deployment/mlflow-server", "--", "python", "-c", program)
+    assert out.splitlines()[0] == "1"
+
+
+def test_the_dashboard_answers_nobody_without_the_token(trained: str) -> None:
+    program = "import urllib.request; urllib.request.urlopen('http://iris-api-head-svc:8265/api/jobs/', timeout=10)"
+    out = kubectl("-n", "mlops", "exec", "deployment/mlflow-server", "--", "python", "-c", program, check=False)
+    assert "401" in out
+
+
+def test_a_new_model_goes_live_and_back_without_a_restart_or_a_lost_request(trained: str, key: str) -> None:
+    before = {pod["metadata"]["uid"] for pod in cluster.pods("app=iris-api")}
+    with load(RATE, key=key) as record:
+        new = make("k8s-train", ARGS="--n-estimators 50 --tolerance 1")
+        assert new.code == 0, new.output
+        assert "every replica answers with version 2" in new.output
+        back = make("k8s-rollback")
+        assert back.code == 0, back.output
+        assert "every replica answers with version 1" in back.output
+    assert record.failures == []
+    assert set(record.versions) == {"1", "2"}
+    assert {pod["metadata"]["uid"] for pod in cluster.pods("app=iris-api")} == before
+    assert "*       1" in make("k8s-models").output
+
+
+def test_more_and_fewer_replicas_bring_and_take_pods_without_a_lost_request(trained: str, key: str) -> None:
+    service = cluster.get("rayservice", "iris-api")
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    scaling = config["applications"][0]["deployments"][0]["autoscaling_config"]
+    try:
+        with load(RATE, key=key) as record:
+            set_config(config, scaling, min_replicas=4)
+            until(lambda: ready_workers() == 4, seconds=240, every=1, what="four ready workers")
+            set_config(config, scaling, min_replicas=2, downscale_delay_s=5)
+            until(lambda: len(cluster.pods("app=iris-api,component=worker")) == 2, seconds=400, every=1, what="two workers")
+    finally:
+        patch_config(service["spec"]["serveConfigV2"])
+    assert record.failures == []
+
+
+def test_a_changed_setting_rolls_out_without_a_lost_request(trained: str, key: str, secret_file: Path, tmp_path: Path) -> None:
+    old = {pod["metadata"]["uid"] for pod in cluster.pods("app=iris-api")}
+    (tmp_path / "kustomization.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "resources": [os.path.relpath(cluster.ROOT / "kuberay" / "overlays" / "mlflow", tmp_path)],
+                "patches": [
+                    {
+                        "target": {"kind": "ConfigMap", "name": "iris-api-config"},
+                        "patch": json.dumps([{"op": "replace", "path": "/data/LOG_LEVEL", "value": "WARNING"}]),
+                    }
+                ],
+            }
+        )
+    )
+    with load(RATE, key=key) as record:
+        done = make("k8s-deploy", OVERLAY=str(tmp_path), K8S_SECRET=str(secret_file))
+        assert done.code == 0, done.output
+        time.sleep(5)
+    assert record.failures == []
+    new = [pod for pod in cluster.pods("app=iris-api,component=worker") if pod["metadata"]["uid"] not in old]
+    assert len(new) == 2
+    level = kubectl("-n", "mlops", "exec", new[0]["metadata"]["name"], "-c", "ray-worker", "--", "printenv", "LOG_LEVEL")
+    assert level.strip() == "WARNING"
+
+
+def ready_workers() -> int:
+    return sum(
+        any(condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", []))
+        for pod in cluster.pods("app=iris-api,component=worker")
+    )
+
+
+def set_config(config: dict, scaling: dict, **values: int) -> None:
+    scaling.update(values)
+    patch_config(yaml.safe_dump(config))
+
+
+def patch_config(text: str) -> None:
+    kubectl("-n", "mlops", "patch", "rayservice", "iris-api", "--type=merge", "-p", json.dumps({"spec": {"serveConfigV2": text}}))

@@ -1,0 +1,195 @@
+"""What a user sees when something is wrong: the served model stays, and one line names cause and fix."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+
+import yaml
+
+from tests.support import cluster
+from tests.support.cluster import ROW, kubectl, make, request
+from tests.support.waiting import until
+
+
+def test_a_healthy_system_has_nothing_for_the_doctor(trained: str) -> None:
+    done = make("k8s-doctor")
+    assert done.code == 0, done.output
+    assert "nothing found" in done.output
+
+
+def test_a_broken_serve_config_is_told_although_the_service_stays_ready(trained: str, key: str) -> None:
+    service = cluster.get("rayservice", "iris-api")
+    text = service["spec"]["serveConfigV2"]
+    assert "serve_app.deployment:app" in text
+    try:
+        patch_config(text.replace("serve_app.deployment:app", "serve_app.deployment:no_such_app"))
+        until(lambda: application_status() == "DEPLOY_FAILED", seconds=120, every=1, what="a failed application")
+        conditions = {item["type"]: item["status"] for item in cluster.get("rayservice", "iris-api")["status"]["conditions"]}
+        assert conditions["Ready"] == "True"
+        assert request("/predict", key=key, row=ROW).status == 200
+        done = make("k8s-doctor")
+        assert done.code != 0
+        assert "DEPLOY_FAILED" in done.output
+        assert "no_such_app" in done.output
+    finally:
+        patch_config(text)
+    until(lambda: application_status() == "RUNNING", seconds=120, every=1, what="the repaired application")
+
+
+def test_a_key_that_is_too_short_keeps_the_new_pods_out_and_the_old_ones_in(trained: str, key: str, secret_file: Path) -> None:
+    short = json.dumps({"data": {"API_KEY": base64.b64encode(b"short").decode()}})
+    try:
+        kubectl("-n", "mlops", "patch", "secret", "iris-api-secrets", "--type=merge", "-p", short)
+        done = make("k8s-doctor")
+        assert done.code != 0
+        assert "holds an API_KEY of 5 characters; production needs 32" in done.output
+        assert "was changed after the pods had started" in done.output
+        roll_out("short-key")
+        until(lambda: "API_KEY" in pending_message(), seconds=240, every=1, what="the new pods' refusal")
+        assert request("/predict", key=key, row=ROW).status == 200
+    finally:
+        done = make("k8s-deploy-mlflow", K8S_SECRET=str(secret_file))
+    assert done.code == 0, done.output
+    assert request("/predict", key=key, row=ROW).status == 200
+
+
+def test_a_full_volume_fails_the_training_and_leaves_the_served_model(trained: str, key: str, tmp_path: Path) -> None:
+    served = request("/model/info", key=key).version
+    tiny = {"name": "models", "emptyDir": {"medium": "Memory", "sizeLimit": "16Ki"}}
+    folder = train_overlay(
+        tmp_path,
+        [
+            {"op": "replace", "path": "/spec/backoffLimit", "value": 0},
+            {"op": "replace", "path": "/spec/rayClusterSpec/headGroupSpec/template/spec/volumes/1", "value": tiny},
+        ],
+    )
+    done = make("k8s-train", TRAIN=str(folder))
+    assert done.code != 0
+    sentence = [line for line in done.output.splitlines() if line.startswith("error: the training job failed")]
+    assert "No space left" in sentence[0]
+    assert request("/model/info", key=key).version == served
+    assert "No space left" in make("k8s-doctor").output
+
+
+def test_an_image_that_is_nowhere_is_named_with_the_way_to_load_it(trained: str) -> None:
+    done = make("k8s-train", TRAIN_IMAGE="nowhere.invalid/iris-train:1")
+    assert done.code != 0
+    assert "the image nowhere.invalid/iris-train:1 is not on the node" in done.output
+    assert "make k8s-load" in done.output
+    kubectl("-n", "mlops", "delete", "rayjob", "iris-train", "--wait=true")
+
+
+def application_status() -> str:
+    status = cluster.get("rayservice", "iris-api")["status"]["activeServiceStatus"]["applicationStatuses"]
+    return str(status["iris-api"]["status"])
+
+
+def pending_message() -> str:
+    pending = cluster.get("rayservice", "iris-api")["status"].get("pendingServiceStatus", {})
+    return json.dumps(pending.get("applicationStatuses", {}))
+
+
+def patch_config(text: str) -> None:
+    kubectl("-n", "mlops", "patch", "rayservice", "iris-api", "--type=merge", "-p", json.dumps({"spec": {"serveConfigV2": text}}))
+
+
+def roll_out(mark: str) -> None:
+    """New pods, as docs/operations.md says for those who use kubectl alone."""
+    cluster_spec = "/spec/rayClusterConfig"
+    annotation = "template/metadata/annotations/iris-api~1config-checksum"
+    operations = [
+        {"op": "replace", "path": f"{cluster_spec}/headGroupSpec/{annotation}", "value": mark},
+        {"op": "replace", "path": f"{cluster_spec}/workerGroupSpecs/0/{annotation}", "value": mark},
+    ]
+    kubectl("-n", "mlops", "patch", "rayservice", "iris-api", "--type=json", "-p", json.dumps(operations))
+
+
+def train_overlay(folder: Path, operations: list[dict]) -> Path:
+    document = {
+        "resources": [os.path.relpath(cluster.ROOT / "kuberay" / "train", folder)],
+        "patches": [{"target": {"kind": "RayJob"}, "patch": json.dumps(operations)}],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(document))
+    return folder
+
+
+def test_the_doctor_names_a_host_that_mlflow_refuses(trained: str) -> None:
+    program = "import urllib.request as r; r.urlopen(r.Request('http://127.0.0.1:5000/api/2.0/mlflow/experiments/get?experiment_id=0', headers={'Host': 'other:5000'}))"  # noqa: E501
+    out = kubectl("-n", "mlops", "exec", "deployment/mlflow-server", "--", "python", "-c", program, check=False)
+    assert "403" in out
+    assert "answers 403 to clients that call it other:5000" in make("k8s-doctor").output
+
+
+def test_the_doctor_names_a_bucket_without_its_overlay(trained: str) -> None:
+    before = cluster.get("secret", "iris-api-secrets")["data"]
+    bucket = base64.b64encode(b"gs://bucket/mlruns").decode()
+    try:
+        kubectl(
+            "-n",
+            "mlops",
+            "patch",
+            "secret",
+            "iris-api-secrets",
+            "--type=merge",
+            "-p",
+            json.dumps({"data": {"MLFLOW_TRACKING_URI": bucket}}),
+        )
+        assert "make k8s-deploy OVERLAY=gcs" in make("k8s-doctor").output
+    finally:
+        kubectl("-n", "mlops", "patch", "secret", "iris-api-secrets", "--type=merge", "-p", json.dumps({"data": before}))
+
+
+def test_the_doctor_names_a_claim_that_no_class_fulfils(trained: str) -> None:
+    claim = yaml.safe_load((cluster.ROOT / "kuberay" / "base" / "models-pvc.yaml").read_text())
+    claim["metadata"]["name"] = "no-class"
+    claim["spec"]["storageClassName"] = "no-such-class"
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(claim))
+    try:
+        until(lambda: "claim no-class" in make("k8s-doctor").output, seconds=60, every=1, what="the claim's fault")
+        assert "no-such-class" in make("k8s-doctor").output
+    finally:
+        kubectl("-n", "mlops", "delete", "pvc", "no-class")
+
+
+def test_the_doctor_names_a_version_of_ray_that_the_images_do_not_have(trained: str) -> None:
+    """On the finished RayJob: the operator leaves it alone."""
+    patch = json.dumps({"spec": {"rayClusterSpec": {"rayVersion": "2.40.0"}}})
+    if not cluster.get("rayjob", "iris-train"):
+        assert make("k8s-train", ARGS="--tolerance 1").code == 0
+    kubectl("-n", "mlops", "patch", "rayjob", "iris-train", "--type=merge", "-p", patch)
+    assert "rayVersion is 2.40.0, the images are built with Ray" in make("k8s-doctor").output
+
+
+def test_the_doctor_names_a_memory_limit_that_killed_a_container(trained: str) -> None:
+    limit = [
+        {
+            "op": "replace",
+            "path": "/spec/template/spec/containers/0/resources",
+            "value": {"limits": {"memory": "200Mi", "cpu": "1"}},
+        }
+    ]
+    kubectl("-n", "mlops", "patch", "deployment", "mlflow-server", "--type=json", "-p", json.dumps(limit))
+    try:
+        until(
+            lambda: "needed more memory than its limit" in make("k8s-doctor").output,
+            seconds=180,
+            every=2,
+            what="the killed container",
+        )
+        assert "its memory limit is 200 MiB" in make("k8s-doctor").output
+    finally:
+        kubectl("-n", "mlops", "rollout", "undo", "deployment/mlflow-server")
+        kubectl("-n", "mlops", "rollout", "status", "deployment/mlflow-server", "--timeout=180s")
+
+
+def test_the_doctor_names_a_pod_that_no_node_has_room_for(trained: str) -> None:
+    job = yaml.safe_load((cluster.ROOT / "kuberay" / "train" / "store-job.yaml").read_text())
+    job["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "500"
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(job))
+    try:
+        until(lambda: "no node can take it" in make("k8s-doctor").output, seconds=60, every=1, what="the pod's fault")
+    finally:
+        kubectl("-n", "mlops", "delete", "job", "iris-store")

@@ -1,0 +1,235 @@
+"""Monitoring on a real cluster: everything is scraped, every query has data, and faults arrive as alerts and resolve.
+
+Without Grafana, whose image a closed cluster may not have: its dashboards' queries are put to Prometheus.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+import yaml
+
+from kuberay.ctl.kube import Cluster
+from monitoring.ctl import reached
+from tests.support import cluster
+from tests.support.cluster import get, kubectl, load, make, request
+from tests.support.monitoring import Prometheus, queries, rules
+from tests.support.waiting import until
+
+JOBS = {
+    "ray-head",
+    "ray-worker",
+    "ray-autoscaler",
+    "ray-dashboard",
+    "haproxy",
+    "kube-state-metrics",
+    "kubelet",
+    "kubelet-containers",
+    "kuberay-operator",
+    "prometheus",
+    "alertmanager",
+}
+NOT_EVERYWHERE = {"Training jobs"}
+"""Panels that need the KubeRay operator's own metrics, which its manager tells only when it is asked to."""
+
+ROWS = [
+    {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2},
+    {"sepal_length": 6.0, "sepal_width": 2.9, "petal_length": 4.5, "petal_width": 1.5},
+    {"sepal_length": 6.5, "sepal_width": 3.0, "petal_length": 5.8, "petal_width": 2.2},
+    {"sepal_length": 19.0, "sepal_width": 3.0, "petal_length": 5.8, "petal_width": 2.2},
+]
+
+
+@pytest.fixture(scope="module")
+def prometheus(trained: str) -> Iterator[Prometheus]:
+    """The stack beside the trained system; its Prometheus through a port-forward."""
+    done = make("k8s-monitoring-deploy", MONITORING="no-grafana")
+    assert done.code == 0, done.output
+    try:
+        with reached(Cluster.from_environment(), "prometheus", 9090) as address:
+            yield Prometheus(address)
+    finally:
+        make("k8s-monitoring-delete", MONITORING="no-grafana")
+
+
+@contextmanager
+def mixed_load(key: str) -> Iterator[None]:
+    """Some twenty requests a second: right ones, odd ones, wrong ones, single and in batches."""
+    stopped = threading.Event()
+
+    def ask() -> None:
+        chance = random.Random(0)
+        while not stopped.wait(0.1):
+            kind = chance.random()
+            row: dict[str, Any] = chance.choice(ROWS)
+            with suppress(OSError):
+                if kind < 0.1:
+                    request("/predict/batch", key=key, row={"instances": ROWS})
+                elif kind < 0.2:
+                    request("/predict", key=key, row={"sepal_length": "long"})
+                else:
+                    request("/predict", key="wrong" if kind < 0.3 else key, row=row)
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join(30)
+
+
+def test_everything_is_scraped(prometheus: Prometheus) -> None:
+    def missing() -> list[str]:
+        targets = prometheus.targets()
+        down = [f"{target['scrapeUrl']}: {target['lastError']}" for target in targets if target["health"] != "up"]
+        return down + sorted(JOBS - {target["labels"]["job"] for target in targets})
+
+    until(lambda: not missing() or None, seconds=180, every=2, what=f"all targets ({missing()})")
+    assert "Watchdog" in prometheus.alerts()
+    status = make("k8s-monitoring-status")
+    assert status.code == 0, status.output
+
+
+def test_every_query_of_every_panel_and_every_rule_has_data_under_load(prometheus: Prometheus, key: str) -> None:
+    with mixed_load(key):
+        done = make("k8s-train")  # a second version: swaps, training pods, MLflow at work
+        assert done.code == 0, done.output
+
+        def empty() -> list[str]:
+            now = time.time()
+            found = []
+            for query in queries():
+                window = {"query": query.expression, "start": str(now - 900), "end": str(now), "step": "15"}
+                if query.panel not in NOT_EVERYWHERE and not prometheus.get("/api/v1/query_range", **window)["data"]["result"]:
+                    found.append(str(query))
+            return found + [rule["record"] for rule in rules("record") if not prometheus.query(rule["record"])]
+
+        last: list[str] = ["not asked yet"]
+
+        def all_have_data() -> bool:
+            last[:] = empty()
+            return not last
+
+        try:
+            until(all_have_data, seconds=300, every=10, what="data for every query")
+        except AssertionError:
+            pytest.fail(f"no data for {last}")
+    unwell = [
+        f"{rule['name']}: {rule.get('lastError')}"
+        for group in prometheus.get("/api/v1/rules")["data"]["groups"]
+        for rule in group["rules"]
+        if rule["health"] != "ok"
+    ]
+    assert unwell == []
+
+    def in_use() -> set[str]:
+        return {series["metric"]["version"] for series in prometheus.query("model_info == 1")}
+
+    until(lambda: in_use() == {"2"}, seconds=120, every=2, what="the second version, and it alone")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2400)
+def test_three_faults_arrive_at_the_receiver_and_resolve(
+    prometheus: Prometheus, key: str, record_property: Callable[..., None]
+) -> None:
+    began = time.monotonic()
+    arrived: dict[str, float] = {}
+    killing, stop = None, threading.Event()
+    try:
+        store("corrupt")
+        kubectl("-n", "mlops", "scale", "deployment/mlflow-server", "--replicas=0")
+        killing = threading.Thread(target=kill_replicas, args=(stop,), daemon=True)
+        killing.start()
+        for alert in ("ModelRefused", "MLflowDown", "ReplicaCrashLooping"):
+            until(lambda alert=alert: received(alert, "firing"), seconds=600, every=1, what=f"{alert} at the receiver")
+            arrived[alert] = time.monotonic() - began
+        assert request("/predict", key=key, row=ROWS[0]).status == 200
+    finally:
+        stop.set()
+        if killing is not None:
+            killing.join(60)
+        store("repair")
+        kubectl("-n", "mlops", "scale", "deployment/mlflow-server", "--replicas=1")
+    repaired = time.monotonic()
+    resolved = {}
+    for alert in ("ModelRefused", "MLflowDown", "ReplicaCrashLooping"):
+        until(lambda alert=alert: received(alert, "resolved"), seconds=1200, every=2, what=f"the end of {alert} at the receiver")
+        resolved[alert] = time.monotonic() - repaired
+    print("seconds to the receiver:", arrived, "seconds to resolved:", resolved)
+    record_property("seconds", {"arrived": arrived, "resolved": resolved})
+    severities = {line["alert"]: (line["receiver"], line["severity"]) for line in notifications()}
+    assert severities["ModelRefused"] == ("tickets", "warning")
+    assert severities["Watchdog"] == ("watchdog", "none")
+
+
+def test_removing_the_monitoring_does_not_touch_serving(prometheus: Prometheus, key: str) -> None:
+    with load(20, key=key) as record:
+        done = make("k8s-monitoring-delete", MONITORING="no-grafana")
+        assert done.code == 0, done.output
+        until(lambda: record.sent > 200, seconds=60, what="two hundred requests")
+    assert record.failures == []
+    assert get("deployment", "prometheus") == {}
+
+
+def notifications() -> list[dict[str, Any]]:
+    """What the alert log has received."""
+    lines = kubectl("-n", "mlops", "logs", "deployment/alert-log", "--tail=-1").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def received(alert: str, status: str) -> bool:
+    return any(line["alert"] == alert and line["status"] == status for line in notifications())
+
+
+def kill_replicas(stop: threading.Event) -> None:
+    """SIGKILL to a replica's process, one after another, until told to stop."""
+    program = (
+        "import os, pathlib, signal\n"
+        "for entry in pathlib.Path('/proc').iterdir():\n"
+        "    if entry.name.isdigit() and b'ServeReplica' in (entry / 'cmdline').read_bytes():\n"
+        "        os.kill(int(entry.name), signal.SIGKILL)\n"
+    )
+    while not stop.wait(10):
+        for pod in cluster.pods("app=iris-api,ray.io/node-type=worker")[:1]:
+            kubectl("-n", "mlops", "exec", pod["metadata"]["name"], "-c", "ray-worker", "--", "python", "-c", program, check=False)
+
+
+def store(action: str) -> None:
+    """Damage: a copy of the served bundle with one other byte, and the pointer on it. Repair: the pointer back."""
+    program = {
+        "corrupt": (
+            "import os, pathlib, shutil\n"
+            "os.chdir('/app/models'); old = pathlib.Path(os.readlink('current'))\n"
+            "new = old.with_name('999-' + old.name.partition('-')[2]); shutil.copytree(old, new)\n"
+            "model = next(new.glob('model.*')); data = bytearray(model.read_bytes()); data[-1] ^= 1\n"
+            "model.chmod(0o644); model.write_bytes(data)\n"
+            "pathlib.Path('before').write_text(str(old)); os.symlink(new, 'aside'); os.replace('aside', 'current')\n"
+        ),
+        "repair": (
+            "import os, pathlib, shutil\n"
+            "os.chdir('/app/models'); before = pathlib.Path('before')\n"
+            "if before.exists():\n"
+            "    bad = pathlib.Path(os.readlink('current'))\n"
+            "    os.symlink(before.read_text(), 'aside'); os.replace('aside', 'current'); before.unlink()\n"
+            "    shutil.rmtree(bad, ignore_errors=True)\n"
+        ),
+    }[action]
+    text = (cluster.ROOT / "kuberay" / "train" / "store-job.yaml").read_text()
+    job = yaml.safe_load(text)
+    job["metadata"]["name"] = f"iris-store-{action}"
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    container["command"], container["args"] = ["python", "-c"], [program]
+    kubectl("-n", "mlops", "delete", "job", job["metadata"]["name"], "--ignore-not-found", "--wait=true")
+    kubectl("apply", "-f", "-", text=json.dumps(job))
+    kubectl("-n", "mlops", "wait", "--for=condition=complete", f"job/{job['metadata']['name']}", "--timeout=120s")

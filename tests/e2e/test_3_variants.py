@@ -1,0 +1,144 @@
+"""Each overlay is deployed on an empty namespace and does what its first line promises."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support import cluster
+from tests.support.cluster import ROW, kubectl, load, make, request
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+
+
+@contextlib.contextmanager
+def variant(name: str, secret: Path) -> Iterator[str]:
+    """One overlay on an empty namespace; gives the API key."""
+    assert make("k8s-clean").code == 0
+    done = make("k8s-deploy", OVERLAY=name, K8S_SECRET=str(secret))
+    assert done.code == 0, done.output
+    try:
+        yield cluster.api_key()
+    finally:
+        assert make("k8s-clean").code == 0
+
+
+def predicts(key: str) -> None:
+    reply = request("/predict", key=key, row=ROW)
+    assert (reply.status, json.loads(reply.body)["prediction"]) == (200, "setosa")
+
+
+def test_models_live_in_a_bucket(secret_file: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(secret_file.read_text())
+    document["stringData"]["MLFLOW_TRACKING_URI"] = "gs://iris-models/mlruns"
+    secret = tmp_path / "secret.yaml"
+    secret.write_text(yaml.safe_dump(document))
+    with variant("gcs-emulator", secret) as key:
+        for version in ("1", "2"):
+            done = make("k8s-train", TRAIN="kuberay/overlays/gcs/train")
+            assert done.code == 0, done.output
+            assert f"every replica answers with version {version}" in done.output
+        predicts(key)
+        program = (
+            "import json, urllib.request;"
+            "found = json.load(urllib.request.urlopen('http://fake-gcs:4443/storage/v1/b/iris-models/o?prefix=mlruns/'));"
+            "print(sum(one['name'].endswith('model.onnx') for one in found['items']))"
+        )
+        out = kubectl("-n", "mlops", "exec", "deployment/mlflow-server", "-c", "mlflow", "--", "python", "-c", program)
+        assert int(out.split()[0]) >= 2
+        client = "import mlflow; mlflow.MlflowClient('http://localhost:5000')"
+        program = f"{client}.set_registered_model_alias('IrisClassifier', 'champion', '1')"
+        kubectl("-n", "mlops", "exec", "deployment/mlflow-server", "-c", "mlflow", "--", "python", "-c", program)
+        until(
+            lambda: {request("/model/info", key=key).version for _ in range(10)} == {"1"},
+            seconds=90,
+            every=1,
+            what="the first version",
+        )
+        assert "MLflow's alias decides" in make("k8s-rollback").output
+
+
+def test_the_loss_of_the_head_is_not_felt_with_redis(secret_file: Path) -> None:
+    with variant("ha-redis", secret_file) as key:
+        assert make("k8s-train").code == 0
+        (head,) = cluster.pods("app=iris-api,component=head")
+        workers = {pod["metadata"]["uid"] for pod in cluster.pods("app=iris-api,component=worker")}
+        with load(50, key=key) as record:
+            kubectl("-n", "mlops", "delete", "pod", head["metadata"]["name"], "--grace-period=0", "--force")
+            until(lambda: new_head(head["metadata"]["uid"]), seconds=240, every=1, what="a new head")
+        assert record.failures == []
+        assert {pod["metadata"]["uid"] for pod in cluster.pods("app=iris-api,component=worker")} == workers
+
+
+def new_head(old: str) -> bool:
+    heads = [pod for pod in cluster.pods("app=iris-api,component=head") if pod["metadata"]["uid"] != old]
+    return any(
+        item["type"] == "Ready" and item["status"] == "True" for pod in heads for item in pod["status"].get("conditions", [])
+    )
+
+
+def test_a_search_uses_workers_of_its_own(secret_file: Path) -> None:
+    with variant("mlflow", secret_file) as key:
+        done = make("k8s-train", TRAIN="search")
+        assert done.code == 0, done.output
+        assert "every replica answers with version 1" in done.output
+        predicts(key)
+
+
+def test_the_schedule_creates_training_jobs_and_may_do_nothing_else(secret_file: Path) -> None:
+    with variant("schedule", secret_file) as key:
+        kubectl("-n", "mlops", "create", "job", "by-hand", "--from=cronjob/iris-train-schedule")
+        until(lambda: job_status("by-hand") == "SUCCEEDED", seconds=300, every=1, what="the scheduled training")
+        until(lambda: request("/predict", key=key, row=ROW).status == 200, seconds=30, what="a prediction")
+        account = "system:serviceaccount:mlops:iris-train-schedule"
+        allowed = kubectl("-n", "mlops", "auth", "can-i", "--list", f"--as={account}", "--no-headers")
+        assert [line.split()[0] for line in allowed.splitlines() if "ray.io" in line] == ["rayjobs.ray.io"]
+        assert kubectl("-n", "mlops", "auth", "can-i", "get", "secrets", f"--as={account}", check=False).split()[0] == "no"
+        kubectl("-n", "mlops", "delete", "job", "by-hand")
+        until(lambda: cluster.get("rayjob", "by-hand") == {}, seconds=120, every=1, what="the end of the RayJob with its Job")
+
+
+def job_status(name: str) -> str:
+    return str(cluster.get("rayjob", name).get("status", {}).get("jobStatus", ""))
+
+
+def test_a_laptop_runs_it_in_one_worker(secret_file: Path) -> None:
+    with variant("laptop", secret_file) as key:
+        assert make("k8s-train").code == 0
+        predicts(key)
+        assert len(cluster.pods("app=iris-api,component=worker")) == 1
+
+
+def test_models_trained_on_the_node_are_served_from_its_folder(secret_file: Path, tmp_path: Path) -> None:
+    if not node_is_here():
+        pytest.skip("NOT TESTED: the cluster's node is another machine, so its folder cannot be filled from here")
+    models = Path("/var/tmp/iris-api-e2e-models")
+    subprocess.run([sys.executable, "-m", "training", "--no-tracking", "--model-dir", str(models)], cwd=cluster.ROOT, check=True)
+    volume = [{"op": "replace", "path": "/spec/hostPath/path", "value": str(models)}]
+    document = {
+        "resources": [os.path.relpath(cluster.ROOT / "kuberay" / "overlays" / "hostpath", tmp_path)],
+        "patches": [{"target": {"kind": "PersistentVolume"}, "patch": json.dumps(volume)}],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(document))
+    with variant(str(tmp_path), secret_file) as key:
+        predicts(key)
+    assert (models / "current").exists()
+
+
+def node_is_here() -> bool:
+    addresses = json.loads(kubectl("get", "nodes", "-o", "json"))["items"][0]["status"]["addresses"]
+    for address in addresses:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((address["address"], 0))
+            return True
+    return False

@@ -1,0 +1,31 @@
+"""What the operations pages name is there."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.manifests.shipped import KUBERAY, ROOT
+
+PAGES = ("docs/operations.md", "docs/troubleshooting.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_target_and_file_that_a_page_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    targets = set(
+        re.findall(r"^([a-z0-9-]+):(?!=)", (KUBERAY / "k8s.mk").read_text() + (ROOT / "Makefile").read_text(), re.MULTILINE)
+    )
+    named = {one or other for one, other in re.findall(r"`make ([a-z][a-z0-9-]*)|^make ([a-z][a-z0-9-]*)", text, re.MULTILINE)}
+    assert named <= targets, named - targets
+    for path in re.findall(r"kuberay/[\w./-]+", text):
+        if path != "kuberay/base/secret.yaml":
+            assert (ROOT / path.rstrip(".")).exists(), path
+
+
+def test_the_page_lists_every_variant_and_no_other() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \|", text[text.index("## Variants") : text.index("## Storage")], re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+    assert listed == {path.parent.name for path in (KUBERAY / "overlays").glob("*/kustomization.yaml")}

@@ -1,0 +1,242 @@
+"""What can be known about the YAML without a cluster."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from tests.manifests.shipped import (
+    KUBERAY,
+    ROOT,
+    Json,
+    all_pod_templates,
+    documents,
+    files,
+    kustomizations,
+    locked,
+    one,
+    pod_templates,
+)
+
+IMAGES = {"iris-api:latest", "iris-train:latest"}
+OTHERS = {"redis:7", "fsouza/fake-gcs-server:1.52.3"}
+"""Images of neighbours that an overlay brings along."""
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(KUBERAY)))
+def test_every_file_is_yaml_and_says_why_it_exists_or_is_short(path) -> None:
+    text = path.read_text()
+    assert list(yaml.safe_load_all(text))
+    assert text.startswith("#") or len(text.splitlines()) <= 15
+
+
+@pytest.mark.parametrize("folder", kustomizations(), ids=lambda path: str(path.relative_to(KUBERAY)))
+def test_kustomize_builds_every_variant_without_a_warning(folder) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("NOT TESTED: kubectl is not installed, so no kustomization was built")
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    built = list(yaml.safe_load_all(done.stdout))
+    names = [(document["kind"], document["metadata"]["name"]) for document in built]
+    assert len(names) == len(set(names))
+    for document in built:
+        check_security(document)
+
+
+@pytest.mark.parametrize(("file", "document"), documents(), ids=lambda value: value if isinstance(value, str) else value["kind"])
+def test_every_object_belongs_to_the_product_and_to_its_namespace(file: str, document: Json) -> None:
+    cluster_wide = {"Namespace", "PersistentVolume", "Cluster"}
+    if document["kind"] == "Cluster":  # the description of a kind cluster
+        return
+    assert document["metadata"]["labels"]["app.kubernetes.io/part-of"] == "iris-api", file
+    if document["kind"] not in cluster_wide:
+        assert document["metadata"]["namespace"] == "mlops", file
+
+
+def test_the_namespace_enforces_the_restricted_standard() -> None:
+    labels = one("Namespace", "mlops")["metadata"]["labels"]
+    assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")} == {"restricted"}
+
+
+@pytest.mark.parametrize(("where", "template"), all_pod_templates(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_pod_runs_without_privileges_on_a_read_only_root(where: str, template: Json) -> None:
+    spec = template["spec"]
+    security = spec["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"] + spec.get("initContainers", []):
+        own = container["securityContext"]
+        assert own["allowPrivilegeEscalation"] is False, where
+        assert own["readOnlyRootFilesystem"] is True, where
+        assert own["capabilities"] == {"drop": ["ALL"]}, where
+        if container["image"] in IMAGES:
+            assert security["runAsUser"] == security["runAsGroup"] == security["fsGroup"] == 10001
+            assert any(mount["mountPath"] == "/tmp" for mount in container["volumeMounts"]), f"{where} cannot write to /tmp"
+
+
+@pytest.mark.parametrize(("where", "template"), all_pod_templates(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_container_says_what_it_needs_and_how_it_is_seen_to_live(where: str, template: Json) -> None:
+    for container in template["spec"]["containers"]:
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}, where
+        assert "memory" in container["resources"]["limits"], where
+        assert container["image"] in IMAGES | OTHERS, where
+        assert container.get("imagePullPolicy") == "IfNotPresent", where
+        for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+            assert set(container.get(probe, {"httpGet": {}})) & {"httpGet", "tcpSocket", "exec"}, where
+        for probe in ("livenessProbe", "readinessProbe"):
+            if template["metadata"]["labels"]["app"] in ("iris-api", "iris-train", "mlflow-server"):
+                assert "httpGet" in container[probe], f"{where}: no wget or curl is in the image"
+
+
+def test_labels_that_the_operator_sets_are_left_to_it() -> None:
+    """A pod that carries app.kubernetes.io/name is not selected by the head Service that the operator makes."""
+    for where, template in all_pod_templates():
+        assert not {"app.kubernetes.io/name", "app.kubernetes.io/created-by"} & set(template["metadata"]["labels"]), where
+
+
+def test_ray_is_the_same_version_everywhere() -> None:
+    versions = {
+        document["spec"][key]["rayVersion"]
+        for document in ray_objects()
+        for key in ("rayClusterConfig", "rayClusterSpec")
+        if key in document["spec"]
+    }
+    assert versions == {locked("ray")} == {locked("ray", "train")}
+
+
+def test_the_flags_of_ray_serve_are_those_of_serve_env_on_head_and_workers() -> None:
+    lines = (ROOT / "serve_app" / "serve.env").read_text().splitlines()
+    expected = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert one("ConfigMap", "iris-api-serve-flags")["data"] == expected
+    for _, template in pod_templates(one("RayService", "iris-api")):
+        assert {"configMapRef": {"name": "iris-api-serve-flags"}} in template["spec"]["containers"][0]["envFrom"]
+
+
+def test_config_and_secret_keep_the_names_that_users_know() -> None:
+    config = one("ConfigMap", "iris-api-config")["data"]
+    assert config["ENVIRONMENT"] == "production"
+    assert config["MODEL_DIR"] == "/app/models"
+    assert {"LOG_LEVEL", "CORS_ORIGINS"} <= set(config)
+    assert set(one("Secret", "iris-api-secrets")["stringData"]) == {"API_KEY", "MLFLOW_TRACKING_URI"}
+
+
+def test_a_change_of_the_config_can_reach_head_and_workers() -> None:
+    for where, template in pod_templates(one("RayService", "iris-api")):
+        assert template["metadata"]["annotations"]["iris-api/config-checksum"] == "unset", where
+
+
+def test_the_example_secret_is_no_real_one_and_git_ignores_the_real_one() -> None:
+    assert one("Secret", "iris-api-secrets")["stringData"]["API_KEY"].startswith("replace-me")
+    done = subprocess.run(["git", "check-ignore", "-q", "kuberay/base/secret.yaml"], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
+def test_the_service_keeps_its_node_port_and_the_name_the_operator_looks_for() -> None:
+    service = one("RayService", "iris-api")["spec"]["serveService"]
+    assert service["metadata"]["name"] == "iris-api-service"
+    assert service["spec"]["type"] == "NodePort"
+    assert service["spec"]["ports"] == [{"name": "serve", "port": 8000, "targetPort": 8000, "nodePort": 30080}]
+    assert "selector" not in service["spec"], "a selector of our own loses requests in an upgrade"
+
+
+def test_requests_in_flight_end_before_a_pod_is_killed() -> None:
+    for where, template in pod_templates(one("RayService", "iris-api")):
+        env = {entry["name"]: entry["value"] for entry in template["spec"]["containers"][0]["env"]}
+        drain = int(env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert drain + 10 <= template["spec"]["terminationGracePeriodSeconds"], where
+
+
+def test_the_disruption_budget_counts_workers_and_is_a_number() -> None:
+    budget = one("PodDisruptionBudget", "iris-api")["spec"]
+    assert isinstance(budget["minAvailable"], int)
+    worker = one("RayService", "iris-api")["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    labels = worker["template"]["metadata"]["labels"]
+    assert budget["selector"]["matchLabels"].items() <= labels.items()
+    assert budget["minAvailable"] < worker["minReplicas"]
+
+
+def test_the_store_is_written_by_training_and_only_read_by_the_api() -> None:
+    for where, template in pod_templates(one("RayService", "iris-api")):
+        mounts = [m for c in template["spec"]["containers"] for m in c["volumeMounts"] if m["name"] == "models"]
+        assert [(m["mountPath"], m.get("readOnly")) for m in mounts] == [("/app/models", True)], where
+    ((_, template),) = pod_templates(one("RayJob", "iris-train"))
+    mounts = [m for m in template["spec"]["containers"][0]["volumeMounts"] if m["name"] == "models"]
+    assert [(m["mountPath"], m.get("readOnly", False)) for m in mounts] == [("/app/models", False)]
+
+
+def test_mlflow_lets_in_every_name_under_which_its_service_is_known() -> None:
+    container = one("Deployment", "mlflow-server")["spec"]["template"]["spec"]["containers"][0]
+    (hosts,) = [arg.partition("=")[2].split(",") for arg in container["args"] if arg.startswith("--allowed-hosts=")]
+    short = "mlflow-server-service"
+    assert {f"{name}:5000" for name in (short, f"{short}.mlops", f"{short}.mlops.svc", f"{short}.mlops.svc.cluster.local")} <= set(
+        hosts
+    )
+    assert "*" not in hosts
+    service = one("Service", "mlflow-server-service")["spec"]
+    labels = one("Deployment", "mlflow-server")["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    assert [port["port"] for port in service["ports"]] == [5000]
+
+
+def test_every_job_ends_by_itself_and_is_cleaned_up() -> None:
+    job = one("RayJob", "iris-train")["spec"]
+    assert job["submissionMode"] == "HTTPMode"
+    assert job["shutdownAfterJobFinishes"] is True
+    assert job["ttlSecondsAfterFinished"] > 0
+    assert job["activeDeadlineSeconds"] > 0
+    assert job["backoffLimit"] >= 1
+    store = one("Job", "iris-store")["spec"]
+    assert store["ttlSecondsAfterFinished"] > 0
+    assert store["activeDeadlineSeconds"] > 0
+
+
+def test_every_make_target_that_users_know_is_there() -> None:
+    text = (KUBERAY / "k8s.mk").read_text()
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", text, re.MULTILINE))
+    assert targets >= {
+        "build",
+        "k8s-setup",
+        "k8s-setup-kind",
+        "k8s-deploy",
+        "k8s-deploy-mlflow",
+        "k8s-train",
+        "k8s-status",
+        "k8s-logs",
+    }
+    assert targets >= {"k8s-port-forward", "k8s-mlflow-ui", "k8s-test", "k8s-models", "k8s-promote", "k8s-rollback", "k8s-delete"}
+    assert targets >= {"k8s-clean", "k8s-doctor"}
+
+
+def ray_objects() -> list[Json]:
+    return [document for _, document in documents() if document["kind"] in ("RayService", "RayJob", "RayCluster")]
+
+
+def check_security(document: Json) -> None:
+    for where, template in pod_templates(document):
+        for container in template["spec"]["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, where
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, where
+        assert template["spec"]["securityContext"]["runAsNonRoot"] is True, where
+        assert not [volume for volume in template["spec"].get("volumes", []) if "hostPath" in volume], where
+
+
+def test_the_scheduled_job_is_the_same_as_the_one_by_hand() -> None:
+    scheduled = yaml.safe_load(one("ConfigMap", "iris-train-schedule")["data"]["rayjob.yaml"])
+    assert scheduled == one("RayJob", "iris-train")
+
+
+def test_the_schedule_may_create_training_jobs_and_nothing_else() -> None:
+    assert one("Role", "iris-train-schedule")["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create"]}]
+
+
+def test_the_ingress_routes_the_api_and_nothing_of_ray() -> None:
+    (rule,) = one("Ingress", "iris-api")["spec"]["rules"]
+    paths = {(path["path"], path["pathType"]) for path in rule["http"]["paths"]}
+    assert ("/", "Prefix") not in paths
+    assert not [path for path, _ in paths if path.startswith("/-") or path == "/metrics"]
+    assert {path["backend"]["service"]["name"] for path in rule["http"]["paths"]} == {"iris-api-service"}
