@@ -1,0 +1,171 @@
+"""`python3 -m monitoring.ctl COMMAND`: what the make targets k8s-monitoring-* call. Where to: K8S_NS, KUBECONFIG, KUBECTL."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import re
+import secrets
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kuberay.ctl.kube import Cluster, Stop, containers, field, say
+from kuberay.ctl.manifests import build
+
+HERE = Path(__file__).resolve().parent
+PART_OF = "app.kubernetes.io/part-of=iris-api-monitoring"
+ADMIN = "grafana-admin"
+FORWARDS = {"grafana": 3000, "prometheus": 9090, "alertmanager": 9093}
+
+
+def deploy(cluster: Cluster, folder: str, seconds: int) -> None:
+    """Apply the stack and wait for its Deployments."""
+    documents = build(cluster, _folder(folder))
+    if cluster.get("namespace", cluster.namespace, namespaced=False) is None:
+        raise Stop(f"the namespace {cluster.namespace} does not exist: make k8s-deploy comes first")
+    if any(f"secretName: {ADMIN}" in text for text in documents):
+        _password(cluster)
+    cluster.run("apply", "--server-side", "--force-conflicts", "-f", "-", text="---\n".join(documents))
+    for name in sorted(str(item["metadata"]["name"]) for item in cluster.items("deployments", PART_OF)):
+        say(f"waiting for {name} …")
+        try:
+            cluster.run("rollout", "status", f"deployment/{name}", f"--timeout={seconds}s")
+        except Stop as stop:
+            raise Stop(f"{name} does not get ready ({stop}): make k8s-monitoring-status tells why") from None
+    say("monitoring runs: make k8s-monitoring-port-forward")
+
+
+def delete(cluster: Cluster, folder: str) -> None:
+    """Remove the stack; the volume of monitoring/components/storage and Grafana's password stay."""
+    documents = [text for text in build(cluster, _folder(folder)) if "kind: PersistentVolumeClaim" not in text]
+    cluster.run("delete", "--ignore-not-found", "--wait=true", "-f", "-", text="---\n".join(documents))
+    say("monitoring is removed; serving was not touched")
+
+
+def status(cluster: Cluster) -> None:
+    """What runs, which targets do not answer, and which alerts fire."""
+    pods = cluster.pods(PART_OF)
+    if not pods:
+        raise Stop("monitoring is not deployed: make k8s-monitoring-deploy")
+    for pod in pods:
+        ready = all(status.get("ready") for status in field(pod, "status.containerStatuses", []))
+        waiting = [str(field(status, "state.waiting.reason", "")) for status in containers(pod)]
+        say(f"{pod['metadata']['name']:44} {'ready' if ready else ' '.join(filter(None, waiting)) or field(pod, 'status.phase')}")
+    with reached(cluster, "prometheus", 9090) as address:
+        targets = ask(address, "api/v1/targets?state=active")["data"]["activeTargets"]
+    down = [target for target in targets if target["health"] != "up"]
+    say(f"targets: {len(targets) - len(down)} of {len(targets)} answer")
+    for target in down:
+        say(f"  {target['labels']['job']} {target['scrapeUrl']}: {target['lastError']}")
+    with reached(cluster, "alertmanager", 9093) as address:
+        alerts = [alert for alert in ask(address, "api/v2/alerts") if alert["labels"]["alertname"] != "Watchdog"]
+    say(f"alerts: {len(alerts) or 'none'}")
+    for alert in alerts:
+        say(f"  {alert['labels'].get('severity', ''):9} {alert['annotations'].get('summary', alert['labels']['alertname'])}")
+
+
+def logs(cluster: Cluster, name: str) -> None:
+    cluster.become("logs", f"deployment/{name}", "--tail=100", "--all-containers")
+
+
+def forward(cluster: Cluster) -> None:
+    """Grafana, Prometheus and Alertmanager on this machine until Ctrl-C."""
+    names = {str(item["metadata"]["name"]) for item in cluster.items("services", PART_OF)}
+    running = []
+    for name, port in FORWARDS.items():
+        if name in names:
+            running.append(cluster.stream("port-forward", f"service/{name}", f"{port}:{port}", "--address=127.0.0.1"))
+            say(f"{name}: http://127.0.0.1:{port}")
+    if not running:
+        raise Stop("monitoring is not deployed: make k8s-monitoring-deploy")
+    secret = cluster.get("secret", ADMIN)
+    if secret is not None and "grafana" in names:
+        password = base64.b64decode(field(secret, "data.password", "")).decode()
+        say(f"Grafana: user admin, password {password}  (Ctrl-C ends)")
+    try:
+        for process in running:
+            process.wait()
+    finally:
+        for process in running:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def reached(cluster: Cluster, service: str, port: int) -> Iterator[str]:
+    """The address of a Service on this machine for as long as the block lasts: nothing has to be opened for it."""
+    process = cluster.stream("port-forward", f"service/{service}", f":{port}")
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"127\.0\.0\.1:\d+", line)
+        if found is None:
+            raise Stop(f"{service} cannot be reached: {line.strip() or 'kubectl port-forward ended'}")
+        yield f"http://{found.group()}"
+    finally:
+        process.terminate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def ask(address: str, path: str) -> Any:
+    try:
+        with urllib.request.urlopen(f"{address}/{path}", timeout=20) as reply:  # noqa: S310  always http to 127.0.0.1
+            return json.load(reply)
+    except OSError as error:
+        raise Stop(f"{path} does not answer ({error})") from None
+
+
+def _folder(name: str) -> Path:
+    for folder in (HERE / name, HERE / "overlays" / name, Path(name)):
+        if (folder / "kustomization.yaml").is_file():
+            return folder
+    raise Stop(f"there is no variant '{name}' of the monitoring: base, no-grafana, storage, or a folder with a kustomization.yaml")
+
+
+def _password(cluster: Cluster) -> None:
+    """A random password for Grafana's admin, once."""
+    if cluster.get("secret", ADMIN) is None:
+        cluster.run("create", "secret", "generic", ADMIN, f"--from-literal=password={secrets.token_urlsafe(24)}")
+        say(f"made the Secret {ADMIN} with a random password")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m monitoring.ctl", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in ("deploy", "delete"):
+        commands.add_parser(name).add_argument("folder")
+    commands.choices["deploy"].add_argument("--timeout", type=int, default=300)
+    for name in ("status", "port-forward"):
+        commands.add_parser(name)
+    commands.add_parser("logs").add_argument("what")
+    chosen = parser.parse_args()
+    cluster = Cluster.from_environment()
+    try:
+        match chosen.command:
+            case "deploy":
+                deploy(cluster, chosen.folder, chosen.timeout)
+            case "delete":
+                delete(cluster, chosen.folder)
+            case "status":
+                status(cluster)
+            case "logs":
+                logs(cluster, chosen.what)
+            case "port-forward":
+                forward(cluster)
+    except Stop as stop:
+        sys.stderr.write(f"error: {stop}\n")
+        return 1
+    except (KeyboardInterrupt, subprocess.SubprocessError):
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""A Grafana is not at hand: the dashboards are read with Grafana's own published schema, and every query with promtool."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from monitoring import dashboards
+from tests.monitoring.tools import run
+from tests.support.monitoring import BASE, DASHBOARDS, panels, queries
+
+LOADED = {file.stem: json.loads(file.read_text()) for file in DASHBOARDS}
+each = pytest.mark.parametrize("document", LOADED.values(), ids=LOADED)
+
+# Settings of the Prometheus data source for annotations, which the schema leaves open.
+ANNOTATION_KEYS = {"step", "titleFormat", "textFormat", "tagKeys"}
+
+
+def test_the_files_are_what_the_program_writes() -> None:
+    assert {file.name: file.read_text() for file in DASHBOARDS} == dashboards.files(), "run `make dashboards`"
+
+
+def test_every_file_is_shipped_under_a_name_and_an_id_of_its_own() -> None:
+    generators = {entry["name"]: entry for entry in yaml.safe_load((BASE / "kustomization.yaml").read_text())["configMapGenerator"]}
+    shipped = {Path(name).name for name in generators["grafana-dashboards"]["files"]}
+    assert shipped == {file.name for file in DASHBOARDS}
+    for key in ("uid", "title"):
+        assert len({document[key] for document in LOADED.values()}) == len(LOADED)
+    assert sum(file.stat().st_size for file in DASHBOARDS) < 900_000  # a ConfigMap holds a megabyte
+
+
+@each
+def test_grafanas_schema_knows_every_setting(document: dict) -> None:
+    register_default_plugins()
+    again = json.loads(JSONEncoder().encode(Dashboard.from_json(document)))
+    assert [path for path in lost(document, again) if path.rpartition(".")[2] not in ANNOTATION_KEYS] == []
+
+
+def lost(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
+    """Paths of what is in `wanted` and not, or not so, in `found`."""
+    if isinstance(wanted, dict):
+        for key, value in wanted.items():
+            if not isinstance(found, dict) or key not in found:
+                yield f"{path}.{key}"
+            else:
+                yield from lost(value, found[key], f"{path}.{key}")
+    elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        for index, value in enumerate(wanted):
+            yield from lost(value, found[index], f"{path}[{index}]")
+    elif wanted != found:
+        yield path
+
+
+@each
+def test_panels_have_a_title_a_meaning_a_unit_and_a_place_of_their_own(document: dict) -> None:
+    assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
+    taken: set[tuple[int, int]] = set()
+    for panel in document["panels"]:
+        place = panel["gridPos"]
+        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        assert place["x"] + place["w"] <= 24
+        assert not cells & taken, f"{panel['title']} lies over another panel"
+        taken |= cells
+    titles = [panel["title"] for panel in panels(document)]
+    assert len(set(titles)) == len(titles)
+    for panel in panels(document):
+        assert panel["description"].endswith(".")
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert {target["refId"] for target in panel["targets"]}
+
+
+@each
+def test_every_variable_is_used_and_every_used_one_is_there(document: dict) -> None:
+    there = {variable["name"] for variable in document["templating"]["list"]}
+    text = json.dumps([document["panels"], document["annotations"]])
+    used = set(re.findall(r"\$\{?(\w+)", text)) - {"__rate_interval"}
+    assert used == there
+
+
+@each
+def test_no_data_source_is_fixed_and_rates_follow_the_zoom(document: dict) -> None:
+    assert all(target["datasource"]["uid"] == "${datasource}" for panel in panels(document) for target in panel["targets"])
+    for panel in panels(document):
+        for target in panel["targets"]:
+            assert not re.search(r"rate\([^)]*\[\d", target["expr"]), f"{panel['title']} has a fixed rate interval"
+
+
+def test_promtool_reads_every_query(tmp_path: Path) -> None:
+    found = [{"record": f"query:{index}", "expr": query.expression} for index, query in enumerate(queries())]
+    assert len(found) > 50
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": found}]}))
+    run("promtool", "check", "rules", "--lint=none", str(file))
+
+
+def test_grafana_is_closed_and_reads_only_what_is_shipped() -> None:
+    text = (BASE / "grafana" / "grafana.ini").read_text()
+    assert "admin_password" not in text
+    for line in ("allow_sign_up = false", "enabled = false", "reporting_enabled = false", "allow_embedding = false"):
+        assert line in text
+    manifests = list(yaml.safe_load_all((BASE / "grafana.yaml").read_text()))
+    (container,) = manifests[0]["spec"]["template"]["spec"]["containers"]
+    names = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert names["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/etc/grafana/secret/password"
+    source = yaml.safe_load((BASE / "grafana" / "datasources.yaml").read_text())["datasources"][0]
+    assert source["url"] == "http://prometheus:9090"
+    assert not source["editable"]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from monitoring import operator_rules
+from tests.monitoring.tools import run
+from tests.support.monitoring import BASE, ROOT, RULES, rules
+
+TESTS = sorted((ROOT / "monitoring" / "tests").glob("*.test.yaml"))
+ALERTS = rules("alert")
+NAMES = [rule["alert"] for rule in ALERTS]
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+
+
+def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
+    run("promtool", "check", "rules", "--lint=all", "--lint-fatal", *map(str, RULES))
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.name)
+def test_alerts_fire_when_they_should_and_only_then(file: Path) -> None:
+    run("promtool", "test", "rules", str(file))
+
+
+@pytest.mark.parametrize("alert", NAMES)
+def test_each_alert_is_shown_firing_silent_and_with_a_series_that_flaps_or_is_missing(alert: str) -> None:
+    cases = {test["name"]: test for file in TESTS for test in yaml.safe_load(file.read_text())["tests"]}
+    mine = {name: test for name, test in cases.items() if re.match(rf"{alert}\b", name)}
+
+    def expected(test: dict) -> list[list]:
+        return [case["exp_alerts"] for case in test["alert_rule_test"] if case["alertname"] == alert]
+
+    assert any(any(found) for test in mine.values() for found in [expected(test)]), "no case fires"
+    if alert == "Watchdog":
+        return  # it is never silent
+    assert any(" is silent " in name and not any(expected(test)) for name, test in mine.items()), "no case is silent"
+    assert any(name.startswith(f"{alert}, ") for name in mine), "no case for a flapping or missing series"
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_each_alert_says_how_bad_it_is_what_happened_and_what_to_do(rule: dict) -> None:
+    assert rule["labels"]["severity"] in {"critical", "warning", "none"}
+    assert rule["labels"]["component"] in {"serving", "model", "training", "ray", "kubernetes", "monitoring"}
+    summary = rule["annotations"]["summary"]
+    assert summary.endswith((".", ")."))
+    assert re.search(r"\{\{|minutes|Prometheus|good enough", summary), "a summary names a value, a thing, or a time"
+    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+@pytest.mark.parametrize("alert", NAMES)
+def test_each_alert_has_a_section_in_the_runbook(alert: str) -> None:
+    section = re.search(rf"^## {alert}\n(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert section is not None, f"docs/runbook.md has no section {alert}"
+    for part in ("Meaning", "Impact", "Check", "Fix", "Silence when"):
+        assert f"**{part}" in section.group(1), f"{alert}: nothing is said under {part}"
+
+
+def test_the_runbook_has_no_section_for_an_alert_that_is_gone() -> None:
+    assert set(re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE)) == set(NAMES)
+
+
+def test_the_operator_gets_the_same_rules() -> None:
+    assert operator_rules.FILE.read_text() == operator_rules.text(), "run `make dashboards`"
+
+
+def test_the_pod_monitors_keep_and_rename_as_the_configuration_does() -> None:
+    scraped = {
+        job["job_name"]: job for job in yaml.safe_load((BASE / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
+    }
+    file = ROOT / "monitoring" / "components" / "operator" / "pod-monitors.yaml"
+    for monitor in yaml.safe_load_all(file.read_text()):
+        endpoint = monitor["spec"]["podMetricsEndpoints"][0]
+        plain = [{_snake(key): value for key, value in rule.items()} for rule in endpoint["metricRelabelings"]]
+        assert plain == scraped[monitor["metadata"]["name"]]["metric_relabel_configs"]
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"[A-Z]", lambda found: f"_{found.group().lower()}", name)
