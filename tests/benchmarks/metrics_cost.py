@@ -1,0 +1,89 @@
+"""What counting costs: microseconds per single-row prediction with the accounts on and off, and milliseconds per export.
+
+    python -m tests.benchmarks.metrics_cost
+
+Both ways answer the same requests in turn, in one thread, without network; the best round of each counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pandas as pd
+
+from serve_app.api.app import create_app
+from serve_app.api.security import Gate
+from serve_app.core.accounts import Accounts
+from serve_app.core.slot import Slot
+from serve_app.core.store import Store
+from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
+from training.reference import reference
+
+REQUESTS = 8192
+ROUNDS = 15
+BODY = orjson.dumps(A_FLOWER)
+
+
+class Silent(Accounts):
+    """Accounts that count nothing."""
+
+    def answered(self, *_: Any) -> None: ...
+
+    def predicted(self, *_: Any) -> None: ...
+
+
+def gate(folder: Path, *, counts: bool) -> tuple[Gate, Accounts]:
+    slot = Slot(Store(folder))
+    slot.refresh()
+    found: Gate = create_app(slot).state.gate
+    accounts = (Accounts if counts else Silent)(slot, folder)
+    accounts.look_around()
+    found._accounts = found._answers.accounts = accounts
+    return found, accounts
+
+
+async def ask(found: Gate) -> float:
+    """Seconds per request."""
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": BODY}
+
+    async def send(message: dict[str, Any]) -> None: ...
+
+    started = time.perf_counter()
+    for _ in range(REQUESTS):
+        await found.answer({**scope, "headers": list(scope["headers"])}, receive, send)  # type: ignore[call-overload]
+    return (time.perf_counter() - started) / REQUESTS
+
+
+async def measure(folder: Path) -> None:
+    X, y = iris()
+    signature = iris_signature()
+    told = reference(pd.DataFrame(X, columns=list(signature.names)), y, signature)
+    publish_iris(Store(folder), onnx=True, reference=told)
+    (on, accounts), (off, _) = gate(folder, counts=True), gate(folder, counts=False)
+    rounds = [(await ask(on), await ask(off)) for _ in range(ROUNDS)]
+    best_on, best_off = min(a for a, _ in rounds), min(b for _, b in rounds)
+    print(f"one row: {best_on * 1e6:.2f} us with accounts, {best_off * 1e6:.2f} us without: {(best_on - best_off) * 1e6:.2f} us")
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        samples = sum(len(family.samples) for family in accounts.collect())
+        seconds.append(time.perf_counter() - started)
+    print(f"one collection of {samples} samples: {min(seconds) * 1e3:.2f} ms (every 5 s for Ray, and for each GET /metrics)")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        asyncio.run(measure(Path(temporary)))
