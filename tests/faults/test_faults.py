@@ -1,0 +1,289 @@
+"""Faults in a running application, two replicas behind HAProxy: each under load, each judged by the checker.
+
+The load has one key for each test, so that the limit on rate, which is on, counts them apart. MLflow is configured and hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from serve_app.core.bundle import read_bundle
+from serve_app.core.keys import change_file, make_key
+from serve_app.core.predictor import open_predictor
+from serve_app.core.store import CURRENT, Entry, Store
+from tests.support import processes
+from tests.support.checker import Load, Report, judge, load
+from tests.support.figures import note
+from tests.support.models import A_FLOWER, forest, logistic, publish_iris
+from tests.support.server import KEY, Server, serving
+from tests.support.waiting import until
+
+RATE = float(os.environ.get("IRIS_TEST_RATE", "40"))
+KILLS = int(os.environ.get("IRIS_TEST_KILLS", "2"))
+LIMIT = 3000
+NAMES = ("kill", "freeze", "haproxy", "pointer", "slow", "bodies", "rotation", "revoked", "limit")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A key for each test, and their file."""
+    file = tmp_path_factory.mktemp("keys") / "keys.json"
+    made = {"file": str(file)}
+    for name in NAMES:
+        made[name], entry = make_key(name)
+        change_file(file, add=entry)
+    return made
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("models"), keep=100)
+    publish_iris(store, logistic(), onnx=True)
+    return store
+
+
+@pytest.fixture(scope="module")
+def hanging() -> Iterator[str]:
+    """A server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def server(store: Store, keys: dict[str, str], hanging: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    settings = {
+        "IRIS_API_KEYS_FILE": keys["file"],
+        "IRIS_RATE_LIMIT_PER_KEY": f"{LIMIT}/hour",
+        "MLFLOW_TRACKING_URI": hanging,
+        "RAY_DEDUP_LOGS": "0",
+    }
+    with serving(store.root, tmp_path_factory.mktemp("server"), replicas=2, **settings) as server:
+        until(lambda: "iris-api: ready after" in server.output.read_text(), seconds=150, what="the end of the start")
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def whole(server: Server) -> Iterator[None]:
+    """Before and after each test two replicas have their model, or the next one would be blamed."""
+    until(lambda: len(loaded(server)) == 2, seconds=150, what="two replicas with a model")
+    yield
+    until(lambda: len(loaded(server)) == 2, seconds=150, what="two replicas with a model")
+
+
+def loaded(server: Server) -> set[int]:
+    """The living replicas that have said that they loaded a model."""
+    said = [line for line in server.output.read_text(errors="replace").splitlines() if "model swapped" in line]
+    return {pid for pid in processes.replicas(server.process.pid) if any(f"pid={pid})" in line for line in said)}
+
+
+def served(store: Store) -> Entry:
+    return next(entry for entry in store.entries() if entry.served)
+
+
+def golden(*entries: Entry) -> dict[str, str]:
+    body = json.dumps(A_FLOWER).encode()
+    return {str(entry.version): open_predictor(read_bundle(entry.folder)).answer(body).decode() for entry in entries}
+
+
+@contextlib.contextmanager
+def traffic(server: Server, store: Store, tmp_path: Path, key: str) -> Iterator[Load]:
+    with load(server.url, A_FLOWER, tmp_path / "history.jsonl", key=key, rate=RATE, timeout=20) as record:
+        record.published.append((0.0, str(served(store).version)))
+        until(lambda: record.right_answers() > RATE, seconds=60, what="a second's answers before the fault")
+        yield record
+        more(record, RATE)
+
+
+def more(record: Load, count: float) -> None:
+    """Until so many more right answers have come."""
+    before = record.right_answers()
+    until(lambda: record.right_answers() >= before + count, seconds=120, what="answers after the fault")
+
+
+def judged(record: Load, store: Store, what: str, *entries: Entry) -> Report:
+    report = judge(record.lines(), golden(served(store), *entries), record.published, minimum=100)
+    note(f"{what}: {report}")
+    assert report.violations == ()
+    return report
+
+
+def test_a_killed_replica_costs_no_request_after_one_retry(
+    server: Server, store: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    back = []
+    with traffic(server, store, tmp_path, keys["kill"]) as record:
+        for _ in range(KILLS):
+            victim = min(loaded(server))
+            started = time.monotonic()
+            processes.kill(victim)
+            until(lambda: len(loaded(server)) == 2, seconds=150, what="another replica with a model")
+            back.append(time.monotonic() - started)
+            more(record, RATE)
+    report = judged(record, store, f"replica killed {KILLS} times, another after {max(back):.1f} s at worst")
+    assert report.failed_after_retry == 0
+
+
+def test_a_frozen_replica_is_replaced_and_costs_few_requests_after_one_retry(
+    server: Server, store: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    pids = processes.replicas(server.process.pid)
+    with traffic(server, store, tmp_path, keys["freeze"]) as record:
+        processes.freeze(pids[0])
+        started = time.monotonic()
+        try:
+            until(lambda: pids[0] not in processes.replicas(server.process.pid), seconds=200, what="the end of the frozen replica")
+            gone = time.monotonic() - started
+        finally:
+            processes.thaw(pids[0])
+    report = judged(record, store, f"replica frozen, removed after {gone:.1f} s")
+    assert report.failed_after_retry <= report.requests // 100
+
+
+def test_a_killed_haproxy_comes_back_by_itself(server: Server, store: Store, keys: dict[str, str], tmp_path: Path) -> None:
+    with traffic(server, store, tmp_path, keys["haproxy"]) as record:
+        before = set(processes.haproxies(server.process.pid))
+        assert before
+        for pid in before:
+            with contextlib.suppress(ProcessLookupError):
+                processes.kill(pid)
+        until(lambda: set(processes.haproxies(server.process.pid)) - before, seconds=120, what="another HAProxy")
+        more(record, RATE)
+    report = judged(record, store, "HAProxy killed")
+    assert report.longest_silence < 60
+
+
+def test_a_corrupt_pointer_changes_no_answer_and_a_good_one_is_followed(
+    server: Server, store: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    with traffic(server, store, tmp_path, keys["pointer"]) as record:
+        right = store.pointer()
+        assert right is not None
+        for target in ("bundles/nothing", "../elsewhere", right[:-1] + "x", "bundles/9-" + "0" * 64):
+            point(store, target)
+            more(record, RATE)
+        (store.root / CURRENT).unlink()
+        more(record, RATE)
+        point(store, right)
+        first = served(store)
+        second = publish_iris(store, forest(), onnx=True)
+        record.now_served(str(second.version))
+        until(lambda: server.versions() == {str(second.version)}, seconds=60)
+    judged(record, store, "corrupt pointer, then a new model", first)
+
+
+def point(store: Store, target: str) -> None:
+    link = store.root / "by-hand"
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    os.replace(link, store.root / CURRENT)
+
+
+def test_clients_that_send_slowly_or_never_end_disturb_nobody(
+    server: Server, store: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: {keys['slow']}\r\nContent-Type: application/json\r\n".encode()
+    before = max(processes.resident(pid) for pid in processes.replicas(server.process.pid))
+    with contextlib.ExitStack() as stack, traffic(server, store, tmp_path, keys["slow"]) as record:
+        for number in range(200):
+            slow = stack.enter_context(socket.create_connection(address, timeout=20))
+            slow.sendall(head[:40] if number % 2 else head + b"Content-Length: 1000\r\n\r\n{")
+        more(record, RATE * 3)
+    report = judged(record, store, "200 clients that send slowly")
+    assert (report.failed_first, report.refused) == (0, 0)
+    grown = max(processes.resident(pid) for pid in processes.replicas(server.process.pid)) - before
+    note(f"memory of a replica grew by {grown / 1e6:.1f} MB")
+    assert grown < 50e6
+
+
+def test_bodies_without_end_and_giant_headers_are_cut_off(
+    server: Server, store: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    key = keys["bodies"]
+    before = max(processes.resident(pid) for pid in processes.replicas(server.process.pid))
+    with traffic(server, store, tmp_path, key) as record:
+        chunked = f"POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+        for _ in range(3):
+            assert status_of(address, chunked, piece, 2000) == 413
+        giant = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: "
+        assert status_of(address, giant, b"x" * 65536, 160) in (400, 414, 431)
+        many = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+        assert status_of(address, many, b"X-A: b\r\n" * 1000, 20) in (400, 431)
+    report = judged(record, store, "bodies without end, giant headers")
+    assert report.failed_first == 0
+    grown = max(processes.resident(pid) for pid in processes.replicas(server.process.pid)) - before
+    note(f"memory of a replica grew by {grown / 1e6:.1f} MB")
+    assert grown < 100e6
+
+
+def status_of(address: tuple[str, int], head: bytes, piece: bytes, times: int) -> int:
+    """The status that comes back while pieces are being sent, 0 when the connection is just closed."""
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(head)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(times):
+                connection.sendall(piece)
+        answer = http.client.HTTPResponse(connection)
+        try:
+            answer.begin()
+        except (http.client.HTTPException, OSError):
+            return 0
+        return answer.status
+
+
+def ask(server: Server, key: str) -> int:
+    return httpx2.post(f"{server.url}/predict", json=A_FLOWER, headers={"X-API-Key": key}, timeout=30).status_code
+
+
+def test_keys_come_and_go_within_ten_seconds_without_a_refusal_for_the_others(
+    server: Server, store: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    file = Path(keys["file"])
+    new, entry = make_key("new")
+    with traffic(server, store, tmp_path, keys["rotation"]) as record:
+        assert ask(server, new) == 403
+        change_file(file, add=entry)
+        started = time.monotonic()
+        until(lambda: {ask(server, new) for _ in range(6)} == {200}, seconds=30, what="the new key")
+        known = time.monotonic() - started
+        change_file(file, remove="revoked")
+        started = time.monotonic()
+        until(lambda: {ask(server, keys["revoked"]) for _ in range(6)} == {403}, seconds=30, what="the end of the revoked key")
+        dead = time.monotonic() - started
+        file.write_text("[broken")
+        more(record, RATE * 3)
+        assert ask(server, new) == 200
+    report = judged(record, store, f"new key known after {known:.1f} s, revoked one dead after {dead:.1f} s")
+    assert (report.failed_first, report.statuses.keys()) == (0, {200})
+    assert ask(server, KEY) == 200
+
+
+def test_the_limit_of_a_key_holds_over_both_replicas_within_five_percent(server: Server, keys: dict[str, str]) -> None:
+    local = threading.local()
+
+    def one(_: int) -> int:
+        if not hasattr(local, "client"):
+            local.client = httpx2.Client(headers={"X-API-Key": keys["limit"]}, timeout=30)
+        status: int = local.client.post(f"{server.url}/predict", json=A_FLOWER).status_code
+        return status
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(one, range(LIMIT + 500)))
+    admitted = statuses.count(200)
+    note(f"limit {LIMIT}, admitted {admitted} of {len(statuses)} over two replicas: {100 * admitted / LIMIT - 100:+.2f} %")
+    assert set(statuses) == {200, 429}
+    assert 0.95 * LIMIT <= admitted <= LIMIT
