@@ -6,6 +6,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What serves has an environment of its own, as it has an image of its own: Ray imports pandas into each of its processes where
+# it finds it, and there it would only cost memory and time.
+SERVE_PYTHON ?= $(VENV)/serve/bin/python
 PORT ?= 8000
 MODEL_DIR ?= models
 ARGS ?=
@@ -20,9 +23,9 @@ help: ## list the targets
 
 install: $(VENV)/.dev ## make the virtual environment with everything in it
 
-serve: $(VENV)/.train ## train if the store is empty, then serve on 127.0.0.1:$(PORT) until Ctrl-C
-	@test -e "$(MODEL_DIR)/model.joblib" || { echo "iris-api: the store $(MODEL_DIR) is empty, training the iris model …"; $(BIN)/python -m training; }
-	@exec $(BIN)/python -m serve_app $(ARGS)
+serve: $(VENV)/.serve ## train if the store is empty, then serve on 127.0.0.1:$(PORT) until Ctrl-C
+	@test -e "$(MODEL_DIR)/model.joblib" || { echo "iris-api: the store $(MODEL_DIR) is empty, training the iris model …"; $(MAKE) --no-print-directory train ARGS=; }
+	@exec $(SERVE_PYTHON) -m serve_app $(ARGS)
 
 train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target y"
 	@$(BIN)/python -m training $(ARGS)
@@ -58,14 +61,14 @@ format: $(VENV)/.dev ## rewrite the code as ruff wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test-integration: $(VENV)/.dev ## the tests with a real Ray Serve, a real MLflow server, real processes
-	$(BIN)/pytest tests/integration $(ARGS)
+test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve, a real MLflow server, real processes
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(ARGS)
 
-test-faults: $(VENV)/.dev ## kill, freeze and mislead processes under load; each answer is checked
-	$(BIN)/pytest tests/faults $(ARGS)
+test-faults: $(VENV)/.dev $(VENV)/.serve ## kill, freeze and mislead processes under load; each answer is checked
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/faults $(ARGS)
 
-bench: $(VENV)/.dev ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
-	$(BIN)/python -m tests.benchmarks --write build $(ARGS)
+bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks --write build $(ARGS)
 
 sbom: $(VENV)/.uv ## CycloneDX lists of what the two images hold, in build/
 	@mkdir -p build
@@ -98,6 +101,12 @@ $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit("iris-api needs Python 3.11 or newer; set PYTHON=…") if sys.version_info < (3, 11) else 0'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@touch $@
+
+$(VENV)/.serve: requirements/serve.txt | $(VENV)/.uv
+	@echo "iris-api: installing what serving needs …"
+	@$(PYTHON) -m venv --without-pip $(VENV)/serve
+	@$(BIN)/uv pip install --python $(VENV)/serve --compile-bytecode --require-hashes -r requirements/serve.txt
 	@touch $@
 
 $(VENV)/.train: requirements/train.txt | $(VENV)/.uv

@@ -85,7 +85,7 @@ def read_flags(path: Path) -> None:
     for line in path.read_text().splitlines():
         name, found, value = line.partition("=")
         if found and not line.startswith("#"):
-            os.environ.setdefault(name, value)
+            os.environ.setdefault(name, value.strip('"'))
     if sys.platform != "linux":
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # its HAProxy is built for Linux only
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.middleware import Middleware
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 answer: Callable[[Any, Any, Any], Awaitable[bool]] | None = None
 """Set by the replica in this process: answers a request and is true, or leaves it untouched and is false."""
@@ -22,8 +23,45 @@ class Edge:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if answer is None or not await answer(scope, receive, send):
+        if answer is None or not await answer(scope, receive, in_one_write(send)):
             await self._app(scope, receive, send)
+
+
+def in_one_write(send: Any) -> Any:
+    """A `send` for an answer of two messages, whose head and body leave in one system call.
+
+    Uvicorn writes each by itself, and a write costs as much as a prediction. With any other server it is `send` itself.
+    """
+    cycle: Any = getattr(send, "__self__", None)
+    is_uvicorn = type(cycle) is RequestResponseCycle
+    if not is_uvicorn:
+        return send
+
+    async def send_joined(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            cycle.transport = _Joined(cycle.transport)
+        await send(message)
+
+    return send_joined
+
+
+class _Joined:
+    """Stands in for the transport of one answer: keeps the head until the body comes."""
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            self._transport.write(self._head + data)
+        else:
+            self._head = data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def middlewares() -> list[Middleware]:

@@ -1,7 +1,8 @@
 """The predictor: a verified bundle made ready to answer.
 
 ONNX Runtime answers when the bundle brings a converted model whose parity training has proven: no pickle is executed.
-Otherwise scikit-learn does, without its per-call overhead where that gives bit for bit the same numbers.
+Otherwise scikit-learn does, without its per-call overhead where that gives bit for bit the same numbers. It is imported when the
+first such bundle comes: the import takes seconds and some 80 MB, which a replica of converted models never needs.
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import joblib
 import numpy as np
 import onnxruntime
 import orjson
-import sklearn
 
 from serve_app.core import answer, codec
 from serve_app.core.bundle import GOLDEN, JOBLIB, ONNX, Bundle
@@ -27,7 +26,6 @@ from serve_app.core.codec import Matrix, Scores, Unknown
 from serve_app.core.errors import BundleRefused, InvalidInput
 from serve_app.core.graph import check_graph
 from serve_app.core.plain import signature_of
-from serve_app.core.plan import compile_plan
 from serve_app.core.signature import Feature, Label, Signature
 from serve_app.core.signing import Verify
 
@@ -143,6 +141,9 @@ def _open_onnx(bundle: Bundle, signature: Signature) -> Score:
 
 
 def _open_joblib(bundle: Bundle, terms: Terms) -> Predictor:
+    import joblib
+    import sklearn
+
     _check_libraries(bundle.metadata.get("libraries", {}))
     try:
         with warnings.catch_warnings():
@@ -160,6 +161,8 @@ def _open_joblib(bundle: Bundle, terms: Terms) -> Predictor:
 
 def sklearn_predictor(bundle: Bundle, model: Any, signature: Signature, terms: Terms) -> Predictor:
     """A predictor over a fitted estimator; raises BundleRefused when it does not fit the signature."""
+    from serve_app.core.plan import compile_plan
+
     estimator = strip_encoder(model)
     width = getattr(estimator, "n_features_in_", None)
     if width not in (None, len(signature.features)):
@@ -220,6 +223,8 @@ def _class_order(known: list[Any], classes: Sequence[Label]) -> list[int]:
 
 def _check_libraries(made_with: Mapping[str, Any]) -> None:
     """A pickled estimator is only right with the scikit-learn minor version and the numpy major version it was made with."""
+    import sklearn
+
     for name, here, parts in (("scikit-learn", sklearn.__version__, 2), ("numpy", np.__version__, 1)):
         there = made_with.get(name)
         if there is not None and str(there).split(".")[:parts] != here.split(".")[:parts]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -111,7 +112,8 @@ def test_ray_is_the_same_version_everywhere() -> None:
 
 def test_the_flags_of_ray_serve_are_those_of_serve_env_on_head_and_workers() -> None:
     lines = (ROOT / "serve_app" / "serve.env").read_text().splitlines()
-    expected = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assigned = (shlex.split(line, comments=True) for line in lines)
+    expected = dict(word.split("=", 1) for words in assigned for word in words)
     assert one("ConfigMap", "iris-api-serve-flags")["data"] == expected
     for _, template in pod_templates(one("RayService", "iris-api")):
         assert {"configMapRef": {"name": "iris-api-serve-flags"}} in template["spec"]["containers"][0]["envFrom"]

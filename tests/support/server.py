@@ -21,6 +21,8 @@ from tests.support.waiting import until
 KEY = "an-api-key-of-the-tests-0123456789abcdef"
 HEADERS = {"X-API-Key": KEY}
 ROOT = Path(__file__).parents[2]
+PYTHON = str(Path(os.environ.get("SERVE_PYTHON") or sys.executable).absolute())
+"""The environment of the application; make gives the one that has only what serving needs."""
 START_SECONDS = 150.0
 """A busy machine with two cores takes most of a minute."""
 
@@ -75,7 +77,7 @@ def serving(model_dir: Path, folder: Path, *, replicas: int = 1, ready: str = "/
     """Serve `model_dir` until the block ends; `folder` takes the output. Fails with that output when it does not start."""
     port = free_port()
     output = folder / f"serve-{port}.log"
-    command = [sys.executable, "-m", "serve_app", "--port", str(port), "--replicas", str(replicas)]
+    command = [PYTHON, "-m", "serve_app", "--port", str(port), "--replicas", str(replicas)]
     with output.open("wb") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment(model_dir, **more), cwd=folder, start_new_session=True

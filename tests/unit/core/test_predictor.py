@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from serve_app.core.bundle import JOBLIB, ONNX
 from serve_app.core.errors import InvalidInput
 from serve_app.core.predictor import ENCODE, Terms, onnx_scores, open_predictor, same_scores, sklearn_scores
 from serve_app.core.signature import Signature
+from serve_app.core.store import Store
 from tests.support.bundles import IRIS, bundle
 from tests.support.models import (
     A_FLOWER,
@@ -30,6 +34,7 @@ from tests.support.models import (
     iris_signature,
     linear,
     logistic,
+    publish_iris,
     without_probabilities,
 )
 
@@ -168,3 +173,19 @@ def test_trees_need_their_inputs_rounded_as_scikit_learn_rounds_them() -> None:
     expected = sklearn_scores(forest(), IRIS)(rows)
     assert same_scores(expected, onnx_scores(raw, IRIS, rounded=True)(rows), IRIS)
     assert not same_scores(expected, onnx_scores(raw, IRIS, rounded=False)(rows), IRIS)
+
+
+def test_a_converted_model_is_served_without_importing_scikit_learn(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish_iris(store, forest(), onnx=True)
+    program = f"""
+import sys
+from serve_app.core.slot import Slot
+from serve_app.core.store import Store
+slot = Slot(Store({str(tmp_path)!r}))
+slot.refresh()
+assert slot.predictor.kind == "onnx"
+import serve_app.api.app
+print([name for name in ("sklearn", "scipy", "joblib", "pandas") if name in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
