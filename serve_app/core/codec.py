@@ -55,7 +55,7 @@ def row_decoder(signature: Signature, *, unknown: Unknown = "refuse") -> Callabl
 
 def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown = "refuse") -> Callable[[bytes], Matrix]:
     """A function from `{"instances": [row, ...]}` to a matrix, order kept; it raises InvalidInput or TooManyRows."""
-    decode = _decoder(signature, many=True)
+    decode_whole, decode = _decoder(signature, many=True, whole=True), _decoder(signature, many=True)
     vector = _vector(signature, unknown)
     astuple = msgspec.structs.astuple
     width = len(signature.features)
@@ -66,12 +66,11 @@ def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown = "ref
 
     def decode_rows(body: bytes) -> Matrix:
         try:
-            raw = _split(body).instances
-            if len(raw) <= PIECE_BYTES:
-                rows = decode(raw)
+            if len(body) <= PIECE_BYTES:
+                rows = decode_whole(body).instances
                 _check_count(len(rows), max_rows)
                 return vectors(rows)
-            items = _split_rows(raw)
+            items = _split_rows(_split(body).instances)
             _check_count(len(items), max_rows)
             return np.concatenate([vectors(decode(b"[" + b",".join(piece) + b"]")) for piece in batched(items, PIECE_ROWS)])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Odd):
@@ -123,12 +122,14 @@ _split = msgspec.json.Decoder(_Rows).decode
 _split_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def _decoder(signature: Signature, *, many: bool = False) -> Callable[[bytes | msgspec.Raw], Any]:
+def _decoder(signature: Signature, *, many: bool = False, whole: bool = False) -> Callable[[bytes | msgspec.Raw], Any]:
     try:
         row = _row_type(signature)
     except ValueError:  # msgspec takes no field names with quotes, backslashes or control characters
         return _leave_it
     kind: Any = list[row] if many else row  # type: ignore[valid-type]
+    if whole:
+        kind = msgspec.defstruct("Batch", [("instances", kind)], gc=False)
     return msgspec.json.Decoder(kind).decode
 
 
