@@ -70,6 +70,7 @@ def make_options(settings: Settings, *, sends_request_id: bool) -> Options:
         cors_origins=settings.cors_origins,
         model_name=settings.iris_model_name,
         max_body_bytes=settings.iris_max_body_bytes,
+        max_body_seconds=settings.iris_max_body_seconds,
         max_rows=settings.iris_max_rows,
         poll_seconds=settings.iris_poll_seconds,
         log_every=settings.iris_access_log_every,

@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     """A category that training never saw: refused with 422, or predicted as unseen."""
     iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     """Largest request body; more is answered 413."""
+    iris_max_body_seconds: float = Field(15.0, gt=0, le=3600)
+    """Seconds in which a whole request body must have arrived; later is answered 408."""
     iris_max_rows: int = Field(100_000, ge=1)
     """Most rows in one `/predict/batch`; more is answered 413."""
     iris_rate_limit_per_key: str | None = None

@@ -48,6 +48,7 @@ class Options:
     cors_origins: tuple[str, ...] = ()
     model_name: str = "IrisClassifier"
     max_body_bytes: int = 16 * 1024 * 1024
+    max_body_seconds: float = 15.0
     max_rows: int = 100_000
     poll_seconds: float = 1.0
     max_in_flight: int = 300
@@ -118,6 +119,7 @@ def create_app(
         accounts=accounts,
         warden=Warden(options.limits, Limiter(book), keys.check) if options.limits else None,
         max_body_bytes=options.max_body_bytes,
+        max_body_seconds=options.max_body_seconds,
         max_in_flight=options.max_in_flight,
         log_every=options.log_every,
         sends_request_id=options.sends_request_id,

@@ -73,4 +73,8 @@ TOO_BUSY = problem(429, "too_busy", "Too many requests at once; try again in a s
 
 
 def too_large(limit: int) -> Answer:
-    return problem(413, "body_too_large", f"The body must not be larger than {limit} bytes.", headers=((b"connection", b"close"),))
+    return problem(413, "body_too_large", f"The body must not be larger than {limit} bytes.")
+
+
+def too_slow(seconds: float) -> Answer:
+    return problem(408, "body_too_slow", f"The body must arrive within {seconds:g} seconds.")

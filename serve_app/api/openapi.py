@@ -14,6 +14,7 @@ _PROBLEMS = {
     "400": "The body is not JSON",
     "401": "No API key",
     "403": "Wrong API key",
+    "408": "The body did not arrive in time",
     "413": "Body or rows over the limit",
     "415": "Not sent as JSON",
     "422": "A value does not fit the signature",

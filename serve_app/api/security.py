@@ -16,14 +16,13 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from serve_app.api.errors import TOO_BUSY, Answer, internal_error, too_large
+from serve_app.api.body import Body, Held, Message, Receive, TooLarge, TooMany, TooSlow
+from serve_app.api.errors import TOO_BUSY, Answer, internal_error, too_large, too_slow
 from serve_app.api.limits import Warden
 from serve_app.api.predict import Answers
 from serve_app.core.accounts import Accounts
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -36,16 +35,10 @@ SECURITY_HEADERS = (
     (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
     (b"referrer-policy", b"strict-origin-when-cross-origin"),
 )
-DRAIN_BYTES = 64 * 1024 * 1024
-"""Of a body over the limit so much is read and forgotten before it is answered."""
-
 REQUEST_ID = b"x-request-id"
+CLOSE = (b"connection", b"close")
 _HOT = frozenset({"/predict", "/predict/batch"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-
-
-class TooLarge(Exception):
-    """The body grew over the limit while it was read."""
 
 
 class Gate:
@@ -62,6 +55,7 @@ class Gate:
         accounts: Accounts,
         warden: Warden | None = None,
         max_body_bytes: int,
+        max_body_seconds: float = 15.0,
         max_in_flight: int = 300,
         log_every: int = 0,
         sends_request_id: bool = True,
@@ -72,6 +66,8 @@ class Gate:
         self._accounts = accounts
         self._warden = warden
         self._max_body_bytes = max_body_bytes
+        self._max_body_seconds = max_body_seconds
+        self._held = Held()
         self._max_in_flight = max_in_flight
         self._log_every = log_every
         self._seen = 0
@@ -90,9 +86,11 @@ class Gate:
             accounts = self._accounts
             accounts.in_flight += 1
             try:
-                await self._pass_on(scope, receive, send, time.perf_counter())
+                body = await self._pass_on(scope, receive, send, time.perf_counter())
             finally:
                 accounts.in_flight -= 1
+            if body is not None:
+                await _close(body, send)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, *, sends_request_id: bool = True) -> bool:
         """Answer `POST /predict` and `/predict/batch`; False, with nothing read or sent, for all else and for what is unusual.
@@ -104,23 +102,35 @@ class Gate:
         path = _path(scope)
         if path not in _HOT:
             return False
+        body = self._body(receive)
+        answer = await self._read(scope, body, path)
+        if answer is None:
+            return False
+        is_left = body.more and await body.is_left(scope["headers"])
         started = time.perf_counter()
-        accounts = self._accounts
-        accounts.in_flight += 1
-        try:
-            answer = TOO_BUSY if accounts.in_flight > self._max_in_flight else await self._answer(scope, receive, path)
-            if answer is None:
-                return False
-            request_id = self._request_id(scope)
-            await self._send(answer, request_id if sends_request_id else None, send)
-            seconds = time.perf_counter() - started
-            self._busy_seconds += seconds
-            accounts.answered(path, answer.status, answer.version, seconds)
-            if answer.error or self._log_every:
-                self._note(path, answer.status, answer.version, answer.error, seconds, request_id)
-            return True
-        finally:
-            accounts.in_flight -= 1
+        if isinstance(answer, bytes):
+            accounts = self._accounts
+            if accounts.in_flight >= self._max_in_flight:
+                answer = TOO_BUSY
+            else:
+                accounts.in_flight += 1  # counted while it is computed: who sends slowly takes no place from others
+                try:
+                    answer = await (self._answers.row(answer) if path == "/predict" else self._answers.rows(answer))
+                finally:
+                    accounts.in_flight -= 1
+        request_id = self._request_id(scope)
+        await self._send(answer, request_id if sends_request_id else None, send, is_left=is_left)
+        seconds = time.perf_counter() - started
+        self._busy_seconds += seconds
+        self._accounts.answered(path, answer.status, answer.version, seconds)
+        if answer.error or self._log_every:
+            self._note(path, answer.status, answer.version, answer.error, seconds, request_id)
+        if is_left:
+            await _close(body, send)
+        return True
+
+    def _body(self, receive: Receive) -> Body:
+        return Body(receive, limit=self._max_body_bytes, seconds=self._max_body_seconds, held=self._held)
 
     def mean_in_flight(self) -> float:
         """Requests that `answer` had in flight on average since this was last asked (Little's law)."""
@@ -129,8 +139,8 @@ class Gate:
         self._busy_seconds, self._busy_since = 0.0, now
         return mean
 
-    async def _answer(self, scope: Scope, receive: Receive, path: str) -> Answer | None:
-        """The answer, or None for what is unusual enough to be left to the app."""
+    async def _read(self, scope: Scope, body: Body, path: str) -> bytes | Answer | None:
+        """The whole body, or the refusal of the request, or None for what is unusual enough to be left to the app."""
         key = authorization = content_type = length = None
         for name, value in scope["headers"]:
             if name == b"x-api-key":
@@ -149,36 +159,28 @@ class Gate:
         if refused is not None:
             return refused
         if length is not None and length.isdigit() and int(length) > self._max_body_bytes:
-            await _drain(receive)
             return too_large(self._max_body_bytes)
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return Answer(499, (), b"", error="disconnected")
-        body = message.get("body", b"")
-        if message.get("more_body"):
-            parts = [body]
-            size = len(body)
-            while message.get("more_body"):
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return Answer(499, (), b"", error="disconnected")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > self._max_body_bytes:
-                    if message.get("more_body"):
-                        await _drain(receive)
-                    return too_large(self._max_body_bytes)
-            body = b"".join(parts)
-        if len(body) > self._max_body_bytes:
-            return too_large(self._max_body_bytes)
-        return await (self._answers.row(body) if path == "/predict" else self._answers.rows(body))
+        try:
+            return await body.all()
+        except (TooLarge, TooSlow, TooMany, ClientDisconnect) as error:
+            return self._refusal_of(error)
 
-    async def _send(self, answer: Answer, request_id: bytes | None, send: Send) -> None:
+    def _refusal_of(self, error: Exception) -> Answer:
+        """The answer to a body that did not come as it should."""
+        if isinstance(error, TooLarge):
+            return too_large(self._max_body_bytes)
+        if isinstance(error, TooSlow):
+            return too_slow(self._max_body_seconds)
+        return TOO_BUSY if isinstance(error, TooMany) else Answer(499, (), b"", error="disconnected")
+
+    async def _send(self, answer: Answer, request_id: bytes | None, send: Send, *, is_left: bool) -> None:
         headers = [*answer.headers, *SECURITY_HEADERS, (b"content-length", b"%d" % len(answer.body))]
         if request_id is not None:
             headers.append((REQUEST_ID, request_id))
+        if is_left:
+            headers.append(CLOSE)
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": is_left})
 
     def _request_id(self, scope: Scope) -> bytes:
         """The client's id when it is harmless, else a new one; left in the scope for the app and its logs."""
@@ -193,36 +195,46 @@ class Gate:
         scope["headers"].append((REQUEST_ID, made))
         return made
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, started: float) -> Body | None:
+        """Let the app answer; the body when it was not read to its end and the connection has to be closed."""
         scope["headers"] = list(scope["headers"])
         request_id = self._request_id(scope)
         own_id = request_id if self._sends_request_id else None
         status = 0
-        version = ""
-        read = 0
-        more = True
+        version = error = ""
+        body = self._body(receive)
+        is_left = False
+        accounts = self._accounts
 
         async def limited() -> Message:
-            nonlocal read, more
-            message = await receive()
-            more = bool(message.get("more_body"))
-            read += len(message.get("body", b""))
-            if read > self._max_body_bytes:
-                raise TooLarge
-            return message
+            accounts.in_flight -= 1  # who sends slowly takes no place from others
+            try:
+                return await body.message()
+            finally:
+                accounts.in_flight += 1
 
         async def dressed(message: Message) -> None:
-            nonlocal status, version
+            nonlocal status, version, is_left
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), *SECURITY_HEADERS]
                 version = next((value.decode() for name, value in headers if name == b"x-model-version"), "")
                 if own_id is not None:
                     headers.append((REQUEST_ID, own_id))
+                is_left = body.more and await body.is_left(scope["headers"])
+                if is_left:
+                    headers.append(CLOSE)
                 message = {**message, "headers": headers}
+            elif is_left:
+                message = {**message, "more_body": True}
             await send(message)
 
-        error = ""
+        async def refuse(answer: Answer) -> None:
+            nonlocal status, error, is_left
+            status, error = answer.status, answer.error
+            is_left = body.more and await body.is_left(scope["headers"])
+            await self._send(answer, own_id, send, is_left=is_left)
+
         try:
             length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
             if length.isdigit() and int(length) > self._max_body_bytes:
@@ -231,28 +243,22 @@ class Gate:
             if limited_by is None:
                 await self._app(scope, limited, dressed)
             else:
-                status, error = limited_by.status, limited_by.error
-                await self._send(limited_by, own_id, send)
-        except TooLarge:
+                await refuse(limited_by)
+        except (TooLarge, TooSlow) as refusal:
             if status == 0:
-                if more:
-                    await _drain(receive)
-                answer = too_large(self._max_body_bytes)
-                status, error = answer.status, answer.error
-                await self._send(answer, own_id, send)
+                await refuse(self._refusal_of(refusal))
         except ClientDisconnect:
             status, error = status or 499, "disconnected"
         except Exception:
             log.exception("request failed", extra={"request_id": request_id.decode()})
             if status == 0:
-                answer = internal_error()
-                status, error = answer.status, answer.error
-                await self._send(answer, own_id, send)
+                await refuse(internal_error())
         seconds = time.perf_counter() - started
         route = getattr(scope.get("route"), "path", "") or "unmatched"
         self._accounts.answered(route, status, version, seconds)
         error = error or (f"http_{status}" if status >= 400 else "")
         self._note(route, status, version, error, seconds, request_id)
+        return body if is_left else None
 
     def _note(self, route: str, status: int, version: str, error: str, seconds: float, request_id: bytes) -> None:
         """Count an error; log it when it is ours, or when this request's turn has come."""
@@ -278,11 +284,7 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(root) if root else path
 
 
-async def _drain(receive: Receive) -> None:
-    """Read on for a while: a client that is still sending would lose the answer with the connection."""
-    left = DRAIN_BYTES
-    while left > 0:
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return
+async def _close(body: Body, send: Send) -> None:
+    """End an answer that said `Connection: close` while its client was still sending."""
+    await body.run_out()
+    await send({"type": "http.response.body"})

@@ -293,35 +293,6 @@ async def test_refusals_without_a_right_key_are_all_alike(app: Any) -> None:
         assert {kind: [status for status, _, _ in found] for kind, found in seen.items()} == {b"missing": [401], b"wrong": [403]}
 
 
-async def test_a_body_without_end_is_cut_off_at_the_limit(app: Any) -> None:
-    given = 0
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    async def receive() -> dict[str, Any]:
-        nonlocal given
-        given += 1000
-        return {"type": "http.request", "body": b" " * 1000, "more_body": True}
-
-    for path in ("/predict", "/predict/batch"):
-        sent: list[dict[str, Any]] = []
-        given = 0
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": path,
-            "root_path": "",
-            "query_string": b"",
-            "headers": [(b"x-api-key", KEY.encode())],
-            "http_version": "1.1",
-            "scheme": "http",
-        }
-        await app(scope, receive, send)
-        assert sent[0]["status"] == 413
-        assert given <= MAX_BODY + 1000
-
-
 def test_the_right_file_is_read(tmp_path: Path) -> None:
     """The generator makes the same requests in every run, so a failure can be looked at."""
     assert [generate(random.Random(7)) for _ in range(3)] == [generate(random.Random(7)) for _ in range(3)]
