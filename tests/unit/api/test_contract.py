@@ -205,7 +205,7 @@ def test_a_classifier_without_probabilities_says_so(tmp_path: Path) -> None:
         assert answer == {"prediction": "setosa", "confidence": None, "probabilities": None}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200)
 @given(body=st.one_of(st.binary(max_size=60), anything.map(lambda value: json.dumps(value).encode())))
 def test_no_body_gets_a_server_error(client: TestClient, body: bytes) -> None:
     answer = client.post("/predict", content=body, headers=JSON)
