@@ -28,7 +28,7 @@ class Edge:
 
 
 def in_one_write(send: Any) -> Any:
-    """A `send` for an answer of two messages, whose head and body leave in one system call.
+    """A `send` for an answer, whose head and first piece of body leave in one system call.
 
     Uvicorn writes each by itself, and a write costs as much as a prediction. With any other server it is `send` itself.
     """
@@ -46,17 +46,20 @@ def in_one_write(send: Any) -> Any:
 
 
 class _Joined:
-    """Stands in for the transport of one answer: keeps the head until the body comes."""
+    """Stands in for the transport of one answer: keeps the head until the body comes; what follows goes through."""
 
     __slots__ = ("_head", "_transport")
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
-        self._head = b""
+        self._head: bytes | None = b""
 
     def write(self, data: bytes) -> None:
-        if self._head:
+        if self._head is None:
+            self._transport.write(data)
+        elif self._head:
             self._transport.write(self._head + data)
+            self._head = None
         else:
             self._head = data
 

@@ -48,6 +48,13 @@ async def answered(scope: Any, receive: Any, send: Any) -> bool:
     return True
 
 
+async def in_pieces(scope: Any, receive: Any, send: Any) -> bool:
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"13"), (b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": b"from the edge", "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    return True
+
+
 async def left(scope: Any, receive: Any, send: Any) -> bool:
     return False
 
@@ -98,6 +105,15 @@ async def test_a_connection_that_the_client_wants_closed_is_closed_after_the_ans
     text = await ask(transport, HEAD + b"connection: close\r\n")
     await asyncio.wait_for(transport.closed.wait(), 10)
     assert text.endswith(b"from the edge")
+
+
+async def test_an_answer_that_ends_later_is_written_once_and_closed() -> None:
+    edge.answer = in_pieces
+    transport = Transport()
+    text = await ask(transport)
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert text.count(b"HTTP/1.1 413") == 1
+    assert text.endswith(b"\r\n\r\nfrom the edge")
 
 
 @pytest.mark.parametrize("answer", [left, None], ids=["which the edge leaves", "where no replica is"])
