@@ -7,14 +7,12 @@ import contextlib
 import json
 import os
 import platform
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.core.store import Store
+from tests.benchmarks import report
+from tests.benchmarks.disturbance import disturbances
+from tests.benchmarks.process import cpu_seconds, life
+from tests.benchmarks.wrk import Run, wrk
 from tests.support.models import bundle_files, bundle_metadata, dumped, iris
-from tests.support.server import HEADERS, KEY, Server, free_port, serving
+from tests.support.server import HEADERS, PYTHON, ROOT, environment, free_port, serving
 from tests.support.waiting import until
 
-ROOT = Path(__file__).parents[2]
 MODELS: Mapping[str, tuple[Any, bool]] = {
     "logistic regression": (LogisticRegression(max_iter=500), False),
     "random forest, 200 trees": (RandomForestClassifier(200, max_depth=10, random_state=42), True),
@@ -40,85 +41,56 @@ LOADS = {
     "1 connection": ("/predict", 1, 1),
     "1,000 rows a call": ("/predict/batch", 4, 1000),
 }
+BESIDE = ("life", "replicas", "disturbance", "minute")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--seconds", type=int, default=6, help="length of one run of the load generator")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each kind; medians are shown")
-    parser.add_argument("--only", choices=tuple(MODELS), action="append", help="only this model; may be repeated")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to leave benchmarks.json and benchmarks.md")
+    parser.add_argument("--only", choices=(*MODELS, *BESIDE), action="append", help="only this part; may be repeated")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to leave benchmarks.json, .md and .svg")
     chosen = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.stderr.write("error: wrk is not installed; on Debian and Ubuntu: apt-get install wrk\n")
         return 2
-    with tempfile.TemporaryDirectory(prefix="iris-api-bench-") as folder:
-        results = [measure(name, Path(folder), seconds=chosen.seconds, repeat=chosen.repeat) for name in chosen.only or MODELS]
-    report = {"machine": machine(), "seconds": chosen.seconds, "repeat": chosen.repeat, "results": results}
-    text = table(report)
-    sys.stdout.write(text)
+    parts = chosen.only or (*MODELS, *BESIDE)
+    found: dict[str, Any] = {"machine": machine(), "seconds": chosen.seconds, "repeat": chosen.repeat}
+    with tempfile.TemporaryDirectory(prefix="iris-api-bench-") as name:
+        folder = Path(name)
+        models = [part for part in MODELS if part in parts]
+        found["models"] = [measure(model, folder, seconds=chosen.seconds, repeat=chosen.repeat) for model in models]
+        if "life" in parts:
+            found["life"] = lives(folder, repeat=chosen.repeat)
+        if "replicas" in parts:
+            found["replicas"] = replicas(folder, seconds=chosen.seconds, repeat=chosen.repeat)
+        if "disturbance" in parts:
+            found["disturbance"] = disturbed(folder, seconds=chosen.seconds)
+        if "minute" in parts:
+            with ours(folder, "minute") as (url, row, _):
+                found["minute"] = wrk(f"{url}/predict", row, 32, 60, folder)
+    sys.stdout.write(report.text(found))
     if chosen.write is not None:
-        chosen.write.mkdir(parents=True, exist_ok=True)
-        (chosen.write / "benchmarks.json").write_text(json.dumps(report, indent=2) + "\n")
-        (chosen.write / "benchmarks.md").write_text(text)
+        report.write(found, chosen.write)
     return 0
 
 
+# --- against the plain application
+
+
 def measure(name: str, folder: Path, *, seconds: int, repeat: int) -> dict[str, Any]:
-    estimator, rounded = MODELS[name]
-    estimator.fit(*iris())
-    store = Store(folder / name.replace(" ", "-") / "models")
-    onnx = not isinstance(estimator, KNeighborsClassifier)
-    store.publish(bundle_files(estimator, onnx=onnx), bundle_metadata(onnx={"rounded": rounded}))
-    started = time.monotonic()
-    with plain(estimator, folder) as base, serving(store.root, folder, replicas=1, IRIS_ACCESS_LOG_EVERY="0") as ours:
-        ready = time.monotonic() - started
-        rows = [dict(zip(row_names(), map(float, row), strict=True)) for row in iris()[0]]
-        check(base, ours.url, rows)
+    estimator, _ = MODELS[name]
+    with ours(folder, name) as (url, _, _), plain(estimator, folder) as base:
+        rows = samples()
+        check(base, url, rows)
         runs: dict[str, list[tuple[Run, Run]]] = {load: [] for load in LOADS}
         for _ in range(repeat):
             for load, (path, connections, count) in LOADS.items():
-                body = json.dumps(rows[7] if count == 1 else {"instances": (rows * (count // len(rows) + 1))[:count]})
-                pair = [wrk(url + path, body, connections, seconds, folder) for url in (base, ours.url)]
+                body = json.dumps(rows[7] if count == 1 else {"instances": repeated(rows, count)})
+                pair = [wrk(where + path, body, connections, seconds, folder) for where in (base, url)]
                 runs[load].append((pair[0], pair[1]))
-        memory = pss_megabytes(ours)
-        kind = httpx2.get(f"{ours.url}/model", headers=HEADERS).json()["predictor"]
-    return {
-        "model": name,
-        "predictor": kind,
-        "seconds_to_first_answer": round(ready, 1),
-        "pss_megabytes": round(memory),
-        "loads": {load: summary(pairs, LOADS[load][2]) for load, pairs in runs.items()},
-    }
-
-
-Run = Mapping[str, float]
-
-
-def wrk(url: str, body: str, connections: int, seconds: int, folder: Path) -> Run:
-    script = folder / "post.lua"
-    script.write_text(
-        "wrk.method = 'POST'\n"
-        f"wrk.body = [==[{body}]==]\n"
-        "wrk.headers['Content-Type'] = 'application/json'\n"
-        f"wrk.headers['X-API-Key'] = '{KEY}'\n"
-    )
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "--latency", "-s", str(script), url]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    if bad or "Socket errors" in text:
-        raise AssertionError(f"not every answer was right:\n{text}")
-    return {
-        "rate": float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0]),
-        "p50": latency(text, "50%"),
-        "p99": latency(text, "99%"),
-    }
-
-
-def latency(text: str, percentile: str) -> float:
-    """Milliseconds."""
-    number, unit = re.findall(rf"{percentile}\s+([\d.]+)(us|ms|s)", text)[0]
-    return float(number) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
+        kind = httpx2.get(f"{url}/model", headers=HEADERS).json()["predictor"]
+    return {"model": name, "predictor": kind, "loads": {load: summary(pairs, LOADS[load][2]) for load, pairs in runs.items()}}
 
 
 def check(base: str, ours: str, rows: list[dict[str, float]]) -> None:
@@ -136,14 +108,15 @@ def check(base: str, ours: str, rows: list[dict[str, float]]) -> None:
 
 @contextlib.contextmanager
 def plain(estimator: Any, folder: Path) -> Iterator[str]:
+    """The plain application; its address."""
     file = folder / "plain.joblib"
     file.write_bytes(dumped(estimator))
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "tests.benchmarks.plain:app", "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "PLAIN_MODEL": str(file), "PYTHONPATH": str(ROOT)}
+    variables = {**os.environ, "PLAIN_MODEL": str(file), "PYTHONPATH": str(ROOT)}
     with (
         (folder / "plain.log").open("wb") as log,
-        subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log) as process,
+        subprocess.Popen(command, env=variables, cwd=ROOT, stdout=log, stderr=log) as process,
     ):
         url = f"http://127.0.0.1:{port}"
         try:
@@ -160,7 +133,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def summary(pairs: list[tuple[Run, Run]], rows: int) -> dict[str, float]:
+def summary(pairs: Sequence[tuple[Run, Run]], rows: int) -> dict[str, float]:
     def median(number: Callable[[tuple[Run, Run]], float]) -> float:
         return statistics.median(number(pair) for pair in pairs)
 
@@ -177,18 +150,75 @@ def summary(pairs: list[tuple[Run, Run]], rows: int) -> dict[str, float]:
     }
 
 
-def pss_megabytes(server: Server) -> float:
-    """Memory of every process of this application, shared pages counted once."""
-    total = 0
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if os.getsid(int(folder.name)) == server.process.pid:
-                total += int(re.findall(r"^Pss:\s+(\d+)", (folder / "smaps_rollup").read_text(), re.MULTILINE)[0])
-    return total / 1024
+# --- ours alone, or beside a bare Ray Serve
 
 
-def row_names() -> tuple[str, ...]:
-    return ("sepal_length", "sepal_width", "petal_length", "petal_width")
+def lives(folder: Path, *, repeat: int) -> dict[str, dict[str, float]]:
+    """Start, memory and stop of ours and of a bare `serve run` of a hello application, in turn."""
+    store = published(folder, "life", "random forest, 200 trees")
+    found: dict[str, list[dict[str, float]]] = {"hello": [], "iris-api": []}
+    for _ in range(repeat):
+        port = free_port()
+        config = folder / "hello.yaml"
+        http = {"host": "127.0.0.1", "port": port}
+        config.write_text(json.dumps({"http_options": http, "applications": [{"import_path": "tests.benchmarks.hello:app"}]}))
+        bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
+        command = [str(Path(PYTHON).with_name("serve")), "run", "--app-dir", str(ROOT), str(config)]
+        found["hello"].append(life(command, f"http://127.0.0.1:{port}/", folder, bare))
+        port = free_port()
+        command = [PYTHON, "-m", "serve_app", "--port", str(port)]
+        found["iris-api"].append(life(command, f"http://127.0.0.1:{port}/readyz", folder, environment(store.root)))
+    return {name: {kind: statistics.median(one[kind] for one in runs) for kind in runs[0]} for name, runs in found.items()}
+
+
+def replicas(folder: Path, *, seconds: int, repeat: int) -> dict[str, Any]:
+    """Requests per second of one and of two replicas, and the CPU time of a request by process."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    cpu: dict[int, dict[str, float]] = {}
+    for count in rates:
+        with ours(folder, f"replicas-{count}", replicas=count) as (url, row, session):
+            wrk(f"{url}/predict", row, 32, 1, folder)
+            before = cpu_seconds(session)
+            rates[count] = [wrk(f"{url}/predict", row, 32, seconds, folder)["rate"] for _ in range(repeat)]
+            requests = statistics.mean(rates[count]) * seconds * repeat
+            after = cpu_seconds(session)
+            cpu[count] = {name: 1e6 * (used - before.get(name, 0.0)) / requests for name, used in after.items()}
+    return {
+        "rate": {count: statistics.median(found) for count, found in rates.items()},
+        "microseconds_of_cpu": {count: {name: used for name, used in one.items() if used >= 1} for count, one in cpu.items()},
+    }
+
+
+def disturbed(folder: Path, *, seconds: int) -> dict[str, Run]:
+    many = json.dumps({"instances": repeated(samples(), 100_000)})
+    with ours(folder, "disturbance") as (url, row, _):
+        return disturbances(url, Store(folder / "disturbance" / "models"), row, many, seconds, folder)
+
+
+@contextlib.contextmanager
+def ours(folder: Path, name: str, *, replicas: int = 1) -> Iterator[tuple[str, str, int]]:
+    """Our application with a model of its own: its address, the body of a row, its session."""
+    store = published(folder, name, name if name in MODELS else "logistic regression")
+    with serving(store.root, folder, replicas=replicas, IRIS_ACCESS_LOG_EVERY="0") as server:
+        yield server.url, json.dumps(samples()[7]), server.process.pid
+
+
+def published(folder: Path, name: str, model: str) -> Store:
+    estimator, rounded = MODELS[model]
+    estimator.fit(*iris())
+    store = Store(folder / name / "models")
+    onnx = not isinstance(estimator, KNeighborsClassifier)
+    store.publish(bundle_files(estimator, onnx=onnx), bundle_metadata(onnx={"rounded": rounded}))
+    return store
+
+
+def samples() -> list[dict[str, float]]:
+    names = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+    return [dict(zip(names, map(float, row), strict=True)) for row in iris()[0]]
+
+
+def repeated(rows: list[dict[str, float]], count: int) -> list[dict[str, float]]:
+    return (rows * (count // len(rows) + 1))[:count]
 
 
 def machine() -> dict[str, str]:
@@ -203,29 +233,6 @@ def machine() -> dict[str, str]:
         "fastapi": fastapi.__version__,
         "scikit-learn": sklearn.__version__,
     }
-
-
-def table(report: dict[str, Any]) -> str:
-    lines = [
-        "| model (predictor) | load | plain FastAPI | iris-api | ratio (lowest to highest) | p50 / p99 ms |",
-        "| --- | --- | --: | --: | --: | --: |",
-    ]
-    for result in report["results"]:
-        for load, row in result["loads"].items():
-            cells = (
-                f"{result['model']} ({result['predictor']})",
-                load,
-                f"{row['plain_rate']:,.0f}/s",
-                f"{row['rate']:,.0f}/s",
-                f"**{row['ratio']:.2f}** ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
-                f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}",
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
-    lines.extend(
-        f"{one['model']}: {one['pss_megabytes']} MB PSS, {one['seconds_to_first_answer']} s to start." for one in report["results"]
-    )
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""What the benchmark found, as text, as JSON and as a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Found = dict[str, Any]
+
+
+def text(found: Found) -> str:
+    return "\n".join(line for part in (_models, _life, _replicas, _disturbance, _minute) for line in part(found))
+
+
+def write(found: Found, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmarks.json").write_text(json.dumps(found, indent=2) + "\n")
+    (folder / "benchmarks.md").write_text(text(found))
+    if found["models"]:
+        picture(found, folder / "benchmarks.svg")
+
+
+def picture(found: Found, file: Path) -> None:
+    """How many times the plain application, one bar for each model and load, on a logarithmic scale."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "iris-api"
+    from matplotlib import pyplot as plt
+
+    bars = [(f"{one['model']}\n{load}", row["ratio"]) for one in found["models"] for load, row in one["loads"].items()]
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(bars) + 1), layout="constrained")
+    drawn = axes.barh([name for name, _ in bars], [ratio for _, ratio in bars], color="#3b6ea5")
+    axes.bar_label(drawn, [f"{ratio:.1f}" for _, ratio in bars], padding=3)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlim(0.5, 3 * max(ratio for _, ratio in bars))
+    axes.invert_yaxis()
+    axes.set_xlabel("times plain FastAPI with scikit-learn, one worker, same machine (1 = the same)")
+    axes.tick_params(axis="y", labelsize=8)
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _models(found: Found) -> Iterator[str]:
+    if not found["models"]:
+        return
+    yield "| model (predictor) | load | plain FastAPI | iris-api | ratio (lowest to highest) | p50 / p99 ms | p99 / p50 |"
+    yield "| --- | --- | --: | --: | --: | --: | --: |"
+    for result in found["models"]:
+        for load, row in result["loads"].items():
+            cells = (
+                f"{result['model']} ({result['predictor']})",
+                load,
+                f"{row['plain_rate']:,.0f}/s",
+                f"{row['rate']:,.0f}/s",
+                f"**{row['ratio']:.2f}** ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
+                f"{row['p50_ms']:.2f} / {row['p99_ms']:.2f}",
+                f"{row['p99_ms'] / row['p50_ms']:.1f}",
+            )
+            yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _life(found: Found) -> Iterator[str]:
+    if "life" not in found:
+        return
+    hello, ours = found["life"]["hello"], found["life"]["iris-api"]
+    yield "| one replica | bare `serve run` | iris-api | ratio |"
+    yield "| --- | --: | --: | --: |"
+    names = {
+        "start_seconds": "start to first answer, s",
+        "stop_seconds": "stop, nothing left, s",
+        "pss_megabytes": "memory (PSS), MB",
+    }
+    for kind, name in names.items():
+        yield f"| {name} | {hello[kind]:.1f} | {ours[kind]:.1f} | {ours[kind] / hello[kind]:.2f} |"
+    yield ""
+
+
+def _replicas(found: Found) -> Iterator[str]:
+    if "replicas" not in found:
+        return
+    rates, cpu = found["replicas"]["rate"], found["replicas"]["microseconds_of_cpu"]
+    yield f"two replicas to one, 32 connections: {rates[2]:,.0f}/s to {rates[1]:,.0f}/s, {rates[2] / rates[1]:.2f}"
+    for count, used in cpu.items():
+        yield f"CPU of a request, µs, {count} replica(s): " + ", ".join(
+            f"{name} {value:.0f}" for name, value in sorted(used.items(), key=lambda item: -item[1])
+        )
+    yield ""
+
+
+def _disturbance(found: Found) -> Iterator[str]:
+    if "disturbance" not in found:
+        return
+    quiet = found["disturbance"]["nothing"]
+    yield "| single rows, 4 connections, beside | requests/s | p50 ms | p99 ms | p99 to that beside nothing | slowest ms |"
+    yield "| --- | --: | --: | --: | --: | --: |"
+    for name, run in found["disturbance"].items():
+        numbers = f"{run['rate']:,.0f} | {run['p50']:.2f} | {run['p99']:.2f} | {run['p99'] / quiet['p99']:.1f} | {run['max']:.0f}"
+        yield f"| {name} | {numbers} |"
+    yield ""
+
+
+def _minute(found: Found) -> Iterator[str]:
+    if "minute" in found:
+        run = found["minute"]
+        yield (
+            f"a minute of logistic regression over 32 connections: {run['rate']:,.0f}/s, p50 {run['p50']:.2f} ms, "
+            f"p99 {run['p99']:.2f} ms, slowest {run['max']:.0f} ms"
+        )
+        yield ""

@@ -1,0 +1,39 @@
+"""The load generator: wrk, one thread, on this machine. A run counts only when every answer was right."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.support.server import KEY
+
+Run = Mapping[str, float]
+"""Requests per second, and latencies in milliseconds."""
+
+
+def wrk(url: str, body: str, connections: int, seconds: float, folder: Path) -> Run:
+    """POST `body` over so many connections; raises AssertionError when an answer was not 2xx or a connection failed."""
+    script = folder / "post.lua"
+    script.write_text(
+        "wrk.method = 'POST'\n"
+        f"wrk.body = [==[{body}]==]\n"
+        "wrk.headers['Content-Type'] = 'application/json'\n"
+        f"wrk.headers['X-API-Key'] = '{KEY}'\n"
+    )
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "--latency", "-s", str(script), url]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    if bad or "Socket errors" in text:
+        raise AssertionError(f"not every answer was right:\n{text}")
+    return {
+        "rate": float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0]),
+        "p50": _milliseconds(*re.findall(r"50%\s+([\d.]+)(us|ms|s)", text)[0]),
+        "p99": _milliseconds(*re.findall(r"99%\s+([\d.]+)(us|ms|s)", text)[0]),
+        "max": _milliseconds(*re.findall(r"Latency\s+\S+\s+\S+\s+([\d.]+)(us|ms|s)", text)[0]),
+    }
+
+
+def _milliseconds(number: str, unit: str) -> float:
+    return float(number) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
