@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
-MODEL_DIR ?= models
+MODEL_DIR := $(or $(MODEL_DIR),models)
 ARGS ?=
 UV := uv==0.13.9
 export MODEL_DIR PORT
@@ -46,7 +46,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check format test-integration test-faults test-manifests test-e2e bench sbom audit docs-settings docs-reliability lock clean
+.PHONY: check format test-integration test-faults test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 check: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
@@ -66,6 +66,9 @@ test-faults: $(VENV)/.dev ## kill, freeze and mislead processes under load; each
 
 bench: $(VENV)/.dev ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
 	$(BIN)/python -m tests.benchmarks --write build $(ARGS)
+
+bench-machine: $(VENV)/.dev ## first answer, replacement while serving, stop, and one row in process
+	$(BIN)/python -m tests.benchmarks.one_machine $(ARGS)
 
 sbom: $(VENV)/.uv ## CycloneDX lists of what the two images hold, in build/
 	@mkdir -p build
@@ -101,12 +104,12 @@ $(VENV)/.uv:
 	@touch $@
 
 $(VENV)/.train: requirements/train.txt | $(VENV)/.uv
-	@echo "iris-api: installing what serving and training need …"
+	@echo "iris-api: installing what serving and training need (some 320 MB), and compiling it: a minute or more …"
 	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/train.txt
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
-	@echo "iris-api: installing everything, with the tools …"
+	@echo "iris-api: installing everything, with the tools (some 400 MB), and compiling it: a minute or more …"
 	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/dev.txt
 	@touch $@ $(VENV)/.train
 

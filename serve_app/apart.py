@@ -30,7 +30,7 @@ FILES = {
 @contextlib.contextmanager
 def apart(port: int) -> Iterator[None]:
     """Set the environment for an application on `port`, to be entered before Ray Serve is imported; what the user set stays."""
-    folder = Path(tempfile.mkdtemp(prefix="iris-api-", dir="/tmp"))  # noqa: S108, a socket's path must be short
+    folder = Path(tempfile.mkdtemp(prefix="iris-api-", dir="/tmp"))  # a socket's path must be short
     for name, file in FILES.items():
         os.environ.setdefault(name, str(folder / file))
     choose_ports(port)
