@@ -20,12 +20,12 @@ help: ## list the targets
 
 install: $(VENV)/.dev ## make the virtual environment with everything in it
 
-serve: $(VENV)/.train ## train if the store is empty, then serve on 127.0.0.1:$(PORT) until Ctrl-C
+serve: $(VENV)/.train ## train if the store is empty, then serve on 127.0.0.1, port PORT=8000, until Ctrl-C
 	@test -e "$(MODEL_DIR)/model.joblib" || { echo "iris-api: the store $(MODEL_DIR) is empty, training the iris model …"; $(BIN)/python -m training; }
 	@exec $(BIN)/python -m serve_app $(ARGS)
 
 train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target y"
-	@$(BIN)/python -m training $(ARGS)
+	@$(BIN)/python -m training train $(ARGS)
 
 test: $(VENV)/.dev ## the fast tests
 	$(BIN)/pytest tests/unit $(ARGS)
