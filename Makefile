@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # it finds it, and there it would only cost memory and time.
 SERVE_PYTHON ?= $(VENV)/serve/bin/python
 PORT ?= 8000
-MODEL_DIR ?= models
+MODEL_DIR := $(or $(MODEL_DIR),models)
 ARGS ?=
 UV := uv==0.13.9
 export MODEL_DIR PORT
@@ -23,12 +23,12 @@ help: ## list the targets
 
 install: $(VENV)/.dev ## make the virtual environment with everything in it
 
-serve: $(VENV)/.serve ## train if the store is empty, then serve on 127.0.0.1:$(PORT) until Ctrl-C
+serve: $(VENV)/.serve ## train if the store is empty, then serve on 127.0.0.1, port PORT=8000, until Ctrl-C
 	@test -e "$(MODEL_DIR)/model.joblib" || { echo "iris-api: the store $(MODEL_DIR) is empty, training the iris model …"; $(MAKE) --no-print-directory train ARGS=; }
 	@exec $(SERVE_PYTHON) -m serve_app $(ARGS)
 
 train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target y"
-	@$(BIN)/python -m training $(ARGS)
+	@$(BIN)/python -m training train $(ARGS)
 
 test: $(VENV)/.dev ## the fast tests
 	$(BIN)/pytest tests/unit $(ARGS)
@@ -49,7 +49,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check format test-integration test-faults test-manifests test-e2e bench sbom audit docs-settings docs-reliability lock clean
+.PHONY: check format test-integration test-faults test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 check: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
@@ -69,6 +69,9 @@ test-faults: $(VENV)/.dev $(VENV)/.serve ## kill, freeze and mislead processes u
 
 bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks --write build $(ARGS)
+
+bench-machine: $(VENV)/.dev $(VENV)/.serve ## first answer, replacement while serving, stop, and one row in process
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks.one_machine $(ARGS)
 
 sbom: $(VENV)/.uv ## CycloneDX lists of what the two images hold, in build/
 	@mkdir -p build
@@ -110,12 +113,12 @@ $(VENV)/.serve: requirements/serve.txt | $(VENV)/.uv
 	@touch $@
 
 $(VENV)/.train: requirements/train.txt | $(VENV)/.uv
-	@echo "iris-api: installing what serving and training need …"
+	@echo "iris-api: installing what serving and training need (some 320 MB), and compiling it: a minute or more …"
 	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/train.txt
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
-	@echo "iris-api: installing everything, with the tools …"
+	@echo "iris-api: installing everything, with the tools (some 400 MB), and compiling it: a minute or more …"
 	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/dev.txt
 	@touch $@ $(VENV)/.train
 

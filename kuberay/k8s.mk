@@ -60,7 +60,7 @@ k8s-status: ## what runs, and what is wrong with it
 k8s-logs: ## the application's logs; ARGS="--follow --lines 200"
 	@$(K8S) logs $(ARGS)
 
-k8s-port-forward: ## the API on 127.0.0.1:$(K8S_PORT)
+k8s-port-forward: ## the API on 127.0.0.1, port K8S_PORT=8000
 	@$(K8S) forward api $(K8S_PORT)
 
 k8s-mlflow-ui: ## MLflow of the cluster on 127.0.0.1:5000

@@ -17,18 +17,17 @@ import yaml
 from serve_app.targets import note
 
 BASE = Path(__file__).resolve().parent / "base"
-HAPROXY_PORT = int(os.environ.get("RAY_SERVE_HAPROXY_METRICS_PORT") or 9101)
 
 
 def configuration(api: int, port: int) -> str:
     """The cluster's configuration with the targets of this machine; what is kept and renamed stays the same."""
     cluster = yaml.safe_load((BASE / "prometheus" / "prometheus.yaml").read_text())
     kept = {job["job_name"]: job["metric_relabel_configs"] for job in cluster["scrape_configs"] if "metric_relabel_configs" in job}
-    found = [{"files": [str(note(api))], "refresh_interval": "5s"}]
+    found, haproxy = ([{"files": [str(note(api, what))], "refresh_interval": "5s"}] for what in ("metrics", "haproxy"))
     # Serve's own processes and the replicas are on one Ray node here, the head.
     jobs = [
         {"job_name": "ray-head", "file_sd_configs": found, "metric_relabel_configs": kept["ray-head"]},
-        {"job_name": "haproxy", "static_configs": _at(HAPROXY_PORT), "metric_relabel_configs": kept["haproxy"]},
+        {"job_name": "haproxy", "file_sd_configs": haproxy, "metric_relabel_configs": kept["haproxy"]},
         {"job_name": "prometheus", "static_configs": _at(port)},
     ]
     document = {

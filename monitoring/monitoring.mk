@@ -8,7 +8,7 @@ PROMETHEUS_PORT ?= 9090
 .PHONY: monitoring dashboards k8s-monitoring-deploy k8s-monitoring-delete k8s-monitoring-status k8s-monitoring-logs \
 	k8s-monitoring-logs-grafana k8s-monitoring-port-forward k8s-monitoring-alerts test-monitoring
 
-monitoring: $(VENV)/.train ## a Prometheus on 127.0.0.1:$(PROMETHEUS_PORT) beside `make serve`, with the rules of the cluster
+monitoring: $(VENV)/.train ## a Prometheus on 127.0.0.1, port PROMETHEUS_PORT=9090, beside `make serve`, with the rules of the cluster
 	@exec $(BIN)/python -m monitoring.local --port $(PROMETHEUS_PORT) --api $(PORT)
 
 dashboards: $(VENV)/.dev ## write the dashboards and the operator's rules anew from their sources

@@ -8,8 +8,9 @@ import os
 import sys
 from pathlib import Path
 
+from serve_app.apart import apart
 from serve_app.core.errors import IrisApiError
-from serve_app.settings import load_settings, table
+from serve_app.settings import SettingsError, load_settings, table
 
 FLAGS = Path(__file__).with_name("serve.env")
 
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="serve, print all settings as a table, or make an API key",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s; 0.0.0.0 for all)")
-    parser.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 8000), help="port (default: PORT, else 8000)")
+    parser.add_argument("--port", help="port (default: PORT, else 8000)")
     parser.add_argument("--replicas", type=int, help="replicas (default: IRIS_REPLICAS, else 1)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="with settings: write the table to FILE")
     parser.add_argument("--name", help="with key: whose key it is")
@@ -45,11 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["IRIS_REPLICAS"] = str(chosen.replicas)
     try:
         settings = load_settings()
+        port = read_port(chosen.port)
         os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # nobody else sends requests here
         read_flags(FLAGS)
-        from serve_app.local import serve_until_stopped  # after the flags: Ray Serve reads them when it is imported
+        with apart(port):
+            from serve_app.local import serve_until_stopped  # after the flags: Ray Serve reads them when it is imported
 
-        serve_until_stopped(settings, host=chosen.host, port=chosen.port)
+            serve_until_stopped(settings, host=chosen.host, port=port)
     except IrisApiError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -78,6 +81,14 @@ def key(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def read_port(given: str | None) -> int:
+    """The port of `--port`, else of PORT, else 8000; raises SettingsError."""
+    text = given or os.environ.get("PORT") or "8000"
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise SettingsError(f"{'--port' if given else 'PORT'}: '{text[:20]}' is no port; give a number from 1 to 65535")
+    return int(text)
 
 
 def read_flags(path: Path) -> None:

@@ -23,6 +23,10 @@ from serve_app.core.errors import IrisApiError
 from serve_app.settings import Settings
 
 START_SECONDS = 120.0
+LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108, where Ray puts them
+NOTES = ("metrics", "haproxy")
+QUIET = ("ray._private.authentication.authentication_token_setup",)
+"""Tells of Ray's own token, which protects what it starts here and asks nothing of the user."""
 
 
 class StartError(IrisApiError):
@@ -36,25 +40,10 @@ def serve_until_stopped(settings: Settings, *, host: str, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     started = time.monotonic()
-    say(f"starting Ray Serve with {settings.iris_replicas} replica(s), models from {settings.model_dir} …")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    os.environ["IRIS_TERMINAL"] = "1" if sys.stderr.isatty() else "0"
-    # Ray's processes import this package wherever they run.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    os.environ["MODEL_DIR"] = str(settings.model_dir.absolute())  # a replica's working directory is another
+    say(f"starting Ray Serve with {settings.iris_replicas} replica(s), models from {settings.model_dir.absolute()} …")
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104, compared, not bound
     try:
-        session = ray.init(
-            num_cpus=max(os.cpu_count() or 1, settings.iris_replicas),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            object_store_memory=100 * 1024 * 1024,
-            _node_ip_address="127.0.0.1" if host == "127.0.0.1" else None,
-        )
-        targets.write_note(port, session.address_info["metrics_export_port"])
-        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
-        serve.run(deployment.app, name=deployment.APPLICATION, blocking=False)
-        url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104, compared, not bound
+        _start(settings, host, port)
         _wait(url, stop)
         if not stop.is_set():
             say(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
@@ -63,7 +52,8 @@ def serve_until_stopped(settings: Settings, *, host: str, port: int) -> None:
             pass
     finally:
         say("stopping …")
-        targets.note(port).unlink(missing_ok=True)
+        for what in NOTES:
+            targets.note(port, what).unlink(missing_ok=True)
         _stop()
     say("stopped")
 
@@ -71,6 +61,36 @@ def serve_until_stopped(settings: Settings, *, host: str, port: int) -> None:
 def say(text: str) -> None:
     sys.stdout.write(f"iris-api: {text}\n")
     sys.stdout.flush()
+
+
+def _start(settings: Settings, host: str, port: int) -> None:
+    """Ray, Serve and the application; StartError when one of them does not come up."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    os.environ["IRIS_TERMINAL"] = "1" if sys.stderr.isatty() else "0"
+    # Ray's processes import this package wherever they run.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    for name, value in settings:
+        if isinstance(value, Path):
+            os.environ[name.upper()] = str(value.absolute())  # a replica's working directory is another
+    try:
+        session = ray.init(
+            address="local",  # a cluster that runs here already is somebody else's
+            num_cpus=max(os.cpu_count() or 1, settings.iris_replicas),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            object_store_memory=100 * 1024 * 1024,
+            _node_ip_address="127.0.0.1" if host == "127.0.0.1" else None,
+        )
+        ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
+        targets.write_notes(port, **dict(zip(NOTES, ports, strict=True)))
+        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
+        serve.run(deployment.app, name=deployment.APPLICATION, blocking=False)
+    except Exception as error:  # Ray raises a bare one when a busy machine starts it too slowly
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise StartError(f"the application did not start ({reason[:200]}); the logs are in {LOGS}") from error
 
 
 def _check_port(host: str, port: int) -> None:
@@ -91,9 +111,7 @@ def _wait(url: str, stop: threading.Event) -> None:
                 return
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
-                raise StartError(
-                    f"no answer after {START_SECONDS:.0f} s ({error}); the logs are in /tmp/ray/session_latest/logs/serve"
-                ) from None
+                raise StartError(f"no answer after {START_SECONDS:.0f} s ({error}); the logs are in {LOGS}") from None
         stop.wait(0.05)
 
 

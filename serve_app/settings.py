@@ -26,7 +26,7 @@ class SettingsError(IrisApiError):
 class Settings(BaseSettings):
     """Names without prefix are those of the system this one replaces; ours begin with `IRIS_`."""
 
-    model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True, extra="ignore", env_ignore_empty=True)
 
     environment: Literal["development", "production"] = "development"
     """`production` refuses to start without a good API key or with CORS open to all."""
@@ -124,6 +124,13 @@ class Settings(BaseSettings):
                 raise ValueError(str(error)) from None
         return value
 
+    @field_validator("model_dir")
+    @classmethod
+    def _is_no_file(cls, value: Path) -> Path:
+        if os.path.exists(value) and not os.path.isdir(value):
+            raise ValueError(f"{value} is a file; name a folder")
+        return value
+
     @field_validator("iris_trusted_proxies")
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -159,7 +166,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        message = str(first["msg"]).removeprefix("Value error, ")
+        message = str(first["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
         where = str(first["loc"][0]).upper() if first["loc"] else ""
         raise SettingsError(f"{where}: {message}" if where else message) from None
 

@@ -1,4 +1,4 @@
-"""The note that tells a Prometheus on this machine where the metrics are: Ray chooses their port anew at each start."""
+"""The notes that tell a Prometheus on this machine where the metrics are: their ports are chosen anew at each start."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import tempfile
 from pathlib import Path
 
 
-def note(port: int) -> Path:
-    """The file about the application on `port`, in the form that Prometheus' `file_sd_configs` reads."""
-    return Path(tempfile.gettempdir()) / f"iris-api-{port}-metrics.json"
+def note(port: int, what: str = "metrics") -> Path:
+    """The file about the application on `port`, as Prometheus' `file_sd_configs` reads it; `what`: metrics or haproxy."""
+    return Path(tempfile.gettempdir()) / f"iris-api-{port}-{what}.json"
 
 
-def write_note(port: int, metrics_port: int) -> None:
-    targets = [{"targets": [f"127.0.0.1:{metrics_port}"], "labels": {"app": "iris-api"}}]
-    note(port).write_text(json.dumps(targets))
+def write_notes(port: int, **ports: int) -> None:
+    """A note for each of `ports`, by what listens there."""
+    for what, at in ports.items():
+        note(port, what).write_text(json.dumps([{"targets": [f"127.0.0.1:{at}"], "labels": {"app": "iris-api"}}]))

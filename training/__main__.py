@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from training.pipeline import Outcome
 
 FAILED, MISTAKEN, REFUSED = 1, 2, 3
+COMMANDS = ("train", "list", "models", "promote", "rollback")
 
 app = typer.Typer(
     name="training",
@@ -190,7 +191,7 @@ def _moved(move: Callable[[Store], Entry], model_dir: Path, tracking_uri: str | 
 
     try:
         tracking.follow(tracking_uri, store)
-    except Unreachable as error:
+    except (Mistake, Unreachable) as error:
         typer.echo(f"note: {error}", err=True)
 
 
@@ -286,13 +287,14 @@ def _joined_tags(arguments: Sequence[str]) -> list[str]:
 
 def main() -> NoReturn:
     arguments = _joined_tags(sys.argv[1:])
-    commands = {"train", "list", "models", "promote", "rollback", "--help", "-h"}
-    if not arguments or arguments[0] not in commands:
+    if arguments[:1] == ["-h"]:
+        arguments = ["--help"]
+    if not arguments or arguments[0] not in {*COMMANDS, "--help"}:
         arguments.insert(0, "train")
     try:
         code = app(arguments, standalone_mode=False, prog_name="python -m training")
     except (typer.TyperException, Mistake) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        message = _parser_message(error, arguments) if isinstance(error, typer.TyperException) else str(error)
         code = _fail(message, MISTAKEN)
     except IrisApiError as error:
         code = _fail(str(error), FAILED)
@@ -304,6 +306,13 @@ def main() -> NoReturn:
         code = _fail("stopped; nothing was published", 130)
     sys.stdout.flush()
     sys.exit(code or 0)
+
+
+def _parser_message(error: typer.TyperException, arguments: Sequence[str]) -> str:
+    """What the parser says, and where to look."""
+    if arguments[0] == "train" and len(sys.argv) > 1 and not sys.argv[1].startswith("-") and sys.argv[1] not in COMMANDS:
+        return f"there is no command '{sys.argv[1]}': use train, list, promote or rollback"
+    return f"{error.format_message().rstrip('.')}: see `python -m training {arguments[0]} --help`"
 
 
 def _fail(message: str, code: int) -> int:

@@ -185,13 +185,19 @@ def _own(task: Task, path: str, params: Mapping[str, Any], random_state: int) ->
         raise Mistake(f"the module of --estimator {path} has no '{name}'") from None
     if not callable(factory):
         raise Mistake(f"--estimator {path} is not a function that returns an estimator")
-    accepted = inspect.signature(factory).parameters
+    try:
+        accepted = inspect.signature(factory).parameters
+    except ValueError:
+        raise Mistake(f"--estimator {path} is not a function written in Python that returns an estimator") from None
     for given in params:
         if given not in accepted:
             raise Mistake(f"the factory {path} has no parameter {given}: leave --{given.replace('_', '-')} out")
     offered = {"task": task, "random_state": random_state, **params}
-    made = factory(**{key: value for key, value in offered.items() if key in accepted})
-    fits = is_classifier(made) if task == "classification" else is_regressor(made)
-    if not hasattr(made, "fit") or not fits:
+    try:
+        made = factory(**{key: value for key, value in offered.items() if key in accepted})
+    except Exception as error:
+        raise Mistake(f"the factory {path} failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+    suits = is_classifier if task == "classification" else is_regressor
+    if not hasattr(made, "fit") or not hasattr(made, "__sklearn_tags__") or not suits(made):
         raise Mistake(f"the factory {path} returned a {type(made).__name__}, which is no scikit-learn estimator for a {task}")
     return made

@@ -178,6 +178,8 @@ def _signer(file: Path) -> Sign:
 def _check(options: Options) -> None:
     if not 0.0 < options.test_size < 1.0:
         raise Mistake(f"--test-size {options.test_size:g} must be a share between 0 and 1, like 0.2")
+    if options.model_dir.exists() and not options.model_dir.is_dir():
+        raise Mistake(f"--model-dir {options.model_dir} is a file: name a folder")
     for name, value in options.params.items():
         if isinstance(value, int) and value < 1:
             also = ", or None for no limit" if name == "max_depth" else ""

@@ -36,6 +36,8 @@ log = logging.getLogger("iris_api.app")
 
 ACCOUNT_SECONDS = 1.0
 KEYS_SECONDS = 2.0
+EXPOSED = ("X-Request-ID", "X-Model-Name", "X-Model-Version", "X-Model-Digest", "ETag", "Retry-After")
+"""Headers that a page from another origin may read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,11 @@ def create_app(
     install_openapi(app, slot, max_rows=options.max_rows)
     if options.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(options.cors_origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=list(options.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
         )
     gate = partial(
         Gate,

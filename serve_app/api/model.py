@@ -55,7 +55,7 @@ def model_router(answers: Answers, *, model_name: str) -> APIRouter:
             return refused or Response(status_code=404)
         etag = predictor.bundle.etag
         seen = request.headers.get("if-none-match", "")
-        if slot.refusal is None and etag in [tag.strip().removeprefix("W/") for tag in seen.split(",")]:
+        if slot.refusal is None and {etag, "*"} & {tag.strip().removeprefix("W/") for tag in seen.split(",")}:
             return Response(status_code=304, headers={"etag": etag})
         refusal = slot.refusal
         document = {

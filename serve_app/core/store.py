@@ -148,11 +148,15 @@ class Store:
 
     def promote(self, version: int) -> Entry:
         """Point to a version that the store holds; raises StoreError when it is not there or damaged."""
+        if not self.entries():  # a mistyped folder is not made
+            raise StoreError(f"{self.root} holds no published model, so no version {version}")
         with self._writing():
             return self._promote(version)
 
     def roll_back(self) -> Entry:
         """Point to the newest kept version that is older than the served one; raises StoreError when there is none."""
+        if not self.entries():
+            raise StoreError(f"{self.root} serves no published model, so there is nothing to roll back")
         with self._writing():
             entries = self.entries()
             served = next((entry.version for entry in entries if entry.served), None)

@@ -164,13 +164,16 @@ def test_an_estimator_from_the_working_directory_is_found(tmp_path: Path) -> Non
         (["--target", "colour"], "'colour' is not in iris"),
         (["--estimator", "oak"], "there is no estimator 'oak'"),
         (["--estimator", "logistic-regression", "--max-depth", "3"], "logistic-regression has no parameter max_depth"),
-        (["--nonsense"], "No such option: --nonsense"),
+        (["--nonsense"], "No such option: --nonsense: see `python -m training train --help`"),
+        (["retrain"], "there is no command 'retrain': use train, list, promote or rollback"),
+        (["--model-dir", __file__], "is a file: name a folder"),
+        (["--tracking-uri", "mlruns"], "'mlruns' is no MLflow server"),
         (["promote"], "Missing argument"),
         (["promote", "two"], "version"),
     ],
 )
 def test_a_mistake_is_answered_by_one_sentence_and_code_two(tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    mine = [] if arguments[0] in ("promote", "rollback", "list") else ["--no-tracking"]
+    mine = [] if arguments[0] in ("promote", "rollback", "list", "retrain", "--tracking-uri") else ["--no-tracking"]
     assert sentence in complaint(train(tmp_path, *arguments, *mine, code=2))
     assert not (tmp_path / "models").exists()
 
@@ -184,6 +187,7 @@ def test_an_empty_store_is_listed_and_has_nothing_to_go_back_to(tmp_path: Path) 
     assert "holds no published model" in train(tmp_path, "list").stdout
     assert "nothing to roll back" in complaint(train(tmp_path, "rollback", code=1))
     assert "no version 7" in complaint(train(tmp_path, "promote", "7", code=1))
+    assert not (tmp_path / "models").exists()
 
 
 def test_neither_listing_nor_rolling_back_loads_mlflow_or_scikit_learn(tmp_path: Path) -> None:

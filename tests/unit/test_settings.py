@@ -52,6 +52,7 @@ def test_the_names_of_old_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ENVIRONMENT": "production", "API_KEY": "short"}, "at least 32 characters"),
         ({"ENVIRONMENT": "production", "API_KEY": "k" * 32, "CORS_ORIGINS": "*"}, "CORS_ORIGINS: production cannot be open"),
         ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: "),
+        ({"MODEL_DIR": __file__}, "is a file; name a folder"),
         ({"IRIS_POLL_SECONDS": "soon"}, "IRIS_POLL_SECONDS: "),
         ({"IRIS_POLL_SECONDS": "0"}, "IRIS_POLL_SECONDS: "),
         ({"IRIS_MAX_ROWS": "-1"}, "IRIS_MAX_ROWS: "),
@@ -72,6 +73,24 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "short" not in str(caught.value)
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name.upper(), "")
+    assert load_settings() == Settings()
+    assert load_settings().model_dir == Path("models")
+
+
+@pytest.mark.parametrize("port", ["http", "0", "65536", "-1", "8000.5", "٨٠٠٠"])
+def test_a_port_that_is_none_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: str
+) -> None:
+    monkeypatch.setenv("PORT", port)
+    assert main([]) == 2
+    assert main([f"--port={port}"]) == 2
+    for line, name in zip(capsys.readouterr().err.splitlines(), ("PORT", "--port"), strict=True):
+        assert line == f"error: {name}: '{port}' is no port; give a number from 1 to 65535"
 
 
 def test_production_starts_with_a_file_of_keys_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

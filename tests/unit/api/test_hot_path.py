@@ -71,6 +71,7 @@ def test_a_compressed_body_and_a_browser_are_left_to_the_route(tmp_path: Path) -
     browser = client.post("/predict", content=plain, headers={**headers, "Origin": "http://localhost:3000"})
     assert browser.headers["access-control-allow-origin"] == "http://localhost:3000"
     assert "access-control-allow-credentials" not in browser.headers
+    assert "X-Model-Version" in browser.headers["access-control-expose-headers"]
     stranger = client.post("/predict", content=plain, headers={**headers, "Origin": "http://evil.example"})
     assert "access-control-allow-origin" not in stranger.headers
 

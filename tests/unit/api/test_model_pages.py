@@ -44,6 +44,8 @@ def test_the_etag_is_the_digest_and_spares_a_second_reading(tmp_path: Path) -> N
     assert first.json()["digest"] == entry.digest
     again = client.get("/model", headers={**HEADERS, "If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+    for other in (f'"another", W/{first.headers["etag"]}', "*"):
+        assert client.get("/model", headers={**HEADERS, "If-None-Match": other}).status_code == 304
     publish_iris(store, forest())
     client.app_state["slot"].refresh()
     assert client.get("/model", headers={**HEADERS, "If-None-Match": first.headers["etag"]}).json()["version"] == "2"

@@ -33,7 +33,7 @@ def test_promote_and_roll_back_move_the_pointer(store: Store) -> None:
 
 
 def test_what_cannot_be_promoted_or_rolled_back_to_is_said_in_a_sentence(store: Store) -> None:
-    with pytest.raises(StoreError, match="holds no version 1; it holds: none"):
+    with pytest.raises(StoreError, match="holds no published model, so no version 1"):
         store.promote(1)
     with pytest.raises(StoreError, match="nothing to roll back"):
         store.roll_back()

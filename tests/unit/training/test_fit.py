@@ -207,11 +207,16 @@ def test_a_factory_is_given_what_it_asks_for(module: types.ModuleType) -> None:
         ("estimators_of_a_user:number", "is not a function"),
         ("estimators_of_a_user:wrong", "no scikit-learn estimator for a classification"),
         ("estimators_of_a_user:plain", "has no parameter n_estimators"),
+        ("estimators_of_a_user:broken", r"failed \(KeyError: 'trees'\)"),
+        ("estimators_of_a_user:text", "returned a str, which is no scikit-learn estimator"),
+        ("collections:OrderedDict", "is not a function written in Python"),
     ],
 )
 def test_an_estimator_that_cannot_be_used_is_refused_by_name(module: types.ModuleType, path: str, sentence: str) -> None:
     module.number = 5  # type: ignore[attr-defined]
     module.wrong = lambda n_estimators: RandomForestRegressor(n_estimators)  # type: ignore[attr-defined]
+    module.broken = lambda n_estimators: {}["trees"]  # type: ignore[attr-defined]
+    module.text = lambda n_estimators: "forest"  # type: ignore[attr-defined]
     module.plain = lambda: RandomForestClassifier()  # type: ignore[attr-defined]
     with pytest.raises(Mistake, match=sentence):
         fit.build(IRIS.signature, path, {"n_estimators": 4}, random_state=1)

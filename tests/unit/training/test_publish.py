@@ -18,6 +18,7 @@ from tests.support import tables
 from training import card, convert, pictures, publish
 from training.candidate import Candidate, fit_candidate
 from training.dataset import load
+from training.errors import Mistake
 from training.place import resolve
 from training.reference import reference
 
@@ -154,3 +155,9 @@ def test_pictures_are_png_and_importance_names_what_matters(tmp_path: Path, tabl
 )
 def test_a_bucket_is_a_place_for_files_and_never_a_tracking_server(uri: str | None, tracking: str, root: str | None) -> None:
     assert resolve(uri) == (tracking, root)
+
+
+@pytest.mark.parametrize("uri", ["foo://bar", "mlruns", "/data/mlruns", "file:///data/mlruns", "localhost:5000"])
+def test_an_address_where_mlflow_records_nothing_is_a_mistake(uri: str) -> None:
+    with pytest.raises(Mistake, match="is no MLflow server: use http://HOST:PORT"):
+        resolve(uri)

@@ -1,0 +1,126 @@
+"""What one machine shows: first answer, stop, replacement while serving, and a single row without HTTP.
+
+    python -m tests.benchmarks.one_machine
+
+Two replicas behind HAProxy. The models published in turn are a logistic regression and a random forest of 200 trees; a client asks
+all the time, and each answer must be the one of the version that its header names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+
+from serve_app.core.bundle import read_bundle
+from serve_app.core.predictor import Predictor, open_predictor
+from serve_app.core.store import Entry, Store
+from tests.support.load import traffic
+from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, iris
+from tests.support.processes import of_session
+from tests.support.server import HEADERS, serving, stop
+from tests.support.waiting import until
+
+BODY = orjson.dumps(A_FLOWER)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.one_machine", description=__doc__.splitlines()[0])
+    parser.add_argument("--swaps", type=int, default=20, help="models that are published while it serves")
+    parser.add_argument("--replicas", type=int, default=2)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="iris-api-bench-") as folder:
+        for name, estimator in (("logistic regression", logistic(0)), ("random forest, 200 trees", forest(0))):
+            show(f"{name}, one row in process", row_microseconds(opened(estimator, Path(folder) / name)))
+        for name, figure in running(Path(folder), swaps=chosen.swaps, replicas=chosen.replicas).items():
+            show(name, figure)
+    return 0
+
+
+def show(name: str, figure: str) -> None:
+    sys.stdout.write(f"{name}: {figure}\n")
+    sys.stdout.flush()
+
+
+def logistic(number: int) -> Any:
+    return LogisticRegression(C=0.5 + number / 10, max_iter=500).fit(*iris())
+
+
+def forest(number: int) -> Any:
+    return RandomForestClassifier(200, max_depth=10, random_state=number).fit(*iris())
+
+
+def publish(store: Store, estimator: Any) -> Entry:
+    rounded = isinstance(estimator, RandomForestClassifier)  # as training does: trees compare float32
+    return store.publish(bundle_files(estimator, onnx=True), bundle_metadata(onnx={"rounded": rounded}))
+
+
+def opened(estimator: Any, folder: Path) -> Predictor:
+    return open_predictor(read_bundle(publish(Store(folder), estimator).folder))
+
+
+def row_microseconds(predictor: Predictor, *, rounds: int = 15, calls: int = 2000) -> str:
+    """The model alone, and from the request's body to the answer's: the best round of each."""
+    row = predictor.decode_row(BODY)
+
+    def best(call: Any, argument: Any) -> float:
+        found = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            for _ in range(calls):
+                call(argument)
+            found.append((time.perf_counter() - started) / calls)
+        return min(found) * 1e6
+
+    return f"{best(predictor.scores, row):.1f} µs; with JSON in and out {best(predictor.answer, BODY):.1f} µs ({predictor.kind})"
+
+
+def running(folder: Path, *, swaps: int, replicas: int) -> dict[str, str]:
+    """Start, replace under load, stop; AssertionError when an answer was wrong."""
+    store = Store(folder / "models", keep=swaps + 1)
+    first = publish(store, forest(0))
+    # Published models are immutable, so the right answers are known before the first replica sees them.
+    models = [logistic(number) if number % 2 else forest(number) for number in range(1, swaps + 1)]
+    expected = {
+        str(version): opened(model, folder / f"preview-{version}").answer(BODY)
+        for version, model in enumerate([forest(0), *models], first.version)
+    }
+    delays = []
+    started = time.monotonic()
+    with serving(store.root, folder, ready="/livez", replicas=replicas) as server:
+        until(lambda: httpx2.post(f"{server.url}/predict", json=A_FLOWER, headers=HEADERS).status_code == 200)
+        answered = time.monotonic() - started
+        until(lambda: server.versions() == {str(first.version)}, seconds=60)
+        with traffic(server.url, A_FLOWER, expected, headers=HEADERS) as record:
+            for model in models:
+                version = publish(store, model).version
+                published = time.monotonic()
+                until(lambda version=version: server.versions() == {str(version)}, seconds=60)
+                delays.append(time.monotonic() - published)
+        if record.failures or len(record.versions) != swaps + 1:
+            raise AssertionError(f"not every answer was right: {record.failures[:3]}, versions {sorted(record.versions)}")
+        asked = time.monotonic()
+        stop(server.process)
+        until(lambda: not of_session(server.process.pid), seconds=60)
+        stopped = time.monotonic() - asked
+    return {
+        "from the command to the first answer": f"{answered:.1f} s",
+        f"from publishing to visible on all of {replicas} replicas, {swaps} times": (
+            f"median {statistics.median(delays):.2f} s, worst {max(delays):.2f} s"
+        ),
+        "answers meanwhile": f"{record.answered}, 0 failed or mislabelled",
+        "from Ctrl-C to no process left": f"{stopped:.1f} s",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
