@@ -47,6 +47,13 @@ class Doors:
 
 @pytest.fixture(scope="module")
 def doors(trained: str) -> Iterator[Doors]:
+    # After an upgrade the cluster before stays for a minute.
+    until(
+        lambda: len(cluster.pods("app=iris-api")) == 3 and cluster.ready("app=iris-api") == 3,
+        seconds=240,
+        every=1,
+        what="one Ray cluster",
+    )
     replica = Pod(cluster.pods("app=iris-api,component=worker")[0]["metadata"]["name"], "ray-worker")
     head = Pod(cluster.pods("app=iris-api,component=head")[0]["metadata"]["name"], "ray-head")
     mlflow = Pod(cluster.pods("app=mlflow-server")[0]["metadata"]["name"], "mlflow")
