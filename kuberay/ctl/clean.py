@@ -9,6 +9,8 @@ from kuberay.ctl.waiting import Progress
 
 CUSTOM = ("raycronjobs", "rayjobs", "rayservices", "rayclusters")
 WORKLOADS = "cronjobs,jobs,deployments,statefulsets,ingresses,poddisruptionbudgets,networkpolicies,services"
+OPERATED = ("externalsecrets.external-secrets.io", "secretstores.external-secrets.io", "issuers.cert-manager.io")
+"""What other operators would make Secrets from again; not on every cluster."""
 KEPT = "volumes (models-pvc, mlflow-pvc), Secrets and ConfigMaps stay; `make k8s-clean` removes them too"
 STUCK_AFTER = 120.0
 
@@ -27,6 +29,8 @@ def clean(cluster: Cluster) -> None:
         return
     volumes = [field(claim, "spec.volumeName") for claim in cluster.items("persistentvolumeclaims", PART_OF)]
     remove_workloads(cluster)
+    for kind in OPERATED:
+        _delete(cluster, kind, PART_OF)
     _delete(cluster, "persistentvolumeclaims,configmaps,secrets,serviceaccounts,roles,rolebindings", PART_OF)
     _delete(cluster, "persistentvolumes", PART_OF, namespaced=False)
     if field(namespace, "metadata.labels", {}).get("app.kubernetes.io/part-of") == "iris-api":

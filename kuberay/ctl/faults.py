@@ -81,6 +81,8 @@ def _volume(cluster: Cluster, name: str) -> Iterator[Fault]:
 
 
 def _config_fix(message: str) -> str:
+    if "mlflow-auth" in message:
+        return "make the Secret: kuberay/components/mlflow-auth/secret.yaml.example holds the command"
     if "secret" in message:
         return "make the Secret: kubectl apply -f kuberay/base/secret.yaml (from secret.yaml.example)"
     return "apply kuberay/base/config.yaml"

@@ -20,7 +20,9 @@ from kuberay.ctl.kube import Cluster
 from monitoring.ctl import reached
 from tests.support import cluster
 from tests.support.cluster import get, kubectl, load, make, request
+from tests.support.figures import note
 from tests.support.monitoring import Prometheus, queries, rules
+from tests.support.probe import Pod, pod
 from tests.support.waiting import until
 
 JOBS = {
@@ -98,6 +100,19 @@ def test_everything_is_scraped(prometheus: Prometheus) -> None:
     assert "Watchdog" in prometheus.alerts()
     status = make("k8s-monitoring-status")
     assert status.code == 0, status.output
+
+
+def test_prometheus_and_its_neighbours_answer_nobody_else(prometheus: Prometheus) -> None:
+    ports = {"prometheus": 9090, "alertmanager": 9093, "kube-state-metrics": 8080, "alert-log": 8080}
+    pairs = {(cluster.pods(f"app={app}")[0]["status"]["podIP"], port) for app, port in ports.items()}
+    (replica,) = cluster.pods("app=iris-api,component=worker")[:1]
+    (mlflow,) = cluster.pods("app=mlflow-server")
+    with pod("unlabelled", {}) as stranger, pod("grafana-probe", {"app": "grafana"}) as grafana:
+        sources = (stranger, Pod(replica["metadata"]["name"], "ray-worker"), Pod(mlflow["metadata"]["name"], "mlflow"))
+        for source in sources:
+            until(lambda source=source: source.reaches(pairs) == set(), seconds=30, every=1, what=f"closed doors for {source.name}")
+        asked = {pair for pair in pairs if pair[1] == 9090}
+        until(lambda: grafana.reaches(pairs) == asked, seconds=30, every=1, what="Prometheus for Grafana, and no other")
 
 
 def test_every_query_of_every_panel_and_every_rule_has_data_under_load(prometheus: Prometheus, key: str) -> None:
@@ -178,6 +193,7 @@ def test_removing_the_monitoring_does_not_touch_serving(prometheus: Prometheus, 
         done = make("k8s-monitoring-delete", MONITORING="no-grafana")
         assert done.code == 0, done.output
         until(lambda: record.sent > 200, seconds=60, what="two hundred requests")
+    note(str(record))
     assert record.failures == []
     assert get("deployment", "prometheus") == {}
 
@@ -201,8 +217,8 @@ def kill_replicas(stop: threading.Event) -> None:
         "        os.kill(int(entry.name), signal.SIGKILL)\n"
     )
     while not stop.wait(10):
-        for pod in cluster.pods("app=iris-api,ray.io/node-type=worker")[:1]:
-            kubectl("-n", "mlops", "exec", pod["metadata"]["name"], "-c", "ray-worker", "--", "python", "-c", program, check=False)
+        for one in cluster.pods("app=iris-api,ray.io/node-type=worker")[:1]:
+            kubectl("-n", "mlops", "exec", one["metadata"]["name"], "-c", "ray-worker", "--", "python", "-c", program, check=False)
 
 
 def store(action: str) -> None:

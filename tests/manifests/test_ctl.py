@@ -22,7 +22,7 @@ def test_namespace_and_images_are_the_users() -> None:
 
 
 def test_an_unknown_overlay_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(Stop, match=r"there is no overlay 'nonsense': use one of api, gcs, .*mlflow"):
+    with pytest.raises(Stop, match=r"there is no overlay 'nonsense': use one of api, .*gcs, .*mlflow"):
         manifests.overlay("nonsense")
 
 

@@ -51,7 +51,9 @@ def test_nothing_is_exposed_and_every_pod_is_behind_a_network_policy() -> None:
     assert len(services) == len(DEPLOYMENTS)
     assert all(service["spec"].get("type", "ClusterIP") == "ClusterIP" for service in services)
     assert not [document for document in DOCUMENTS if document["kind"] in {"Ingress", "HTTPRoute"}]
-    (closed,) = [document for document in DOCUMENTS if document["kind"] == "NetworkPolicy" and not document["spec"]["ingress"]]
+    (closed,) = [
+        document for document in DOCUMENTS if document["kind"] == "NetworkPolicy" and document["spec"].get("ingress") == []
+    ]
     for deployment in DEPLOYMENTS.values():
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         assert closed["spec"]["podSelector"]["matchLabels"].items() <= labels.items()

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 NODE_PORT = 30080
@@ -104,6 +106,9 @@ class Load:
     def sent(self) -> int:
         return self.versions.total() + len(self.failures)
 
+    def __str__(self) -> str:
+        return f"{self.sent} requests, {len(self.failures)} failed without retry, {len(self.slow)} took more than a second"
+
 
 @contextlib.contextmanager
 def load(rate: float, *, key: str, threads: int = 16) -> Iterator[Load]:
@@ -143,3 +148,19 @@ def load(rate: float, *, key: str, threads: int = 16) -> Iterator[Load]:
         stopped.set()
         for worker in workers:
             worker.join(30)
+
+
+def ready(selector: str) -> int:
+    """How many of the pods are ready and stay."""
+    return sum(
+        any(item["type"] == "Ready" and item["status"] == "True" for item in pod["status"].get("conditions", []))
+        for pod in pods(selector)
+    )
+
+
+def component(verb: str, name: str) -> None:
+    """stop, kill or start a part of the control plane with the program `component` of E2E_CLUSTER; skips where there is none."""
+    program = Path(os.environ.get("E2E_CLUSTER", "/nowhere")) / "component"
+    if not program.is_file():
+        pytest.skip(f"NOT TESTED: no program {program} (E2E_CLUSTER) that can {verb} the {name} of this cluster")
+    subprocess.run([str(program), verb, name], check=True, capture_output=True, timeout=120)

@@ -62,6 +62,30 @@ PROMISES = (
     ),
 )
 
+CLUSTER = (
+    "On a cluster",
+    (
+        ("A worker pod deleted: 0 failed", "e2e::a_worker_that_is_deleted"),
+        ("A worker pod killed: 0 failed after one retry, at most 0.1 % without", "e2e::a_worker_that_is_killed"),
+        ("One worker evicted: 0 failed; the second eviction is refused", "e2e::of_two_evictions_the_second_is_refused"),
+        ("The operator killed: 0 failed, and it takes up its work again", "e2e::a_killed_operator"),
+        ("The API server away for two minutes: 0 failed", "e2e::is_gone_for_a_while[apiserver"),
+        ("The kubelet restarted: 0 failed, no pod replaced", "e2e::is_gone_for_a_while[kubelet"),
+        ("containerd restarted: 0 failed, no pod replaced", "e2e::is_gone_for_a_while[containerd"),
+        ("The memory of a replica used up: 0 failed after one retry", "e2e::a_replica_that_runs_out_of_memory"),
+        ("DNS away for a minute: 0 failed", "e2e::names_are_not_resolved_for_a_minute"),
+        ("The head killed, without Redis: heals by itself within 180 s", "e2e::the_loss_of_the_head_without_redis"),
+        ("The head killed, with Redis: 0 failed, workers stay", "e2e::the_loss_of_the_head_is_not_felt_with_redis"),
+        ("Another model live, and back: 0 failed, no pod replaced", "e2e::a_new_model_goes_live_and_back"),
+        ("2 to 4 to 2 replicas: 0 failed", "e2e::more_and_fewer_replicas"),
+        ("An upgrade to a second Ray cluster: 0 failed", "e2e::a_changed_setting_rolls_out"),
+        ("Prometheus and Alertmanager gone: 0 failed", "e2e::removing_the_monitoring"),
+        ("Closed doors: who reaches which port, and no other", "e2e::each_pod_reaches_what_it_needs"),
+        ("No job without the token, from any pod", "e2e::nobody_submits_a_job"),
+        ("Service accounts may do what they need", "e2e::no_account_may_do_more"),
+    ),
+)
+
 
 def note(text: str) -> None:
     """Keep what the running test measured."""
@@ -81,7 +105,7 @@ def is_of(test: str, wanted: str) -> bool:
 
 def table(noted: list[dict[str, str]], before: dict[str, str]) -> str:
     parts = []
-    for heading, rows in PROMISES:
+    for heading, rows in (*PROMISES, CLUSTER):
         parts += [f"## {heading}\n", "| promise | test | last figure |\n| --- | --- | --- |"]
         for promise, wanted in rows:
             found = [line for line in noted if is_of(line["test"], wanted)]

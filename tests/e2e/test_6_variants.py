@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import yaml
 
 from tests.support import cluster
 from tests.support.cluster import ROW, kubectl, load, make, request
+from tests.support.figures import note
+from tests.support.probe import Pod, pod
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -76,15 +80,48 @@ def test_the_loss_of_the_head_is_not_felt_with_redis(secret_file: Path) -> None:
         with load(50, key=key) as record:
             kubectl("-n", "mlops", "delete", "pod", head["metadata"]["name"], "--grace-period=0", "--force")
             until(lambda: new_head(head["metadata"]["uid"]), seconds=240, every=1, what="a new head")
+        note(str(record))
         assert record.failures == []
         assert {pod["metadata"]["uid"] for pod in cluster.pods("app=iris-api,component=worker")} == workers
+        redis = (cluster.get("pod", "iris-redis-0")["status"]["podIP"], 6379)
+        (head,) = cluster.pods("app=iris-api,component=head")
+        assert Pod(head["metadata"]["name"], "ray-head").reaches([redis]) == {redis}
+        with pod("unlabelled", {}) as stranger, pod("trainer", {"iris-api/role": "training"}) as trainer:
+            assert stranger.reaches([redis]) == trainer.reaches([redis]) == set()
+
+
+def test_mlflow_asks_for_a_password(secret_file: Path) -> None:
+    example = (cluster.ROOT / "kuberay" / "components" / "mlflow-auth" / "secret.yaml.example").read_text()
+    assert make("k8s-clean").code == 0
+    kubectl("apply", "-f", str(cluster.ROOT / "kuberay" / "base" / "namespace.yaml"))
+    kubectl("apply", "-f", "-", text=re.sub("replace-me.*", lambda _: secrets.token_hex(32), example))
+    done = make("k8s-deploy", OVERLAY="mlflow-auth", K8S_SECRET=str(secret_file))
+    assert done.code == 0, done.output
+    try:
+        done = make("k8s-train")
+        assert done.code == 0, done.output
+        assert "every replica answers with version 1" in done.output
+        predicts(cluster.api_key())
+        replica = Pod(cluster.pods("app=iris-api,component=worker")[0]["metadata"]["name"], "ray-worker")
+        mlflow = "http://mlflow-server-service:5000"
+        search = ("POST", f"{mlflow}/api/2.0/mlflow/registered-models/search", "{}")
+        assert replica.status(*search) == replica.status("GET", mlflow) == "401"
+        assert replica.status("GET", f"{mlflow}/api/2.0/mlflow-artifacts/artifacts") == "401"
+        assert replica.status("GET", f"{mlflow}/health") == "200"
+        program = (
+            "import mlflow; mlflow.set_tracking_uri('http://mlflow-server-service:5000');"
+            "print(mlflow.MlflowClient().get_model_version_by_alias('IrisClassifier', 'champion').version)"
+        )
+        assert replica.run(program).splitlines()[0] == "1"
+        assert make("k8s-models").code == 0
+        note("an anonymous client gets 401, training and the replicas get in with the Secret")
+    finally:
+        assert make("k8s-clean").code == 0
 
 
 def new_head(old: str) -> bool:
-    heads = [pod for pod in cluster.pods("app=iris-api,component=head") if pod["metadata"]["uid"] != old]
-    return any(
-        item["type"] == "Ready" and item["status"] == "True" for pod in heads for item in pod["status"].get("conditions", [])
-    )
+    heads = {pod["metadata"]["uid"] for pod in cluster.pods("app=iris-api,component=head")}
+    return old not in heads and cluster.ready("app=iris-api,component=head") == 1
 
 
 def test_a_search_uses_workers_of_its_own(secret_file: Path) -> None:

@@ -1,0 +1,120 @@
+"""What a pod can reach: a program that runs inside it, and a pod of one's own to run it in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from tests.support.cluster import get, kubectl
+from tests.support.waiting import until
+
+IMAGE = "iris-api:latest"
+OTHER = "iris-e2e"
+"""A namespace that is not the product's."""
+
+CONNECT = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def reached(pair):
+    try:
+        socket.create_connection(pair, timeout=4).close()
+    except OSError:
+        return False
+    return True
+pairs = json.loads(sys.argv[1])
+with ThreadPoolExecutor(len(pairs)) as pool:
+    print(json.dumps([pair for pair, found in zip(pairs, pool.map(reached, pairs)) if found]))
+"""
+
+ASK = """
+import json, sys, urllib.error, urllib.request
+method, url, body = sys.argv[1:]
+request = urllib.request.Request(url, data=body.encode() or None, method=method, headers={"Content-Type": "application/json"})
+try:
+    print(urllib.request.urlopen(request, timeout=10).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except OSError as error:
+    print("no answer")
+"""
+
+Pair = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """Where a program runs."""
+
+    name: str
+    container: str
+    namespace: str = "mlops"
+
+    @property
+    def ip(self) -> str:
+        return str(get("pod", self.name, self.namespace)["status"]["podIP"])
+
+    def run(self, program: str, *arguments: str) -> str:
+        command = ("python", "-c", program, *arguments)
+        return kubectl("-n", self.namespace, "exec", self.name, "-c", self.container, "--", *command)
+
+    def reaches(self, pairs: Iterable[Pair]) -> set[Pair]:
+        """Those of (host, port) with which a connection comes about within four seconds."""
+        out = self.run(CONNECT, json.dumps(sorted(pairs))).splitlines()[-1]
+        return {(host, port) for host, port in json.loads(out)}
+
+    def status(self, method: str, url: str, body: str = "") -> str:
+        """The status of one HTTP request without any token or key, or `no answer`."""
+        return self.run(ASK, method, url, body).splitlines()[-1]
+
+
+@contextlib.contextmanager
+def other_namespace() -> Iterator[str]:
+    labels = "".join(f"    pod-security.kubernetes.io/{mode}: restricted\n" for mode in ("enforce", "warn"))
+    kubectl("apply", "-f", "-", text=f"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {OTHER}\n  labels:\n{labels}")
+    try:
+        yield OTHER
+    finally:
+        kubectl("delete", "namespace", OTHER, "--wait=true", "--timeout=120s")
+
+
+@contextlib.contextmanager
+def pod(name: str, labels: Mapping[str, str], namespace: str = "mlops") -> Iterator[Pod]:
+    """A pod of the test's own that listens on 8080 and has no token."""
+    document = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": dict(labels)},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": "probe",
+                    "image": IMAGE,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["python", "-m", "http.server", "8080", "--directory", "/nowhere"],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                }
+            ],
+        },
+    }
+    kubectl("apply", "-f", "-", text=json.dumps(document))
+    made = Pod(name, "probe", namespace)
+    try:
+        until(
+            lambda: get("pod", name, namespace).get("status", {}).get("phase") == "Running",
+            seconds=90,
+            every=0.5,
+            what=f"pod {name}",
+        )
+        until(lambda: ("127.0.0.1", 8080) in made.reaches([("127.0.0.1", 8080)]), seconds=60, every=0.5, what=f"the port of {name}")
+        yield made
+    finally:
+        kubectl("-n", namespace, "delete", "pod", name, "--ignore-not-found", "--wait=false")
