@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from serve_app.api.errors import TOO_BUSY, Answer, internal_error, too_large
 from serve_app.api.limits import Warden
 from serve_app.api.predict import Answers
+from serve_app.core import traces
 from serve_app.core.accounts import Accounts
 
 Scope = MutableMapping[str, Any]
@@ -117,7 +118,7 @@ class Gate:
             self._busy_seconds += seconds
             accounts.answered(path, answer.status, answer.version, seconds)
             if answer.error or self._log_every:
-                self._note(path, answer.status, answer.version, answer.error, seconds, request_id)
+                self._note(path, answer.status, answer.version, answer.error, seconds, request_id, scope)
             return True
         finally:
             accounts.in_flight -= 1
@@ -243,7 +244,7 @@ class Gate:
         except ClientDisconnect:
             status, error = status or 499, "disconnected"
         except Exception:
-            log.exception("request failed", extra={"request_id": request_id.decode()})
+            log.exception("request failed", extra=_identity(scope, request_id))
             if status == 0:
                 answer = internal_error()
                 status, error = answer.status, answer.error
@@ -252,9 +253,9 @@ class Gate:
         route = getattr(scope.get("route"), "path", "") or "unmatched"
         self._accounts.answered(route, status, version, seconds)
         error = error or (f"http_{status}" if status >= 400 else "")
-        self._note(route, status, version, error, seconds, request_id)
+        self._note(route, status, version, error, seconds, request_id, scope)
 
-    def _note(self, route: str, status: int, version: str, error: str, seconds: float, request_id: bytes) -> None:
+    def _note(self, route: str, status: int, version: str, error: str, seconds: float, request_id: bytes, scope: Scope) -> None:
         """Count an error; log it when it is ours, or when this request's turn has come."""
         if error:
             self._accounts.failed(error, route)
@@ -262,13 +263,19 @@ class Gate:
         due = self._log_every and self._seen % self._log_every == 0
         if due or (status >= 500 and error != "no_model"):
             extra = {
-                "request_id": request_id.decode(),
+                **_identity(scope, request_id),
                 "route": route,
                 "status": status,
                 "model_version": version or None,
                 "seconds": round(seconds, 6),
             }
             log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=extra)
+
+
+def _identity(scope: Scope, request_id: bytes) -> dict[str, Any]:
+    """By what a line of the log is found: the request's id, and its trace when there is one."""
+    trace_id = traces.trace_id(scope)
+    return {"request_id": request_id.decode()} | ({"trace_id": trace_id} if trace_id else {})
 
 
 def _path(scope: Scope) -> str:
