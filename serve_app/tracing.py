@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,7 +19,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
     NonRecordingSpan,
     Span,
@@ -76,9 +77,10 @@ class Tracing:
             }
         )
         # A provider of our own: the process-wide one is Ray's and MLflow's to set.
-        self._provider = TracerProvider(sampler=ParentBasedTraceIdRatio(ratio), resource=resource)
+        self._provider = TracerProvider(sampler=ALWAYS_ON, resource=resource)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("iris_api", __version__)
+        self._ratio = ratio
 
     def around(self, answer: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:
         """`Gate.answer` with a span per request that it answers."""
@@ -87,7 +89,7 @@ class Tracing:
             if scope["type"] != "http" or scope["method"] != "POST":
                 return await answer(scope, receive, send, **more)
             span = self._start(scope)
-            if not span.is_recording():
+            if span is None:
                 return await answer(scope, receive, send, **more)
             seen = _Seen(send)
             answered = True
@@ -108,7 +110,7 @@ class Tracing:
                 await app(scope, receive, self._closing(send))
                 return
             span = self._start(scope) if scope["type"] == "http" else None
-            if span is None or not span.is_recording():
+            if span is None:
                 await app(scope, receive, send)
                 return
             seen = _Seen(send)
@@ -121,11 +123,14 @@ class Tracing:
 
         return traced
 
-    def _start(self, scope: Scope) -> Span:
-        method = scope["method"]
-        span = self._tracer.start_span(
-            method if method in _METHODS else "HTTP", _context(scope["headers"]), SpanKind.SERVER, record_exception=False
-        )
+    def _start(self, scope: Scope) -> Span | None:
+        """The span of a request; None when it is not sampled. That is decided here: the library takes much longer to say no."""
+        parent = traces.parent(scope["headers"])
+        if not (parent.flags & TraceFlags.SAMPLED if parent is not None else random.random() < self._ratio):  # noqa: S311
+            return None
+        name = scope["method"] if scope["method"] in _METHODS else "HTTP"
+        context = _ROOT if parent is None else _context(parent, scope["headers"])
+        span = self._tracer.start_span(name, context, SpanKind.SERVER, record_exception=False)
         scope[traces.SCOPE] = format_trace_id(span.get_span_context().trace_id)
         return span
 
@@ -155,13 +160,10 @@ class _Seen:
         await self._send(message)
 
 
-def _context(headers: list[tuple[bytes, bytes]]) -> Context:
-    """The caller's span as the parent; a root when it sent none. Never what happens to be current in this process."""
-    found = traces.parent(headers)
-    if found is None:
-        return _ROOT
+def _context(parent: traces.Parent, headers: list[tuple[bytes, bytes]]) -> Context:
+    """The caller's span as the parent, never what happens to be current in this process."""
     state = TraceState.from_header([value.decode("latin-1") for name, value in headers if name == b"tracestate"])
-    context = SpanContext(int(found.trace_id, 16), int(found.span_id, 16), True, TraceFlags(found.flags), state)
+    context = SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, TraceFlags(parent.flags), state)
     return set_span_in_context(NonRecordingSpan(context), _ROOT)
 
 
