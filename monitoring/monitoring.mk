@@ -11,8 +11,9 @@ PROMETHEUS_PORT ?= 9090
 monitoring: $(VENV)/.train ## a Prometheus on 127.0.0.1, port PROMETHEUS_PORT=9090, beside `make serve`, with the rules of the cluster
 	@exec $(BIN)/python -m monitoring.local --port $(PROMETHEUS_PORT) --api $(PORT)
 
-dashboards: $(VENV)/.dev ## write the dashboards and the operator's rules anew from their sources
+dashboards: $(VENV)/.dev ## write the dashboards, their tables in the docs and the operator's rules anew from their sources
 	$(BIN)/python -m monitoring.dashboards
+	$(BIN)/python -m monitoring.page
 	$(BIN)/python -m monitoring.operator_rules
 
 test-monitoring: $(VENV)/.dev ## rules, routes and dashboards with promtool and amtool, without a cluster

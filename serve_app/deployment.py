@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from serve_app.api.app import Options
     from serve_app.api.limits import Limits
     from serve_app.core.slot import Slot, Source
+    from serve_app.tracing import Tracing
 
 # What a replica needs is imported in the replica: whoever deploys it (the program that starts Serve, the controller) starts
 # seconds sooner without scikit-learn.
@@ -89,6 +90,15 @@ def make_limits(settings: Settings) -> Limits:
     return Limits(per_key, per_client, COMPAT if settings.iris_compat_limits else {}, parse_networks(settings.iris_trusted_proxies))
 
 
+def make_tracing(settings: Settings) -> Tracing | None:
+    """What makes spans; None, with nothing of OpenTelemetry's exporter imported, when no address for them is set."""
+    if settings.iris_otlp_endpoint is None:
+        return None
+    from serve_app.tracing import open_tracing
+
+    return open_tracing(settings.iris_otlp_endpoint, settings.iris_trace_ratio)
+
+
 @serve.deployment(
     name="IrisApi",
     ray_actor_options={"num_cpus": CPUS},
@@ -129,9 +139,10 @@ class IrisApi:
 
         options = make_options(self.settings, sends_request_id=False)
         book = open_book() if options.limits else None
-        app = create_app(self.slot, options, on_turn=Exporter(), book=book)
+        tracing = make_tracing(self.settings)
+        app = create_app(self.slot, options, on_turn=Exporter(), book=book, around=tracing.middleware if tracing else None)
         self.gate = app.state.gate
-        edge.answer = self.gate.answer
+        edge.answer = tracing.around(self.gate.answer) if tracing else self.gate.answer
         return app
 
     async def check_health(self) -> None:

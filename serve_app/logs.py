@@ -8,7 +8,21 @@ import sys
 from pythonjsonlogger.json import JsonFormatter
 
 ROOT = "iris_api"
-_EXTRAS = ("request_id", "model_version", "route", "status", "candidate", "reason", "why", "serving", "predictor", "seconds")
+LIBRARY = "opentelemetry"
+"""Its lines about spans that were lost look like ours."""
+_EXTRAS = (
+    "request_id",
+    "trace_id",
+    "model_version",
+    "route",
+    "status",
+    "candidate",
+    "reason",
+    "why",
+    "serving",
+    "predictor",
+    "seconds",
+)
 
 
 class _TextFormatter(logging.Formatter):
@@ -35,7 +49,8 @@ def configure(*, level: str, json: bool) -> None:
     else:
         formatter = _TextFormatter()
     handler.setFormatter(formatter)
-    logger = logging.getLogger(ROOT)
-    logger.handlers = [handler]
-    logger.setLevel(level)
-    logger.propagate = False
+    for name in (ROOT, LIBRARY):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+    logging.getLogger(ROOT).setLevel(level)

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -77,6 +78,10 @@ class Settings(BaseSettings):
     """Replicas when Serve is started by hand; on Kubernetes the RayService decides."""
     iris_access_log_every: int = Field(100, ge=0)
     """One request in so many is logged at INFO; 1 logs all, 0 none. Errors of ours are always logged."""
+    iris_otlp_endpoint: str | None = None
+    """Address of an OpenTelemetry collector (OTLP over HTTP), e.g. `http://collector:4318`; without it there are no spans."""
+    iris_trace_ratio: float = Field(1.0, ge=0, le=1)
+    """Share of the requests that get a span when the caller's `traceparent` does not decide."""
     iris_log_format: Literal["auto", "json", "text"] = Field("auto")
     """`auto`: text on a terminal, JSON lines elsewhere."""
 
@@ -94,6 +99,7 @@ class Settings(BaseSettings):
         "iris_verify_key",
         "iris_rate_limit_per_key",
         "iris_rate_limit_per_client",
+        "iris_otlp_endpoint",
         mode="before",
     )
     @classmethod
@@ -129,6 +135,15 @@ class Settings(BaseSettings):
     def _is_no_file(cls, value: Path) -> Path:
         if os.path.exists(value) and not os.path.isdir(value):
             raise ValueError(f"{value} is a file; name a folder")
+        return value
+
+    @field_validator("iris_otlp_endpoint")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            found = urlsplit(value)
+            if found.scheme not in ("http", "https") or not found.hostname or found.query or found.username:
+                raise ValueError("write the collector's address as http://collector:4318")
         return value
 
     @field_validator("iris_trusted_proxies")

@@ -26,7 +26,7 @@ from serve_app.api.limits import Limits, Warden
 from serve_app.api.model import model_router
 from serve_app.api.openapi import install_openapi
 from serve_app.api.predict import Answers, predict_router, to_response
-from serve_app.api.security import Gate
+from serve_app.api.security import ASGIApp, Gate
 from serve_app.core.accounts import Accounts
 from serve_app.core.keys import Keys
 from serve_app.core.limits import Book, Limiter
@@ -66,9 +66,11 @@ def create_app(
     *,
     on_turn: Callable[[Accounts], None] | None = None,
     book: Book | None = None,
+    around: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> FastAPI:
     """The app over this slot. While it runs it refreshes the slot every `poll_seconds`, in a thread of its own;
-    `on_turn` is called about once a second with the accounts, to pass them on; `book` counts rate limits for all replicas."""
+    `on_turn` is called about once a second with the accounts, to pass them on; `book` counts rate limits for all replicas;
+    `around` is put around the whole app."""
     options = options or Options()
     keys = Keys(options.api_key, options.api_keys_file)
     accounts = Accounts(slot, options.model_dir)
@@ -132,6 +134,8 @@ def create_app(
         hot_path=options.hot_path,
     )
     app.add_middleware(gate)
+    if around is not None:
+        app.add_middleware(around)
     app.state.accounts = accounts
     app.state.gate = gate(app)
     return app

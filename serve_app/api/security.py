@@ -20,6 +20,7 @@ from serve_app.api.body import Body, Held, Message, Receive, TooLarge, TooMany, 
 from serve_app.api.errors import TOO_BUSY, Answer, internal_error, too_large, too_slow
 from serve_app.api.limits import Warden
 from serve_app.api.predict import Answers
+from serve_app.core import traces
 from serve_app.core.accounts import Accounts
 
 Scope = MutableMapping[str, Any]
@@ -108,6 +109,7 @@ class Gate:
             return False
         is_left = body.more and await body.is_left(scope["headers"])
         started = time.perf_counter()
+<<<<<<< HEAD
         if isinstance(answer, bytes):
             accounts = self._accounts
             if accounts.in_flight >= self._max_in_flight:
@@ -131,6 +133,24 @@ class Gate:
 
     def _body(self, receive: Receive) -> Body:
         return Body(receive, limit=self._max_body_bytes, seconds=self._max_body_seconds, held=self._held)
+=======
+        accounts = self._accounts
+        accounts.in_flight += 1
+        try:
+            answer = TOO_BUSY if accounts.in_flight > self._max_in_flight else await self._answer(scope, receive, path)
+            if answer is None:
+                return False
+            request_id = self._request_id(scope)
+            await self._send(answer, request_id if sends_request_id else None, send)
+            seconds = time.perf_counter() - started
+            self._busy_seconds += seconds
+            accounts.answered(path, answer.status, answer.version, seconds)
+            if answer.error or self._log_every:
+                self._note(path, answer.status, answer.version, answer.error, seconds, request_id, scope)
+            return True
+        finally:
+            accounts.in_flight -= 1
+>>>>>>> trace
 
     def mean_in_flight(self) -> float:
         """Requests that `answer` had in flight on average since this was last asked (Little's law)."""
@@ -250,17 +270,21 @@ class Gate:
         except ClientDisconnect:
             status, error = status or 499, "disconnected"
         except Exception:
-            log.exception("request failed", extra={"request_id": request_id.decode()})
+            log.exception("request failed", extra=_identity(scope, request_id))
             if status == 0:
                 await refuse(internal_error())
         seconds = time.perf_counter() - started
         route = getattr(scope.get("route"), "path", "") or "unmatched"
         self._accounts.answered(route, status, version, seconds)
         error = error or (f"http_{status}" if status >= 400 else "")
+<<<<<<< HEAD
         self._note(route, status, version, error, seconds, request_id)
         return body if is_left else None
+=======
+        self._note(route, status, version, error, seconds, request_id, scope)
+>>>>>>> trace
 
-    def _note(self, route: str, status: int, version: str, error: str, seconds: float, request_id: bytes) -> None:
+    def _note(self, route: str, status: int, version: str, error: str, seconds: float, request_id: bytes, scope: Scope) -> None:
         """Count an error; log it when it is ours, or when this request's turn has come."""
         if error:
             self._accounts.failed(error, route)
@@ -268,13 +292,19 @@ class Gate:
         due = self._log_every and self._seen % self._log_every == 0
         if due or (status >= 500 and error != "no_model"):
             extra = {
-                "request_id": request_id.decode(),
+                **_identity(scope, request_id),
                 "route": route,
                 "status": status,
                 "model_version": version or None,
                 "seconds": round(seconds, 6),
             }
             log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=extra)
+
+
+def _identity(scope: Scope, request_id: bytes) -> dict[str, Any]:
+    """By what a line of the log is found: the request's id, and its trace when there is one."""
+    trace_id = traces.trace_id(scope)
+    return {"request_id": request_id.decode()} | ({"trace_id": trace_id} if trace_id else {})
 
 
 def _path(scope: Scope) -> str:

@@ -16,7 +16,7 @@ from prometheus_client.core import Metric
 from serve_app.core import exposition, histogram
 from serve_app.core.bundle import Bundle
 from serve_app.core.codec import Matrix, Scores
-from serve_app.core.drift import OTHER, Reference, read_reference
+from serve_app.core.drift import MAX_FEATURES, OTHER, Reference, read_reference
 from serve_app.core.histogram import CONFIDENCE_BOUNDS, ROWS_BOUNDS, SECONDS_BOUNDS, Histogram
 from serve_app.core.predictor import Predictor
 from serve_app.core.slot import Refusal, Slot
@@ -146,7 +146,7 @@ class Accounts:
 
     def _predictions(self, predictor: Predictor, matrix: Matrix, scores: Scores) -> None:
         signature = predictor.signature
-        for index, feature in enumerate(signature.features):
+        for index, feature in enumerate(signature.features[:MAX_FEATURES]):
             if feature.low is not None and feature.high is not None:
                 column = matrix[:, index]
                 outside = int(np.count_nonzero((column < feature.low) | (column > feature.high)))

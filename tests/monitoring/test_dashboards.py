@@ -14,7 +14,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring import dashboards
+from monitoring import dashboards, page
 from tests.monitoring.tools import run
 from tests.support.monitoring import BASE, DASHBOARDS, panels, queries
 
@@ -27,6 +27,14 @@ ANNOTATION_KEYS = {"step", "titleFormat", "textFormat", "tagKeys"}
 
 def test_the_files_are_what_the_program_writes() -> None:
     assert {file.name: file.read_text() for file in DASHBOARDS} == dashboards.files(), "run `make dashboards`"
+
+
+def test_the_docs_tell_what_each_panel_tells() -> None:
+    text = page.PAGE.read_text()
+    assert text == page.page(text), "run `make dashboards`"
+    for document in LOADED.values():
+        for panel in panels(document):
+            assert f"| {panel['title']} | {panel['description']} |" in text
 
 
 def test_every_file_is_shipped_under_a_name_and_an_id_of_its_own() -> None:

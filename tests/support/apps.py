@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.testclient import TestClient
 
 from serve_app.api.app import Options, create_app
+from serve_app.api.security import ASGIApp
 from serve_app.core.predictor import Terms
 from serve_app.core.slot import Slot
 from serve_app.core.store import Store
@@ -15,11 +17,13 @@ KEY = "k" * 32
 HEADERS = {"X-API-Key": KEY}
 
 
-def client_of(store: Store, *, terms: Terms | None = None, **options: Any) -> TestClient:
+def client_of(
+    store: Store, *, terms: Terms | None = None, around: Callable[[ASGIApp], ASGIApp] | None = None, **options: Any
+) -> TestClient:
     """A client of an app that has looked at the store once. Errors inside the app become answers, as on a server."""
     slot = Slot(store, terms=terms)
     slot.refresh()
-    app = create_app(slot, Options(**{"api_key": KEY, **options}))
+    app = create_app(slot, Options(**{"api_key": KEY, **options}), around=around)
     client = TestClient(app, raise_server_exceptions=False)
     client.app_state["slot"] = slot
     return client

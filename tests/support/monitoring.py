@@ -42,13 +42,15 @@ def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def queries(**chosen: str) -> Iterator[Query]:
-    """Every query of every panel, with the variables replaced: all of everything, but for what is `chosen`."""
+    """Every query of every panel and every mark, with the variables replaced: all of everything, but for what is `chosen`."""
     values = {"__rate_interval": "2m", "namespace": ".*", "pod": ".*", "feature": "petal_length", **chosen}
     for file in DASHBOARDS:
         document = json.loads(file.read_text())
         for panel in panels(document):
             for target in panel["targets"]:
                 yield Query(document["title"], panel["title"], replaced(target["expr"], values))
+        for mark in document["annotations"]["list"]:
+            yield Query(document["title"], mark["name"], replaced(mark["expr"], values))
 
 
 def replaced(text: str, values: dict[str, str]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from sklearn.naive_bayes import GaussianNB
 
 from serve_app.core import accounts as module
 from serve_app.core.accounts import KEPT_VERSIONS, Accounts, age_seconds
+from serve_app.core.drift import MAX_FEATURES
 from serve_app.core.predictor import Predictor, open_predictor
+from serve_app.core.signature import Feature, Signature
 from serve_app.core.slot import Slot
 from serve_app.core.store import Store
 from tests.support.bundles import bundle
@@ -67,6 +70,14 @@ def test_values_outside_what_training_saw_are_counted_by_feature(accounts: Accou
     assert ("model_input_out_of_range_total", (("feature", "petal_width"),)) not in found
 
 
+def test_a_wide_table_does_not_add_a_series_per_feature(accounts: Accounts) -> None:
+    wide = Signature(tuple(Feature(f"f{i}", low=0.0, high=1.0) for i in range(MAX_FEATURES + 20)), "regression")
+    rows = np.full((3, len(wide.features)), 2.0)
+    accounts.predicted(SimpleNamespace(signature=wide, version="1", digest=""), rows, np.zeros((3, 1)))  # type: ignore[arg-type]
+    accounts.settle()
+    assert len(accounts.out_of_range) == MAX_FEATURES
+
+
 def test_a_regression_and_a_classifier_without_probabilities_are_counted_too(accounts: Accounts) -> None:
     ask(accounts, open_predictor(bundle(linear(), diabetes_signature())), np.zeros((3, 10)))
     hard = open_predictor(bundle(without_probabilities(), iris_signature(probabilistic=False)))
@@ -101,6 +112,19 @@ def test_errors_of_predictions_are_there_at_zero_before_the_first_one(accounts: 
     found = values(accounts)
     for kind in ("4xx", "5xx"):
         assert found["http_requests_total", (("model_version", ""), ("route", "/predict"), ("status_class", kind))] == 0
+
+
+def test_every_metric_is_explained_in_the_docs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish_iris(store, onnx=True)
+    slot = Slot(store)
+    slot.refresh()
+    found = Accounts(slot, tmp_path)
+    found.look_around()
+    text = (Path(__file__).parents[3] / "docs" / "monitoring.md").read_text()
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in found.collect()}
+    assert len(names) > 15
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
 def test_counting_twice_counts_nothing_twice(accounts: Accounts) -> None:

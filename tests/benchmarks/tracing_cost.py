@@ -1,0 +1,47 @@
+"""What a span costs: microseconds per single-row prediction without tracing, not sampled, and sampled.
+
+    python -m tests.benchmarks.tracing_cost
+
+The same requests in turn, in one thread, without network; spans are dropped where they would be sent. The best round counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from serve_app.core.store import Store
+from serve_app.tracing import Tracing
+from tests.benchmarks.metrics_cost import ROUNDS, ask, gate
+from tests.support.models import publish_iris
+
+
+class Nowhere(SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+async def measure(folder: Path) -> None:
+    publish_iris(Store(folder), onnx=True)
+    found, _ = gate(folder, counts=True)
+    ways = {
+        "without tracing": found.answer,
+        "not sampled": Tracing(BatchSpanProcessor(Nowhere()), 0.0).around(found.answer),
+        "sampled": Tracing(BatchSpanProcessor(Nowhere()), 1.0).around(found.answer),
+    }
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(ROUNDS):
+        for name, answer in ways.items():
+            best[name] = min(best[name], await ask(answer))
+    for name, seconds in best.items():
+        print(f"{name}: {seconds * 1e6:.2f} us a row, {(seconds - best['without tracing']) * 1e6:+.2f} us")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        asyncio.run(measure(Path(temporary)))
