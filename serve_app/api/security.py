@@ -109,7 +109,6 @@ class Gate:
             return False
         is_left = body.more and await body.is_left(scope["headers"])
         started = time.perf_counter()
-<<<<<<< HEAD
         if isinstance(answer, bytes):
             accounts = self._accounts
             if accounts.in_flight >= self._max_in_flight:
@@ -126,31 +125,13 @@ class Gate:
         self._busy_seconds += seconds
         self._accounts.answered(path, answer.status, answer.version, seconds)
         if answer.error or self._log_every:
-            self._note(path, answer.status, answer.version, answer.error, seconds, request_id)
+            self._note(path, answer.status, answer.version, answer.error, seconds, request_id, scope)
         if is_left:
             await _close(body, send)
         return True
 
     def _body(self, receive: Receive) -> Body:
         return Body(receive, limit=self._max_body_bytes, seconds=self._max_body_seconds, held=self._held)
-=======
-        accounts = self._accounts
-        accounts.in_flight += 1
-        try:
-            answer = TOO_BUSY if accounts.in_flight > self._max_in_flight else await self._answer(scope, receive, path)
-            if answer is None:
-                return False
-            request_id = self._request_id(scope)
-            await self._send(answer, request_id if sends_request_id else None, send)
-            seconds = time.perf_counter() - started
-            self._busy_seconds += seconds
-            accounts.answered(path, answer.status, answer.version, seconds)
-            if answer.error or self._log_every:
-                self._note(path, answer.status, answer.version, answer.error, seconds, request_id, scope)
-            return True
-        finally:
-            accounts.in_flight -= 1
->>>>>>> trace
 
     def mean_in_flight(self) -> float:
         """Requests that `answer` had in flight on average since this was last asked (Little's law)."""
@@ -277,12 +258,8 @@ class Gate:
         route = getattr(scope.get("route"), "path", "") or "unmatched"
         self._accounts.answered(route, status, version, seconds)
         error = error or (f"http_{status}" if status >= 400 else "")
-<<<<<<< HEAD
-        self._note(route, status, version, error, seconds, request_id)
-        return body if is_left else None
-=======
         self._note(route, status, version, error, seconds, request_id, scope)
->>>>>>> trace
+        return body if is_left else None
 
     def _note(self, route: str, status: int, version: str, error: str, seconds: float, request_id: bytes, scope: Scope) -> None:
         """Count an error; log it when it is ours, or when this request's turn has come."""
