@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import serve
@@ -76,21 +77,34 @@ def _start(settings: Settings, host: str, port: int) -> None:
         if isinstance(value, Path):
             os.environ[name.upper()] = str(value.absolute())  # a replica's working directory is another
     try:
-        session = ray.init(
-            address="local",  # a cluster that runs here already is somebody else's
-            num_cpus=max(os.cpu_count() or 1, settings.iris_replicas),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            object_store_memory=100 * 1024 * 1024,
-            _node_ip_address="127.0.0.1" if host == "127.0.0.1" else None,
-        )
+        session = _start_ray(settings, host)
         ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
         targets.write_notes(port, **dict(zip(NOTES, ports, strict=True)))
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
         serve.run(deployment.app, name=deployment.APPLICATION, blocking=False)
-    except Exception as error:  # Ray raises a bare one when a busy machine starts it too slowly
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise StartError(f"the application did not start ({reason[:200]}); the logs are in {LOGS}") from error
+
+
+def _start_ray(settings: Settings, host: str) -> Any:
+    """A Ray of our own; tried twice, because Ray gives its node 30 s to start, too few on a busy machine."""
+    for last in (False, True):
+        try:
+            return ray.init(
+                address="local",  # a cluster that runs here already is somebody else's
+                num_cpus=max(os.cpu_count() or 1, settings.iris_replicas),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                object_store_memory=100 * 1024 * 1024,
+                _node_ip_address="127.0.0.1" if host == "127.0.0.1" else None,
+            )
+        except Exception as error:
+            ray.shutdown()
+            if last:
+                raise
+            say(f"Ray did not start ({' '.join(str(error).split())[:80]}); once more …")
+    raise AssertionError
 
 
 def _check_port(host: str, port: int) -> None:
