@@ -44,10 +44,10 @@ def choose_ports(port: int) -> None:
     """Free ports for HAProxy's pages and the fallback proxy, and a block for the replicas that follows from `port`."""
     with contextlib.ExitStack() as held:
         for name in FREE:
-            if name not in os.environ:
+            if not os.environ.get(name):
                 probe = held.enter_context(socket.socket())  # held until all are chosen, so that they differ
                 probe.bind(("", 0))
                 os.environ[name] = str(probe.getsockname()[1])
-    if LEAST not in os.environ and MOST not in os.environ:
+    if not os.environ.get(LEAST) and not os.environ.get(MOST):
         least = FIRST + port % BLOCKS * SIZE
         os.environ |= {LEAST: str(least), MOST: str(least + SIZE - 1)}

@@ -70,6 +70,8 @@ def _start(settings: Settings, host: str, port: int) -> None:
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if not sys.stdout.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # a file is read by programs
     os.environ["IRIS_TERMINAL"] = "1" if sys.stderr.isatty() else "0"
     # Ray's processes import this package wherever they run.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
@@ -138,7 +140,7 @@ def _say_how(url: str, settings: Settings) -> None:
     except urllib.error.HTTPError as error:
         say(f"{json.load(error)['detail']} It is picked up as soon as it is there: make train")
         return
-    key = ' -H "X-API-Key: $API_KEY"' if settings.api_key else ""
+    key = ' -H "X-API-Key: $API_KEY"' if settings.api_key or settings.iris_api_keys_file else ""
     say(f"try it: curl {url}/predict{key} -H 'Content-Type: application/json' -d '{json.dumps(row.get('example', {}))}'")
 
 

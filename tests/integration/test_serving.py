@@ -13,11 +13,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from serve_app.apart import FREE, LEAST, MOST
 from serve_app.core.bundle import JOBLIB, read_bundle
 from serve_app.core.predictor import open_predictor
 from serve_app.core.store import Entry, Store
 from tests.support.load import traffic
-from tests.support.models import A_FLOWER, forest, logistic, publish_iris
+from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, forest, logistic, publish_iris
 from tests.support.server import HEADERS, ROOT, Server, environment, free_port, serving, stop
 from tests.support.waiting import until
 
@@ -134,6 +135,19 @@ def test_a_replica_without_a_model_waits_for_one_and_a_signal_ends_every_process
         print(f"stopped in {time.monotonic() - started:.1f} s")
         assert server.process.returncode == 0
         until(lambda: not _alive(family), seconds=10)
+
+
+def test_a_second_application_beside_it_chooses_its_own_ports_and_serves_its_own_model(server: Server, tmp_path: Path) -> None:
+    store = Store(tmp_path / "models")
+    entry = store.publish(bundle_files(logistic(), onnx=True), bundle_metadata(), version=777)
+    unset = dict.fromkeys((*FREE, LEAST, MOST), "")
+    with serving(store.root, tmp_path, **unset) as other:
+        before = server.versions()
+        assert other.versions() == {str(entry.version)}
+        assert server.versions() == before != other.versions()
+        for one in (server, other):
+            assert httpx2.post(f"{one.url}/predict", json=A_FLOWER, headers=HEADERS).status_code == 200
+    assert server.versions() == before
 
 
 def test_a_wrong_setting_or_a_taken_port_is_one_sentence(server: Server, tmp_path: Path) -> None:
