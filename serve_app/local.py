@@ -38,13 +38,12 @@ def serve_until_stopped(settings: Settings, *, host: str, port: int) -> None:
     """Serve on `host:port` until SIGINT or SIGTERM; afterwards no process is left. Raises StartError."""
     _check_port(host, port)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    _listen(stop)
     started = time.monotonic()
     say(f"starting Ray Serve with {settings.iris_replicas} replica(s), models from {settings.model_dir.absolute()} …")
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104, compared, not bound
     try:
-        _start(settings, host, port)
+        _start(settings, host, port, stop)
         _wait(url, stop)
         if not stop.is_set():
             say(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
@@ -64,7 +63,12 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _start(settings: Settings, host: str, port: int) -> None:
+def _listen(stop: threading.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+
+def _start(settings: Settings, host: str, port: int, stop: threading.Event) -> None:
     """Ray, Serve and the application; StartError when one of them does not come up."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for name in QUIET:
@@ -80,6 +84,7 @@ def _start(settings: Settings, host: str, port: int) -> None:
             os.environ[name.upper()] = str(value.absolute())  # a replica's working directory is another
     try:
         session = _start_ray(settings, host)
+        _listen(stop)  # again: Ray puts a handler of its own on SIGTERM, which leaves Serve's processes behind
         ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
         targets.write_notes(port, **dict(zip(NOTES, ports, strict=True)))
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})

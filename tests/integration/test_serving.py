@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from serve_app.core.predictor import open_predictor
 from serve_app.core.store import Entry, Store
 from tests.support.load import traffic
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, forest, logistic, publish_iris
+from tests.support.processes import of_session
 from tests.support.server import HEADERS, ROOT, Server, environment, free_port, serving, stop
 from tests.support.waiting import until
 
@@ -147,6 +149,9 @@ def test_a_second_application_beside_it_chooses_its_own_ports_and_serves_its_own
         assert server.versions() == before != other.versions()
         for one in (server, other):
             assert httpx2.post(f"{one.url}/predict", json=A_FLOWER, headers=HEADERS).status_code == 200
+        other.process.send_signal(signal.SIGTERM)  # what a supervisor sends, where a person presses Ctrl-C
+        assert other.process.wait(60) == 0
+        until(lambda: not of_session(other.process.pid), seconds=10)
     assert server.versions() == before
 
 
