@@ -34,7 +34,10 @@ test: $(VENV)/.dev ## the fast tests
 	$(BIN)/pytest tests/unit $(ARGS)
 
 ##@ The store
-.PHONY: models promote rollback mlflow-ui
+.PHONY: score models promote rollback mlflow-ui
+
+score: $(VENV)/.train ## predict every row of a table larger than memory; ARGS="--data t.csv --out scores"
+	@$(BIN)/python -m training score $(ARGS)
 
 models: $(VENV)/.train ## list the models: version, digest, metrics, when, which one is served
 	@$(BIN)/python -m training list $(ARGS)

@@ -9,6 +9,7 @@ TRAIN_IMAGE ?= iris-train:latest
 # A folder of kuberay/overlays (or any folder with a kustomization.yaml); the RayJob of `k8s-train` in the same way.
 OVERLAY ?= api
 TRAIN ?= kuberay/train
+SCORE ?= kuberay/score
 # How an image gets to the nodes; empty when they pull it. kind: 'kind load docker-image', minikube: 'minikube image load'.
 IMAGE_LOAD ?=
 # How an image is built; `make build` adds: -t NAME --target STAGE .
@@ -24,7 +25,7 @@ export K8S_SECRET K8S_NS KUBECTL DOCKER_IMAGE TRAIN_IMAGE K8S_TIMEOUT
 K8S := $(PYTHON) -m kuberay.ctl
 
 ##@ Kubernetes
-.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-deploy k8s-deploy-mlflow k8s-train k8s-status k8s-logs k8s-port-forward \
+.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-deploy k8s-deploy-mlflow k8s-train k8s-score k8s-status k8s-logs k8s-port-forward \
 	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-delete k8s-clean k8s-doctor
 
 build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
@@ -53,6 +54,9 @@ k8s-deploy-mlflow: ## deploy the API with MLflow in the cluster and wait until b
 
 k8s-train: ## train in the cluster, publish, wait until every replica serves it; flags in ARGS="…"
 	@$(K8S) train $(TRAIN) --arguments '$(ARGS)'
+
+k8s-score: ## score a table in the cluster with the served model; flags in ARGS="--data /data/in --out /data/out"
+	@$(K8S) score $(SCORE) --arguments '$(ARGS)'
 
 k8s-status: ## what runs, and what is wrong with it
 	@$(K8S) status

@@ -1,4 +1,4 @@
-"""The command line: train (the default), list, promote, rollback.
+"""The command line: train (the default), score, list, promote, rollback.
 
 Exit codes: 0 done; 1 something failed (store, MLflow, disk); 2 a mistake of the caller; 3 the model was refused.
 """
@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -20,12 +20,14 @@ from serve_app.core.errors import IrisApiError
 from serve_app.core.store import KEEP, Entry, Store
 from training import listing
 from training.errors import Mistake, Unreachable
+from training.progress import step
+from training.scoring.command import score
 
 if TYPE_CHECKING:
     from training.pipeline import Outcome
 
 FAILED, MISTAKEN, REFUSED = 1, 2, 3
-COMMANDS = ("train", "list", "models", "promote", "rollback")
+COMMANDS = ("train", "score", "list", "models", "promote", "rollback")
 
 app = typer.Typer(
     name="training",
@@ -108,7 +110,7 @@ def train(
     limited = dict(_bound(text) for text in bounds or [])
 
     started = time.monotonic()
-    with _step("load the libraries"):
+    with step("load the libraries"):
         from training import pipeline
     if not no_tracking:
         _tell_where(tracking_uri)
@@ -138,7 +140,7 @@ def train(
             model_name=model_name,
             tags=dict(_tag(text) for text in tag or []),
         ),
-        _step,
+        step,
     )
     _summary(outcome, model_dir, time.monotonic() - started)
     if outcome.entry is None:
@@ -162,6 +164,7 @@ def list_models(
 
 
 app.command("models", hidden=True)(list_models)
+app.command()(score)
 
 
 @app.command()
@@ -193,22 +196,6 @@ def _moved(move: Callable[[Store], Entry], model_dir: Path, tracking_uri: str | 
         tracking.follow(tracking_uri, store)
     except (Mistake, Unreachable) as error:
         typer.echo(f"note: {error}", err=True)
-
-
-@contextlib.contextmanager
-def _step(text: str) -> Iterator[None]:
-    """Say what is being done, and how long it took; a terminal sees it while it lasts."""
-    live = sys.stderr.isatty()
-    started = time.monotonic()
-    if live:
-        typer.echo(f"  ...    {text}", err=True, nl=False)
-    done = False
-    try:
-        yield
-        done = True
-    finally:
-        mark = f"{time.monotonic() - started:5.1f} s" if done else " failed"
-        typer.echo(("\r\033[K" if live else "") + f"{mark}  {text}", err=True)
 
 
 def _tell_where(uri: str | None) -> None:
@@ -311,7 +298,7 @@ def main() -> NoReturn:
 def _parser_message(error: typer.TyperException, arguments: Sequence[str]) -> str:
     """What the parser says, and where to look."""
     if arguments[0] == "train" and len(sys.argv) > 1 and not sys.argv[1].startswith("-") and sys.argv[1] not in COMMANDS:
-        return f"there is no command '{sys.argv[1]}': use train, list, promote or rollback"
+        return f"there is no command '{sys.argv[1]}': use train, score, list, promote or rollback"
     return f"{error.format_message().rstrip('.')}: see `python -m training {arguments[0]} --help`"
 
 

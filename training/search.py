@@ -6,25 +6,20 @@ workers changes how long it takes and nothing else.
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import KFold, StratifiedKFold
-from tqdm import tqdm
 
 from serve_app.core.signature import Signature, Task
-from training import evaluate, fit
+from training import evaluate, fit, progress
 from training.dataset import Dataset
-from training.errors import Mistake, Unreachable
+from training.errors import Mistake
+from training.workers import workers
 
 FOLDS = 5
 
@@ -98,7 +93,7 @@ def _scores(
     import ray
 
     scores = np.full((len(tried), len(folds)), np.nan)
-    with _ray(), _bar(scores.size) as bar:
+    with workers(), progress.bar(scores.size, "cross-validation", "fit") as bar:
         data = ray.put((dataset.train, dataset.train_target, dataset.signature, estimator, random_state))
         task = ray.remote(num_cpus=1)(_score)
         waiting = {task.remote(data, given, *fold): (at, of) for at, given in enumerate(tried) for of, fold in enumerate(folds)}
@@ -107,13 +102,6 @@ def _scores(
             scores[waiting.pop(done)] = ray.get(done)
             bar.update()
     return scores
-
-
-def _bar(total: int) -> tqdm[Any]:
-    """Drawn at ease where nobody watches: a log keeps every line."""
-    return tqdm(
-        total=total, desc="         cross-validation", unit="fit", leave=False, mininterval=0.1 if sys.stderr.isatty() else 10.0
-    )
 
 
 def _score(
@@ -131,39 +119,3 @@ def _score(
         found = model.predict(frame.iloc[check])
     metrics = evaluate.measure(target[check], np.asarray(found), signature)
     return float(metrics["accuracy"]) if signature.task == "classification" else -float(metrics["rmse"])
-
-
-@contextmanager
-def _ray() -> Iterator[None]:
-    """The cluster of RAY_ADDRESS, else workers on this machine for as long as they are needed."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    where = f"at {address} (RAY_ADDRESS)" if address else "on this machine"
-    for attempts_left in (1, 0):
-        try:
-            _join(address)
-            break
-        except Exception as error:  # Ray raises a bare Exception when a busy machine starts it too slowly
-            if address or not attempts_left:
-                raise Unreachable(f"Ray {where} cannot be used: {' '.join(str(error).split())[:200]}") from None
-            ray.shutdown()
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _join(address: str | None) -> None:
-    import ray
-
-    if address:
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if host and port.isdigit():
-            socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would try for minutes
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import decimal
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def read_table(path: Path) -> pd.DataFrame:
             names = [str(name) for name in frame.columns]
         else:
             names = _csv_header(path)
-            _no_duplicates(names)
+            check_names(names)
             frame = pd.read_csv(path, low_memory=False, skipinitialspace=True, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError:
         raise Mistake(f"{path} does not exist: give the path of a CSV or Parquet file") from None
@@ -53,7 +53,7 @@ def read_table(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
         kind = "Parquet" if parquet else "CSV"
         raise Mistake(f"{path} cannot be read as {kind}: {_first_line(error)}") from None
-    _no_duplicates(names)
+    check_names(names)
     frame.columns = pd.Index(names)
     if not len(frame):
         raise Mistake(f"{path} has a header but no rows")
@@ -155,22 +155,28 @@ def _dates(name: str) -> Mistake:
     return Mistake(f"column '{name}' holds dates: turn them into numbers (days since a day), or leave it out with --drop '{name}'")
 
 
-def _csv_header(path: Path) -> list[str]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        header = next(csv.reader(file, skipinitialspace=True), [])
+def header_of(lines: Iterable[str], where: Path | str) -> list[str]:
+    """The names in the first line of a CSV file; Mistake when one is missing."""
+    header = next(csv.reader(lines, skipinitialspace=True), [])
     for position, name in enumerate(header):
         if not name.strip():
             if position == 0:
                 header[0] = "Unnamed: 0"  # what pandas calls the index that it exported
                 continue
-            raise Mistake(f"column {position + 1} of {path} has no name: write one in the header line")
+            raise Mistake(f"column {position + 1} of {where} has no name: write one in the header line")
     return header
 
 
-def _no_duplicates(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Raises Mistake when two columns have the same name."""
     for position, name in enumerate(names):
         if name in names[:position]:
             raise Mistake(f"two columns are named '{name}' (columns {names.index(name) + 1} and {position + 1}): rename one")
+
+
+def _csv_header(path: Path) -> list[str]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return header_of(file, path)
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,6 +21,9 @@ def main() -> int:
     command = add("train", "run the training job and wait for its model")
     command.add_argument("folder")
     command.add_argument("--arguments", default="")
+    command = add("score", "run a bulk scoring and follow it")
+    command.add_argument("folder")
+    command.add_argument("--arguments", default="")
     add("status", "what runs")
     command = add("logs", "the application's logs")
     command.add_argument("--lines", type=int, default=50)
@@ -54,6 +57,8 @@ def run(cluster: Cluster, chosen: argparse.Namespace) -> int:
             deploy.deploy(cluster, chosen.overlay)
         case "train":
             train.train(cluster, chosen.folder, chosen.arguments)
+        case "score":
+            train.score(cluster, chosen.folder, chosen.arguments)
         case "status":
             look.status(cluster)
         case "logs":

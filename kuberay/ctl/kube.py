@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 PART_OF = "app.kubernetes.io/part-of=iris-api"
-PODS = "app in (iris-api, iris-train, iris-store, iris-train-schedule, mlflow-server, iris-redis, fake-gcs)"
+APPS = (
+    *("iris-api", "iris-train", "iris-score", "iris-score-files", "iris-store", "iris-train-schedule"),
+    *("mlflow-server", "iris-redis", "fake-gcs"),
+)
+PODS = f"app in ({', '.join(APPS)})"
 SERVICE = "iris-api-service"
 MLFLOW_SERVICE = "mlflow-server-service"
 RAYSERVICE = "iris-api"
 RAYJOB = "iris-train"
+SCOREJOB = "iris-score"
 SECRET = "iris-api-secrets"  # noqa: S105  the name of a Secret
 
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""train: one RayJob, its output as it runs, and the moment from which every replica answers with the new model."""
+"""train and score: one RayJob, its output as it runs, and the moment from which every replica answers with the new model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import time
 from kuberay.ctl import manifests
 from kuberay.ctl.deploy import require_operator
 from kuberay.ctl.faults import pod_faults
-from kuberay.ctl.kube import RAYJOB, RAYSERVICE, Cluster, Stop, field, say
+from kuberay.ctl.kube import RAYJOB, RAYSERVICE, SCOREJOB, Cluster, Stop, field, say
 from kuberay.ctl.reach import api
 from kuberay.ctl.waiting import PATIENCE, Progress
 
 LIMIT = 1900.0
+SCORE_LIMIT = 21_700.0
 SAME = 20
 """Answers in a row, each on a connection of its own, before all replicas are taken to serve a version."""
 
@@ -21,9 +22,7 @@ SAME = 20
 def train(cluster: Cluster, folder: str, arguments: str) -> None:
     require_operator(cluster)
     documents = manifests.build(cluster, manifests.overlay(folder))
-    entrypoint = f"entrypoint: {json.dumps(f'python -m training {arguments}'.strip())}"
-    text = "---\n".join(re.sub(r"^(\s*)entrypoint: .*$", rf"\1{entrypoint}", one, flags=re.MULTILINE) for one in documents)
-    cluster.run("replace", "--force", "-f", "-", text=text)
+    cluster.run("replace", "--force", "-f", "-", text="---\n".join(started_by(one, "", arguments) for one in documents))
     progress = Progress()
     output = follow(cluster, progress)
     found = re.search(r"^version (\d+) \(\w+\) is served", output, re.MULTILINE)
@@ -32,16 +31,36 @@ def train(cluster: Cluster, folder: str, arguments: str) -> None:
         say(f"{progress.seconds:5.0f} s  every replica answers with version {found.group(1)}")
 
 
-def follow(cluster: Cluster, progress: Progress) -> str:
+def score(cluster: Cluster, folder: str, arguments: str) -> None:
+    """The same for a scoring; its volume is made when it is missing, and never replaced."""
+    require_operator(cluster)
+    documents = manifests.build(cluster, manifests.overlay(folder))
+    jobs = [one for one in documents if manifests.kind(one) == "RayJob"]
+    kept = [one for one in documents if one not in jobs]
+    if kept:
+        cluster.run("apply", "-f", "-", text="---\n".join(kept))
+    if arguments:
+        jobs = [started_by(one, "score", arguments) for one in jobs]
+    cluster.run("replace", "--force", "-f", "-", text="---\n".join(jobs))
+    follow(cluster, Progress(), SCOREJOB, limit=SCORE_LIMIT)
+
+
+def started_by(document: str, command: str, arguments: str) -> str:
+    """The RayJob with another command line."""
+    entrypoint = f"entrypoint: {json.dumps(' '.join(f'python -m training {command} {arguments}'.split()))}"
+    return re.sub(r"^(\s*)entrypoint: .*$", lambda found: found.group(1) + entrypoint, document, flags=re.MULTILINE)
+
+
+def follow(cluster: Cluster, progress: Progress, name: str = RAYJOB, *, limit: float = LIMIT) -> str:
     """Print the job's output as it grows; returns it when the job succeeded."""
     shown = ""
     faulty_since: float | None = None
     while True:
-        job = cluster.get("rayjob", RAYJOB)
+        job = cluster.get("rayjob", name)
         deployment, status = field(job, "status.jobDeploymentStatus", ""), field(job, "status.jobStatus", "")
         if not shown:
             progress(f"RayJob {deployment or 'created'} {status}".rstrip())
-        output = driver_log(cluster)
+        output = driver_log(cluster, name)
         if output.startswith(shown) and len(output) > len(shown):
             say(output[len(shown) :].rstrip("\n"))
             shown = output
@@ -52,18 +71,18 @@ def follow(cluster: Cluster, progress: Progress) -> str:
             return shown
         if (status in ("FAILED", "STOPPED") and deployment == "Failed") or deployment in ("Failed", "ValidationFailed"):
             raise Stop(_failure(field(job, "status.reason", ""), field(job, "status.message", "")))
-        faults = [fault for fault in pod_faults(cluster, f"app={RAYJOB}") if fault.final]
+        faults = [fault for fault in pod_faults(cluster, f"app={name}") if fault.final]
         faulty_since = (faulty_since or progress.seconds) if faults else None
         if faulty_since is not None and progress.seconds - faulty_since > PATIENCE:
             raise Stop(str(faults[0]))
-        if progress.seconds > LIMIT:
-            raise Stop("the training job does not end: run `make k8s-doctor`")
+        if progress.seconds > limit:
+            raise Stop("the job does not end: run `make k8s-doctor`")
         time.sleep(1)
 
 
-def driver_log(cluster: Cluster) -> str:
-    """What the training has printed so far: the job runs inside the head, so its output is a file there."""
-    for pod in cluster.pods(f"app={RAYJOB},component=head"):
+def driver_log(cluster: Cluster, name: str) -> str:
+    """What the job has printed so far: the job runs inside the head, so its output is a file there."""
+    for pod in cluster.pods(f"app={name},component=head"):
         found = cluster.ask(
             "exec",
             pod["metadata"]["name"],
@@ -103,4 +122,4 @@ def _failure(reason: str, message: str) -> str:
     tail = [line for line in message.splitlines() if line.strip()][-15:]
     for line in tail[:-1]:
         say(f"    {line}")
-    return f"the training job failed ({reason or 'no reason given'}): {tail[-1].removeprefix('error: ') if tail else 'no output'}"
+    return f"the job failed ({reason or 'no reason given'}): {tail[-1].removeprefix('error: ') if tail else 'no output'}"

@@ -145,10 +145,15 @@ def read_plain(folder: Path) -> Bundle | None:
         raise BundleRefused("unreadable", "the model's files are being written", final=False)
     metadata = _object(data[MANIFEST], MANIFEST)
     metrics = _object(data[METRICS], METRICS) if METRICS in data else {}
-    digest = sha256(b"".join(sha256(data.get(name, b"")).encode() for name in PLAIN_FILES))
+    digest = plain_digest(data)
     version = metadata.get("mlflow_model_version")
     named = str(version) if isinstance(version, int | str) and _VERSION.fullmatch(str(version)) else "0"
     return Bundle(named, digest, metadata, metrics, data, None, "plain")
+
+
+def plain_digest(files: Mapping[str, bytes]) -> str:
+    """What stands for the digest of files that have no manifest to prove them."""
+    return sha256(b"".join(sha256(files.get(name, b"")).encode() for name in PLAIN_FILES))
 
 
 def plain_stamp(folder: Path) -> tuple[tuple[int, int, int], ...] | None:

@@ -28,6 +28,8 @@ PIECE_BYTES = 256 * 1024
 PIECE_ROWS = 2048
 """A larger batch is read and written in pieces of so many rows, so that no single call keeps other requests waiting."""
 
+UNKNOWN_CATEGORY = "is not one of the categories the model was trained with"
+
 MAX_PROBLEMS = 50
 """Problems named in one answer; a table full of mistakes needs no longer list."""
 
@@ -206,7 +208,7 @@ def _read_row(signature: Signature, row: Any, prefix: str, problems: list[Proble
     values = []
     for feature in signature.features:
         if feature.name in row:
-            value, problem = _read(feature, row[feature.name], unknown)
+            value, problem = read_value(feature, row[feature.name], unknown)
         elif feature.nullable:
             value, problem = math.nan, None
         else:
@@ -217,7 +219,8 @@ def _read_row(signature: Signature, row: Any, prefix: str, problems: list[Proble
     return values
 
 
-def _read(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, tuple[str, str] | None]:
+def read_value(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, tuple[str, str] | None]:
+    """The number of a value that is a Python object already, and the code and sentence of the rule that it breaks."""
     nan = math.nan
     if value is None:
         return (nan, None) if feature.nullable else (nan, ("type", "must not be null"))
@@ -229,7 +232,7 @@ def _read(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, tuple[
         except ValueError:
             if unknown == "unseen":
                 return UNSEEN, None
-            return nan, ("unknown_category", "is not one of the categories the model was trained with")
+            return nan, ("unknown_category", UNKNOWN_CATEGORY)
     if feature.kind == "boolean":
         return (float(value), None) if isinstance(value, bool) else (nan, ("type", "must be true or false"))
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -243,10 +246,11 @@ def _read(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, tuple[
     minimum, maximum = feature.bounds
     if minimum <= number <= maximum:
         return number, None
-    return nan, ("out_of_range", _range(feature))
+    return nan, ("out_of_range", range_rule(feature))
 
 
-def _range(feature: Feature) -> str:
+def range_rule(feature: Feature) -> str:
+    """The rule that a number outside the contract breaks."""
     low, high = (repr(float(bound)).removesuffix(".0") for bound in feature.bounds)
     if feature.minimum is None and feature.maximum is not None:
         return f"must be at most {high}"

@@ -165,7 +165,7 @@ def test_an_estimator_from_the_working_directory_is_found(tmp_path: Path) -> Non
         (["--estimator", "oak"], "there is no estimator 'oak'"),
         (["--estimator", "logistic-regression", "--max-depth", "3"], "logistic-regression has no parameter max_depth"),
         (["--nonsense"], "No such option: --nonsense: see `python -m training train --help`"),
-        (["retrain"], "there is no command 'retrain': use train, list, promote or rollback"),
+        (["retrain"], "there is no command 'retrain': use train, score, list, promote or rollback"),
         (["--model-dir", __file__], "is a file: name a folder"),
         (["--tracking-uri", "mlruns"], "'mlruns' is no MLflow server"),
         (["promote"], "Missing argument"),

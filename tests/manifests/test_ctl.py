@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kuberay.ctl import faults, manifests, waiting
+from kuberay.ctl import faults, manifests, train, waiting
 from kuberay.ctl.doctor import mebibytes
 from kuberay.ctl.kube import Cluster, Json, Stop
 
@@ -65,6 +65,14 @@ def test_a_failed_application_is_found_although_the_service_is_ready() -> None:
 )
 def test_memory_quantities_are_read_as_kubernetes_means_them(quantity: str | None, expected: float | None) -> None:
     assert mebibytes(quantity) == (None if expected is None else pytest.approx(expected, rel=1e-3))
+
+
+def test_a_job_is_started_by_the_flags_of_the_user() -> None:
+    document = "spec:\n  entrypoint: python -m training score --data /data/in --out /data/out\n  backoffLimit: 2\n"
+    assert train.started_by(document, "score", r"--data gs://b/*.csv --out \1 --keep a,b") == (
+        'spec:\n  entrypoint: "python -m training score --data gs://b/*.csv --out \\\\1 --keep a,b"\n  backoffLimit: 2\n'
+    )
+    assert 'entrypoint: "python -m training"\n' in train.started_by(document, "", "")
 
 
 def changed(document: Json, **status: object) -> Json:

@@ -169,6 +169,9 @@ def test_the_store_is_written_by_training_and_only_read_by_the_api() -> None:
     ((_, template),) = pod_templates(one("RayJob", "iris-train"))
     mounts = [m for m in template["spec"]["containers"][0]["volumeMounts"] if m["name"] == "models"]
     assert [(m["mountPath"], m.get("readOnly", False)) for m in mounts] == [("/app/models", False)]
+    ((_, template),) = pod_templates(one("RayJob", "iris-score"))
+    mounts = {m["mountPath"]: m.get("readOnly", False) for m in template["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts == {"/tmp": False, "/app/models": True, "/data": False}
 
 
 def test_mlflow_lets_in_every_name_under_which_its_service_is_known() -> None:
@@ -186,15 +189,17 @@ def test_mlflow_lets_in_every_name_under_which_its_service_is_known() -> None:
 
 
 def test_every_job_ends_by_itself_and_is_cleaned_up() -> None:
-    job = one("RayJob", "iris-train")["spec"]
-    assert job["submissionMode"] == "HTTPMode"
-    assert job["shutdownAfterJobFinishes"] is True
-    assert job["ttlSecondsAfterFinished"] > 0
-    assert job["activeDeadlineSeconds"] > 0
-    assert job["backoffLimit"] >= 1
-    store = one("Job", "iris-store")["spec"]
-    assert store["ttlSecondsAfterFinished"] > 0
-    assert store["activeDeadlineSeconds"] > 0
+    for name in ("iris-train", "iris-score"):
+        job = one("RayJob", name)["spec"]
+        assert job["submissionMode"] == "HTTPMode"
+        assert job["shutdownAfterJobFinishes"] is True
+        assert job["ttlSecondsAfterFinished"] > 0
+        assert job["activeDeadlineSeconds"] > 0
+        assert job["backoffLimit"] >= 1
+    for name in ("iris-store", "iris-score-files"):
+        short = one("Job", name)["spec"]
+        assert short["ttlSecondsAfterFinished"] > 0
+        assert short["activeDeadlineSeconds"] > 0
 
 
 def test_every_make_target_that_users_know_is_there() -> None:
@@ -211,7 +216,7 @@ def test_every_make_target_that_users_know_is_there() -> None:
         "k8s-logs",
     }
     assert targets >= {"k8s-port-forward", "k8s-mlflow-ui", "k8s-test", "k8s-models", "k8s-promote", "k8s-rollback", "k8s-delete"}
-    assert targets >= {"k8s-clean", "k8s-doctor"}
+    assert targets >= {"k8s-clean", "k8s-doctor", "k8s-score"}
 
 
 def ray_objects() -> list[Json]:

@@ -1,0 +1,76 @@
+"""Scorings without Ray, part after part in this process, and what the served API answers to the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from serve_app.core.predictor import Terms, open_predictor
+from serve_app.core.store import Store
+from tests.support.apps import HEADERS, client_of
+from training.dataset import json_rows
+from training.pipeline import Options, train
+from training.scoring.cuts import Look, Part, Range, csv_header, csv_parts, last_byte, look, ranges
+from training.scoring.files import Place, sources
+
+
+def trained(folder: Path, table: Path, target: str, **options: Any) -> Store:
+    """A store with a model of this table."""
+    given = {"params": {"n_estimators": 10}, "force": True, **options}
+    train(Options(data=table, target=target, model_dir=folder / "models", tracking=False, **given), lambda _: nullcontext())
+    return Store(folder / "models")
+
+
+def cut(path: Path, part_bytes: int) -> tuple[Place, tuple[str, ...], list[Part]]:
+    """A CSV file as workers get it: where it is, its columns, its parts."""
+    place = Place(str(path))
+    _, (source,) = sources(place)
+    header = csv_header(place, source)
+    seen: list[tuple[Range, Look]] = [(piece, look(place, piece)) for piece in ranges(source, header, part_bytes)]
+    return place, header.columns, csv_parts(source, header, seen, last_byte(place, source), 0)
+
+
+def served(store: Store, table: pd.DataFrame, *, terms: Terms | None = None) -> list[dict[str, Any]]:
+    """The answers of /predict/batch to the rows of a table."""
+    bundle = store.current()
+    assert bundle is not None
+    body = {"instances": json_rows(table, open_predictor(bundle).signature)}
+    with client_of(store, terms=terms) as client:
+        reply = client.post("/predict/batch", json=body, headers=HEADERS)
+    assert reply.status_code == 200, reply.text
+    predictions: list[dict[str, Any]] = reply.json()["predictions"]
+    return predictions
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    """The rows of an output, in the order of its parts."""
+    found: list[dict[str, Any]] = []
+    for path in sorted(out.glob("part-*")):
+        found += (csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)).to_pylist()
+    return found
+
+
+def as_answers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of an output in the shape of an answer."""
+    found = []
+    for row in rows:
+        answer = {"prediction": row["prediction"]}
+        if "confidence" in row:
+            named = {name.removeprefix("probability_"): value for name, value in row.items() if name.startswith("probability_")}
+            answer |= {"confidence": row["confidence"], "probabilities": named or None}
+        found.append(answer)
+    return found
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+def texts(table: pa.Table) -> dict[str, list[str]]:
+    return {name: table.column(name).to_pylist() for name in table.column_names}

@@ -1,0 +1,95 @@
+"""Who does the work: Ray's workers, on one machine or many, or this process where the table is small.
+
+Ray Data's own readers are not used: they read a file in one task, guess the types of each block, and know no row numbers. It gets
+the numbers of the parts as its rows, spreads them over the workers, and brings back what became of each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from training.errors import Mistake, Unreachable
+from training.scoring.cuts import Look, Part, Range, look
+from training.scoring.files import Place
+from training.scoring.worker import Job, Model, Scorer
+from training.workers import workers
+
+OBJECT_STORE = 128 << 20
+"""Bytes that a Ray of our own keeps for results in flight: ours are a few numbers a part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """`look` at ranges gives what they hold, in order; `score` of parts tells how each went, as soon as it is known."""
+
+    count: int
+    look: Callable[[Place, Sequence[Range]], list[Look]]
+    score: Callable[[Job, Model, Sequence[Part]], Iterator[dict[str, Any]]]
+
+
+Pool = Callable[[], AbstractContextManager[Hands]]
+
+
+@contextmanager
+def here() -> Iterator[Hands]:
+    """This process."""
+
+    def scored(job: Job, model: Model, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+        scorer = Scorer(job, model)
+        for part in parts:
+            yield {name: values[0] for name, values in scorer({"number": [part.number]}).items()}
+
+    yield Hands(1, lambda place, pieces: [look(place, piece) for piece in pieces], scored)
+
+
+@contextmanager
+def on_ray(wanted: int | None = None) -> Iterator[Hands]:
+    """So many worker processes, else one for each CPU of the Ray that is joined."""
+    with workers(num_cpus=wanted, object_store_memory=OBJECT_STORE):
+        import ray
+
+        count = wanted or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield Hands(count, _look, lambda job, model, parts: _score(job, model, parts, min(count, len(parts))))
+
+
+def _look(place: Place, pieces: Sequence[Range]) -> list[Look]:
+    import ray
+
+    task = ray.remote(num_cpus=1)(look)
+    try:
+        return list(ray.get([task.remote(place, piece) for piece in pieces]))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, Mistake | Unreachable) else _broken(error) from None
+
+
+def _score(job: Job, model: Model, parts: Sequence[Part], count: int) -> Iterator[dict[str, Any]]:
+    """No worker is started twice: one that ran out of memory would do so again, without end. What it left is for the next start."""
+    import ray
+    from ray import data
+
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.wait_for_min_actors_s = 600
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    numbers = data.from_items([{"number": part.number} for part in parts], override_num_blocks=len(parts))
+    told = numbers.map_batches(
+        Scorer,
+        fn_constructor_kwargs={"job": job, "model": model},
+        batch_size=1,
+        num_cpus=1,
+        ray_remote_args_fn=lambda: {"max_restarts": 0, "max_task_retries": 0},
+        compute=data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
+    )
+    try:
+        yield from told.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise _broken(error) from None
+
+
+def _broken(error: BaseException) -> Unreachable:
+    line = " ".join(str(error).split())[-200:]
+    return Unreachable(f"a worker ended ({line}): the same command goes on with what is left")
