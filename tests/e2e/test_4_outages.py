@@ -1,6 +1,6 @@
 """Parts of the cluster are taken away under load. Each answer is compared with what the model must answer.
 
-A client keeps its connections open, gives up after five seconds, and tries once more.
+A client keeps its connections open, gives up after twenty seconds, and tries once more.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def is_whole() -> bool:
 
 @contextlib.contextmanager
 def traffic(key: str, tmp_path: Path) -> Iterator[Load]:
-    with load(f"http://127.0.0.1:{NODE_PORT}", ROW, tmp_path / "history.jsonl", key=key, rate=RATE, timeout=5) as record:
+    with load(f"http://127.0.0.1:{NODE_PORT}", ROW, tmp_path / "history.jsonl", key=key, rate=RATE, timeout=20) as record:
         more(record, RATE)
         yield record
         more(record, RATE * 3)
@@ -142,28 +142,29 @@ def test_a_part_of_the_node_or_of_the_control_plane_is_gone_for_a_while(name: st
 
 HOG = """
 import pathlib, time
-def replica():
+def replicas():
     return [int(entry.name) for entry in pathlib.Path('/proc').iterdir()
             if entry.name.isdigit() and b'ServeReplica' in (entry / 'cmdline').read_bytes()]
-before, held = replica(), []
+before, held = replicas(), []
 assert before
-while replica() == before and len(held) < 64:
-    held.append(b'x' * 2**24)
-    time.sleep(0.02)
-print('killed' if replica() != before else 'alive')
+while replicas() == before and len(held) < 200:
+    held.append(b'x' * 2**23)
+    time.sleep(0.2)
+print('killed' if replicas() != before else 'alive')
 """
+"""Grows by 40 MB a second: Ray looks four times a second, and kills the replica before the kernel kills somebody."""
 
 
 def test_a_replica_that_runs_out_of_memory_takes_no_other_with_it(key: str, tmp_path: Path) -> None:
     before = uids(WORKERS)
     with traffic(key, tmp_path) as record:
         out = kubectl("-n", "mlops", "exec", name_of(WORKERS), "-c", "ray-worker", "--", "python", "-c", HOG, check=False)
+        assert "killed" in out
         until(is_whole, seconds=240, every=1, what="two replicas again")
-    assert "killed" in out or "137" in out, out
     report = judged(record, key, "memory of one worker used up, its replica killed")
     assert report.failed_after_retry == 0
     assert report.failed_first <= report.requests / 1000
-    assert len(uids(WORKERS) & before) >= 1
+    assert uids(WORKERS) == before
 
 
 def test_names_are_not_resolved_for_a_minute(key: str, tmp_path: Path) -> None:
