@@ -52,7 +52,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check format test-integration test-faults test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check format test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 check: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
@@ -69,6 +69,9 @@ test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve
 
 test-faults: $(VENV)/.dev $(VENV)/.serve ## kill, freeze and mislead processes under load; each answer is checked
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/faults $(ARGS)
+
+soak: $(VENV)/.dev ## a million requests, each answer compared; memory, files and threads of the processes measured
+	$(BIN)/pytest tests/soak $(ARGS)
 
 bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks --write build $(ARGS)
@@ -87,8 +90,8 @@ audit: $(VENV)/.uv ## known vulnerabilities of the locked dependencies; exceptio
 docs-settings: $(VENV)/.dev ## write docs/settings.md from the code
 	$(BIN)/python -m serve_app settings --write docs/settings.md
 
-docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/reliability.md
-	$(BIN)/python -m tests.support.figures docs/reliability.md
+docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/reliability.md and docs/security.md
+	$(BIN)/python -m tests.support.figures
 
 lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements/serve.txt

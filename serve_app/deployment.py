@@ -73,6 +73,7 @@ def make_options(settings: Settings, *, sends_request_id: bool) -> Options:
         max_body_bytes=settings.iris_max_body_bytes,
         max_body_seconds=settings.iris_max_body_seconds,
         max_rows=settings.iris_max_rows,
+        max_wait_seconds=settings.iris_max_wait_seconds,
         poll_seconds=settings.iris_poll_seconds,
         log_every=settings.iris_access_log_every,
         sends_request_id=sends_request_id,

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -19,12 +22,18 @@ from serve_app.core.bundle import JOBLIB, MANIFEST, MAX_MANIFEST_BYTES, METRICS,
 from serve_app.core.errors import BundleRefused
 from serve_app.core.signing import MAX_SEAL_BYTES, SEAL
 
+T = TypeVar("T")
+
 BUNDLE_PATH = "bundle"
 MODEL_PATH = "model"
 DIGEST_TAG = "digest"
 
 _LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """MLflow would wait four minutes for a server that is down; a replica looks again later instead."""
+
+LOOK_SECONDS = 10.0
+READ_SECONDS = 60.0
+"""How long a look at MLflow and the download of a model may take as a whole."""
 
 
 class Registry:
@@ -39,12 +48,13 @@ class Registry:
         self._due = 0.0
         self._seen: str | None = None
         self._failed: BundleRefused | None = None
+        self._asked: Future[Any] | None = None
 
     def pointer(self) -> str | None:
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + self._poll_seconds
             try:
-                self._seen, self._failed = self._look(), None
+                self._seen, self._failed = self._within(LOOK_SECONDS, self._look), None
             except BundleRefused as error:
                 self._failed = error
         if self._failed is not None and self._seen is None:
@@ -52,6 +62,31 @@ class Registry:
         return self._seen
 
     def read(self, pointer: str) -> Bundle:
+        return self._within(READ_SECONDS, lambda: self._read(pointer))
+
+    def _within(self, seconds: float, ask: Callable[[], T]) -> T:
+        """The result of `ask`, from a thread that is left alone when it takes longer; nothing else is asked then until it ends.
+
+        MLflow's own limits are between two bytes: a server that sends one now and then would hold up the store, too.
+        """
+        if self._asked is not None and not self._asked.done():
+            raise self._unreachable(TimeoutError())
+        asked: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                asked.set_result(ask())
+            except BaseException as error:  # told to whoever waits
+                asked.set_exception(error)
+
+        self._asked = asked
+        threading.Thread(target=run, name="mlflow", daemon=True).start()
+        try:
+            return asked.result(seconds)
+        except TimeoutError as error:
+            raise self._unreachable(error) from None
+
+    def _read(self, pointer: str) -> Bundle:
         _, run_id, version = pointer.split(":")
         mlflow, client = self._client()
         try:

@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     """Seconds in which a whole request body must have arrived; later is answered 408."""
     iris_max_rows: int = Field(100_000, ge=1)
     """Most rows in one `/predict/batch`; more is answered 413."""
+    iris_max_wait_seconds: float = Field(1.0, gt=0, le=60)
+    """Seconds that a row may have to wait for others in a replica (a batch: ten times that); who would wait longer gets 429."""
     iris_rate_limit_per_key: str | None = None
     """Requests that one key may send, e.g. `600/minute` (second, minute, hour), counted over all replicas."""
     iris_rate_limit_per_client: str | None = None

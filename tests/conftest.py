@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.figures import is_promised, keep
+
 TESTS = Path(__file__).parent
-TIERS = {"unit", "manifests", "monitoring", "integration", "e2e", "faults"}
+TIERS = {"unit", "manifests", "monitoring", "integration", "e2e", "faults", "soak"}
 
 # A busy machine is no failure.
 settings.register_profile("iris-api", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
@@ -20,3 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tier = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if tier in TIERS:
             item.add_marker(tier)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """The outcome of what the docs promise, for their tables; a figure of a test that failed is none."""
+    if (report.when == "call" or report.failed) and not report.skipped and is_promised(report.nodeid):
+        keep(report.nodeid, outcome=report.outcome)

@@ -54,6 +54,7 @@ class Options:
     max_rows: int = 100_000
     poll_seconds: float = 1.0
     max_in_flight: int = 300
+    max_wait_seconds: float = 1.0
     log_every: int = 0
     sends_request_id: bool = True
     hot_path: bool = True
@@ -74,14 +75,16 @@ def create_app(
     options = options or Options()
     keys = Keys(options.api_key, options.api_keys_file)
     accounts = Accounts(slot, options.model_dir)
-    threads = ThreadPoolExecutor(1, "batch")
+    threads = (ThreadPoolExecutor(1, "rows"), ThreadPoolExecutor(1, "batches"))  # rows do not wait for batches
     answers = Answers(
         slot,
         accounts,
         check=keys.check,
         model_name=options.model_name,
         max_body_bytes=options.max_body_bytes,
-        executor=threads,
+        max_wait_seconds=options.max_wait_seconds,
+        executor=threads[0],
+        batches=threads[1],
     )
 
     @contextlib.asynccontextmanager
@@ -99,7 +102,8 @@ def create_app(
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-            threads.shutdown(wait=False, cancel_futures=True)
+            for thread in threads:
+                thread.shutdown(wait=False, cancel_futures=True)
 
     app: FastAPI = FastAPIOffline(
         title="iris-api",

@@ -13,8 +13,20 @@ from functools import lru_cache
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from serve_app.api.errors import MISSING_KEY, NOT_JSON, WRONG_KEY, Answer, Headers, internal_error, problem, problem_of, too_large
-from serve_app.api.turn import MERGE_SECONDS, Turn
+from serve_app.api.body import HELD_BODIES
+from serve_app.api.errors import (
+    MISSING_KEY,
+    NOT_JSON,
+    TOO_BUSY,
+    WRONG_KEY,
+    Answer,
+    Headers,
+    internal_error,
+    problem,
+    problem_of,
+    too_large,
+)
+from serve_app.api.turn import MERGE_SECONDS, THREAD_SECONDS, Turn
 from serve_app.core.accounts import Accounts
 from serve_app.core.codec import Matrix, Scores
 from serve_app.core.errors import InvalidInput, NoModel
@@ -26,6 +38,9 @@ log = logging.getLogger("iris_api.predict")
 
 INLINE_BYTES = 128 * 1024
 """A larger batch is answered in a thread, so that single rows do not wait for it."""
+
+BATCH_PATIENCE = 10
+"""A batch may wait for other batches so many times as long as a row for other rows."""
 
 PIECE = 2048
 """Rows predicted at a time in that thread; between two pieces the event loop gets its turn."""
@@ -42,14 +57,19 @@ class Answers:
         check: Callable[[bytes | None, bytes | None], Verdict],
         model_name: str,
         max_body_bytes: int,
+        max_wait_seconds: float = 1.0,
         executor: Executor | None = None,
+        batches: Executor | None = None,
     ) -> None:
         self.slot = slot
         self.accounts = accounts
         self.check = check
         self.max_body_bytes = max_body_bytes
-        self._executor = executor
+        self._max_wait = max_wait_seconds
         self._turn = Turn(executor)
+        self._batches = batches
+        self._batch_seconds = 0.0  # of batches that were accepted and are not yet answered, about
+        self._batch_bytes = 0
         self._name = model_name.encode()
         self.headers = lru_cache(maxsize=4)(self._headers)
 
@@ -69,9 +89,12 @@ class Answers:
         predictor = self.slot.predictor
         if predictor is None:
             return self._no_model()
+        merges = predictor.row_seconds >= MERGE_SECONDS
+        if merges and self._turn.seconds_ahead(predictor) > self._max_wait:
+            return TOO_BUSY
         try:
             matrix = predictor.decode_row(body)
-            if predictor.row_seconds < MERGE_SECONDS:
+            if not merges:
                 scores = predictor.scores(matrix)
             else:
                 scores = await self._turn.scores(predictor, matrix)
@@ -89,12 +112,14 @@ class Answers:
         predictor = self.slot.predictor
         if predictor is None:
             return self._no_model()
+        seconds = predictor.seconds_of(len(body) / predictor.row_bytes)
         try:
-            if len(body) <= INLINE_BYTES:
+            if len(body) <= INLINE_BYTES and seconds < THREAD_SECONDS:
                 matrix, scores, text = _many(predictor, body)
+            elif self._batch_seconds > self._max_wait * BATCH_PATIENCE or self._batch_bytes > self.max_body_bytes * HELD_BODIES:
+                return TOO_BUSY
             else:
-                loop = asyncio.get_running_loop()
-                matrix, scores, text = await loop.run_in_executor(self._executor, _many, predictor, body)
+                matrix, scores, text = await self._in_thread(predictor, body, seconds)
         except InvalidInput as error:
             return problem_of(error)
         except Exception:
@@ -102,6 +127,15 @@ class Answers:
             return internal_error()
         self.accounts.predicted(predictor, matrix, scores)
         return Answer(200, self.headers(predictor), text, predictor.version)
+
+    async def _in_thread(self, predictor: Predictor, body: bytes, seconds: float) -> tuple[Matrix, Scores, bytes]:
+        self._batch_seconds += seconds
+        self._batch_bytes += len(body)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._batches, _many, predictor, body)
+        finally:
+            self._batch_seconds -= seconds
+            self._batch_bytes -= len(body)
 
     def _headers(self, predictor: Predictor) -> Headers:
         return (

@@ -61,7 +61,9 @@ class Predictor:
         self.signature = signature
         self.kind = kind
         self.scores = scores
-        self.row_seconds = math.inf  # what a row costs, seen while warming up
+        self.row_seconds = math.inf  # what a call with one row costs, seen while warming up
+        self.further_seconds = 0.0  # and each further row in the same call
+        self.row_bytes = 1  # of a row as JSON, about
         self.decode_row = codec.row_decoder(signature, unknown=terms.unknown)
         self.decode_rows = codec.rows_decoder(signature, max_rows=terms.max_rows, unknown=terms.unknown)
         self.encode_row = answer.row_encoder(signature)
@@ -72,6 +74,10 @@ class Predictor:
 
     def answer_rows(self, body: bytes) -> bytes:
         return self.encode_rows(self.scores(self.decode_rows(body)))
+
+    def seconds_of(self, rows: float) -> float:
+        """About how long one call with so many rows takes."""
+        return self.row_seconds + max(0.0, rows - 1) * self.further_seconds
 
 
 def open_predictor(bundle: Bundle, terms: Terms | None = None) -> Predictor:
@@ -233,6 +239,9 @@ def _check_libraries(made_with: Mapping[str, Any]) -> None:
 
 # --- proof and warm-up
 
+WARM_UP_SECONDS = 1.0
+WARM_UP_ROWS = 8
+
 
 def sample_rows(signature: Signature, *, rows: int = 32) -> Matrix:
     """Rows inside the ranges that training saw, always the same: to warm up and to compare two ways of computing."""
@@ -282,11 +291,21 @@ def same_scores(expected: Scores, found: Scores, signature: Signature) -> bool:
 
 def _warm_up(predictor: Predictor) -> None:
     body = orjson.dumps(predictor.signature.example())
+    predictor.row_bytes = len(body) + 1
+    sample = sample_rows(predictor.signature, rows=WARM_UP_ROWS)
+    many = math.inf
+    began = time.perf_counter()
     try:
+        predictor.answer_rows(b'{"instances":[' + body + b"]}")
         for _ in range(20):
             started = time.perf_counter()
             predictor.answer(body)
-            predictor.row_seconds = min(predictor.row_seconds, time.perf_counter() - started)
-        predictor.answer_rows(b'{"instances":[' + body + b"]}")
+            between = time.perf_counter()
+            predictor.scores(sample)
+            predictor.row_seconds = min(predictor.row_seconds, between - started)
+            many = min(many, time.perf_counter() - between)
+            if time.perf_counter() - began > WARM_UP_SECONDS:
+                break  # a slow model is as warm after two
     except Exception as error:
         raise BundleRefused("load", f"the model cannot answer its own example ({type(error).__name__})") from error
+    predictor.further_seconds = max(0.0, many - predictor.row_seconds) / (WARM_UP_ROWS - 1)

@@ -118,6 +118,35 @@ def test_bytes_that_differ_from_the_digest_are_refused(tracking: str, trained: S
         client.set_tag(run_id, "digest", right)
 
 
+def test_an_unknown_version_is_refused_with_a_reason_and_the_served_one_stays(
+    tracking: str, trained: Store, tmp_path: Path
+) -> None:
+    """Moving the alias back to an older version is no fault but the way back, so that is followed."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=tracking)
+    right = client.get_model_version_by_alias(NAME, "champion").version
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, poll_seconds=0))
+    assert slot.refresh(), slot.problem
+    served = slot.predictor
+    empty = client.create_run(client.create_experiment("empty")).info
+    unknown = client.create_model_version(NAME, f"{empty.artifact_uri}/model", empty.run_id)
+    try:
+        client.set_registered_model_alias(NAME, "champion", unknown.version)
+        assert not slot.refresh()
+        assert slot.refusal is not None
+        assert slot.predictor is served
+        client.delete_registered_model_alias(NAME, "champion")
+        assert not slot.refresh()
+        assert slot.predictor is served
+    finally:
+        client.set_registered_model_alias(NAME, "champion", right)
+    slot.refresh()
+    assert slot.predictor is not None
+    assert served is not None
+    assert (slot.predictor.digest, slot.refusal) == (served.digest, None)
+
+
 def test_an_empty_registry_is_no_error_and_a_dead_server_is_asked_again_later(tracking: str, tmp_path: Path) -> None:
     assert registry(tracking, tmp_path, name="NothingYet").pointer() is None
     dead = registry(f"http://127.0.0.1:{free_port()}", tmp_path)

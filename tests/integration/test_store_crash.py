@@ -12,6 +12,7 @@ import pytest
 
 from serve_app.core.bundle import JOBLIB, MANIFEST, METRICS, PLAIN_FILES, read_bundle
 from serve_app.core.store import BUNDLES, Store
+from tests.support.figures import note
 from tests.support.publisher import publish, texts
 
 KEEP = 2
@@ -82,6 +83,7 @@ def test_a_publisher_killed_at_any_call_leaves_the_old_model_or_the_new_and_the_
     before = served(Store(tmp_path / "template"))
     deaths = attempts("die", tmp_path / "template")
     assert len(deaths) >= 50
+    note(f"killed at {len(deaths)} calls")
     seen = []
     for death in deaths:
         assert death["outcome"] == "killed"
@@ -108,6 +110,7 @@ def test_a_publisher_whose_disk_fails_at_any_call_says_so_and_changes_nothing(fi
     failures = attempts("fail", template)
     told = [failure for failure in failures if failure["outcome"] != "published"]
     assert len(told) >= 30
+    note(f"its disk failed at {len(failures)} calls")
     for failure in failures:
         store = Store(failure["root"], keep=KEEP)
         if failure["outcome"] == "published":  # the model was served already; what failed was clearing up

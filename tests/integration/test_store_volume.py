@@ -15,21 +15,17 @@ from serve_app.core.bundle import read_bundle
 from serve_app.core.errors import StoreError
 from serve_app.core.store import Store
 from tests.support.publisher import publish, texts
-
-
-def mount(folder: Path, options: str) -> None:
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip("a small volume can be mounted by root only")
+from tests.support.volume import fill, mount, unmount
 
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "volume"
     folder.mkdir()
-    mount(folder, "size=256k,nr_inodes=64")
+    if not mount(folder, "size=256k,nr_inodes=64"):
+        pytest.skip("a small volume can be mounted by root only")
     yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    unmount(folder)
 
 
 def served(store: Store) -> str:
@@ -47,15 +43,14 @@ def tree(root: Path) -> set[str]:
 def test_on_a_full_disk_nothing_changes_and_when_there_is_room_again_it_works(volume: Path, free_bytes: int) -> None:
     store = Store(volume)
     publish(store, "old")
-    free = os.statvfs(volume).f_bavail * os.statvfs(volume).f_frsize
-    (volume / "ballast").write_bytes(b"." * (free - free_bytes))
+    ballast = fill(volume, leave=free_bytes)
     before = tree(volume)
     for _ in range(3):
         with pytest.raises(StoreError, match=r"No space left on device.*nothing was published"):
             publish(store, "new")
     assert tree(volume) == before
     assert served(store) == "old"
-    (volume / "ballast").unlink()
+    ballast.unlink()
     publish(store, "new")
     assert served(store) == "new"
 

@@ -1,23 +1,28 @@
-"""What the tests measured: noted while they run, and written as a table of promises.
+"""What the tests measured: noted while they run, and written as tables of promises.
 
-    python -m tests.support.figures docs/reliability.md     after `make test test-integration test-faults`
+    python -m tests.support.figures     after `make test test-integration test-faults`
 
-A row whose test has not run since the table was last written keeps its figure.
+A row whose test has not run since the table was last written keeps its figure. One whose test failed says so.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "build" / "figures.jsonl"
 NONE = "not measured yet"
+MOST = 4
+"""Figures that are shown for a row; of more there is just the number of tests."""
 
-PROMISES = (
+Rows = tuple[tuple[str, str], ...]
+"""A promise, and the test that tries to break it: a part of its file, `::`, a part of its name."""
+Groups = tuple[tuple[str, Rows], ...]
+
+PROMISES: Groups = (
     (
         "Serving",
         (
@@ -27,42 +32,101 @@ PROMISES = (
                 "faults::a_frozen_replica_is_replaced_and_costs_few_requests_after_one_retry",
             ),
             ("A killed HAProxy: back by itself within a minute", "faults::a_killed_haproxy_comes_back_by_itself"),
+            ("20 models replaced under load: 0 failed, 0 mislabelled", "integration::models_are_replaced_under_load"),
+            ("The clock steps by an hour, either way: 0 failed", "faults::a_step_of_the_clock"),
+        ),
+    ),
+    (
+        "Load",
+        (
             (
-                "A corrupt or missing pointer: not one answer changes",
+                "2 and 5 times the capacity: at least 80 % of it is answered right, the rest refused with 429 within 100 ms, "
+                "all well again within 10 s",
+                "faults::requests_beyond_the_capacity_are_refused_at_once",
+            ),
+            ("30,000 requests: none wrong, nothing left behind", "faults::thirty_thousand_requests_leave_nothing_behind"),
+            (
+                "1,000,000 requests: none wrong, memory of a replica grows by less than 1 MB per 100,000",
+                "soak::a_million_requests_leave_nothing_behind",
+            ),
+        ),
+    ),
+    (
+        "The store and MLflow",
+        (
+            (
+                "A corrupt or missing pointer, while MLflow hangs: not one answer changes",
                 "faults::a_corrupt_pointer_changes_no_answer_and_a_good_one_is_followed",
             ),
-            ("MLflow hangs all the time: nobody notices", "faults::a_corrupt_pointer_changes_no_answer_and_a_good_one_is_followed"),
-            ("200 clients that send slowly: others lose nothing", "faults::clients_that_send_slowly_or_never_end_disturb_nobody"),
-            ("Bodies without end, giant headers: 413, 400", "faults::bodies_without_end_and_giant_headers_are_cut_off"),
-            ("20 models replaced under load: 0 failed, 0 mislabelled", "integration::models_are_replaced_under_load"),
-        ),
-    ),
-    (
-        "Keys and limits",
-        (
-            ("A new key known, a revoked one dead, within 10 s", "faults::keys_come_and_go_within_ten_seconds"),
-            ("The limit of a key over two replicas, within 5 %", "faults::the_limit_of_a_key_holds_over_both_replicas"),
-            ("The time of a refusal tells nothing about a key", "test_keys::the_time_of_a_refusal_does_not_tell"),
-        ),
-    ),
-    (
-        "Models and requests",
-        (
-            ("1,000 hostile models: all refused, nothing executed", "test_hostile_models::more_than_a_thousand_were_tried"),
-            ("10,000 bad requests: no 5xx, nothing undocumented", "test_hostile_clients::ten_thousand_bad_requests"),
-            ("The whole OpenAPI document fuzzed, with a key and without", "test_schema::every_answer_is_as_documented"),
-        ),
-    ),
-    (
-        "The store",
-        (
-            ("A publisher killed at each of its steps: old or new, nothing between", "test_store_crash"),
-            ("A full volume: the publisher fails, the pointer stays", "test_store_volume"),
+            ("A publisher killed at each of its steps: old or new, nothing between", "test_store_crash::killed_at_any_call"),
+            ("A publisher killed from outside at any moment: the store is whole", "test_store_crash::killed_from_outside"),
+            ("A publisher whose disk fails at each of its steps: nothing changes, and it says so", "test_store_crash::disk_fails"),
+            ("A full volume: the publisher fails, the pointer stays", "test_store_volume::on_a_full_disk"),
+            ("A full volume while it serves: 0 failed", "faults::a_full_volume_costs_no_answer"),
+            (
+                "An empty store, and MLflow hangs, fails, is slow, is down: live, 503, and the model is found later",
+                "faults::with_an_empty_store_and_mlflow_unwell",
+            ),
+            ("The registry names an unknown version: refused, the served one stays", "test_registry::an_unknown_version"),
         ),
     ),
 )
 
-CLUSTER = (
+SECURITY: Groups = (
+    (
+        "Keys and limits",
+        (
+            ("A new key known, a revoked one dead, within 10 s", "faults::keys_come_and_go_within_ten_seconds"),
+            ("A key is good between its dates, whatever the clock does meanwhile", "faults::a_step_of_the_clock"),
+            ("The limit of a key over two replicas, within 5 %", "faults::the_limit_of_a_key_holds_over_both_replicas"),
+            ("The time of a refusal tells nothing about a key", "test_keys::the_time_of_a_refusal_does_not_tell"),
+            ("A leak in the time would be seen", "test_keys::the_measure_of_time_sees_a_leak"),
+            ("Refusals without a right key are all alike", "test_hostile_clients::refusals_without_a_right_key_are_all_alike"),
+            ("A forwarded address is believed from configured proxies only", "test_limits::a_forwarded_address_is_believed_only"),
+            ("Production without a good key does not start", "test_settings::a_wrong_setting_is_one_sentence"),
+        ),
+    ),
+    (
+        "Requests",
+        (
+            (
+                "10,000 bad requests: no 5xx, nothing undocumented, no input repeated",
+                "test_hostile_clients::ten_thousand_bad_requests",
+            ),
+            ("The whole OpenAPI document fuzzed, with a key and without", "test_schema::every_answer_is_as_documented"),
+            ("Bodies without end: 413 at once, bounded in bytes, time and memory", "test_bodies::a_body_without_end"),
+            ("A body that trickles: 408", "test_bodies::a_body_that_trickles"),
+            ("The same without a key", "test_bodies::who_shows_no_key_cannot_keep_the_connection"),
+            ("1,000 clients that send slowly: others lose nothing", "faults::a_thousand_clients_that_send_slowly"),
+            ("Bodies without end, giant headers, through HAProxy: 413, 400", "faults::bodies_without_end_and_giant_headers"),
+        ),
+    ),
+    (
+        "Models",
+        (
+            (
+                "1,000 hostile models: all refused for the right reason, nothing executed",
+                "test_hostile_models::more_than_a_thousand",
+            ),
+            ("The traps in them would spring", "test_hostile_models::the_traps_would_spring"),
+            (
+                "With IRIS_ALLOW_JOBLIB=false nothing is unpickled",
+                "test_hostile_models::a_replica_that_may_not_unpickle",
+            ),
+            ("With IRIS_VERIFY_KEY nothing unsigned is served", "test_hostile_models::only_bundles_with_the_trainers_seal"),
+        ),
+    ),
+    (
+        "Supply chain",
+        (
+            ("No secret and nothing compiled in the repository", "test_supply_chain::no_secret_is_in_the_tree"),
+            ("Every package pinned with hashes", "test_supply_chain::every_package_is_pinned"),
+            ("Workflows have the rights they name and no other", "test_supply_chain::a_workflow_has_only_the_rights"),
+        ),
+    ),
+)
+
+CLUSTER: tuple[str, Rows] = (
     "On a cluster",
     (
         ("A worker pod deleted: 0 failed", "e2e::a_worker_that_is_deleted"),
@@ -86,14 +150,25 @@ CLUSTER = (
     ),
 )
 
+PAGES: dict[str, Groups] = {"docs/reliability.md": (*PROMISES, CLUSTER), "docs/security.md": SECURITY}
+
 
 def note(text: str) -> None:
     """Keep what the running test measured."""
     print(text)
-    line = {"test": os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0], "at": datetime.now(UTC).date().isoformat()}
+    keep(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0], figure=text)
+
+
+def keep(test: str, **what: str) -> None:
+    """A line about a test: its `figure`, or its `outcome`."""
     FILE.parent.mkdir(exist_ok=True)
+    line = {"test": test, "at": datetime.now(UTC).isoformat(timespec="seconds"), **what}
     with FILE.open("a") as file:
-        file.write(json.dumps({**line, "figure": text}) + "\n")
+        file.write(json.dumps(line) + "\n")
+
+
+def is_promised(test: str) -> bool:
+    return any(is_of(test, wanted) for groups in PAGES.values() for _, rows in groups for _, wanted in rows)
 
 
 def is_of(test: str, wanted: str) -> bool:
@@ -103,14 +178,38 @@ def is_of(test: str, wanted: str) -> bool:
     return where in file and name in full
 
 
-def table(noted: list[dict[str, str]], before: dict[str, str]) -> str:
+def figure_of(wanted: str, noted: list[dict[str, str]]) -> str | None:
+    """What the last run of the tests of this row says, None when there was none."""
+    outcomes: dict[str, str] = {}
+    figures: dict[str, list[str]] = {}
+    running: dict[str, list[str]] = {}
+    at = ""
+    for line in noted:
+        test = line["test"]
+        if not is_of(test, wanted):
+            continue
+        at = line["at"][:10]
+        if "figure" in line:
+            running.setdefault(test, []).append(line["figure"])
+        else:
+            outcomes[test], figures[test] = line["outcome"], running.pop(test, [])
+    if not outcomes:
+        return None
+    failed = [test for test, outcome in outcomes.items() if outcome != "passed"]
+    said = [figure for test in figures if not failed or test in failed for figure in figures[test]]
+    passed = f"{len(outcomes)} of {len(outcomes)} tests passed" if len(outcomes) > 1 else "passed"
+    text = "; ".join(said) if len(said) <= MOST else passed
+    if failed:
+        text = f"FAILED: {text if said else failed[0].rpartition('::')[2]}"
+    return f"{text or passed} ({at})"
+
+
+def table(groups: Groups, noted: list[dict[str, str]], before: dict[str, str], *, heading_mark: str = "##") -> str:
     parts = []
-    for heading, rows in (*PROMISES, CLUSTER):
-        parts += [f"## {heading}\n", "| promise | test | last figure |\n| --- | --- | --- |"]
+    for heading, rows in groups:
+        parts += [f"{heading_mark} {heading}\n", "| promise | test | last figure |\n| --- | --- | --- |"]
         for promise, wanted in rows:
-            found = [line for line in noted if is_of(line["test"], wanted)]
-            figure = f"{found[-1]['figure']} ({found[-1]['at']})" if found else before.get(promise, NONE)
-            parts.append(f"| {promise} | `{wanted}` | {figure} |")
+            parts.append(f"| {promise} | `{wanted}` | {figure_of(wanted, noted) or before.get(promise, NONE)} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -120,15 +219,16 @@ def figures_in(text: str) -> dict[str, str]:
     return {row[0].strip(): row[2].strip() for row in cells if len(row) == 3}
 
 
-def main(page: str) -> None:
-    path = Path(page)
-    text = path.read_text()
-    head, _, rest = text.partition("<!-- figures -->\n")
-    tail = rest.partition("<!-- end of figures -->")[2]
+def main() -> None:
     noted = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
-    body = table(noted, figures_in(rest))
-    path.write_text(f"{head}<!-- figures -->\n{body}<!-- end of figures -->{tail}")
+    for page, groups in PAGES.items():
+        path = ROOT / page
+        head, _, rest = path.read_text().partition("<!-- figures -->\n")
+        tail = rest.partition("<!-- end of figures -->")[2]
+        mark = "###" if "\n## " in head else "##"  # below a section of the page, or a section of its own
+        body = table(groups, noted, figures_in(rest), heading_mark=mark)
+        path.write_text(f"{head}<!-- figures -->\n{body}<!-- end of figures -->{tail}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

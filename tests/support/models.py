@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import sklearn
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -153,3 +155,20 @@ def write_plain(folder: Path, estimator: Any = None, **metadata: Any) -> None:
         **metadata,
     }
     (folder / MANIFEST).write_bytes(orjson.dumps(described))
+
+
+class Sleepy(KNeighborsClassifier):  # type: ignore[misc]
+    """A model with a known cost for each row, which is time and not work: capacity is known, and the machine stays free."""
+
+    def predict_proba(self, X: Matrix) -> Matrix:
+        time.sleep(ROW_SECONDS * len(X))
+        probabilities: Matrix = super().predict_proba(X)
+        return probabilities
+
+
+ROW_SECONDS = 0.02
+
+
+@cache
+def sleepy() -> Any:
+    return Sleepy().fit(*iris())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.figures import CLUSTER, PROMISES, is_of
+from tests.support.figures import PAGES, figure_of, is_of
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -83,8 +83,24 @@ def test_every_promise_names_a_test_that_is_there() -> None:
         for path in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
     ]
-    rows = [row for _, rows in (*PROMISES, CLUSTER) for row in rows]
-    page = (ROOT / "docs" / "reliability.md").read_text()
-    for promise, wanted in rows:
-        assert any(is_of(test, wanted.partition("[")[0]) for test in defined), wanted
-        assert promise in page, "make docs-reliability"
+    for page, groups in PAGES.items():
+        text = (ROOT / page).read_text()
+        for _, rows in groups:
+            for promise, wanted in rows:
+                assert any(is_of(test, wanted.partition("[")[0]) for test in defined), wanted
+                assert promise in text, "make docs-reliability"
+
+
+def test_a_figure_is_that_of_the_last_run_and_a_failure_is_no_figure() -> None:
+    def line(name: str, **what: str) -> dict[str, str]:
+        return {"test": f"tests/faults/test_x.py::test_{name}", "at": "2026-11-24T12:00:00", **what}
+
+    def figure(name: str, *lines: dict[str, str]) -> str | None:
+        return (figure_of(f"faults::{name}", list(lines)) or "").removesuffix(" (2026-11-24)")
+
+    good = (line("a", figure="3 of 3"), line("a", outcome="passed"))
+    assert figure("a", *good) == "3 of 3"
+    assert figure("a", *good, line("a", figure="2 of 3"), line("a", outcome="failed")) == "FAILED: 2 of 3"
+    assert figure("b", line("b[1]", outcome="passed"), line("b[2]", outcome="passed")) == "2 of 2 tests passed"
+    assert figure("b", line("b[1]", outcome="failed"), line("b[1]", outcome="passed")) == "passed"
+    assert figure("c", *good) == ""

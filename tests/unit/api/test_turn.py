@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from serve_app.api.turn import MERGE_SECONDS, THREAD_SECONDS, Turn
+from serve_app.api.turn import CALL_SECONDS, MERGE_SECONDS, THREAD_SECONDS, Turn
 from serve_app.core.codec import Matrix, Scores
 from serve_app.core.predictor import Predictor, open_predictor
 from serve_app.core.store import Store
-from tests.support.models import iris, publish_iris
+from tests.support.apps import HEADERS, client_of
+from tests.support.models import A_FLOWER, ROW_SECONDS, iris, publish_iris, sleepy
 
 
 @pytest.fixture
@@ -96,3 +98,79 @@ async def test_a_client_that_went_away_leaves_the_others_their_answers(predictor
     await asyncio.sleep(0)
     gone.cancel()
     assert np.array_equal(await here, predictor.scores(X[75:76]))
+
+
+# --- models that are slow for each row
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "slow")
+    publish_iris(store, sleepy())
+    return store
+
+
+def opened(store: Store) -> Predictor:
+    bundle = store.current()
+    assert bundle is not None
+    return open_predictor(bundle)
+
+
+def test_the_cost_of_a_call_and_of_each_further_row_is_seen_while_warming_up(slow: Store, predictor: Predictor) -> None:
+    sleeps = opened(slow)
+    assert ROW_SECONDS <= sleeps.row_seconds < 2 * ROW_SECONDS
+    assert 0.8 * ROW_SECONDS <= sleeps.further_seconds < 2 * ROW_SECONDS
+    assert predictor.further_seconds < predictor.row_seconds / 4
+
+
+async def test_a_call_takes_no_more_rows_than_it_answers_in_a_short_time(slow: Store) -> None:
+    predictor = opened(slow)
+    X, _ = iris()
+    calls = counting(predictor)
+    turn = Turn()
+    found = await asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(12)))
+    assert max(calls) <= CALL_SECONDS / ROW_SECONDS
+    assert np.array_equal(np.concatenate(found), np.concatenate([predictor.scores(X[i : i + 1]) for i in range(12)]))
+
+
+async def test_the_event_loop_goes_on_while_slow_rows_are_predicted(slow: Store) -> None:
+    predictor = opened(slow)
+    X, _ = iris()
+    turn = Turn()
+    answers = asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(6)))
+    turns = 0
+    while not answers.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert turns > 12  # a loop that stood still would have come round once for each call
+
+
+async def test_how_long_a_row_would_wait_is_known_before_it_is_let_in(slow: Store) -> None:
+    predictor = opened(slow)
+    X, _ = iris()
+    turn = Turn()
+    assert turn.seconds_ahead(predictor) == 0.0
+    asked = [asyncio.create_task(turn.scores(predictor, X[i : i + 1])) for i in range(10)]
+    await asyncio.sleep(0)
+    assert 10 * ROW_SECONDS * 0.8 <= turn.seconds_ahead(predictor) < 10 * ROW_SECONDS * 3
+    await asyncio.gather(*asked)
+    assert turn.seconds_ahead(predictor) == 0.0
+
+
+def test_who_would_wait_longer_than_allowed_is_told_to_come_back_and_the_others_are_answered(slow: Store) -> None:
+    client = client_of(slow, max_wait_seconds=5 * ROW_SECONDS)
+    with client, ThreadPoolExecutor(30) as pool:
+        answers = list(pool.map(lambda _: client.post("/predict", json=A_FLOWER, headers=HEADERS), range(60)))
+        batch = client.post("/predict/batch", json={"instances": [A_FLOWER] * 3}, headers=HEADERS)
+    assert {answer.status_code for answer in answers} == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert (refused.json()["code"], refused.headers["retry-after"]) == ("too_busy", "1")
+    assert batch.status_code == 200  # batches have a queue of their own
+
+
+def test_batches_are_refused_when_too_much_of_them_waits(slow: Store) -> None:
+    client = client_of(slow, max_wait_seconds=ROW_SECONDS / 2)
+    body = {"instances": [A_FLOWER] * 10}
+    with client, ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: client.post("/predict/batch", json=body, headers=HEADERS).status_code, range(10)))
+    assert set(answers) == {200, 429}

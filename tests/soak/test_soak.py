@@ -1,0 +1,35 @@
+"""A million predictions: none wrong, and the processes are afterwards what they were."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from serve_app.core.store import Store
+from tests.support import processes
+from tests.support.experiment import golden, served
+from tests.support.models import logistic, publish_iris
+from tests.support.server import serving
+from tests.support.soak import soak
+from tests.support.waiting import until
+
+REQUESTS = int(os.environ.get("IRIS_TEST_SOAK", "1000000"))
+WARM = REQUESTS // 10
+
+
+@pytest.mark.timeout(3600)
+def test_a_million_requests_leave_nothing_behind(tmp_path: Path) -> None:
+    store = Store(tmp_path / "models")
+    publish_iris(store, logistic(), onnx=True)
+    (expected,) = golden(served(store)).values()
+    with serving(store.root, tmp_path, replicas=2) as server:
+        until(lambda: "iris-api: ready after" in server.output.read_text(), seconds=150, what="the end of the start")
+        until(lambda: len(processes.replicas(server.process.pid)) == 2, seconds=60, what="two replicas")
+        record, grown = soak(server, expected, requests=REQUESTS, warm=WARM)
+        assert record.wrong == []
+        assert record.answered == REQUESTS
+        assert grown < 1e6
+        assert record.spread("files", after=WARM) <= 2
+        assert record.spread("threads", after=WARM) <= 0
