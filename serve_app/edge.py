@@ -16,6 +16,10 @@ answer: Callable[[Any, Any, Any], Awaitable[bool]] | None = None
 """Set by the replica in this process: answers a request and is true, or leaves it untouched and is false."""
 
 
+JOINED_BYTES = 64 * 1024
+"""A longer body is not copied behind its head."""
+
+
 class Edge:
     """ASGI middleware: the replica's own answer, or the wrapped app's."""
 
@@ -55,13 +59,15 @@ class _Joined:
         self._head: bytes | None = b""
 
     def write(self, data: bytes) -> None:
-        if self._head is None:
-            self._transport.write(data)
-        elif self._head:
-            self._transport.write(self._head + data)
-            self._head = None
-        else:
+        if self._head == b"":
             self._head = data
+            return
+        if self._head is not None and len(data) <= JOINED_BYTES:
+            data = self._head + data
+        elif self._head is not None:
+            self._transport.write(self._head)
+        self._head = None
+        self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -148,11 +148,12 @@ def create_app(
 async def _follow(slot: Slot, accounts: Accounts, seconds: float) -> None:
     """Refresh the slot for ever. A thread of its own: a load must not hold up requests, nor wait behind a batch."""
     loop = asyncio.get_running_loop()
+    dice = random.Random()  # noqa: S311, replicas should not all look at once
     with ThreadPoolExecutor(1, "refresh") as thread:
         while True:
             await loop.run_in_executor(thread, slot.refresh)
             await loop.run_in_executor(thread, accounts.look_around)
-            await asyncio.sleep(seconds * random.uniform(0.8, 1.0))  # noqa: S311, replicas should not all look at once
+            await asyncio.sleep(seconds * dice.uniform(0.8, 1.0))
 
 
 async def _follow_keys(keys: Keys) -> None:

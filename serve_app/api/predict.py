@@ -27,7 +27,7 @@ from serve_app.api.errors import (
     too_large,
 )
 from serve_app.api.turn import MERGE_SECONDS, THREAD_SECONDS, Turn
-from serve_app.core.accounts import Accounts
+from serve_app.core.accounts import PENDING_ROWS, Accounts
 from serve_app.core.codec import Matrix, Scores
 from serve_app.core.errors import InvalidInput, NoModel
 from serve_app.core.keys import Verdict
@@ -125,7 +125,10 @@ class Answers:
         except Exception:
             log.exception("prediction failed", extra={"model_version": predictor.version})
             return internal_error()
-        self.accounts.predicted(predictor, matrix, scores)
+        if len(scores) <= PENDING_ROWS:
+            self.accounts.predicted(predictor, matrix, scores)
+        else:
+            await self.accounts.predicted_many(predictor, matrix, scores)
         return Answer(200, self.headers(predictor), text, predictor.version)
 
     async def _in_thread(self, predictor: Predictor, body: bytes, seconds: float) -> tuple[Matrix, Scores, bytes]:

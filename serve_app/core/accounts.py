@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from serve_app.core.slot import Refusal, Slot
 from serve_app.core.volume import Volume, look
 
 PENDING = 4096
-PENDING_ROWS = 65_536
+PENDING_ROWS = 8192
 """Requests and rows after which the lists are summed up at once, so that they stay small under any load."""
 MAX_CLASSES = 50
 """Classes counted by name; those after them in the signature are counted as `other`."""
@@ -66,6 +67,7 @@ class Accounts:
         self._predictor: Predictor | None = None  # whose rows are pending
         self._matrices: list[Matrix] = []
         self._scores: list[Scores] = []
+        self._asked: list[int] = []  # rows of each request
         self._pending_rows = 0
         for kind in ("4xx", "5xx"):
             self.requests[PREDICT, kind, ""] = histogram.empty(SECONDS_BOUNDS)
@@ -81,7 +83,19 @@ class Accounts:
             self.settle()
 
     def predicted(self, predictor: Predictor, matrix: Matrix, scores: Scores) -> None:
-        """Rows were predicted: inputs, shape (rows, features), and their scores."""
+        """One request's rows were predicted: inputs, shape (rows, features), and their scores."""
+        self._asked.append(len(scores))
+        self._count(predictor, matrix, scores)
+
+    async def predicted_many(self, predictor: Predictor, matrix: Matrix, scores: Scores) -> None:
+        """The same for more rows than can be summed up at once without keeping other requests waiting."""
+        self._asked.append(len(scores))
+        for start in range(0, len(scores), PENDING_ROWS):
+            part = slice(start, start + PENDING_ROWS)
+            self._count(predictor, matrix[part], scores[part])
+            await asyncio.sleep(0)
+
+    def _count(self, predictor: Predictor, matrix: Matrix, scores: Scores) -> None:
         if predictor is not self._predictor:
             self.settle()
             self._predictor = predictor
@@ -105,6 +119,7 @@ class Accounts:
         answered, self._answered = self._answered, {}
         matrices, self._matrices = self._matrices, []
         scores, self._scores = self._scores, []
+        asked, self._asked = self._asked, []
         self._pending_rows = 0
         refusal = self.slot.refusal
         if refusal is not None and refusal is not self._refusal:
@@ -115,8 +130,9 @@ class Accounts:
         for (route, status, version), seconds in answered.items():
             found = self.requests.setdefault((route, f"{status // 100}xx", version), histogram.empty(SECONDS_BOUNDS))
             histogram.add(found, SECONDS_BOUNDS, np.array(seconds))
+        if asked:
+            histogram.add(self.rows, ROWS_BOUNDS, np.array(asked, dtype=np.float64))
         if scores and self._predictor is not None:
-            histogram.add(self.rows, ROWS_BOUNDS, np.array([len(one) for one in scores], dtype=np.float64))
             self._predictions(self._predictor, np.concatenate(matrices), np.concatenate(scores))
         self._predictor = None  # a model that was replaced may go
 

@@ -7,8 +7,10 @@ clients of old do). Whatever either accepts becomes the same matrix.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Annotated, Any, Literal
@@ -24,9 +26,8 @@ Matrix = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.floating[Any]]
 Unknown = Literal["refuse", "unseen"]
 
-PIECE_BYTES = 256 * 1024
-PIECE_ROWS = 2048
-"""A larger batch is read and written in pieces of so many rows, so that no single call keeps other requests waiting."""
+PIECE_BYTES = 128 * 1024
+"""A larger batch is read in pieces of so many bytes, because while a single call runs all other requests wait."""
 
 UNKNOWN_CATEGORY = "is not one of the categories the model was trained with"
 
@@ -66,15 +67,25 @@ def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown = "ref
         values = map(astuple, rows) if vector is None else (vector(astuple(row)) for row in rows)
         return np.fromiter(chain.from_iterable(values), np.float64, len(rows) * width).reshape(len(rows), width)
 
+    def in_pieces(body: bytes) -> Matrix:
+        count, matrices = 0, []
+        for piece in _pieces(body):
+            rows = decode(piece)
+            count += len(rows)
+            _check_count(count, max_rows)
+            matrices.append(vectors(rows))
+        if not matrices:
+            raise _Odd
+        return np.concatenate(matrices)
+
     def decode_rows(body: bytes) -> Matrix:
         try:
-            if len(body) <= PIECE_BYTES:
-                rows = decode_whole(body).instances
-                _check_count(len(rows), max_rows)
-                return vectors(rows)
-            items = _split_rows(_split(body).instances)
-            _check_count(len(items), max_rows)
-            return np.concatenate([vectors(decode(b"[" + b",".join(piece) + b"]")) for piece in batched(items, PIECE_ROWS)])
+            if len(body) > PIECE_BYTES:
+                with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Odd):
+                    return in_pieces(body)
+            rows = decode_whole(body).instances
+            _check_count(len(rows), max_rows)
+            return vectors(rows)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Odd):
             document = _load(body)
         if "instances" not in document:
@@ -105,23 +116,31 @@ def read_rows(signature: Signature, rows: Sequence[Any], *, unknown: Unknown = "
     return np.array(matrix, dtype=np.float64)
 
 
-def batched(items: Any, size: int) -> Iterator[Any]:
-    """Slices of `size` items of a list or an array, the last one shorter."""
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
 class _Odd(Exception):
     """A value that the typed decoder lets through and the slow reader must judge."""
 
 
-class _Rows(msgspec.Struct, gc=False):
-    """A batch whose rows are still text."""
+_HEAD = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"instances"[ \t\r\n]*:[ \t\r\n]*\[')
+_TAIL = re.compile(rb"\][ \t\r\n]*\}[ \t\r\n]*\Z")
+_TAIL_BYTES = 1024
+_BETWEEN = re.compile(rb"\}[ \t\r\n]*,(?=[ \t\r\n]*\{)")
 
-    instances: msgspec.Raw
 
+def _pieces(body: bytes) -> Iterator[bytes]:
+    """The rows of `{"instances": [...]}`, and of nothing else, as lists of about PIECE_BYTES; raises _Odd for any other form.
 
-_split = msgspec.json.Decoder(_Rows).decode
-_split_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
+    A cut is made where one row seems to end and the next to begin. It may be inside a string or a row, but then the piece before it
+    is no JSON list of rows, its decoder refuses it, and the body is read whole.
+    """
+    head, tail = _HEAD.match(body), _TAIL.search(body, max(0, len(body) - _TAIL_BYTES))
+    if head is None or tail is None:
+        raise _Odd
+    start, end = head.end(), tail.start()
+    while start < end:
+        cut = _BETWEEN.search(body, start + PIECE_BYTES, end)
+        stop = end if cut is None else cut.start() + 1
+        yield b"[%b]" % body[start:stop]
+        start = end if cut is None else cut.end()
 
 
 def _decoder(signature: Signature, *, many: bool = False, whole: bool = False) -> Callable[[bytes | msgspec.Raw], Any]:

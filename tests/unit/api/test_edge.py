@@ -55,6 +55,11 @@ async def in_pieces(scope: Any, receive: Any, send: Any) -> bool:
     return True
 
 
+async def at_length(scope: Any, receive: Any, send: Any) -> bool:
+    await reply(scope, receive, send, b"from the edge" + b" " * edge.JOINED_BYTES)
+    return True
+
+
 async def left(scope: Any, receive: Any, send: Any) -> bool:
     return False
 
@@ -114,6 +119,13 @@ async def test_an_answer_that_ends_later_is_written_once_and_closed() -> None:
     await asyncio.wait_for(transport.closed.wait(), 10)
     assert text.count(b"HTTP/1.1 413") == 1
     assert text.endswith(b"\r\n\r\nfrom the edge")
+
+
+async def test_a_long_body_is_not_copied_behind_its_head() -> None:
+    edge.answer = at_length
+    transport = Transport()
+    await ask(transport)
+    assert [len(write) > edge.JOINED_BYTES for write in transport.writes] == [False, True]
 
 
 @pytest.mark.parametrize("answer", [left, None], ids=["which the edge leaves", "where no replica is"])
