@@ -133,7 +133,10 @@ CLUSTER: tuple[str, Rows] = (
         ("A worker pod killed: 0 failed after one retry, at most 0.1 % without", "e2e::a_worker_that_is_killed"),
         ("One worker evicted: 0 failed; the second eviction is refused", "e2e::of_two_evictions_the_second_is_refused"),
         ("The operator killed: 0 failed, and it takes up its work again", "e2e::a_killed_operator"),
-        ("The API server away for two minutes: 0 failed", "e2e::is_gone_for_a_while[apiserver"),
+        (
+            "The API server away for two minutes: 0 failed meanwhile; at its return, silent for at most a minute",
+            "e2e::is_gone_for_a_while[apiserver",
+        ),
         ("The kubelet restarted: 0 failed, no pod replaced", "e2e::is_gone_for_a_while[kubelet"),
         ("containerd restarted: 0 failed, no pod replaced", "e2e::is_gone_for_a_while[containerd"),
         ("The memory of a replica used up: 0 failed after one retry", "e2e::a_replica_that_runs_out_of_memory"),
