@@ -28,8 +28,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.core.predictor import open_predictor
 from serve_app.core.store import Store
-from tests.benchmarks.__main__ import row_names
-from tests.support.models import bundle_files, bundle_metadata, iris
+from tests.support.models import bundle_files, bundle_metadata, iris, iris_signature
 from tests.support.scoring import as_answers, results
 from training.scoring.pool import here, on_ray
 from training.scoring.run import PART_BYTES, Options, Outcome, score
@@ -125,7 +124,7 @@ def table(path: Path, *, rows: int = 0, size: int = 0) -> Path:
     lines = [",".join(f"{value:.4f}" for value in row) for row in X]
     block = ("\n".join(lines) + "\n").encode()
     with open(path, "wb") as file:
-        file.write((",".join(row_names()) + "\n").encode())
+        file.write((",".join(iris_signature().names) + "\n").encode())
         file.writelines(block for _ in range(rows // len(lines) if rows else size // len(block)))
     return path
 
@@ -145,7 +144,7 @@ def check(store: Store, data: Path, out: Path) -> None:
     score(Options(data=str(few), out=str(out), model_dir=store.root, restart=True), lambda _: nullcontext(), here)
     bundle = store.current()
     assert bundle is not None
-    rows = [dict(zip(row_names(), map(float, line.split(",")), strict=True)) for line in lines[1:]]
+    rows = [dict(zip(iris_signature().names, map(float, line.split(",")), strict=True)) for line in lines[1:]]
     expected = orjson.loads(open_predictor(bundle).answer_rows(orjson.dumps({"instances": rows})))["predictions"]
     if as_answers(results(out)) != expected:
         raise AssertionError("different answers")
