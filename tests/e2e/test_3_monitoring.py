@@ -115,6 +115,35 @@ def test_prometheus_and_its_neighbours_answer_nobody_else(prometheus: Prometheus
         until(lambda: grafana.reaches(pairs) == asked, seconds=30, every=1, what="Prometheus for Grafana, and no other")
 
 
+def test_watching_stays_cheap(prometheus: Prometheus) -> None:
+    ours = '{__name__=~"(model|http|api|training|iris_api)_.+", replica!=""}'
+    per_replica = [int(float(series["value"][1])) for series in prometheus.query(f"count by (replica) ({ours})")]
+    scraped = by_job(prometheus, "sum by (job) (scrape_samples_post_metric_relabeling)")
+    seconds = by_job(prometheus, "max by (job) (scrape_duration_seconds)")
+    head = value(prometheus, "prometheus_tsdb_head_series")
+    resident = value(prometheus, 'process_resident_memory_bytes{job="prometheus"}') / 2**20
+    worker = Pod(cluster.pods("app=iris-api,component=worker")[0]["metadata"]["name"], "ray-worker")
+    size = int(worker.run("import urllib.request; print(len(urllib.request.urlopen('http://localhost:8080/metrics').read()))"))
+    note(
+        f"series of ours per replica {sorted(per_replica)}, of the cluster {head:.0f}; Prometheus {resident:.0f} MiB; "
+        f"a worker's scrape {size / 1024:.0f} KiB; samples by job { {job: int(count) for job, count in scraped.items()} }; "
+        f"seconds by job { {job: round(took, 3) for job, took in seconds.items()} }"
+    )
+    assert 50 < min(per_replica) <= max(per_replica) < 500
+    assert head < 20_000
+    assert resident < 512
+    assert max(seconds.values()) < 10
+
+
+def by_job(prometheus: Prometheus, expression: str) -> dict[str, float]:
+    return {series["metric"]["job"]: float(series["value"][1]) for series in prometheus.query(expression)}
+
+
+def value(prometheus: Prometheus, expression: str) -> float:
+    (series,) = prometheus.query(expression)
+    return float(series["value"][1])
+
+
 def test_every_query_of_every_panel_and_every_rule_has_data_under_load(prometheus: Prometheus, key: str) -> None:
     with mixed_load(key):
         done = make("k8s-train")  # a second version: swaps, training pods, MLflow at work
@@ -151,35 +180,6 @@ def test_every_query_of_every_panel_and_every_rule_has_data_under_load(prometheu
         return {series["metric"]["version"] for series in prometheus.query("model_info == 1")}
 
     until(lambda: in_use() == {"2"}, seconds=120, every=2, what="the second version, and it alone")
-
-
-def test_watching_stays_cheap(prometheus: Prometheus) -> None:
-    ours = '{__name__=~"(model|http|api|training|iris_api)_.+", replica!=""}'
-    per_replica = [int(float(series["value"][1])) for series in prometheus.query(f"count by (replica) ({ours})")]
-    scraped = by_job(prometheus, "sum by (job) (scrape_samples_post_metric_relabeling)")
-    seconds = by_job(prometheus, "max by (job) (scrape_duration_seconds)")
-    head = value(prometheus, "prometheus_tsdb_head_series")
-    resident = value(prometheus, 'process_resident_memory_bytes{job="prometheus"}') / 2**20
-    worker = Pod(cluster.pods("app=iris-api,component=worker")[0]["metadata"]["name"], "ray-worker")
-    size = int(worker.run("import urllib.request; print(len(urllib.request.urlopen('http://localhost:8080/metrics').read()))"))
-    note(
-        f"series of ours per replica {sorted(per_replica)}, of the cluster {head:.0f}; Prometheus {resident:.0f} MiB; "
-        f"a worker's scrape {size / 1024:.0f} KiB; samples by job { {job: int(count) for job, count in scraped.items()} }; "
-        f"seconds by job { {job: round(took, 3) for job, took in seconds.items()} }"
-    )
-    assert 50 < min(per_replica) <= max(per_replica) < 500
-    assert head < 20_000
-    assert resident < 512
-    assert max(seconds.values()) < 10
-
-
-def by_job(prometheus: Prometheus, expression: str) -> dict[str, float]:
-    return {series["metric"]["job"]: float(series["value"][1]) for series in prometheus.query(expression)}
-
-
-def value(prometheus: Prometheus, expression: str) -> float:
-    (series,) = prometheus.query(expression)
-    return float(series["value"][1])
 
 
 @pytest.mark.long
