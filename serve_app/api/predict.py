@@ -28,7 +28,7 @@ from serve_app.api.errors import (
 )
 from serve_app.api.turn import MERGE_SECONDS, THREAD_SECONDS, Turn
 from serve_app.core.accounts import PENDING_ROWS, Accounts
-from serve_app.core.codec import Matrix, Scores
+from serve_app.core.codec import PIECE_ROWS, Matrix, Scores, batched
 from serve_app.core.errors import InvalidInput, NoModel
 from serve_app.core.keys import Verdict
 from serve_app.core.predictor import Predictor
@@ -41,9 +41,6 @@ INLINE_BYTES = 128 * 1024
 
 BATCH_PATIENCE = 10
 """A batch may wait for other batches so many times as long as a row for other rows."""
-
-PIECE = 2048
-"""Rows predicted at a time in that thread; between two pieces the event loop gets its turn."""
 
 
 class Answers:
@@ -154,7 +151,7 @@ class Answers:
 
 def _many(predictor: Predictor, body: bytes) -> tuple[Matrix, Scores, bytes]:
     matrix = predictor.decode_rows(body)
-    pieces = [predictor.scores(matrix[start : start + PIECE]) for start in range(0, len(matrix), PIECE)]
+    pieces = [predictor.scores(piece) for piece in batched(matrix, PIECE_ROWS)]
     scores = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     return matrix, scores, predictor.encode_rows(scores)
 

@@ -7,11 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import orjson
 
-from serve_app.core.codec import Scores
+from serve_app.core.codec import PIECE_ROWS, Scores, batched
 from serve_app.core.signature import Label, Signature
-
-PIECE_ROWS = 2048
-"""A larger batch is written in pieces, so that no single call keeps other requests waiting."""
 
 
 def row_encoder(signature: Signature) -> Callable[[Scores], bytes]:
@@ -29,7 +26,7 @@ def rows_encoder(signature: Signature) -> Callable[[Scores], bytes]:
 
     def encode_rows(scores: Scores) -> bytes:
         scores = np.ascontiguousarray(scores)  # some estimators give columns side by side
-        pieces = [b"".join(cells(scores[start : start + PIECE_ROWS])) for start in range(0, len(scores), PIECE_ROWS)]
+        pieces = [b"".join(cells(piece)) for piece in batched(scores, PIECE_ROWS)]
         pieces[-1] = pieces[-1][:-1]
         return b"".join((b'{"predictions":[', *pieces, b"]}"))
 

@@ -27,7 +27,9 @@ Scores = npt.NDArray[np.floating[Any]]
 Unknown = Literal["refuse", "unseen"]
 
 PIECE_BYTES = 128 * 1024
-"""A larger batch is read in pieces of so many bytes, because while a single call runs all other requests wait."""
+PIECE_ROWS = 2048
+"""A larger batch is read in pieces of so many bytes, predicted and written in pieces of so many rows, because while a single call
+runs all other requests wait."""
 
 UNKNOWN_CATEGORY = "is not one of the categories the model was trained with"
 
@@ -114,6 +116,11 @@ def read_rows(signature: Signature, rows: Sequence[Any], *, unknown: Unknown = "
     if problems:
         raise InvalidInput(problems[:MAX_PROBLEMS])
     return np.array(matrix, dtype=np.float64)
+
+
+def batched(items: Any, size: int) -> Iterator[Any]:
+    """Slices of `size` items of a list or an array, the last one shorter."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 class _Odd(Exception):
