@@ -6,6 +6,7 @@ The short form is in tests/faults, the long one in tests/soak (`make soak`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class Soak:
     def spread(self, what: str, *, after: int) -> int:
         """By how much the number of `files` or `threads` rose after so many requests, in the process where it rose most."""
         kept = [[getattr(one, what) for one in samples if one.requests >= after] for samples in self.samples.values()]
-        return max(int(numbers[-1] - numbers[0]) for numbers in kept)
+        return max(int(numbers[-1] - numbers[0]) for numbers in kept if numbers)
 
 
 def sample(pid: int, requests: int) -> Sample:
@@ -72,6 +73,7 @@ def soak(server: Server, expected: str, *, requests: int, warm: int) -> tuple[So
     started = time.monotonic()
     asyncio.run(_run(record, port, f"{head}\r\n\r\n".encode() + body, right, requests, every=max(1, (requests - warm) // 50)))
     seconds = time.monotonic() - started
+    assert processes.replicas(server.process.pid) == replicas, "a replica was replaced meanwhile"
     grown = max(record.growth(pid, after=warm) for pid in replicas)
     note(
         f"{record.answered} requests in {seconds:.0f} s, {len(record.wrong)} not answered right; memory of a replica "
@@ -102,7 +104,8 @@ async def _run(record: Soak, port: int, request: bytes, right: bytes, requests: 
                 record.wrong.append(answer)
             if record.answered % every == 0:
                 for pid, samples in record.samples.items():
-                    samples.append(sample(pid, record.answered))
+                    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a HAProxy that was replaced
+                        samples.append(sample(pid, record.answered))
         writer.close()
 
     await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
