@@ -38,6 +38,7 @@ class Soak:
     """What became of the requests, and what each process (by its id) held meanwhile."""
 
     answered: int = 0
+    closed: int = 0
     wrong: list[bytes] = field(default_factory=list)
     samples: dict[int, list[Sample]] = field(default_factory=dict)
 
@@ -76,7 +77,8 @@ def soak(server: Server, expected: str, *, requests: int, warm: int) -> tuple[So
     assert processes.replicas(server.process.pid) == replicas, "a replica was replaced meanwhile"
     grown = max(record.growth(pid, after=warm) for pid in replicas)
     note(
-        f"{record.answered} requests in {seconds:.0f} s, {len(record.wrong)} not answered right; memory of a replica "
+        f"{record.answered} requests in {seconds:.0f} s, {len(record.wrong)} not answered right, "
+        f"{record.closed} asked again on a new connection; memory of a replica "
         f"{grown / 1e6:+.2f} MB per 100,000 requests, file descriptors {record.spread('files', after=warm):+d}, "
         f"threads {record.spread('threads', after=warm):+d}"
     )
@@ -98,7 +100,12 @@ async def _run(record: Soak, port: int, request: bytes, right: bytes, requests: 
                 answer = head + await reader.readexactly(length)
             except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
                 answer = repr(error).encode()
+                writer.close()
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                if isinstance(error, asyncio.IncompleteReadError) and not error.partial:
+                    record.closed += 1  # a kept connection that a replaced HAProxy closed: asked again, as any client does
+                    left += 1
+                    continue
             record.answered += 1
             if not (answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(right)) and len(record.wrong) < 1000:
                 record.wrong.append(answer)
