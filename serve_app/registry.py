@@ -14,15 +14,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
 from serve_app.core.bundle import JOBLIB, MANIFEST, MAX_MANIFEST_BYTES, METRICS, Bundle, parse_manifest, sha256, verify_files
 from serve_app.core.errors import BundleRefused
 from serve_app.core.signing import MAX_SEAL_BYTES, SEAL
-
-T = TypeVar("T")
 
 BUNDLE_PATH = "bundle"
 MODEL_PATH = "model"
@@ -31,9 +29,9 @@ DIGEST_TAG = "digest"
 _LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """MLflow would wait four minutes for a server that is down; a replica looks again later instead."""
 
-LOOK_SECONDS = 10.0
-READ_SECONDS = 60.0
-"""How long a look at MLflow and the download of a model may take as a whole."""
+LOOK_SECONDS = 5.0
+READ_SECONDS = 30.0
+"""How long a look at MLflow and the download of a model may hold up the next look at the store."""
 
 
 class Registry:
@@ -48,13 +46,13 @@ class Registry:
         self._due = 0.0
         self._seen: str | None = None
         self._failed: BundleRefused | None = None
-        self._asked: Future[Any] | None = None
+        self._asked: tuple[str, Future[Any]] | None = None
 
     def pointer(self) -> str | None:
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + self._poll_seconds
             try:
-                self._seen, self._failed = self._within(LOOK_SECONDS, self._look), None
+                self._seen, self._failed = self._within(LOOK_SECONDS, "look", self._look), None
             except BundleRefused as error:
                 self._failed = error
         if self._failed is not None and self._seen is None:
@@ -62,29 +60,30 @@ class Registry:
         return self._seen
 
     def read(self, pointer: str) -> Bundle:
-        return self._within(READ_SECONDS, lambda: self._read(pointer))
+        bundle: Bundle = self._within(READ_SECONDS, pointer, lambda: self._read(pointer))
+        return bundle
 
-    def _within(self, seconds: float, ask: Callable[[], T]) -> T:
-        """The result of `ask`, from a thread that is left alone when it takes longer; nothing else is asked then until it ends.
+    def _within(self, seconds: float, what: str, ask: Callable[[], Any]) -> Any:
+        """The result of `ask`, from a thread that is left alone when it takes longer; who asks for the same again gets it then.
 
         MLflow's own limits are between two bytes: a server that sends one now and then would hold up the store, too.
         """
-        if self._asked is not None and not self._asked.done():
+        if self._asked is None or (self._asked[0] != what and self._asked[1].done()):
+            self._asked = what, _in_thread(ask)
+        if self._asked[0] != what:
             raise self._unreachable(TimeoutError())
-        asked: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                asked.set_result(ask())
-            except BaseException as error:  # told to whoever waits
-                asked.set_exception(error)
-
-        self._asked = asked
-        threading.Thread(target=run, name="mlflow", daemon=True).start()
         try:
-            return asked.result(seconds)
+            found = self._asked[1].result(seconds)
         except TimeoutError as error:
-            raise self._unreachable(error) from None
+            if not self._asked[1].done():
+                raise self._unreachable(error) from None
+            self._asked = None
+            raise
+        except BaseException:
+            self._asked = None
+            raise
+        self._asked = None
+        return found
 
     def _read(self, pointer: str) -> Bundle:
         _, run_id, version = pointer.split(":")
@@ -134,6 +133,19 @@ class Registry:
 
     def _unreachable(self, error: Exception) -> BundleRefused:
         return BundleRefused("unreadable", f"MLflow did not give the model ({type(error).__name__})", final=False)
+
+
+def _in_thread(ask: Callable[[], Any]) -> Future[Any]:
+    found: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(ask())
+        except BaseException as error:  # told to whoever waits
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="mlflow", daemon=True).start()
+    return found
 
 
 def _read_bundle(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:

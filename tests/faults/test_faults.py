@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import os
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -291,15 +290,15 @@ def test_keys_come_and_go_within_ten_seconds_without_a_refusal_for_the_others(
 
 
 def test_the_limit_of_a_key_holds_over_both_replicas_within_five_percent(server: Server, keys: dict[str, str]) -> None:
-    local = threading.local()
+    with (
+        ThreadPoolExecutor(8) as pool,
+        httpx2.Client(headers={"X-API-Key": keys["limit"]}, timeout=30) as client,
+    ):
 
-    def one(_: int) -> int:
-        if not hasattr(local, "client"):
-            local.client = httpx2.Client(headers={"X-API-Key": keys["limit"]}, timeout=30)
-        status: int = local.client.post(f"{server.url}/predict", json=A_FLOWER).status_code
-        return status
+        def one(_: int) -> int:
+            status: int = client.post(f"{server.url}/predict", json=A_FLOWER).status_code
+            return status
 
-    with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(one, range(LIMIT + 500)))
     admitted = statuses.count(200)
     note(f"limit {LIMIT}, admitted {admitted} of {len(statuses)} over two replicas: {100 * admitted / LIMIT - 100:+.2f} %")
@@ -330,7 +329,7 @@ def test_with_an_empty_store_and_mlflow_unwell_replicas_start_refuse_and_pick_th
     for mode in SICK:
         mlflow.mode = mode
         asked = mlflow.asked[mode]
-        until(lambda: mode == "is down" or mlflow.asked[mode] > asked + 2, seconds=60, what=f"questions to an MLflow that {mode}")  # noqa: B023
+        until(lambda: mode == "is down" or mlflow.asked[mode] > asked, seconds=60, what=f"questions to an MLflow that {mode}")  # noqa: B023
         for _ in range(10):
             begun = time.monotonic()
             assert get(server, "/livez")[0] == 200

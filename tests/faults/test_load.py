@@ -17,7 +17,7 @@ from tests.support.figures import note
 from tests.support.load import traffic
 from tests.support.models import A_FLOWER, logistic, publish_iris, sleepy
 from tests.support.server import HEADERS, KEY, Server, serving
-from tests.support.soak import soak
+from tests.support.soak import CONNECTIONS, soak
 from tests.support.waiting import until
 
 SECONDS = float(os.environ.get("IRIS_TEST_OVERLOAD_SECONDS", "10"))
@@ -104,6 +104,7 @@ def test_thirty_thousand_requests_leave_nothing_behind(server: Server, store: St
     (expected,) = golden(served(store)).values()
     record, grown = soak(server, expected, requests=REQUESTS, warm=REQUESTS // 3)
     assert record.wrong == []
+    assert record.closed <= 2 * CONNECTIONS
     assert record.answered == REQUESTS
     assert grown < 20e6  # so few requests say little of a slope; `make soak` says more
     assert record.spread("files", after=REQUESTS // 3) <= 2

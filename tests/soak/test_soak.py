@@ -12,7 +12,7 @@ from tests.support import processes
 from tests.support.experiment import golden, served
 from tests.support.models import logistic, publish_iris
 from tests.support.server import serving
-from tests.support.soak import soak
+from tests.support.soak import CONNECTIONS, soak
 from tests.support.waiting import until
 
 REQUESTS = int(os.environ.get("IRIS_TEST_SOAK", "1000000"))
@@ -29,6 +29,7 @@ def test_a_million_requests_leave_nothing_behind(tmp_path: Path) -> None:
         until(lambda: len(processes.replicas(server.process.pid)) == 2, seconds=60, what="two replicas")
         record, grown = soak(server, expected, requests=REQUESTS, warm=WARM)
         assert record.wrong == []
+        assert record.closed <= 2 * CONNECTIONS
         assert record.answered == REQUESTS
         assert grown < 1e6
         assert record.spread("files", after=WARM) <= 2

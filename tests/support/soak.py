@@ -6,6 +6,7 @@ The short form is in tests/faults, the long one in tests/soak (`make soak`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class Soak:
     """What became of the requests, and what each process (by its id) held meanwhile."""
 
     answered: int = 0
+    closed: int = 0
     wrong: list[bytes] = field(default_factory=list)
     samples: dict[int, list[Sample]] = field(default_factory=dict)
 
@@ -49,7 +51,7 @@ class Soak:
     def spread(self, what: str, *, after: int) -> int:
         """By how much the number of `files` or `threads` rose after so many requests, in the process where it rose most."""
         kept = [[getattr(one, what) for one in samples if one.requests >= after] for samples in self.samples.values()]
-        return max(int(numbers[-1] - numbers[0]) for numbers in kept)
+        return max(int(numbers[-1] - numbers[0]) for numbers in kept if numbers)
 
 
 def sample(pid: int, requests: int) -> Sample:
@@ -72,9 +74,11 @@ def soak(server: Server, expected: str, *, requests: int, warm: int) -> tuple[So
     started = time.monotonic()
     asyncio.run(_run(record, port, f"{head}\r\n\r\n".encode() + body, right, requests, every=max(1, (requests - warm) // 50)))
     seconds = time.monotonic() - started
+    assert processes.replicas(server.process.pid) == replicas, "a replica was replaced meanwhile"
     grown = max(record.growth(pid, after=warm) for pid in replicas)
     note(
-        f"{record.answered} requests in {seconds:.0f} s, {len(record.wrong)} not answered right; memory of a replica "
+        f"{record.answered} requests in {seconds:.0f} s, {len(record.wrong)} not answered right, "
+        f"{record.closed} asked again on a new connection; memory of a replica "
         f"{grown / 1e6:+.2f} MB per 100,000 requests, file descriptors {record.spread('files', after=warm):+d}, "
         f"threads {record.spread('threads', after=warm):+d}"
     )
@@ -96,13 +100,19 @@ async def _run(record: Soak, port: int, request: bytes, right: bytes, requests: 
                 answer = head + await reader.readexactly(length)
             except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
                 answer = repr(error).encode()
+                writer.close()
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                if isinstance(error, asyncio.IncompleteReadError) and not error.partial:
+                    record.closed += 1  # a kept connection that a replaced HAProxy closed: asked again, as any client does
+                    left += 1
+                    continue
             record.answered += 1
             if not (answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(right)) and len(record.wrong) < 1000:
                 record.wrong.append(answer)
             if record.answered % every == 0:
                 for pid, samples in record.samples.items():
-                    samples.append(sample(pid, record.answered))
+                    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a HAProxy that was replaced
+                        samples.append(sample(pid, record.answered))
         writer.close()
 
     await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))

@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,20 @@ def test_a_key_is_good_between_its_dates(tmp_path: Path) -> None:
     )
     keys = Keys(None, file)
     assert [whose(keys, key) for key in ("past", "future", "now")] == ["wrong", "wrong", "alice"]
+
+
+def test_a_step_of_the_clock_is_followed_by_the_dates_of_keys_and_by_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    now = time.time()
+    soon = datetime.fromtimestamp(now + 1800, UTC).isoformat()
+    write(file, entry("always"), entry("until soon", not_after=soon), entry("from soon", not_before=soon))
+    keys = Keys(None, file)
+    for step, good in ((3600, {"always", "from soon"}), (0, {"always", "until soon"}), (-3600, {"always", "until soon"})):
+        monkeypatch.setattr(time, "time", lambda moment=now + step: moment)
+        keys.refresh()
+        assert {key for key in ("always", "until soon", "from soon") if whose(keys, key) != "wrong"} == good
 
 
 def test_a_date_without_a_zone_is_utc(tmp_path: Path) -> None:

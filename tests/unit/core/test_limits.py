@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -41,6 +42,19 @@ def test_a_rate_is_read(text: str, rate: Rate) -> None:
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="600/minute"):
         parse_rate(text)
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+async def test_a_step_of_the_clock_opens_no_window_and_closes_none(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = Rate(3, 1800)
+    alone, shared = Limiter(), Limiter(book_of(Windows()))
+    for limiter in (alone, shared):
+        assert [await limiter.wait_of("a", rate) for _ in range(3)] == [0, 0, 0]
+    now = time.time() + step
+    monkeypatch.setattr(time, "time", lambda: now)
+    for limiter in (alone, shared):
+        assert 0 < await limiter.wait_of("a", rate) <= rate.seconds
+        assert [await limiter.wait_of("b", rate) for _ in range(3)] == [0, 0, 0]
 
 
 async def test_one_replica_admits_the_limit_and_then_says_how_long_to_wait() -> None:
