@@ -150,12 +150,17 @@ def load(rate: float, *, key: str, threads: int = 16) -> Iterator[Load]:
             worker.join(30)
 
 
-def ready(selector: str) -> int:
-    """How many of the pods are ready and stay."""
-    return sum(
-        any(item["type"] == "Ready" and item["status"] == "True" for item in pod["status"].get("conditions", []))
+def ready_pods(selector: str) -> dict[str, str]:
+    """Name and uid of the pods that are ready and stay."""
+    return {
+        pod["metadata"]["name"]: pod["metadata"]["uid"]
         for pod in pods(selector)
-    )
+        if any(item["type"] == "Ready" and item["status"] == "True" for item in pod["status"].get("conditions", []))
+    }
+
+
+def ready(selector: str) -> int:
+    return len(ready_pods(selector))
 
 
 def component(verb: str, name: str) -> None:
