@@ -7,6 +7,7 @@ the numbers of the parts as its rows, spreads them over the workers, and brings 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -76,14 +77,17 @@ def _score(job: Job, model: Model, parts: Sequence[Part], count: int) -> Iterato
     context.wait_for_min_actors_s = 600
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     numbers = data.from_items([{"number": part.number} for part in parts], override_num_blocks=len(parts))
-    told = numbers.map_batches(
-        Scorer,
-        fn_constructor_kwargs={"job": job, "model": model},
-        batch_size=1,
-        num_cpus=1,
-        ray_remote_args_fn=lambda: {"max_restarts": 0, "max_task_retries": 0},
-        compute=data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray 2.60 has no other way to say `max_restarts`
+        told = numbers.map_batches(
+            Scorer,
+            fn_constructor_kwargs={"job": job, "model": model},
+            batch_size=1,
+            num_cpus=1,
+            max_restarts=0,
+            max_task_retries=0,
+            compute=data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
+        )
     try:
         yield from told.iter_rows()
     except ray.exceptions.RayError as error:
