@@ -52,6 +52,7 @@ class Slot:
         self.swaps = 0
         self.load_seconds = 0.0
         self._sources = sources
+        self._asked = len(sources)  # how many of them are looked at
         self._terms = terms or Terms()
         self._pointer: str | None = None  # what the predictor in use was loaded from
         self._refused: tuple[str, Refusal] | None = None  # refused for good; not looked at again until the pointer moves
@@ -67,7 +68,7 @@ class Slot:
         """Look once, load if there is something new; True when the predictor was swapped. Never raises for a bad candidate."""
         pointer: str | None = None
         try:
-            for source in self._sources:
+            for source in self._sources[: self._asked]:
                 pointer = source.pointer()
                 if pointer is not None:
                     break
@@ -91,11 +92,14 @@ class Slot:
         return True
 
     def _load(self, pointer: str, source: Source) -> None:
+        """Swap. Sources behind this one are not asked any more: a store whose pointer is gone for a while is no reason to wait for
+        MLflow, and the model that it gave goes on answering."""
         started = time.monotonic()
         predictor = open_predictor(source.read(pointer), self._terms)
         self.load_seconds = time.monotonic() - started
         before = self.predictor
         self._pointer = pointer
+        self._asked = self._sources.index(source) + 1
         self.loaded_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.predictor = predictor  # the swap
         self.swaps += 1

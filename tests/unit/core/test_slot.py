@@ -299,3 +299,25 @@ def test_a_request_keeps_the_model_that_it_began_with(store: Store, slot: Slot) 
     thread.join()
     assert mixed == []
     assert asked > 0
+
+
+class Late:
+    """A source that must not be asked."""
+
+    def pointer(self) -> str | None:
+        raise AssertionError("asked")
+
+    def read(self, pointer: str) -> Bundle:
+        raise AssertionError("asked")
+
+
+def test_a_store_that_loses_its_pointer_does_not_make_a_serving_slot_ask_elsewhere(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish_iris(store, logistic(), onnx=True)
+    slot = Slot(store, Late())
+    assert slot.refresh()
+    served = slot.predictor
+    (tmp_path / CURRENT).unlink()
+    assert not slot.refresh()
+    assert slot.predictor is served
+    assert slot.refusal is None
