@@ -18,7 +18,17 @@ from typing import Any
 
 import orjson
 
-from serve_app.core.bundle import JOBLIB, MANIFEST, MAX_MANIFEST_BYTES, METRICS, Bundle, parse_manifest, sha256, verify_files
+from serve_app.core.bundle import (
+    JOBLIB,
+    MANIFEST,
+    MAX_BUNDLE_BYTES,
+    MAX_MANIFEST_BYTES,
+    METRICS,
+    Bundle,
+    parse_manifest,
+    sha256,
+    verify_files,
+)
 from serve_app.core.errors import BundleRefused
 from serve_app.core.signing import MAX_SEAL_BYTES, SEAL
 
@@ -28,6 +38,10 @@ DIGEST_TAG = "digest"
 
 _LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """MLflow would wait four minutes for a server that is down; a replica looks again later instead."""
+
+MAX_ARTIFACTS = 1000
+MAX_UNPACKED = 100
+"""How many times its size a packed model may grow; one that wants more was made to fill the memory."""
 
 LOOK_SECONDS = 5.0
 READ_SECONDS = 30.0
@@ -149,8 +163,7 @@ def _in_thread(ask: Callable[[], Any]) -> Future[Any]:
 
 
 def _read_bundle(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
-    uri = f"runs:/{run.info.run_id}/{BUNDLE_PATH}"
-    here = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    here = _downloaded(mlflow, f"runs:/{run.info.run_id}/{BUNDLE_PATH}", folder)
     raw = (here / MANIFEST).read_bytes()
     digest = run.data.tags.get(DIGEST_TAG)
     if digest is None:
@@ -167,7 +180,7 @@ def _read_bundle(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
 
 def _read_model(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
     """A model without our bundle: its pickle becomes the `model.joblib` of a plain bundle, its run's metrics the metrics."""
-    here = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"runs:/{run.info.run_id}/{MODEL_PATH}", dst_path=str(folder)))
+    here = _downloaded(mlflow, f"runs:/{run.info.run_id}/{MODEL_PATH}", folder)
     model = mlflow.models.Model.load(str(here))
     flavor = model.flavors.get("sklearn")
     if flavor is None:
@@ -188,13 +201,33 @@ def _read_model(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
     return Bundle(version, sha256(data), metadata, orjson.loads(metrics), files, None, "mlflow")
 
 
+def _downloaded(mlflow: Any, uri: str, folder: Path) -> Path:
+    """The artifacts below `uri`, in `folder`; refused before anything is fetched when MLflow lists more than a bundle may hold."""
+    listed, folders, size = 0, [uri], 0
+    while folders:
+        root = folders.pop()
+        for item in mlflow.artifacts.list_artifacts(artifact_uri=root):
+            listed += 1
+            size += item.file_size or 0
+            if item.is_dir:
+                folders.append(f"{root}/{Path(item.path).name}")
+            if size > MAX_BUNDLE_BYTES or listed > MAX_ARTIFACTS:
+                raise BundleRefused("manifest", f"the model in MLflow has more than {MAX_BUNDLE_BYTES} bytes or {MAX_ARTIFACTS} files")
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
+
 def _skops_to_joblib(file: Path) -> bytes:
     """Load skops' format, which executes nothing, with the types it trusts by itself and no other."""
     import io
+    import zipfile
 
     import joblib
     import skops.io
 
+    with zipfile.ZipFile(file) as packed:
+        unpacked = sum(entry.file_size for entry in packed.infolist())  # zipfile reads no entry further than it says
+    if unpacked > min(MAX_BUNDLE_BYTES, MAX_UNPACKED * file.stat().st_size):
+        raise BundleRefused("forbidden", f"the model in MLflow would grow to {unpacked} bytes when it is unpacked")
     unknown = skops.io.get_untrusted_types(file=file)
     if unknown:
         raise BundleRefused("forbidden", "the model in MLflow holds types that skops does not trust")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def test_the_run_in_the_metadata_of_old_is_served_when_its_model_file_is_gone(
     assert slot.refresh(), slot.problem
 
 
-def test_a_model_that_somebody_else_logged_is_served_with_its_own_names(tracking: str, tmp_path: Path) -> None:
+def log_model(tracking: str, name: str, serialization_format: str) -> None:
+    """Somebody else's model in the registry, without our bundle."""
     import mlflow
     import pandas as pd
     from sklearn.linear_model import LogisticRegression
@@ -89,16 +91,56 @@ def test_a_model_that_somebody_else_logged_is_served_with_its_own_names(tracking
         mlflow.sklearn.log_model(
             model,
             name="model",
-            registered_model_name="SomebodyElses",
+            registered_model_name=name,
             signature=mlflow.models.infer_signature(frame, y),
-            serialization_format="cloudpickle",
+            serialization_format=serialization_format,
         )
-    mlflow.MlflowClient().set_registered_model_alias("SomebodyElses", "champion", "1")
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="SomebodyElses"))
+    mlflow.MlflowClient().set_registered_model_alias(name, "champion", "1")
+
+
+@pytest.mark.parametrize("serialization_format", ["cloudpickle", "skops"])
+def test_a_model_that_somebody_else_logged_is_served_with_its_own_names(
+    tracking: str, tmp_path: Path, serialization_format: str
+) -> None:
+    log_model(tracking, f"In{serialization_format}", serialization_format)
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=f"In{serialization_format}"))
     assert slot.refresh(), slot.problem
     assert slot.predictor is not None
     assert slot.predictor.signature.names == tuple(A_FLOWER)
     assert b'"prediction":"setosa"' in slot.predictor.answer(str(A_FLOWER).replace("'", '"').encode())
+
+
+def test_a_model_that_would_fill_the_memory_when_unpacked_is_refused(
+    tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    def with_a_bomb(**uri: str) -> str:
+        folder = download_artifacts(**uri)
+        with zipfile.ZipFile(next(Path(folder).glob("model*.skops")), "a", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("bomb", bytes(16 << 20))
+        return folder
+
+    log_model(tracking, "Bomb", "skops")
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", with_a_bomb)
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Bomb"))
+    assert not slot.refresh()
+    assert slot.refusal is not None
+    assert (slot.refusal.reason, slot.predictor) == ("forbidden", None)
+
+
+def test_a_model_of_more_bytes_than_a_bundle_may_have_is_refused_before_it_is_fetched(
+    tracking: str, trained: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(**_: str) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr("serve_app.registry.MAX_BUNDLE_BYTES", 1000)
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fetched)
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path))
+    assert not slot.refresh()
+    assert slot.refusal is not None
+    assert slot.refusal.reason == "manifest"
 
 
 def test_bytes_that_differ_from_the_digest_are_refused(tracking: str, trained: Store, tmp_path: Path) -> None:
