@@ -212,7 +212,7 @@ def _downloaded(mlflow: Any, uri: str, folder: Path) -> Path:
             if item.is_dir:
                 folders.append(f"{root}/{Path(item.path).name}")
             if size > MAX_BUNDLE_BYTES or listed > MAX_ARTIFACTS:
-                raise BundleRefused("manifest", f"the model in MLflow has more than {MAX_BUNDLE_BYTES} bytes or {MAX_ARTIFACTS} files")
+                raise BundleRefused("manifest", "the model in MLflow has more bytes or files than a bundle may")
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
 
 

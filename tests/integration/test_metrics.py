@@ -126,3 +126,32 @@ def test_a_prometheus_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) ->
     assert done.returncode == 1
     assert done.stderr.startswith("error: there is no prometheus in PATH: apt install prometheus")
     assert "Traceback" not in done.stderr
+
+
+def test_predictions_are_answered_before_serves_own_request_handling_and_only_unusual_ones_reach_it(server: Server) -> None:
+    """What fell back to the slow path would answer the same, and show only here."""
+
+    def post(**more: str) -> None:
+        assert httpx2.post(f"{server.url}/predict", json=A_FLOWER, headers={**HEADERS, **more}).status_code == 200
+
+    def counted() -> dict[str, float]:
+        """Predictions as we count them, and as Serve does."""
+        found = exported(server)
+        served = found.get("serve_num_http_requests_total", [])
+        own = [value for labels, value in found["http_requests_total"] if labels["route"] == "/predict"]
+        return {"ours": sum(own), "serve": sum(value for labels, value in served if labels["route"] == "/predict")}
+
+    def settled() -> bool:
+        nonlocal before
+        last, before = before, counted()
+        return before == last
+
+    before = counted()
+    until(settled, seconds=60, every=5, what="the counts of the requests before")
+    for _ in range(REQUESTS):
+        post()
+    for _ in range(3):
+        post(Origin="https://elsewhere.example")
+    until(lambda: counted()["ours"] == before["ours"] + REQUESTS + 3, seconds=60, every=1, what="all predictions in our counts")
+    until(lambda: counted()["serve"] >= before["serve"] + 3, seconds=60, every=1, what="the unusual ones in Serve's count")
+    assert counted()["serve"] == before["serve"] + 3
