@@ -26,7 +26,7 @@ from serve_app.api.errors import (
     problem_of,
     too_large,
 )
-from serve_app.api.turn import MERGE_SECONDS, THREAD_SECONDS, Turn
+from serve_app.api.turn import THREAD_SECONDS, Turn
 from serve_app.core.accounts import PENDING_ROWS, Accounts
 from serve_app.core.codec import PIECE_ROWS, Matrix, Scores, batched
 from serve_app.core.errors import InvalidInput, NoModel
@@ -86,15 +86,14 @@ class Answers:
         predictor = self.slot.predictor
         if predictor is None:
             return self._no_model()
-        merges = predictor.row_seconds >= MERGE_SECONDS
-        if merges and self._turn.seconds_ahead(predictor) > self._max_wait:
+        if predictor.slow and self._turn.seconds_ahead(predictor) > self._max_wait:
             return TOO_BUSY
         try:
             matrix = predictor.decode_row(body)
-            if not merges:
-                scores = predictor.scores(matrix)
-            else:
+            if self._turn.takes(predictor):
                 scores = await self._turn.scores(predictor, matrix)
+            else:
+                scores = predictor.row_scores(matrix)
             answer = Answer(200, self.headers(predictor), predictor.encode_row(scores), predictor.version)
         except InvalidInput as error:
             return problem_of(error)

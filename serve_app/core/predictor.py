@@ -32,6 +32,10 @@ from serve_app.core.signing import Verify
 TOLERANCE = 1e-5
 """Largest difference between two predictors of one model, in probability (regression: relative)."""
 
+SLOW_SECONDS = 0.0002
+"""A row that takes longer is always predicted with those that wait; a quicker one only where it does not notice."""
+TOGETHER_ROWS = 32
+
 Prefer = Literal["auto", "onnx", "scikit-learn"]
 Score = Callable[[Matrix], Scores]
 
@@ -63,14 +67,30 @@ class Predictor:
         self.scores = scores
         self.row_seconds = math.inf  # what a call with one row costs, seen while warming up
         self.further_seconds = 0.0  # and each further row in the same call
+        self.multiple = 1  # a call for single rows has so many of them, or twice as many, …: what is missing is made up
+        self.together = False  # whether up to TOGETHER_ROWS then get bit for bit the scores that each gets alone
         self.row_bytes = 1  # of a row as JSON, about
         self.decode_row = codec.row_decoder(signature, unknown=terms.unknown)
         self.decode_rows = codec.rows_decoder(signature, max_rows=terms.max_rows, unknown=terms.unknown)
         self.encode_row = answer.row_encoder(signature)
         self.encode_rows = answer.rows_encoder(signature)
 
+    @property
+    def slow(self) -> bool:
+        """Whether a row costs so much that it is worth waiting for others."""
+        return self.row_seconds >= SLOW_SECONDS
+
     def answer(self, body: bytes) -> bytes:
-        return self.encode_row(self.scores(self.decode_row(body)))
+        return self.encode_row(self.row_scores(self.decode_row(body)))
+
+    def row_scores(self, row: Matrix) -> Scores:
+        """The scores of one row, shape (1, features)."""
+        return self.scores(row) if self.multiple == 1 else self.scores(row.repeat(self.multiple, axis=0))[:1]
+
+    def rows_scores(self, rows: list[Matrix]) -> Scores:
+        """The scores of rows that came one by one, computed in one call; there may be more scores than rows."""
+        missing = -len(rows) % self.multiple
+        return self.scores(np.concatenate([*rows, *rows[:1] * missing] if missing else rows))
 
     def answer_rows(self, body: bytes) -> bytes:
         return self.encode_rows(self.scores(self.decode_rows(body)))
@@ -96,7 +116,7 @@ def open_predictor(bundle: Bundle, terms: Terms | None = None) -> Predictor:
     else:
         predictor = _open_joblib(bundle, terms)
     _replay(predictor)
-    _warm_up(predictor)
+    warm_up(predictor)
     return predictor
 
 
@@ -241,6 +261,9 @@ def _check_libraries(made_with: Mapping[str, Any]) -> None:
 
 WARM_UP_SECONDS = 1.0
 WARM_UP_ROWS = 8
+MULTIPLES = {1: (2, 3, 5, 7, 8, 12, 13, 25, 31, TOGETHER_ROWS), 8: (16, 24, TOGETHER_ROWS)}
+"""Of how many rows a call has a multiple, and the numbers of rows it is tried with. No vector is wider than eight float64."""
+TOGETHER_SAMPLE = 256
 
 
 def sample_rows(signature: Signature, *, rows: int = 32) -> Matrix:
@@ -289,7 +312,8 @@ def same_scores(expected: Scores, found: Scores, signature: Signature) -> bool:
     return bool(np.all(np.abs(expected - found) <= TOLERANCE * scale))
 
 
-def _warm_up(predictor: Predictor) -> None:
+def warm_up(predictor: Predictor) -> None:
+    """Answer until the first calls are over, and see what a call costs and whether rows may share one. Raises BundleRefused."""
     body = orjson.dumps(predictor.signature.example())
     predictor.row_bytes = len(body) + 1
     sample = sample_rows(predictor.signature, rows=WARM_UP_ROWS)
@@ -309,3 +333,25 @@ def _warm_up(predictor: Predictor) -> None:
     except Exception as error:
         raise BundleRefused("load", f"the model cannot answer its own example ({type(error).__name__})") from error
     predictor.further_seconds = max(0.0, many - predictor.row_seconds) / (WARM_UP_ROWS - 1)
+    if not predictor.slow:
+        predictor.multiple, predictor.together = _multiple(predictor)
+
+
+def _multiple(predictor: Predictor) -> tuple[int, bool]:
+    """The number of rows by whose multiples rows do not notice each other; 1 and False when there is none.
+
+    Matrix libraries compute what is left over from their blocks and vectors by other routines, which may round differently.
+    """
+    sample = sample_rows(predictor.signature, rows=TOGETHER_SAMPLE)
+    for multiple, sizes in MULTIPLES.items():
+        alone = np.concatenate([predictor.scores(row.repeat(multiple, axis=0))[:1] for row in codec.batched(sample, 1)])
+        if all(np.array_equal(alone, _scores_by(predictor, sample, rows), equal_nan=True) for rows in sizes):
+            return multiple, True
+    return 1, False
+
+
+def _scores_by(predictor: Predictor, sample: Matrix, rows: int) -> Scores:
+    """The scores of a sample, computed with so many rows in each call."""
+    short = -len(sample) % rows
+    filled = np.concatenate([sample, sample[:short]])
+    return np.concatenate([predictor.scores(piece) for piece in codec.batched(filled, rows)])[: len(sample)]

@@ -60,6 +60,19 @@ async def at_length(scope: Any, receive: Any, send: Any) -> bool:
     return True
 
 
+async def adorned(scope: Any, receive: Any, send: Any) -> bool:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"13"), (b"x-model-version", b"7")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"from the edge"})
+    return True
+
+
+async def split(scope: Any, receive: Any, send: Any) -> bool:
+    headers = [(b"content-length", b"13"), (b"x-model-version", b"7\r\nset-cookie: from the edge")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    return True
+
+
 async def left(scope: Any, receive: Any, send: Any) -> bool:
     return False
 
@@ -95,6 +108,26 @@ async def test_an_answer_of_the_edge_leaves_in_one_write() -> None:
     assert len(transport.writes) == 1
     assert text.startswith(b"HTTP/1.1 200 OK\r\n")
     assert text.endswith(b"content-length: 13\r\n\r\nfrom the edge")
+
+
+async def test_every_header_is_sent_once() -> None:
+    edge.answer = adorned
+    head, _, body = (await ask(Transport())).partition(b"\r\n\r\n")
+    names = [line.partition(b":")[0] for line in head.split(b"\r\n")[1:]]
+    assert sorted(names) == [b"content-length", b"content-type", b"x-model-version"]
+    assert b"\r\nx-model-version: 7" in head
+    assert body == b"from the edge"
+
+
+async def test_a_header_with_a_line_break_is_not_sent() -> None:
+    edge.answer = split
+    transport = Transport()
+    protocol = HttpToolsProtocol(Config(edge.Edge(wrapped), log_config=None), ServerState(), {})
+    protocol.connection_made(transport)
+    protocol.data_received(HEAD + b"\r\n{}")
+    await asyncio.wait_for(transport.closed.wait(), 10)
+    assert b"set-cookie" not in b"".join(transport.writes)
+    assert b"".join(transport.writes).startswith(b"HTTP/1.1 500 ")
 
 
 async def test_a_connection_that_is_kept_gets_one_write_for_each_answer() -> None:

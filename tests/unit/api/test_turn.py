@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from serve_app.api.turn import CALL_SECONDS, MERGE_SECONDS, THREAD_SECONDS, Turn
+from serve_app.api.turn import CALL_SECONDS, LONE_ROWS, THREAD_SECONDS, Turn
 from serve_app.core.codec import Matrix, Scores
-from serve_app.core.predictor import Predictor, open_predictor
+from serve_app.core.predictor import SLOW_SECONDS, TOGETHER_ROWS, Predictor, open_predictor, warm_up
 from serve_app.core.store import Store
 from tests.support.apps import HEADERS, client_of
-from tests.support.models import A_FLOWER, ROW_SECONDS, iris, publish_iris, sleepy
+from tests.support.models import A_FLOWER, ROW_SECONDS, forest, iris, logistic, publish_iris, sleepy
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def counting(predictor: Predictor) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("row_seconds", [MERGE_SECONDS, THREAD_SECONDS * 2], ids=["inline", "in a thread"])
+@pytest.mark.parametrize("row_seconds", [SLOW_SECONDS, THREAD_SECONDS * 2], ids=["inline", "in a thread"])
 async def test_rows_that_wait_together_are_one_call_and_each_gets_its_own(predictor: Predictor, row_seconds: float) -> None:
     X, _ = iris()
     expected = predictor.scores(X)
@@ -98,6 +98,47 @@ async def test_a_client_that_went_away_leaves_the_others_their_answers(predictor
     await asyncio.sleep(0)
     gone.cancel()
     assert np.array_equal(await here, predictor.scores(X[75:76]))
+
+
+# --- models that are quick for each row
+
+
+@pytest.fixture(params=["logistic", "forest"])
+def quick(request: pytest.FixtureRequest, tmp_path: Path) -> Predictor:
+    store = Store(tmp_path / "quick")
+    publish_iris(store, logistic() if request.param == "logistic" else forest(), onnx=True)
+    return opened(store)
+
+
+async def test_quick_rows_share_calls_and_each_gets_bit_for_bit_what_it_gets_alone(quick: Predictor) -> None:
+    X, _ = iris()
+    alone = [quick.row_scores(X[i : i + 1]) for i in range(len(X))]
+    assert quick.together
+    calls = counting(quick)
+    for together in (2, 3, 7, TOGETHER_ROWS, len(X)):
+        turn = Turn()
+        assert turn.takes(quick)
+        found = await asyncio.gather(*(turn.scores(quick, X[i : i + 1]) for i in range(together)))
+        assert all(np.array_equal(one, other) for one, other in zip(found, alone, strict=False))
+    assert max(calls) == TOGETHER_ROWS
+    assert all(rows % quick.multiple == 0 for rows in calls)
+
+
+async def test_after_a_lone_row_the_next_ones_do_not_wait_for_company(quick: Predictor) -> None:
+    X, _ = iris()
+    turn = Turn()
+    await turn.scores(quick, X[:1])
+    assert [turn.takes(quick) for _ in range(LONE_ROWS + 2)] == [False] * LONE_ROWS + [True] * 2
+    await asyncio.gather(*(turn.scores(quick, X[i : i + 1]) for i in range(2)))
+    assert turn.takes(quick)
+
+
+def test_rows_of_a_model_that_computes_them_differently_in_company_are_left_alone(quick: Predictor) -> None:
+    scores = quick.scores
+    quick.scores = lambda matrix: scores(matrix) + 1e-16 * len(matrix)
+    warm_up(quick)
+    assert (quick.multiple, quick.together) == (1, False)
+    assert not Turn().takes(quick)
 
 
 # --- models that are slow for each row
