@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, str]] = {
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.1",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "100",
     },
+    "MALLOC_ARENA_MAX unset": {"MALLOC_ARENA_MAX": "0"},
     "HAPROXY_TUNE_BUFSIZE=65536 (rejected)": {"RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536"},
 }
 
