@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 import orjson
 
+from serve_app.core.codec import Text
 from serve_app.core.errors import InvalidInput, IrisApiError, Malformed, NoModel, Problem, TooManyRows
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -20,7 +21,7 @@ class Answer:
 
     status: int
     headers: Headers
-    body: bytes
+    body: Text
     version: str = ""
     error: str = ""
 

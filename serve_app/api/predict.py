@@ -28,7 +28,7 @@ from serve_app.api.errors import (
 )
 from serve_app.api.turn import THREAD_SECONDS, Turn
 from serve_app.core.accounts import PENDING_ROWS, Accounts
-from serve_app.core.codec import PIECE_ROWS, Matrix, Scores, batched
+from serve_app.core.codec import PIECE_ROWS, Matrix, Scores, Text, batched
 from serve_app.core.errors import InvalidInput, NoModel
 from serve_app.core.keys import Verdict
 from serve_app.core.predictor import Predictor
@@ -81,7 +81,7 @@ class Answers:
                 return NOT_JSON
         return None
 
-    async def row(self, body: bytes) -> Answer:
+    async def row(self, body: Text) -> Answer:
         """The answer for one row; runs inline when that is shorter than a turn of the event loop."""
         predictor = self.slot.predictor
         if predictor is None:
@@ -103,7 +103,7 @@ class Answers:
         self.accounts.predicted(predictor, matrix, scores)
         return answer
 
-    async def rows(self, body: bytes) -> Answer:
+    async def rows(self, body: Text) -> Answer:
         """The answer for many rows, order kept; one model computes them all."""
         predictor = self.slot.predictor
         if predictor is None:
@@ -127,7 +127,7 @@ class Answers:
             await self.accounts.predicted_many(predictor, matrix, scores)
         return Answer(200, self.headers(predictor), text, predictor.version)
 
-    async def _in_thread(self, predictor: Predictor, body: bytes, seconds: float) -> tuple[Matrix, Scores, bytes]:
+    async def _in_thread(self, predictor: Predictor, body: Text, seconds: float) -> tuple[Matrix, Scores, Text]:
         self._batch_seconds += seconds
         self._batch_bytes += len(body)
         try:
@@ -148,7 +148,7 @@ class Answers:
         return problem_of(NoModel(f"No model is loaded: {self.slot.problem}."))
 
 
-def _many(predictor: Predictor, body: bytes) -> tuple[Matrix, Scores, bytes]:
+def _many(predictor: Predictor, body: Text) -> tuple[Matrix, Scores, Text]:
     matrix = predictor.decode_rows(body)
     pieces = [predictor.scores(piece) for piece in batched(matrix, PIECE_ROWS)]
     scores = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
@@ -193,6 +193,6 @@ async def _body(request: Request, answers: Answers) -> bytes | Answer:
 
 def to_response(answer: Answer) -> Response:
     """The same answer as a Starlette response."""
-    response = Response(answer.body, answer.status)
+    response = Response(bytes(answer.body), answer.status)
     response.raw_headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
     return response

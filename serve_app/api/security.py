@@ -22,6 +22,7 @@ from serve_app.api.limits import Warden
 from serve_app.api.predict import Answers
 from serve_app.core import traces
 from serve_app.core.accounts import Accounts
+from serve_app.core.codec import Text
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -38,6 +39,8 @@ SECURITY_HEADERS = (
 )
 REQUEST_ID = b"x-request-id"
 CLOSE = (b"connection", b"close")
+SEND_BYTES = 256 * 1024
+"""A longer body is sent in pieces: other requests would wait while one of many megabytes is copied to the system."""
 _HOT = frozenset({"/predict", "/predict/batch"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -109,7 +112,7 @@ class Gate:
             return False
         is_left = body.more and await body.is_left(scope["headers"])
         started = time.perf_counter()
-        if isinstance(answer, bytes):
+        if not isinstance(answer, Answer):
             accounts = self._accounts
             if accounts.in_flight >= self._max_in_flight:
                 answer = TOO_BUSY
@@ -140,7 +143,7 @@ class Gate:
         self._busy_seconds, self._busy_since = 0.0, now
         return mean
 
-    async def _read(self, scope: Scope, body: Body, path: str) -> bytes | Answer | None:
+    async def _read(self, scope: Scope, body: Body, path: str) -> Text | Answer | None:
         """The whole body, or the refusal of the request, or None for what is unusual enough to be left to the app."""
         key = authorization = content_type = length = None
         for name, value in scope["headers"]:
@@ -181,7 +184,12 @@ class Gate:
         if is_left:
             headers.append(CLOSE)
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body, "more_body": is_left})
+        body: Text | memoryview = answer.body
+        while len(body) > SEND_BYTES:  # the server waits between them until the client has read
+            body = memoryview(body)
+            await send({"type": "http.response.body", "body": body[:SEND_BYTES], "more_body": True})
+            body = body[SEND_BYTES:]
+        await send({"type": "http.response.body", "body": body, "more_body": is_left})
 
     def _request_id(self, scope: Scope) -> bytes:
         """The client's id when it is harmless, else a new one; left in the scope for the app and its logs."""

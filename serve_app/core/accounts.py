@@ -24,7 +24,7 @@ from serve_app.core.slot import Refusal, Slot
 from serve_app.core.volume import Volume, look
 
 PENDING = 4096
-PENDING_ROWS = 8192
+PENDING_ROWS = 2048
 """Requests and rows after which the lists are summed up at once, so that they stay small under any load."""
 MAX_CLASSES = 50
 """Classes counted by name; those after them in the signature are counted as `other`."""

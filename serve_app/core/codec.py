@@ -25,6 +25,8 @@ from serve_app.core.signature import UNSEEN, Feature, Signature
 Matrix = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.floating[Any]]
 Unknown = Literal["refuse", "unseen"]
+Text = bytes | bytearray
+"""A body; a long one grows piece by piece."""
 
 PIECE_BYTES = 128 * 1024
 PIECE_ROWS = 2048
@@ -37,13 +39,13 @@ MAX_PROBLEMS = 50
 """Problems named in one answer; a table full of mistakes needs no longer list."""
 
 
-def row_decoder(signature: Signature, *, unknown: Unknown = "refuse") -> Callable[[bytes], Matrix]:
+def row_decoder(signature: Signature, *, unknown: Unknown = "refuse") -> Callable[[Text], Matrix]:
     """A function from a JSON object to a matrix of one row; it raises InvalidInput."""
     decode = _decoder(signature)
     vector = _vector(signature, unknown)
     astuple = msgspec.structs.astuple
 
-    def decode_row(body: bytes) -> Matrix:
+    def decode_row(body: Text) -> Matrix:
         try:
             values = astuple(decode(body))
             return np.array((values if vector is None else vector(values),), dtype=np.float64)
@@ -58,7 +60,7 @@ def row_decoder(signature: Signature, *, unknown: Unknown = "refuse") -> Callabl
     return decode_row
 
 
-def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown = "refuse") -> Callable[[bytes], Matrix]:
+def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown = "refuse") -> Callable[[Text], Matrix]:
     """A function from `{"instances": [row, ...]}` to a matrix, order kept; it raises InvalidInput or TooManyRows."""
     decode_whole, decode = _decoder(signature, many=True, whole=True), _decoder(signature, many=True)
     vector = _vector(signature, unknown)
@@ -69,7 +71,7 @@ def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown = "ref
         values = map(astuple, rows) if vector is None else (vector(astuple(row)) for row in rows)
         return np.fromiter(chain.from_iterable(values), np.float64, len(rows) * width).reshape(len(rows), width)
 
-    def in_pieces(body: bytes) -> Matrix:
+    def in_pieces(body: Text) -> Matrix:
         count, matrices = 0, []
         for piece in _pieces(body):
             rows = decode(piece)
@@ -80,7 +82,7 @@ def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown = "ref
             raise _Odd
         return np.concatenate(matrices)
 
-    def decode_rows(body: bytes) -> Matrix:
+    def decode_rows(body: Text) -> Matrix:
         try:
             if len(body) > PIECE_BYTES:
                 with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Odd):
@@ -133,7 +135,7 @@ _TAIL_BYTES = 1024
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*,(?=[ \t\r\n]*\{)")
 
 
-def _pieces(body: bytes) -> Iterator[bytes]:
+def _pieces(body: Text) -> Iterator[bytes]:
     """The rows of `{"instances": [...]}`, and of nothing else, as lists of about PIECE_BYTES; raises _Odd for any other form.
 
     A cut is made where one row seems to end and the next to begin. It may be inside a string or a row, but then the piece before it
@@ -143,14 +145,15 @@ def _pieces(body: bytes) -> Iterator[bytes]:
     if head is None or tail is None:
         raise _Odd
     start, end = head.end(), tail.start()
+    view = memoryview(body)
     while start < end:
         cut = _BETWEEN.search(body, start + PIECE_BYTES, end)
         stop = end if cut is None else cut.start() + 1
-        yield b"[%b]" % body[start:stop]
+        yield b"".join((b"[", view[start:stop], b"]"))
         start = end if cut is None else cut.end()
 
 
-def _decoder(signature: Signature, *, many: bool = False, whole: bool = False) -> Callable[[bytes | msgspec.Raw], Any]:
+def _decoder(signature: Signature, *, many: bool = False, whole: bool = False) -> Callable[[Text], Any]:
     try:
         row = _row_type(signature)
     except ValueError:  # msgspec takes no field names with quotes, backslashes or control characters
@@ -161,7 +164,7 @@ def _decoder(signature: Signature, *, many: bool = False, whole: bool = False) -
     return msgspec.json.Decoder(kind).decode
 
 
-def _leave_it(_: bytes) -> Any:
+def _leave_it(_: Text) -> Any:
     raise _Odd
 
 
@@ -215,7 +218,7 @@ def _check_count(count: int, max_rows: int) -> None:
         raise TooManyRows([Problem("instances", "too_long", f"must hold at most {max_rows} rows")])
 
 
-def _load(body: bytes) -> dict[str, Any]:
+def _load(body: Text) -> dict[str, Any]:
     # json reads NaN and Infinity, so that they can be refused by the field's name instead of as a syntax error. A
     # number of thousands of digits is one too; Python would refuse to read it as an int.
     try:

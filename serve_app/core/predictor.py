@@ -22,7 +22,7 @@ import orjson
 
 from serve_app.core import answer, codec
 from serve_app.core.bundle import GOLDEN, JOBLIB, ONNX, Bundle
-from serve_app.core.codec import Matrix, Scores, Unknown
+from serve_app.core.codec import Matrix, Scores, Text, Unknown
 from serve_app.core.errors import BundleRefused, InvalidInput
 from serve_app.core.graph import check_graph
 from serve_app.core.plain import signature_of
@@ -80,7 +80,7 @@ class Predictor:
         """Whether a row costs so much that it is worth waiting for others."""
         return self.row_seconds >= SLOW_SECONDS
 
-    def answer(self, body: bytes) -> bytes:
+    def answer(self, body: Text) -> bytes:
         return self.encode_row(self.row_scores(self.decode_row(body)))
 
     def row_scores(self, row: Matrix) -> Scores:
@@ -92,7 +92,7 @@ class Predictor:
         missing = -len(rows) % self.multiple
         return self.scores(np.concatenate([*rows, *rows[:1] * missing] if missing else rows))
 
-    def answer_rows(self, body: bytes) -> bytes:
+    def answer_rows(self, body: Text) -> Text:
         return self.encode_rows(self.scores(self.decode_rows(body)))
 
     def seconds_of(self, rows: float) -> float:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from serve_app.api.security import SEND_BYTES
 from serve_app.core.store import Store
 from tests.support.apps import KEY, client_of
 from tests.support.models import A_FLOWER, logistic, publish_iris
@@ -86,3 +89,30 @@ def test_a_small_gzip_body_that_grows_over_the_limit_is_413(tmp_path: Path) -> N
     assert len(bomb) < 4096
     headers = {"X-API-Key": KEY, "Content-Type": "application/json", "Content-Encoding": "gzip"}
     assert client.post("/predict", content=bomb, headers=headers).status_code == 413
+
+
+async def test_a_long_answer_is_sent_in_pieces_and_a_long_body_is_read_in_pieces(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish_iris(store, onnx=True)
+    client = client_of(store, hot_path=True)
+    body = orjson.dumps({"instances": [A_FLOWER] * 5000})
+    pieces = [body[start : start + 65536] for start in range(0, len(body), 65536)]
+    incoming = iter({"body": piece, "more_body": piece is not pieces[-1]} for piece in pieces)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", **next(incoming)}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict/batch", "headers": [(b"x-api-key", KEY.encode())]}
+    with client:
+        assert await client.app.state.gate.answer(scope, receive, send)
+    head, *parts = sent
+    assert [part["more_body"] for part in parts] == [True] * (len(parts) - 1) + [False]
+    assert len(parts) > 2
+    assert max(len(part["body"]) for part in parts) <= SEND_BYTES
+    answer = b"".join(part["body"] for part in parts)
+    assert dict(head["headers"])[b"content-length"] == b"%d" % len(answer)
+    assert len(orjson.loads(answer)["predictions"]) == 5000
