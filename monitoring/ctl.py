@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import json
-import re
 import secrets
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kuberay.ctl.kube import Cluster, Stop, containers, field, say
 from kuberay.ctl.manifests import build
+from kuberay.ctl.reach import reached
 
 HERE = Path(__file__).resolve().parent
 PART_OF = "app.kubernetes.io/part-of=iris-api-monitoring"
@@ -94,24 +92,6 @@ def forward(cluster: Cluster) -> None:
     finally:
         for process in running:
             process.terminate()
-
-
-@contextlib.contextmanager
-def reached(cluster: Cluster, service: str, port: int) -> Iterator[str]:
-    """The address of a Service on this machine for as long as the block lasts: nothing has to be opened for it."""
-    process = cluster.stream("port-forward", f"service/{service}", f":{port}")
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"127\.0\.0\.1:\d+", line)
-        if found is None:
-            raise Stop(f"{service} cannot be reached: {line.strip() or 'kubectl port-forward ended'}")
-        yield f"http://{found.group()}"
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 def ask(address: str, path: str) -> Any:

@@ -57,14 +57,22 @@ def api(cluster: Cluster) -> Iterator[Api]:
     """The API for as long as the block lasts."""
     if cluster.get("service", SERVICE) is None:
         raise Stop(f"there is no Service {SERVICE} yet in {cluster.namespace}: run `make k8s-deploy`, or look at `make k8s-status`")
-    forward = cluster.stream("port-forward", f"service/{SERVICE}", ":8000")
+    with reached(cluster, SERVICE, 8000) as address:
+        yield Api(address, api_key(cluster))
+
+
+@contextlib.contextmanager
+def reached(cluster: Cluster, service: str, port: int) -> Iterator[str]:
+    """The address of a Service on this machine for as long as the block lasts: nothing has to be opened for it."""
+    forward = cluster.stream("port-forward", f"service/{service}", f":{port}")
     try:
         assert forward.stdout is not None
         line = forward.stdout.readline()
-        found = re.search(r"127\.0\.0\.1:(\d+)", line)
+        found = re.search(r"127\.0\.0\.1:\d+", line)
         if found is None:
-            raise Stop(f"the API cannot be reached: {line.strip() or 'kubectl port-forward ended'}; run `make k8s-doctor`")
-        yield Api(f"http://127.0.0.1:{found.group(1)}", api_key(cluster))
+            reason = line.strip() or "kubectl port-forward ended"
+            raise Stop(f"{service} cannot be reached: {reason}; run `make k8s-doctor`")
+        yield f"http://{found.group()}"
     finally:
         forward.terminate()
         forward.wait()

@@ -55,12 +55,16 @@ def follow(cluster: Cluster, progress: Progress, name: str = RAYJOB, *, limit: f
     """Print the job's output as it grows; returns it when the job succeeded."""
     shown = ""
     faulty_since: float | None = None
+    missing_since: float | None = None
     while True:
         job = cluster.get("rayjob", name)
+        missing_since = (missing_since or progress.seconds) if job is None else None
+        if missing_since is not None and progress.seconds - missing_since > PATIENCE:
+            raise Stop(f"the RayJob {name} is gone before it ended, or the cluster does not answer: look at `kubectl get events`")
         deployment, status = field(job, "status.jobDeploymentStatus", ""), field(job, "status.jobStatus", "")
         if not shown:
             progress(f"RayJob {deployment or 'created'} {status}".rstrip())
-        output = driver_log(cluster, name)
+        output = driver_log(cluster, field(job, "status.rayClusterName", ""))
         if output.startswith(shown) and len(output) > len(shown):
             say(output[len(shown) :].rstrip("\n"))
             shown = output
@@ -80,9 +84,9 @@ def follow(cluster: Cluster, progress: Progress, name: str = RAYJOB, *, limit: f
         time.sleep(1)
 
 
-def driver_log(cluster: Cluster, name: str) -> str:
-    """What the job has printed so far: the job runs inside the head, so its output is a file there."""
-    for pod in cluster.pods(f"app={name},component=head"):
+def driver_log(cluster: Cluster, ray_cluster: str) -> str:
+    """What the job has printed so far on this RayCluster: it runs inside the head, so its output is a file there."""
+    for pod in cluster.pods(f"ray.io/cluster={ray_cluster},ray.io/node-type=head") if ray_cluster else []:
         found = cluster.ask(
             "exec",
             pod["metadata"]["name"],

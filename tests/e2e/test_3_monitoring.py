@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from kuberay.ctl.kube import Cluster
-from monitoring.ctl import reached
+from kuberay.ctl.reach import reached
 from tests.support import cluster
 from tests.support.cluster import get, kubectl, load, make, request
 from tests.support.figures import note
