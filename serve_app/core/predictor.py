@@ -13,7 +13,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -108,6 +108,7 @@ def open_predictor(bundle: Bundle, terms: Terms | None = None) -> Predictor:
     if ONNX in bundle.files and terms.prefer != "scikit-learn":
         signature = bundle.signature
         assert signature is not None  # a bundle with a manifest has one
+        bundle = _without(bundle, JOBLIB)
         predictor = Predictor(bundle, signature, "onnx", _open_onnx(bundle, signature), terms)
     elif terms.prefer == "onnx":
         raise BundleRefused("forbidden", "the model has no ONNX form and the settings allow no other")
@@ -117,7 +118,13 @@ def open_predictor(bundle: Bundle, terms: Terms | None = None) -> Predictor:
         predictor = _open_joblib(bundle, terms)
     _replay(predictor)
     warm_up(predictor)
+    predictor.bundle = _without(predictor.bundle, JOBLIB, ONNX)
     return predictor
+
+
+def _without(bundle: Bundle, *names: str) -> Bundle:
+    """The bundle without files that are not needed any more: while a model is replaced, each would be there twice."""
+    return replace(bundle, files={name: data for name, data in bundle.files.items() if name not in names})
 
 
 # --- ONNX Runtime

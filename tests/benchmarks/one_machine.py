@@ -9,6 +9,7 @@ all the time, and each answer must be the one of the version that its header nam
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import tempfile
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import orjson
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from serve_app.core.bundle import read_bundle
 from serve_app.core.predictor import Predictor, open_predictor
+from serve_app.core.slot import Slot
 from serve_app.core.store import Entry, Store
 from tests.support.load import traffic
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, iris
@@ -41,6 +44,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="iris-api-bench-") as folder:
         for name, estimator in (("logistic regression", logistic(0)), ("random forest, 200 trees", forest(0))):
             show(f"{name}, one row in process", row_microseconds(opened(estimator, Path(folder) / name)))
+        for name, models in (("random forest, 200 trees", (forest(0), forest(1))), ("of 200 large trees", (jungle(0), jungle(1)))):
+            show(f"{name}, taken up by a replica that serves another", loading(models, Path(folder) / f"load {name}"))
         for name, figure in running(Path(folder), swaps=chosen.swaps, replicas=chosen.replicas).items():
             show(name, figure)
     return 0
@@ -57,6 +62,40 @@ def logistic(number: int) -> Any:
 
 def forest(number: int) -> Any:
     return RandomForestClassifier(200, max_depth=10, random_state=number).fit(*iris())
+
+
+def jungle(number: int) -> Any:
+    """A forest of trees that learnt noise by heart."""
+    random = np.random.default_rng(number)
+    X, y = iris()
+    picked = random.integers(0, len(X), 3000)
+    return RandomForestClassifier(200, random_state=number).fit(
+        np.abs(X[picked] + random.normal(0, 1, (3000, 4))), random.permutation(y[picked])
+    )
+
+
+def loading(models: tuple[Any, Any], folder: Path) -> str:
+    """Seconds and memory of a swap in this process: at most so much more than before was in use meanwhile."""
+    store = Store(folder)
+    slot = Slot(store)
+    publish(store, models[0])
+    slot.refresh()
+    entry = publish(store, models[1])
+    size = sum(file.stat().st_size for file in entry.folder.iterdir())
+    del models
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = status("VmRSS")
+    if not slot.refresh():
+        raise AssertionError(slot.problem)
+    peak = status("VmHWM") - before
+    return f"{slot.load_seconds:.2f} s; {peak / 1e6:.1f} MB more for a bundle of {size / 1e6:.1f} MB ({peak / size:.1f} times)"
+
+
+def status(name: str) -> int:
+    """Bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def publish(store: Store, estimator: Any) -> Entry:
