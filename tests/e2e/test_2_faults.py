@@ -68,7 +68,7 @@ def test_a_full_volume_fails_the_training_and_leaves_the_served_model(trained: s
     )
     done = make("k8s-train", TRAIN=str(folder))
     assert done.code != 0
-    sentence = [line for line in done.output.splitlines() if line.startswith("error: the training job failed")]
+    sentence = [line for line in done.output.splitlines() if line.startswith("error: the job failed")]
     assert "No space left" in sentence[0]
     assert request("/model/info", key=key).version == served
     assert "No space left" in make("k8s-doctor").output

@@ -187,7 +187,7 @@ def test_a_replica_that_runs_out_of_memory_takes_no_other_with_it(key: str, tmp_
     report = judged(record, key, "memory of one worker used up, its replica killed")
     assert report.failed_after_retry == 0
     assert report.failed_first <= report.requests / 1000
-    assert ready_pods(WORKERS) == before
+    until(lambda: ready_pods(WORKERS) == before, seconds=120, every=1, what="the same two workers")
 
 
 def test_names_are_not_resolved_for_a_minute(key: str, tmp_path: Path) -> None:
