@@ -395,6 +395,7 @@ def graphs(folder: Path) -> Iterator[Case]:
     for location in (str(weights), relative, "weights.bin", "../weights.bin", "/etc/passwd", "/proc/self/environ"):
         for where, model in {"initializer": _with_weights(location), "constant": _with_constant(location)}.items():
             yield case(f"ONNX: {where} in {location}", "forbidden", proven({**files, ONNX: model}))
+        yield case(f"ONNX: behind many numbers in {location}", "forbidden", proven({**files, ONNX: _with_buried(location)}))
         yield case(f"ONNX: branch in {location}", "forbidden", proven({**files, ONNX: _with_branch(location)}))
     for domain in ("evil", "com.microsoft", "ai.onnx.contrib", "ai.onnx.training", "ai.onnx.ml ", "AI.ONNX"):
         yield case(f"ONNX: operator of {domain!r}", "forbidden", proven({**files, ONNX: _with_operator(domain)}))
@@ -446,6 +447,18 @@ def _with_weights(location: str) -> bytes:
 
 def _with_constant(location: str) -> bytes:
     constant = helper.make_node("Constant", [], ["W"], value=_external(location))
+    return _model([constant, helper.make_node("MatMul", ["X", "W"], ["Y"])])
+
+
+def _with_buried(location: str) -> bytes:
+    """The tensor is the last of an attribute with as many numbers and texts as one of a forest."""
+    constant = helper.make_node("Constant", [], ["W"], value=_external("weights.bin"))
+    buried = constant.attribute[0]
+    buried.ClearField("t")
+    buried.ints.extend([*range(-3, 5000), 2**62, -(2**62)])
+    buried.floats.extend(np.linspace(-1, 1, 5000).tolist())
+    buried.strings.extend(b"x" * (length % 40) for length in range(5000))
+    buried.tensors.append(_external(location))
     return _model([constant, helper.make_node("MatMul", ["X", "W"], ["Y"])])
 
 
