@@ -35,7 +35,7 @@ from training.scoring.run import PART_BYTES, Options, Outcome, score
 
 LOGISTIC = "logistic regression, ONNX Runtime"
 MODELS: dict[str, tuple[Any, bool, int]] = {
-    LOGISTIC: (LogisticRegression(max_iter=500), True, 20_000_000),
+    LOGISTIC: (LogisticRegression(max_iter=500), True, 60_000_000),
     "random forest, 200 trees, scikit-learn": (RandomForestClassifier(200, max_depth=10, random_state=42), False, 400_000),
     "random forest, 200 trees, ONNX Runtime": (RandomForestClassifier(200, max_depth=10, random_state=42), True, 4_000_000),
     "k-nearest neighbours, scikit-learn": (KNeighborsClassifier(), False, 4_000_000),
@@ -85,7 +85,7 @@ def bare(folder: Path, store: Store, rows: int, count: int) -> float:
     processes = [context.Process(target=_share, args=(folder, store.root, at, barrier, seconds)) for at in range(count)]
     for process in processes:
         process.start()
-    found = [seconds.get(timeout=200) for _ in processes]
+    found = [seconds.get(timeout=400) for _ in processes]
     for process in processes:
         process.join()
     return max(found)
