@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from kuberay.ctl.faults import Fault, application_fault, pod_faults
-from kuberay.ctl.kube import RAYSERVICE, Cluster, Json, Stop, conditions, field, say
+from kuberay.ctl.kube import RAYSERVICE, SERVICE, Cluster, Json, Stop, conditions, field, say
 
 PATIENCE = 30.0
 """Seconds that a fault may last before it counts: an image can be pulled at the second try."""
@@ -66,11 +66,13 @@ def mlflow(cluster: Cluster) -> float:
 
 
 def api(cluster: Cluster) -> float:
-    """Until the RayService serves what its spec says, not only something."""
+    """Until the RayService serves what its spec says, not only something, and its Service leads there."""
 
     first_seen: dict[Fault, float] = {}
+    led_there = False  # at the look before: a node's proxy learns of endpoints a moment after the API server does
 
     def look() -> tuple[bool, str]:
+        nonlocal led_there
         service = cluster.get("rayservice", RAYSERVICE)
         fault = application_fault(service)
         if fault is not None and observed(service):
@@ -79,9 +81,18 @@ def api(cluster: Cluster) -> float:
                 raise Stop(str(fault).replace("NAMESPACE", cluster.namespace))
         else:
             first_seen.clear()
-        return settled(service), _describe(cluster, service)
+        led_before = led_there
+        led_there = has_endpoints(cluster.items("endpointslices", f"kubernetes.io/service-name={SERVICE}"))
+        text = _describe(cluster, service) + ("" if led_there else ", no endpoints yet")
+        return settled(service) and led_before and led_there, text
 
     return until(cluster, "the API", look, "app=iris-api")
+
+
+def has_endpoints(slices: list[Json]) -> bool:
+    """Whether a Service with these EndpointSlices leads to a pod that is ready."""
+    endpoints = [endpoint for found in slices for endpoint in found.get("endpoints") or []]
+    return any(field(endpoint, "conditions.ready", False) for endpoint in endpoints)
 
 
 def observed(service: Json | None) -> bool:

@@ -47,6 +47,13 @@ def test_a_service_is_settled_only_when_its_newest_spec_is_what_runs() -> None:
     assert not waiting.settled(None)
 
 
+def test_a_service_leads_somewhere_when_one_of_its_endpoints_is_ready() -> None:
+    ready, unready = {"conditions": {"ready": True}}, {"conditions": {"ready": False}}
+    assert waiting.has_endpoints([{"endpoints": None}, {"endpoints": [unready, ready]}])
+    assert not waiting.has_endpoints([{"endpoints": [unready]}, {"endpoints": None}, {}])
+    assert not waiting.has_endpoints([])
+
+
 def test_a_failed_application_is_found_although_the_service_is_ready() -> None:
     trace = "Deploying app failed:\nTraceback (most recent call last):\n  File x\n"
     message = f"{trace}serve_app.settings.SettingsError: API_KEY: production needs a key\n"
