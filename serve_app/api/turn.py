@@ -35,7 +35,7 @@ class Turn:
         self._waiting: dict[Predictor, deque[Asked]] = {}
         self._rows = 0  # accepted and not yet answered
         self._due = False  # a call is under way, or will be in the next turn
-        self._lone = 0
+        self._lone = 0  # rows of a quick predictor that are still predicted right away
         self._slowness = 1.0  # of calls now, compared with those while the model warmed up
 
     def takes(self, predictor: Predictor) -> bool:
@@ -86,7 +86,7 @@ class Turn:
         futures = [future for _, future in taken]
         expected = predictor.seconds_of(len(taken))
         done: asyncio.Future[tuple[Scores, float]]
-        if predictor.slow and expected * self._slowness > THREAD_SECONDS:
+        if expected * self._slowness > THREAD_SECONDS:
             done = loop.run_in_executor(self._executor, _timed, predictor, rows)
             done.add_done_callback(partial(self._finish, loop, futures, expected))
             return

@@ -341,20 +341,22 @@ def warm_up(predictor: Predictor) -> None:
         raise BundleRefused("load", f"the model cannot answer its own example ({type(error).__name__})") from error
     predictor.further_seconds = max(0.0, many - predictor.row_seconds) / (WARM_UP_ROWS - 1)
     if not predictor.slow:
-        predictor.multiple, predictor.together = _multiple(predictor)
+        predictor.together = _together(predictor)
 
 
-def _multiple(predictor: Predictor) -> tuple[int, bool]:
-    """The number of rows by whose multiples rows do not notice each other; 1 and False when there is none.
+def _together(predictor: Predictor) -> bool:
+    """Whether rows do not notice each other in calls with some multiple of rows, which is left in `predictor.multiple`.
 
     Matrix libraries compute what is left over from their blocks and vectors by other routines, which may round differently.
     """
     sample = sample_rows(predictor.signature, rows=TOGETHER_SAMPLE)
     for multiple, sizes in MULTIPLES.items():
-        alone = np.concatenate([predictor.scores(row.repeat(multiple, axis=0))[:1] for row in codec.batched(sample, 1)])
+        predictor.multiple = multiple
+        alone = np.concatenate([predictor.row_scores(row) for row in codec.batched(sample, 1)])
         if all(np.array_equal(alone, _scores_by(predictor, sample, rows), equal_nan=True) for rows in sizes):
-            return multiple, True
-    return 1, False
+            return True
+    predictor.multiple = 1
+    return False
 
 
 def _scores_by(predictor: Predictor, sample: Matrix, rows: int) -> Scores:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import statistics
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from serve_app.core.slot import Slot
 from serve_app.core.store import Entry, Store
 from tests.support.load import traffic
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, iris
-from tests.support.processes import of_session
+from tests.support.processes import of_session, resident
 from tests.support.server import HEADERS, serving, stop
 from tests.support.waiting import until
 
@@ -82,20 +83,19 @@ def loading(models: tuple[Any, Any], folder: Path) -> str:
     slot.refresh()
     entry = publish(store, models[1])
     size = sum(file.stat().st_size for file in entry.folder.iterdir())
-    del models
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    before = status("VmRSS")
+    before = resident(os.getpid())
     if not slot.refresh():
         raise AssertionError(slot.problem)
-    peak = status("VmHWM") - before
+    peak = most_resident() - before
     return f"{slot.load_seconds:.2f} s; {peak / 1e6:.1f} MB more for a bundle of {size / 1e6:.1f} MB ({peak / size:.1f} times)"
 
 
-def status(name: str) -> int:
-    """Bytes."""
+def most_resident() -> int:
+    """Bytes of memory that this process had in use at most since the peak was reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def publish(store: Store, estimator: Any) -> Entry:
