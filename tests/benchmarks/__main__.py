@@ -25,16 +25,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from serve_app.core.store import Store
 from tests.benchmarks import report
 from tests.benchmarks.disturbance import disturbances
-from tests.benchmarks.process import cpu_seconds, life
+from tests.benchmarks.process import cpu_seconds, life, settle
 from tests.benchmarks.wrk import Run, wrk
 from tests.support.models import bundle_files, bundle_metadata, dumped, iris
 from tests.support.server import HEADERS, PYTHON, ROOT, environment, free_port, serving
 from tests.support.waiting import until
 
-MODELS: Mapping[str, tuple[Any, bool]] = {
-    "logistic regression": (LogisticRegression(max_iter=500), False),
-    "random forest, 200 trees": (RandomForestClassifier(200, max_depth=10, random_state=42), True),
-    "k-nearest neighbours": (KNeighborsClassifier(), False),
+MODELS: Mapping[str, Any] = {
+    "logistic regression": LogisticRegression(max_iter=500),
+    "random forest, 200 trees": RandomForestClassifier(200, max_depth=10, random_state=42),
+    "k-nearest neighbours": KNeighborsClassifier(),
 }
 LOADS = {
     "32 connections": ("/predict", 32, 1),
@@ -79,8 +79,7 @@ def main() -> int:
 
 
 def measure(name: str, folder: Path, *, seconds: int, repeat: int) -> dict[str, Any]:
-    estimator, _ = MODELS[name]
-    with ours(folder, name) as (url, _, _), plain(estimator, folder) as base:
+    with ours(folder, name) as (url, _, _), plain(MODELS[name], folder) as base:
         rows = samples()
         check(base, url, rows)
         runs: dict[str, list[tuple[Run, Run]]] = {load: [] for load in LOADS}
@@ -200,15 +199,15 @@ def ours(folder: Path, name: str, *, replicas: int = 1) -> Iterator[tuple[str, s
     """Our application with a model of its own: its address, the body of a row, its session."""
     store = published(folder, name, name if name in MODELS else "logistic regression")
     with serving(store.root, folder, replicas=replicas, IRIS_ACCESS_LOG_EVERY="0") as server:
+        settle(server.process.pid)
         yield server.url, json.dumps(samples()[7]), server.process.pid
 
 
 def published(folder: Path, name: str, model: str) -> Store:
-    estimator, rounded = MODELS[model]
-    estimator.fit(*iris())
+    estimator = MODELS[model].fit(*iris())
     store = Store(folder / name / "models")
     onnx = not isinstance(estimator, KNeighborsClassifier)
-    store.publish(bundle_files(estimator, onnx=onnx), bundle_metadata(onnx={"rounded": rounded}))
+    store.publish(bundle_files(estimator, onnx=onnx), bundle_metadata())
     return store
 
 

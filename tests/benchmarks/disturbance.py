@@ -22,7 +22,7 @@ CONNECTIONS = 4
 def disturbances(url: str, store: Store, row: str, rows: str, seconds: float, folder: Path) -> dict[str, Run]:
     """`row` is the body of one row, `rows` that of a large batch."""
     files = bundle_files(forest(trees=200), onnx=True)
-    metadata = bundle_metadata(onnx={"rounded": True})
+    metadata = bundle_metadata()
     kinds: dict[str, Callable[[], None]] = {
         "nothing": lambda: time.sleep(0.1),
         "100,000 rows in one call": lambda: _batch(url, rows),

@@ -99,8 +99,7 @@ def most_resident() -> int:
 
 
 def publish(store: Store, estimator: Any) -> Entry:
-    rounded = isinstance(estimator, RandomForestClassifier)  # as training does: trees compare float32
-    return store.publish(bundle_files(estimator, onnx=True), bundle_metadata(onnx={"rounded": rounded}))
+    return store.publish(bundle_files(estimator, onnx=True), bundle_metadata())
 
 
 def opened(estimator: Any, folder: Path) -> Predictor:

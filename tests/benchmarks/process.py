@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 
 from tests.support.waiting import until
 
+SETTLED_CPU = 0.15
+"""CPU seconds that a whole application uses in a second when nobody asks it."""
+
 
 def members(session: int) -> Iterator[Path]:
     """The folders in /proc of the processes of a session."""
@@ -45,6 +48,17 @@ def cpu_seconds(session: int) -> dict[str, float]:
     return used
 
 
+def settle(session: int) -> None:
+    """Wait until what is started behind the first answer is over: further replicas, Ray's agents, their imports."""
+
+    def idle() -> bool:
+        before = sum(cpu_seconds(session).values())
+        time.sleep(1)
+        return sum(cpu_seconds(session).values()) - before < SETTLED_CPU
+
+    until(idle, seconds=60, what="an application that is done with its start")
+
+
 def life(command: Sequence[str], url: str, folder: Path, environment: Mapping[str, str]) -> dict[str, float]:
     """Start a server, wait for its first 200 at `url`, let it settle, end it with Ctrl-C."""
     with (folder / "life.log").open("wb") as log:
@@ -53,7 +67,7 @@ def life(command: Sequence[str], url: str, folder: Path, environment: Mapping[st
         try:
             until(lambda: _answers(url), seconds=60, what=f"an answer of {command}")
             started = time.monotonic() - began
-            time.sleep(3)  # what is still being imported belongs to the memory
+            settle(process.pid)  # what is still being imported belongs to the memory
             memory = pss_megabytes(process.pid)
             began = time.monotonic()
             process.send_signal(signal.SIGINT)

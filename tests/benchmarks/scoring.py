@@ -113,7 +113,7 @@ def memory(folder: Path, sizes: Sequence[int]) -> None:
 def published(folder: Path, name: str) -> Store:
     estimator, onnx, _ = MODELS[name]
     store = Store(folder / name.replace(" ", "-").replace(",", ""))
-    store.publish(bundle_files(estimator.fit(*iris()), onnx=onnx), bundle_metadata(onnx={"rounded": name != LOGISTIC}))
+    store.publish(bundle_files(estimator.fit(*iris()), onnx=onnx), bundle_metadata())
     return store
 
 

@@ -25,6 +25,7 @@ from serve_app.core.codec import Matrix
 from serve_app.core.predictor import sklearn_scores
 from serve_app.core.signature import IRIS_BOUNDS, Feature, Signature
 from serve_app.core.store import Entry, Store
+from training.convert import to_onnx
 
 IRIS_CLASSES = ("setosa", "versicolor", "virginica")
 A_FLOWER = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
@@ -91,17 +92,6 @@ def dumped(estimator: Any) -> bytes:
     return buffer.getvalue()
 
 
-def converted(estimator: Any, width: int) -> bytes:
-    """The estimator as ONNX, which takes float64 and gives labels and a matrix of probabilities."""
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import DoubleTensorType
-
-    options = {"zipmap": False} if hasattr(estimator, "predict_proba") else {}
-    model = to_onnx(estimator, initial_types=[("X", DoubleTensorType([None, width]))], options=options)
-    raw: bytes = model.SerializeToString()
-    return raw
-
-
 def golden(estimator: Any, signature: Signature, X: Matrix) -> bytes:
     rows = [dict(zip(signature.names, map(float, row), strict=True)) for row in X]
     return orjson.dumps({"rows": rows, "scores": sklearn_scores(estimator, signature)(X).tolist()})
@@ -109,7 +99,10 @@ def golden(estimator: Any, signature: Signature, X: Matrix) -> bytes:
 
 @cache
 def bundle_files(estimator: Any, signature: Signature | None = None, *, onnx: bool = False) -> Mapping[str, bytes]:
-    """The files of a bundle for an estimator that was fitted on plain numbers (iris unless a signature says otherwise)."""
+    """The files of a bundle for an estimator that was fitted on plain numbers (iris unless a signature says otherwise).
+
+    Its ONNX form is the one that training tries first.
+    """
     signature = signature or iris_signature()
     X = iris()[0] if signature.task == "classification" else diabetes()[0]
     files = {
@@ -117,7 +110,7 @@ def bundle_files(estimator: Any, signature: Signature | None = None, *, onnx: bo
         METRICS: orjson.dumps(METRICS_OF),
         GOLDEN: golden(estimator, signature, X[::10]),
     }
-    return {**files, ONNX: converted(estimator, len(signature.features))} if onnx else files
+    return {**files, ONNX: to_onnx(estimator, signature, "float64", exact=True)} if onnx else files
 
 
 def bundle_metadata(signature: Signature | None = None, **more: Any) -> dict[str, Any]:
@@ -128,7 +121,7 @@ def bundle_metadata(signature: Signature | None = None, **more: Any) -> dict[str
         "target_names": list(signature.classes),
         "mlflow_run_id": "0123456789abcdef0123456789abcdef",
         "libraries": {"scikit-learn": sklearn.__version__, "numpy": np.__version__},
-        "onnx": {"rounded": True},
+        "onnx": {"rounded": False},
         **more,
     }
 

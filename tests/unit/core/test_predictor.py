@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from serve_app.core import predictor as module
-from serve_app.core.bundle import JOBLIB, ONNX
+from serve_app.core.bundle import JOBLIB
 from serve_app.core.errors import InvalidInput
 from serve_app.core.predictor import ENCODE, Terms, onnx_scores, open_predictor, same_scores, sklearn_scores
 from serve_app.core.signature import Signature
@@ -24,7 +24,6 @@ from tests.support.bundles import IRIS, bundle
 from tests.support.models import (
     A_FLOWER,
     IRIS_CLASSES,
-    bundle_files,
     diabetes,
     diabetes_signature,
     dumped,
@@ -37,6 +36,7 @@ from tests.support.models import (
     publish_iris,
     without_probabilities,
 )
+from training.convert import to_onnx
 
 X, y = iris()
 D, d = diabetes()
@@ -166,7 +166,7 @@ def test_parity_of_a_regression_is_relative_to_its_scale() -> None:
 
 
 def test_trees_need_their_inputs_rounded_as_scikit_learn_rounds_them() -> None:
-    raw = bundle_files(forest(), onnx=True)[ONNX]
+    raw = to_onnx(forest(), IRIS, "float64", exact=False)
     rows = np.random.default_rng(0).uniform(0, 8, (2000, 4))
     thresholds = np.concatenate([tree.tree_.threshold[tree.tree_.feature >= 0] for tree in forest().estimators_])
     rows[: len(thresholds)] = thresholds[:2000, None] + 1e-9  # beside the edge in float64, on it in float32
