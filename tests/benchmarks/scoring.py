@@ -35,10 +35,10 @@ from training.scoring.run import PART_BYTES, Options, Outcome, score
 
 LOGISTIC = "logistic regression, ONNX Runtime"
 MODELS: dict[str, tuple[Any, bool, int]] = {
-    LOGISTIC: (LogisticRegression(max_iter=500), True, 60_000_000),
-    "random forest, 200 trees, scikit-learn": (RandomForestClassifier(200, max_depth=10, random_state=42), False, 400_000),
+    LOGISTIC: (LogisticRegression(max_iter=500), True, 120_000_000),
+    "random forest, 200 trees, scikit-learn": (RandomForestClassifier(200, max_depth=10, random_state=42), False, 4_000_000),
     "random forest, 200 trees, ONNX Runtime": (RandomForestClassifier(200, max_depth=10, random_state=42), True, 4_000_000),
-    "k-nearest neighbours, scikit-learn": (KNeighborsClassifier(), False, 4_000_000),
+    "k-nearest neighbours, scikit-learn": (KNeighborsClassifier(), False, 12_000_000),
 }
 
 
