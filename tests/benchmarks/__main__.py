@@ -65,7 +65,7 @@ def main() -> int:
         if "replicas" in parts:
             found["replicas"] = replicas(folder, seconds=chosen.seconds, repeat=chosen.repeat)
         if "disturbance" in parts:
-            found["disturbance"] = disturbed(folder, seconds=chosen.seconds)
+            found["disturbance"] = disturbed(folder, seconds=chosen.seconds, repeat=chosen.repeat)
         if "minute" in parts:
             with ours(folder, "minute") as (url, row, _):
                 found["minute"] = wrk(f"{url}/predict", row, 32, 60, folder)
@@ -188,10 +188,10 @@ def replicas(folder: Path, *, seconds: int, repeat: int) -> dict[str, Any]:
     }
 
 
-def disturbed(folder: Path, *, seconds: int) -> dict[str, Run]:
+def disturbed(folder: Path, *, seconds: int, repeat: int) -> dict[str, Run]:
     many = json.dumps({"instances": repeated(samples(), 100_000)})
     with ours(folder, "disturbance") as (url, row, _):
-        return disturbances(url, Store(folder / "disturbance" / "models"), row, many, seconds, folder)
+        return disturbances(url, Store(folder / "disturbance" / "models"), row, many, folder, seconds=seconds, repeat=repeat)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx2
@@ -19,8 +20,8 @@ from tests.support.server import HEADERS
 CONNECTIONS = 4
 
 
-def disturbances(url: str, store: Store, row: str, rows: str, seconds: float, folder: Path) -> dict[str, Run]:
-    """`row` is the body of one row, `rows` that of a large batch."""
+def disturbances(url: str, store: Store, row: str, rows: str, folder: Path, *, seconds: float, repeat: int) -> dict[str, Run]:
+    """Medians; `row` is the body of one row, `rows` that of a large batch."""
     files = bundle_files(forest(trees=200), onnx=True)
     metadata = bundle_metadata()
     kinds: dict[str, Callable[[], None]] = {
@@ -28,11 +29,12 @@ def disturbances(url: str, store: Store, row: str, rows: str, seconds: float, fo
         "100,000 rows in one call": lambda: _batch(url, rows),
         "a model replaced every second": lambda: _replace(store, files, metadata),
     }
-    found: dict[str, Run] = {}
-    for name, deed in kinds.items():
-        with _again_and_again(deed):
-            found[name] = wrk(f"{url}/predict", row, CONNECTIONS, seconds, folder)
-    return found
+    found: dict[str, list[Run]] = {name: [] for name in kinds}
+    for _ in range(repeat):
+        for name, deed in kinds.items():
+            with _again_and_again(deed):
+                found[name].append(wrk(f"{url}/predict", row, CONNECTIONS, seconds, folder))
+    return {name: {number: median(run[number] for run in runs) for number in runs[0]} for name, runs in found.items()}
 
 
 def _batch(url: str, rows: str) -> None:

@@ -68,7 +68,7 @@ def cores(folder: Path, models: Sequence[str], repeat: int) -> None:
         check(store, data, folder / "out")
         pairs, floor = [], []
         for _ in range(repeat):
-            pairs.append(tuple(run(store, data, folder / "out", count, parts=40).seconds for count in (1, 2)))
+            pairs.append(tuple(run(store, data, folder / "out", count, parts=120).seconds for count in (1, 2)))
             floor.append(bare(folder, store, rows, 1) / bare(folder, store, rows, 2))
         ratios = [one / two for one, two in pairs]
         one, two = (rows / statistics.median(seconds) for seconds in zip(*pairs, strict=True))
