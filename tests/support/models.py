@@ -25,7 +25,6 @@ from serve_app.core.codec import Matrix
 from serve_app.core.predictor import sklearn_scores
 from serve_app.core.signature import IRIS_BOUNDS, Feature, Signature
 from serve_app.core.store import Entry, Store
-from training.convert import to_onnx
 
 IRIS_CLASSES = ("setosa", "versicolor", "virginica")
 A_FLOWER = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
@@ -110,7 +109,11 @@ def bundle_files(estimator: Any, signature: Signature | None = None, *, onnx: bo
         METRICS: orjson.dumps(METRICS_OF),
         GOLDEN: golden(estimator, signature, X[::10]),
     }
-    return {**files, ONNX: to_onnx(estimator, signature, "float64", exact=True)} if onnx else files
+    if not onnx:
+        return files
+    from training.convert import to_onnx  # not above: a replica that unpickles an estimator of this module has no training
+
+    return {**files, ONNX: to_onnx(estimator, signature, "float64", exact=True)}
 
 
 def bundle_metadata(signature: Signature | None = None, **more: Any) -> dict[str, Any]:
