@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from kuberay.ctl.kube import Cluster, Stop, containers, field, say
+from kuberay.ctl.kube import Cluster, CommandError, containers, field, say
 from kuberay.ctl.manifests import build
 from kuberay.ctl.reach import reached
 
@@ -26,7 +26,7 @@ def deploy(cluster: Cluster, folder: str, seconds: int) -> None:
     """Apply the stack and wait for its Deployments."""
     documents = build(cluster, _folder(folder))
     if cluster.get("namespace", cluster.namespace, namespaced=False) is None:
-        raise Stop(f"the namespace {cluster.namespace} does not exist: make k8s-deploy comes first")
+        raise CommandError(f"the namespace {cluster.namespace} does not exist: make k8s-deploy comes first")
     if any(f"secretName: {ADMIN}" in text for text in documents):
         _password(cluster)
     cluster.run("apply", "--server-side", "--force-conflicts", "-f", "-", text="---\n".join(documents))
@@ -34,8 +34,8 @@ def deploy(cluster: Cluster, folder: str, seconds: int) -> None:
         say(f"waiting for {name} …")
         try:
             cluster.run("rollout", "status", f"deployment/{name}", f"--timeout={seconds}s")
-        except Stop as stop:
-            raise Stop(f"{name} does not get ready ({stop}): make k8s-monitoring-status tells why") from None
+        except CommandError as stop:
+            raise CommandError(f"{name} does not get ready ({stop}): make k8s-monitoring-status tells why") from None
     say("monitoring runs: make k8s-monitoring-port-forward")
 
 
@@ -50,7 +50,7 @@ def status(cluster: Cluster) -> None:
     """What runs, which targets do not answer, and which alerts fire."""
     pods = cluster.pods(PART_OF)
     if not pods:
-        raise Stop("monitoring is not deployed: make k8s-monitoring-deploy")
+        raise CommandError("monitoring is not deployed: make k8s-monitoring-deploy")
     for pod in pods:
         ready = all(status.get("ready") for status in field(pod, "status.containerStatuses", []))
         waiting = [str(field(status, "state.waiting.reason", "")) for status in containers(pod)]
@@ -81,7 +81,7 @@ def forward(cluster: Cluster) -> None:
             running.append(cluster.stream("port-forward", f"service/{name}", f"{port}:{port}", "--address=127.0.0.1"))
             say(f"{name}: http://127.0.0.1:{port}")
     if not running:
-        raise Stop("monitoring is not deployed: make k8s-monitoring-deploy")
+        raise CommandError("monitoring is not deployed: make k8s-monitoring-deploy")
     secret = cluster.get("secret", ADMIN)
     if secret is not None and "grafana" in names:
         password = base64.b64decode(field(secret, "data.password", "")).decode()
@@ -99,14 +99,16 @@ def ask(address: str, path: str) -> Any:
         with urllib.request.urlopen(f"{address}/{path}", timeout=20) as reply:  # noqa: S310  always http to 127.0.0.1
             return json.load(reply)
     except OSError as error:
-        raise Stop(f"{path} does not answer ({error})") from None
+        raise CommandError(f"{path} does not answer ({error})") from None
 
 
 def _folder(name: str) -> Path:
     for folder in (HERE / name, HERE / "overlays" / name, Path(name)):
         if (folder / "kustomization.yaml").is_file():
             return folder
-    raise Stop(f"there is no variant '{name}' of the monitoring: base, no-grafana, storage, or a folder with a kustomization.yaml")
+    raise CommandError(
+        f"there is no variant '{name}' of the monitoring: base, no-grafana, storage, or a folder with a kustomization.yaml"
+    )
 
 
 def _password(cluster: Cluster) -> None:
@@ -139,7 +141,7 @@ def main() -> int:
                 logs(cluster, chosen.what)
             case "port-forward":
                 forward(cluster)
-    except Stop as stop:
+    except CommandError as stop:
         sys.stderr.write(f"error: {stop}\n")
         return 1
     except (KeyboardInterrupt, subprocess.SubprocessError):

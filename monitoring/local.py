@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from serve_app.targets import note
+from serve_app.rayserve.scrape_targets import note
 
 BASE = Path(__file__).resolve().parent / "base"
 

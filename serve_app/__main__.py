@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from serve_app.apart import apart
-from serve_app.core.errors import IrisApiError
+from serve_app.errors import IrisApiError
+from serve_app.rayserve.isolation import isolated_environment
 from serve_app.settings import SettingsError, load_settings, table
 
-FLAGS = Path(__file__).with_name("serve.env")
+FLAGS = Path(__file__).parent / "rayserve" / "serve.env"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,10 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
         port = read_port(chosen.port)
         os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # nobody else sends requests here
         read_flags(FLAGS)
-        with apart(port):
-            from serve_app.local import serve_until_stopped  # after the flags: Ray Serve reads them when it is imported
+        with isolated_environment(port):
+            from serve_app import deployment
+            from serve_app.rayserve.launcher import serve_until_stopped  # after the flags: Ray Serve reads them when it is imported
 
-            serve_until_stopped(settings, host=chosen.host, port=port)
+            serve_until_stopped(lambda: deployment.app, settings, name=deployment.APPLICATION, host=chosen.host, port=port)
     except IrisApiError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def key(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     """Make a key and show it once, or remove the keys of a name; the file keeps hashes only."""
-    from serve_app.core.keys import KeysError, change_file, make_key
+    from serve_app.http.auth import KeysError, change_file, make_key
 
     if not chosen.name or (chosen.revoke and chosen.file is None):
         parser.error("key needs --name" if not chosen.name else "--revoke needs --file")

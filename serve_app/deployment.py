@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from serve_app import edge
+from serve_app.rayserve import ingress_hook as edge
 from serve_app.settings import Settings, load_settings, wants_json
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from serve_app.api.app import Options
-    from serve_app.api.limits import Limits
-    from serve_app.core.slot import Slot, Source
-    from serve_app.tracing import Tracing
+    from serve_app.http.app import Options
+    from serve_app.http.rate_limit import Limits
+    from serve_app.inference.slot import Slot, Source
+    from serve_app.telemetry.tracing import Tracing
 
 # What a replica needs is imported in the replica: whoever deploys it (the program that starts Serve, the controller) starts
 # seconds sooner without scikit-learn.
@@ -33,11 +33,11 @@ default of 5 ms it never asks under load, and is woken in vain with each request
 
 def make_slot(settings: Settings) -> Slot:
     """The slot that follows the store, and MLflow while the store is empty."""
-    from serve_app.core.predictor import Terms
-    from serve_app.core.signing import verifier
-    from serve_app.core.slot import Slot
-    from serve_app.core.store import Store
-    from serve_app.registry import Registry
+    from serve_app.artifacts.mlflow_source import Registry
+    from serve_app.artifacts.signing import verifier
+    from serve_app.artifacts.store import Store
+    from serve_app.inference.predictor import LoadPolicy
+    from serve_app.inference.slot import Slot
 
     sources: list[Source] = [Store(settings.model_dir)]
     if settings.mlflow_tracking_uri:
@@ -50,9 +50,7 @@ def make_slot(settings: Settings) -> Slot:
                 poll_seconds=settings.iris_registry_poll_seconds,
             )
         )
-    terms = Terms(
-        max_rows=settings.iris_max_rows,
-        unknown=settings.iris_unknown_category,
+    terms = LoadPolicy(
         allow_joblib=settings.iris_allow_joblib,
         prefer=settings.iris_predictor,
         verify=verifier(settings.iris_verify_key) if settings.iris_verify_key else None,
@@ -62,7 +60,7 @@ def make_slot(settings: Settings) -> Slot:
 
 def make_options(settings: Settings, *, sends_request_id: bool) -> Options:
     """The part of the settings that the app needs."""
-    from serve_app.api.app import Options
+    from serve_app.http.app import Options
 
     return Options(
         api_key=settings.api_key.get_secret_value() if settings.api_key else None,
@@ -73,6 +71,7 @@ def make_options(settings: Settings, *, sends_request_id: bool) -> Options:
         max_body_bytes=settings.iris_max_body_bytes,
         max_body_seconds=settings.iris_max_body_seconds,
         max_rows=settings.iris_max_rows,
+        unknown=settings.iris_unknown_category,
         max_wait_seconds=settings.iris_max_wait_seconds,
         poll_seconds=settings.iris_poll_seconds,
         log_every=settings.iris_access_log_every,
@@ -83,8 +82,8 @@ def make_options(settings: Settings, *, sends_request_id: bool) -> Options:
 
 def make_limits(settings: Settings) -> Limits:
     """What is limited, and whose word on a client's address is taken."""
-    from serve_app.api.limits import COMPAT, Limits, parse_networks
-    from serve_app.core.limits import parse_rate
+    from serve_app.http.rate_limit import COMPAT, Limits, parse_networks
+    from serve_app.http.rate_window import parse_rate
 
     rates = (settings.iris_rate_limit_per_key, settings.iris_rate_limit_per_client)
     per_key, per_client = (parse_rate(rate) if rate else None for rate in rates)
@@ -95,7 +94,7 @@ def make_tracing(settings: Settings) -> Tracing | None:
     """What makes spans; None, with nothing of OpenTelemetry's exporter imported, when no address for them is set."""
     if settings.iris_otlp_endpoint is None:
         return None
-    from serve_app.tracing import open_tracing
+    from serve_app.telemetry.tracing import open_tracing
 
     return open_tracing(settings.iris_otlp_endpoint, settings.iris_trace_ratio)
 
@@ -118,8 +117,8 @@ class IrisApi:
     """A replica: ingress and model in one process, so a request never leaves it."""
 
     def __init__(self) -> None:
-        from serve_app.autoscaling import Usage, assigned_cpus
-        from serve_app.logs import configure
+        from serve_app.rayserve.autoscaling import Usage, assigned_cpus
+        from serve_app.telemetry.logs import configure
 
         self.settings = load_settings()
         configure(level=self.settings.log_level, json=wants_json(self.settings))
@@ -134,14 +133,14 @@ class IrisApi:
         sys.setswitchinterval(SWITCH_SECONDS)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        from serve_app.api.app import create_app
-        from serve_app.book import open_book
-        from serve_app.metrics import Exporter
+        from serve_app.http.app import create_app
+        from serve_app.rayserve.metrics_export import Exporter
+        from serve_app.rayserve.rate_counter import open_rate_counter
 
         options = make_options(self.settings, sends_request_id=False)
-        book = open_book() if options.limits else None
+        book = open_rate_counter() if options.limits else None
         tracing = make_tracing(self.settings)
-        app = create_app(self.slot, options, on_turn=Exporter(), book=book, around=tracing.middleware if tracing else None)
+        app = create_app(self.slot, options, on_export=Exporter(), book=book, around=tracing.middleware if tracing else None)
         self.gate = app.state.gate
         edge.answer = tracing.around(self.gate.answer) if tracing else self.gate.answer
         return app

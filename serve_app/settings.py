@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from serve_app.api.limits import parse_networks
-from serve_app.core.errors import IrisApiError
-from serve_app.core.keys import KeysError, read_keys
-from serve_app.core.limits import parse_rate
-from serve_app.core.signing import SigningError, verifier
+from serve_app.artifacts.signing import SigningError, verifier
+from serve_app.errors import IrisApiError
+from serve_app.http.auth import KeysError, read_keys
+from serve_app.http.rate_limit import parse_networks
+from serve_app.http.rate_window import parse_rate
 
 MIN_KEY_LENGTH = 32
 

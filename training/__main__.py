@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from serve_app.core.errors import IrisApiError
-from serve_app.core.store import KEEP, Entry, Store
+from serve_app.artifacts.store import KEEP, Entry, Store
+from serve_app.batch.command import score
+from serve_app.errors import BackendUnavailable, IrisApiError, UsageError
+from serve_app.progress import step
 from training import listing
-from training.errors import Mistake, Unreachable
-from training.progress import step
-from training.scoring.command import score
 
 if TYPE_CHECKING:
     from training.pipeline import Outcome
@@ -96,7 +95,7 @@ def train(
     if n_estimators is not None:
         params["n_estimators"] = _whole("--n-estimators", n_estimators)
         if params["n_estimators"] is None:
-            raise Mistake("--n-estimators must be a whole number of at least 1")
+            raise UsageError("--n-estimators must be a whole number of at least 1")
     if max_depth is not None:
         params["max_depth"] = _whole("--max-depth", max_depth)
     limits = dict(_limit(text) for text in floor or [])
@@ -104,9 +103,9 @@ def train(
         limits["accuracy"] = min_accuracy
     seed = _whole("--random-state", random_state)
     if seed is not None and not 0 <= seed < 2**32:
-        raise Mistake(f"--random-state {seed} must be between 0 and {2**32 - 1}, or None")
+        raise UsageError(f"--random-state {seed} must be between 0 and {2**32 - 1}, or None")
     if search < 0:
-        raise Mistake(f"--search {search} must be the number of candidates")
+        raise UsageError(f"--search {search} must be the number of candidates")
     limited = dict(_bound(text) for text in bounds or [])
 
     started = time.monotonic()
@@ -194,12 +193,12 @@ def _moved(move: Callable[[Store], Entry], model_dir: Path, tracking_uri: str | 
 
     try:
         tracking.follow(tracking_uri, store)
-    except (Mistake, Unreachable) as error:
+    except (UsageError, BackendUnavailable) as error:
         typer.echo(f"note: {error}", err=True)
 
 
 def _tell_where(uri: str | None) -> None:
-    from training.place import resolve
+    from training.tracking_uri import resolve
 
     tracking, root = resolve(uri)
     if root is not None:
@@ -232,14 +231,14 @@ def _whole(flag: str, text: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise Mistake(f"{flag} '{text}' is no whole number") from None
+        raise UsageError(f"{flag} '{text}' is no whole number") from None
 
 
 def _limit(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     with contextlib.suppress(ValueError):
         return name.strip(), float(value)
-    raise Mistake(f"--floor '{text}' must look like accuracy=0.9")
+    raise UsageError(f"--floor '{text}' must look like accuracy=0.9")
 
 
 def _bound(text: str) -> tuple[str, tuple[float | None, float | None]]:
@@ -250,13 +249,13 @@ def _bound(text: str) -> tuple[str, tuple[float | None, float | None]]:
             ends = (float(low) if low else None, float(high) if high else None)
             if ends[0] is None or ends[1] is None or ends[0] <= ends[1]:
                 return name, ends
-    raise Mistake(f"--bounds '{text}' must look like age=0:120")
+    raise UsageError(f"--bounds '{text}' must look like age=0:120")
 
 
 def _tag(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not key or not separator:
-        raise Mistake(f"--tag '{text}' needs a value: --tag {text or 'team'} VALUE")
+        raise UsageError(f"--tag '{text}' needs a value: --tag {text or 'team'} VALUE")
     return key, value
 
 
@@ -280,7 +279,7 @@ def main() -> NoReturn:
         arguments.insert(0, "train")
     try:
         code = app(arguments, standalone_mode=False, prog_name="python -m training")
-    except (typer.TyperException, Mistake) as error:
+    except (typer.TyperException, UsageError) as error:
         message = _parser_message(error, arguments) if isinstance(error, typer.TyperException) else str(error)
         code = _fail(message, MISTAKEN)
     except IrisApiError as error:

@@ -11,11 +11,11 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.core.codec import Matrix, Scores
-from serve_app.core.errors import BundleRefused
-from serve_app.core.predictor import ENCODE, sklearn_scores, strip_encoder
-from serve_app.core.signature import Label, Signature
-from serve_app.core.store import Store
+from serve_app.artifacts.matrix import Matrix, Scores
+from serve_app.artifacts.signature import Label, Signature
+from serve_app.artifacts.store import Store
+from serve_app.errors import BundleRefused
+from serve_app.inference.predictor import ENCODE, sklearn_scores, strip_encoder
 from training import evaluate, fit
 from training.dataset import Dataset, json_rows
 from training.evaluate import Metrics, Verdict

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.core.codec import Matrix
-from serve_app.core.predictor import TOLERANCE, onnx_scores, same_scores, sklearn_scores
-from serve_app.core.signature import UNSEEN, Signature
+from serve_app.artifacts.matrix import Matrix
+from serve_app.artifacts.signature import UNSEEN, Signature
+from serve_app.inference.predictor import TOLERANCE, onnx_scores, same_scores, sklearn_scores
 from training import fit
 
-WAYS = (
+CONVERSIONS = (
     # input, rounded through float32 before it, our float64 operators
     ("float64", False, True),
     ("float64", False, False),
@@ -50,7 +50,7 @@ def convert(tail: Any, signature: Signature, train: Matrix, held_out: Matrix) ->
         expected = sklearn_scores(tail, signature)(rows)
     best: tuple[float, bytes, dict[str, Any]] | None = None
     reasons = []
-    for dtype, rounded, exact in WAYS:
+    for dtype, rounded, exact in CONVERSIONS:
         name = f"{dtype}{' rounded through float32' if rounded else ''}{' with exact operators' if exact else ''}"
         try:
             model = to_onnx(tail, signature, dtype, exact=exact)
@@ -110,7 +110,7 @@ def to_onnx(tail: Any, signature: Signature, dtype: str, *, exact: bool) -> byte
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    from training import exact as exact_ops
+    from training import onnx_float64 as exact_ops
 
     kind = DoubleTensorType if dtype == "float64" else FloatTensorType
     arguments: dict[str, Any] = {"initial_types": [("X", kind([None, len(signature.features)]))]}

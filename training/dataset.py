@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from serve_app.core.bundle import sha256
-from serve_app.core.signature import IRIS_BOUNDS, Feature, Label, Signature, Task
-from training.errors import Mistake
-from training.table import first_row, plain_column, read_table
+from serve_app.artifacts.bundle import sha256
+from serve_app.artifacts.signature import IRIS_BOUNDS, Feature, Label, Signature, Task
+from serve_app.errors import UsageError
+from serve_app.tables.table import first_row, plain_column, read_table
 
 MAX_CLASSES = 100
 """Different values of a target that is predicted as a class."""
@@ -55,29 +55,29 @@ def load(
     test_size: float = 0.2,
     random_state: int = 42,
 ) -> Dataset:
-    """The dataset of a file, or the iris flowers when there is none; Mistake says what is wrong with the table."""
+    """The dataset of a file, or the iris flowers when there is none; UsageError says what is wrong with the table."""
     limits = dict(bounds or {})
     if path is None:
         frame, digest, name, target = *_iris(), "iris", target or "species"
         limits = {**IRIS_BOUNDS, **limits}
     else:
         if target is None:
-            raise Mistake("--data needs --target, the name of the column to predict")
+            raise UsageError("--data needs --target, the name of the column to predict")
         frame, digest, name = read_table(path), _file_digest(path), path.name
     for column in drop:
         if column not in frame.columns:
-            raise Mistake(f"--drop '{column}' names no column; there are: {_listed(frame.columns)}")
+            raise UsageError(f"--drop '{column}' names no column; there are: {_listed(frame.columns)}")
     frame = frame.drop(columns=list(drop))
     if target not in frame.columns:
-        raise Mistake(f"the target column '{target}' is not in {name}; there are: {_listed(frame.columns)}")
+        raise UsageError(f"the target column '{target}' is not in {name}; there are: {_listed(frame.columns)}")
     if "Unnamed: 0" in frame.columns:
-        raise Mistake("the first column has no name (an exported index?): name it, or leave it out with --drop 'Unnamed: 0'")
+        raise UsageError("the first column has no name (an exported index?): name it, or leave it out with --drop 'Unnamed: 0'")
     features = frame.drop(columns=[target])
     if not len(features.columns):
-        raise Mistake(f"{name} has no column besides the target '{target}': there is nothing to learn from")
+        raise UsageError(f"{name} has no column besides the target '{target}': there is nothing to learn from")
     for column in limits:
         if column not in features.columns:
-            raise Mistake(f"--bounds '{column}' names no feature; there are: {_listed(features.columns)}")
+            raise UsageError(f"--bounds '{column}' names no feature; there are: {_listed(features.columns)}")
     labels, found_task = _target(target, frame[target], task)
     columns = {column: plain_column(column, features[column]) for column in features.columns}
     whole = frozenset(column for column in columns if pd.api.types.is_integer_dtype(features[column].dtype))
@@ -125,13 +125,13 @@ def _target(name: str, column: pd.Series[Any], task: TaskChoice) -> tuple[npt.ND
     """The labels as an array of texts, booleans, whole numbers or numbers, and what they are to be predicted as."""
     gaps = column.isna()
     if gaps.all():
-        raise Mistake(f"the target column '{name}' is empty")
+        raise UsageError(f"the target column '{name}' is empty")
     if gaps.any():
-        raise Mistake(f"the target column '{name}' is empty in row {first_row(gaps)}: fill it, or remove the row")
+        raise UsageError(f"the target column '{name}' is empty in row {first_row(gaps)}: fill it, or remove the row")
     try:
         values = plain_column(name, column)
-    except Mistake as error:
-        raise Mistake(
+    except UsageError as error:
+        raise UsageError(
             str(error).replace(f", or leave it out with --drop '{name}'", "").replace("column", "the target column", 1)
         ) from None
     numeric = pd.api.types.is_float_dtype(values.dtype)
@@ -142,25 +142,25 @@ def _target(name: str, column: pd.Series[Any], task: TaskChoice) -> tuple[npt.ND
         task = "classification" if not numeric or (whole and few) else "regression"
     if task == "regression":
         if not numeric:
-            raise Mistake(
+            raise UsageError(
                 f"the target column '{name}' holds no numbers: a regression needs them (--task classification predicts classes)"
             )
         if distinct < 2:
-            raise Mistake(f"the target column '{name}' has one value in every row: there is nothing to learn")
+            raise UsageError(f"the target column '{name}' has one value in every row: there is nothing to learn")
         if len(values) < 5:
-            raise Mistake(f"{len(values)} rows are too few: a regression needs at least 5")
+            raise UsageError(f"{len(values)} rows are too few: a regression needs at least 5")
         return values.to_numpy(dtype=np.float64), "regression"
     if distinct < 2:
-        raise Mistake(f"the target column '{name}' has one class only: a classification needs at least two")
+        raise UsageError(f"the target column '{name}' has one class only: a classification needs at least two")
     if distinct > MAX_CLASSES:
-        raise Mistake(
+        raise UsageError(
             f"the target column '{name}' has {distinct} classes, more than {MAX_CLASSES}: group them, or use --task regression"
         )
     counts = values.value_counts()
     if int(counts.min()) < 2:
         rare = counts.index[-1]
         row = first_row(values == rare)
-        raise Mistake(f"class '{rare}' of column '{name}' has a single row (row {row}): add rows of it, or remove it")
+        raise UsageError(f"class '{rare}' of column '{name}' has a single row (row {row}): add rows of it, or remove it")
     if whole:
         return values.to_numpy(dtype=np.int64), "classification"
     return values.to_numpy(), "classification"
@@ -171,7 +171,7 @@ def _split(labels: npt.NDArray[Any], task: Task, test_size: float, random_state:
     held = math.ceil(test_size * rows)
     classes = len(np.unique(labels)) if task == "classification" else 1
     if held < classes or rows - held < classes:
-        raise Mistake(
+        raise UsageError(
             f"--test-size {test_size:g} of {rows} rows leaves one side without a row per class ({classes}): change it, or add rows"
         )
     parts = train_test_split(
@@ -189,13 +189,15 @@ def _learn(
     example: Any = _plain((seen if len(seen) else column.dropna()).iloc[0])
     numeric = pd.api.types.is_float_dtype(column.dtype)
     if limits is not None and not numeric:
-        raise Mistake(f"--bounds '{name}': only a column of numbers can have bounds")
+        raise UsageError(f"--bounds '{name}': only a column of numbers can have bounds")
     if not numeric:
         boolean = isinstance(example, bool)
         categories = () if boolean else tuple(sorted(column.dropna().unique()))
         return Feature(name, "boolean" if boolean else "category", categories=categories, nullable=nullable, example=example)
     if not len(seen):
-        raise Mistake(f"column '{name}' is empty in every row to learn from: fill more rows, or leave it out with --drop '{name}'")
+        raise UsageError(
+            f"column '{name}' is empty in every row to learn from: fill more rows, or leave it out with --drop '{name}'"
+        )
     feature = Feature(
         name, low=float(seen.min()), high=float(seen.max()), nullable=nullable, example=int(example) if whole else example
     )
@@ -205,7 +207,7 @@ def _learn(
     outside = column[(column < (-math.inf if minimum is None else minimum)) | (column > (math.inf if maximum is None else maximum))]
     if len(outside):
         row = int(np.asarray(outside.index)[0]) + 1
-        raise Mistake(f"column '{name}' is {outside.iloc[0]:g} in row {row}, outside its bounds: correct the row or the bounds")
+        raise UsageError(f"column '{name}' is {outside.iloc[0]:g} in row {row}, outside its bounds: correct the row or the bounds")
     return replace(feature, minimum=minimum, maximum=maximum)
 
 

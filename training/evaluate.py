@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.core import codec
-from serve_app.core.bundle import Bundle
-from serve_app.core.codec import Scores
-from serve_app.core.errors import BundleRefused, InvalidInput
-from serve_app.core.predictor import open_predictor
-from serve_app.core.signature import Label, Signature, Task
+from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.matrix import Scores
+from serve_app.artifacts.signature import Label, Signature, Task
+from serve_app.errors import BundleRefused, InvalidInput
+from serve_app.inference.predictor import open_predictor
 
 Metrics = dict[str, Any]
 
@@ -114,7 +114,7 @@ def served_predictions(
         different = _difference(predictor.signature, signature)
         if different:
             return None, {"compared": False, "why": f"the served model has {different}", **about}
-        matrix = codec.read_rows(predictor.signature, rows, unknown="unseen")
+        matrix = read_rows(predictor.signature, rows, unknown="unseen")
         return predictions(predictor.scores(matrix), predictor.signature), {"compared": True, **about}
     except BundleRefused as error:
         return None, {"compared": False, "why": f"the served model cannot be opened here: {error}", **about}

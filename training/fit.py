@@ -1,6 +1,6 @@
 """From a signature to an unfitted scikit-learn model of the right shape.
 
-A request reaches the model as a coded matrix (serve_app.core.codec). A table of more than plain numbers is turned into that
+A request reaches the model as a coded matrix (serve_app.protocols.decode). A table of more than plain numbers is turned into that
 very matrix by the first step, `encode`, which serving takes off; all that follows works on the matrix. Only classes of
 scikit-learn and functions of numpy are used: the pickle loads wherever those are.
 """
@@ -25,9 +25,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from serve_app.core.predictor import ENCODE
-from serve_app.core.signature import UNSEEN, Signature, Task
-from training.errors import Mistake
+from serve_app.artifacts.signature import UNSEEN, Signature, Task
+from serve_app.errors import UsageError
+from serve_app.inference.predictor import ENCODE
 
 ESTIMATORS = ("random-forest", "logistic-regression", "hist-gradient-boosting")
 """Names that need no import path; a regression gets the twin (logistic regression: ridge)."""
@@ -44,7 +44,7 @@ _MISSING = -2.0  # the code that a gap gets before one-hot: a category of its ow
 
 
 def build(signature: Signature, estimator: str, params: Mapping[str, Any], *, random_state: int) -> Any:
-    """An unfitted model for tables of this signature; Mistake when there is none of that name or it takes no such parameter."""
+    """An unfitted model for tables of this signature; UsageError when there is none of that name or it takes no such parameter."""
     core = _core(signature.task, estimator, params, random_state)
     steps = _prepare(signature, estimator)
     steps.append(("model", core))
@@ -72,7 +72,7 @@ def encoder(signature: Signature) -> ColumnTransformer:
 
 
 def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str, ...]:
-    """Fit in place; gives what scikit-learn warned of. Mistake when the estimator cannot learn this table."""
+    """Fit in place; gives what scikit-learn warned of. UsageError when the estimator cannot learn this table."""
     core = model.steps[-1][1] if isinstance(model, Pipeline) else model
     # A forest keeps the number of threads that it was given, and answers one row best with one: only while fitting.
     threads = len(frame) >= THREADED_ROWS and "n_jobs" in core.get_params(deep=False) and core.n_jobs is None
@@ -83,7 +83,7 @@ def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str,
             warnings.simplefilter("always")
             model.fit(frame, target)
     except (ValueError, TypeError) as error:
-        raise Mistake(f"{type(core).__name__} cannot learn this table: {' '.join(str(error).split())[:300]}") from error
+        raise UsageError(f"{type(core).__name__} cannot learn this table: {' '.join(str(error).split())[:300]}") from error
     if threads:
         core.set_params(n_jobs=None)
     return tuple(dict.fromkeys(" ".join(str(warning.message).split())[:300] for warning in caught))
@@ -154,7 +154,7 @@ def _core(task: Task, estimator: str, params: Mapping[str, Any], random_state: i
         if name not in accepted and name not in params:
             del given[name]  # a default that the regression's twin does not know
         elif name not in accepted:
-            raise Mistake(f"{estimator} has no parameter {name}: leave --{name.replace('_', '-')} out")
+            raise UsageError(f"{estimator} has no parameter {name}: leave --{name.replace('_', '-')} out")
     if "random_state" in accepted:
         given["random_state"] = random_state
     return known(**given)
@@ -176,28 +176,28 @@ def _own(task: Task, path: str, params: Mapping[str, Any], random_state: int) ->
     """An estimator of the caller's: `package.module:factory`; the factory is given whatever it has a parameter for."""
     module_name, separator, name = path.partition(":")
     if not separator or not module_name or not name:
-        raise Mistake(f"there is no estimator '{path}': use {', '.join(ESTIMATORS)} or package.module:factory")
+        raise UsageError(f"there is no estimator '{path}': use {', '.join(ESTIMATORS)} or package.module:factory")
     try:
         factory = getattr(importlib.import_module(module_name), name)
     except ImportError as error:
-        raise Mistake(f"the module of --estimator {path} cannot be imported: {error}") from None
+        raise UsageError(f"the module of --estimator {path} cannot be imported: {error}") from None
     except AttributeError:
-        raise Mistake(f"the module of --estimator {path} has no '{name}'") from None
+        raise UsageError(f"the module of --estimator {path} has no '{name}'") from None
     if not callable(factory):
-        raise Mistake(f"--estimator {path} is not a function that returns an estimator")
+        raise UsageError(f"--estimator {path} is not a function that returns an estimator")
     try:
         accepted = inspect.signature(factory).parameters
     except ValueError:
-        raise Mistake(f"--estimator {path} is not a function written in Python that returns an estimator") from None
+        raise UsageError(f"--estimator {path} is not a function written in Python that returns an estimator") from None
     for given in params:
         if given not in accepted:
-            raise Mistake(f"the factory {path} has no parameter {given}: leave --{given.replace('_', '-')} out")
+            raise UsageError(f"the factory {path} has no parameter {given}: leave --{given.replace('_', '-')} out")
     offered = {"task": task, "random_state": random_state, **params}
     try:
         made = factory(**{key: value for key, value in offered.items() if key in accepted})
     except Exception as error:
-        raise Mistake(f"the factory {path} failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+        raise UsageError(f"the factory {path} failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
     suits = is_classifier if task == "classification" else is_regressor
     if not hasattr(made, "fit") or not hasattr(made, "__sklearn_tags__") or not suits(made):
-        raise Mistake(f"the factory {path} returned a {type(made).__name__}, which is no scikit-learn estimator for a {task}")
+        raise UsageError(f"the factory {path} returned a {type(made).__name__}, which is no scikit-learn estimator for a {task}")
     return made

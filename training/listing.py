@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from serve_app.core.bundle import METRICS, ONNX
-from serve_app.core.store import Entry
+from serve_app.artifacts.bundle import METRICS, ONNX
+from serve_app.artifacts.store import Entry
 
 COLUMNS = ("served", "version", "digest", "predictor", "model", "metrics", "trained", "run")
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.core.codec import Matrix
-from serve_app.core.predictor import Score
-from serve_app.core.signature import Signature
+from serve_app.artifacts.matrix import Matrix
+from serve_app.artifacts.signature import Signature
+from serve_app.inference.predictor import Score
 from training import evaluate
 
 IMPORTANCE_ROWS = 500

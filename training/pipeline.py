@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from serve_app.core.errors import IrisApiError
-from serve_app.core.predictor import onnx_scores, sklearn_scores
-from serve_app.core.signing import Sign, SigningError, signer
-from serve_app.core.store import KEEP, Entry, PointerMoved, Store
+from serve_app.artifacts.signing import Sign, SigningError, signer
+from serve_app.artifacts.store import KEEP, Entry, PointerMoved, Store
+from serve_app.errors import IrisApiError, UsageError
+from serve_app.inference.predictor import onnx_scores, sklearn_scores
 from training import card, convert, evaluate, fit, pictures, publish
 from training.candidate import Candidate, fit_candidate, judge
 from training.dataset import Bounds, Dataset, TaskChoice, load
-from training.errors import Mistake
 from training.evaluate import Verdict
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Outcome:
 
 
 def train(options: Options, progress: Progress) -> Outcome:
-    """Train, judge and publish. Raises Mistake, Unreachable or StoreError; a refused model is an outcome."""
+    """Train, judge and publish. Raises UsageError, BackendUnavailable or StoreError; a refused model is an outcome."""
     _check(options)
     sign = None if options.signing_key is None else _signer(options.signing_key)
     seed = secrets.randbelow(2**31) if options.random_state is None else options.random_state
@@ -172,25 +171,25 @@ def _signer(file: Path) -> Sign:
     try:
         return signer(file)
     except SigningError as error:
-        raise Mistake(f"--signing-key: {error}") from None
+        raise UsageError(f"--signing-key: {error}") from None
 
 
 def _check(options: Options) -> None:
     if not 0.0 < options.test_size < 1.0:
-        raise Mistake(f"--test-size {options.test_size:g} must be a share between 0 and 1, like 0.2")
+        raise UsageError(f"--test-size {options.test_size:g} must be a share between 0 and 1, like 0.2")
     if options.model_dir.exists() and not options.model_dir.is_dir():
-        raise Mistake(f"--model-dir {options.model_dir} is a file: name a folder")
+        raise UsageError(f"--model-dir {options.model_dir} is a file: name a folder")
     for name, value in options.params.items():
         if isinstance(value, int) and value < 1:
             also = ", or None for no limit" if name == "max_depth" else ""
-            raise Mistake(f"--{name.replace('_', '-')} {value} must be at least 1{also}")
+            raise UsageError(f"--{name.replace('_', '-')} {value} must be at least 1{also}")
 
 
 def _limits(options: Options, dataset: Dataset) -> dict[str, float]:
     known = evaluate.NAMES[dataset.signature.task]
     for name in options.limits:
         if name not in known:
-            raise Mistake(f"a {dataset.signature.task} has no metric '{name}': use {', '.join(known)}")
+            raise UsageError(f"a {dataset.signature.task} has no metric '{name}': use {', '.join(known)}")
     defaults = evaluate.default_floors(dataset.test_target, dataset.signature, built_in=options.data is None)
     return {**defaults, **options.limits}
 

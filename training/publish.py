@@ -16,8 +16,8 @@ import numpy.typing as npt
 import orjson
 
 from serve_app import __version__
-from serve_app.core.bundle import GOLDEN, JOBLIB, METRICS, ONNX
-from serve_app.core.signature import Signature
+from serve_app.artifacts.bundle import GOLDEN, JOBLIB, METRICS, ONNX
+from serve_app.artifacts.signature import Signature
 from training import fit
 from training.candidate import Candidate
 from training.reference import reference

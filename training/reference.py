@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from serve_app.core.signature import Signature
+from serve_app.artifacts.signature import Signature
 
 BINS = 10
 

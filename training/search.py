@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from serve_app.core.signature import Signature, Task
-from training import evaluate, fit, progress
+from serve_app import progress
+from serve_app.artifacts.signature import Signature, Task
+from serve_app.errors import UsageError
+from serve_app.ray_workers import workers
+from training import evaluate, fit
 from training.dataset import Dataset
-from training.errors import Mistake
-from training.workers import workers
 
 FOLDS = 5
 
@@ -61,7 +62,7 @@ def propose(task: Task, estimator: str, params: Mapping[str, Any], *, candidates
     """Different parameters, the given ones first; fewer when the space holds no more."""
     space = RIDGE if (task, estimator) == ("regression", "logistic-regression") else SPACES.get(estimator)
     if space is None:
-        raise Mistake(f"--search knows no parameters of {estimator}: use it with {', '.join(SPACES)}")
+        raise UsageError(f"--search knows no parameters of {estimator}: use it with {', '.join(SPACES)}")
     given = dict(params)
     if estimator == "hist-gradient-boosting" and "n_estimators" in given:
         given["max_iter"] = given.pop("n_estimators")
@@ -83,7 +84,7 @@ def _folds(dataset: Dataset, random_state: int) -> list[tuple[npt.NDArray[Any], 
         return list(KFold(folds, shuffle=True, random_state=random_state).split(np.zeros(rows)))
     folds = min(FOLDS, int(np.unique(target, return_counts=True)[1].min()))
     if folds < 2:
-        raise Mistake("--search needs at least two rows of each class besides the held-out ones: add rows")
+        raise UsageError("--search needs at least two rows of each class besides the held-out ones: add rows")
     return list(StratifiedKFold(folds, shuffle=True, random_state=random_state).split(np.zeros(rows), target))
 
 

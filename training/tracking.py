@@ -25,11 +25,11 @@ from mlflow.models import ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, DataType, ParamSchema, Schema
 
-from serve_app.core.signature import Signature
-from serve_app.core.store import Store
-from training.errors import Mistake, Unreachable
-from training.patience import cause, first_use, one_sentence, patient, short_waits, shown
-from training.place import resolve
+from serve_app.artifacts.signature import Signature
+from serve_app.artifacts.store import Store
+from serve_app.errors import BackendUnavailable, UsageError
+from training.mlflow_retry import cause, fail_fast, first_use, retry_when_locked, shown, translate_errors
+from training.tracking_uri import resolve
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -61,8 +61,8 @@ class Run:
 
     def tag(self, tags: Mapping[str, object]) -> None:
         for key, value in tags.items():
-            with one_sentence("tag the run"):
-                patient(partial(self.server.client.set_tag, self.run_id, key, str(value)))
+            with translate_errors("tag the run"):
+                retry_when_locked(partial(self.server.client.set_tag, self.run_id, key, str(value)))
 
     def log(self, *, params: Mapping[str, Any], metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         now = int(time.time() * 1000)
@@ -71,36 +71,40 @@ class Run:
             "params": [Param(_key(name), str(value)[:6000]) for name, value in params.items()],
             "tags": [RunTag(_key(name), str(value)) for name, value in tags.items()],
         }
-        with one_sentence("record the run"):
-            patient(partial(self.server.client.log_batch, self.run_id, **batch))
+        with translate_errors("record the run"):
+            retry_when_locked(partial(self.server.client.log_batch, self.run_id, **batch))
 
     def upload(self, files: Mapping[str, bytes], folder: str) -> None:
         """Put files under the run's artifacts."""
         with tempfile.TemporaryDirectory() as aside:
             for name, data in files.items():
                 (Path(aside) / name).write_bytes(data)
-            with one_sentence("store the run's files"):
-                patient(lambda: self.server.client.log_artifacts(self.run_id, aside, folder))
+            with translate_errors("store the run's files"):
+                retry_when_locked(lambda: self.server.client.log_artifacts(self.run_id, aside, folder))
 
 
 def connect(uri: str | None, experiment: str) -> Server:
-    """The server, after it has answered a real question within seconds; Unreachable otherwise."""
+    """The server, after it has answered a real question within seconds; BackendUnavailable otherwise."""
     tracking, root = resolve(uri)
     _quiet()
     try:
-        with short_waits(), first_use(tracking):
+        with fail_fast(), first_use(tracking):
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
             client.search_registered_models(max_results=1)
-            found = patient(lambda: client.get_experiment_by_name(experiment))
-            experiment_id = patient(lambda: _create_experiment(client, experiment, root)) if found is None else found.experiment_id
+            found = retry_when_locked(lambda: client.get_experiment_by_name(experiment))
+            experiment_id = (
+                retry_when_locked(lambda: _create_experiment(client, experiment, root)) if found is None else found.experiment_id
+            )
     except Exception as error:  # requests, SQLAlchemy and MLflow each have their own
-        raise Unreachable(f"MLflow at {shown(tracking)} cannot be used ({cause(error)}): start it, or use --no-tracking") from None
+        raise BackendUnavailable(
+            f"MLflow at {shown(tracking)} cannot be used ({cause(error)}): start it, or use --no-tracking"
+        ) from None
     if found is not None and found.lifecycle_stage != "active":
-        raise Unreachable(f"the experiment '{experiment}' is deleted in MLflow: restore it, or use --experiment-name")
+        raise BackendUnavailable(f"the experiment '{experiment}' is deleted in MLflow: restore it, or use --experiment-name")
     if root is not None:
         place = f"{root}/{experiment}"
         if found is not None and found.artifact_location != place:
-            raise Mistake(
+            raise UsageError(
                 f"the experiment '{experiment}' keeps its files at {found.artifact_location}: use another --experiment-name"
             )
         _reach(place)
@@ -110,8 +114,8 @@ def connect(uri: str | None, experiment: str) -> Server:
 @contextlib.contextmanager
 def running(server: Server, run_name: str | None) -> Iterator[Run]:
     """A run that ends FINISHED, or FAILED when the block raises."""
-    with one_sentence("start a run"):
-        made = patient(lambda: server.client.create_run(server.experiment_id, run_name=run_name))
+    with translate_errors("start a run"):
+        made = retry_when_locked(lambda: server.client.create_run(server.experiment_id, run_name=run_name))
     run = Run(server, made.info.run_id, made.info.run_name, made.info.artifact_uri)
     status = "FAILED"
     try:
@@ -119,7 +123,7 @@ def running(server: Server, run_name: str | None) -> Iterator[Run]:
         status = "FINISHED"
     finally:
         with contextlib.suppress(Exception):
-            patient(lambda: server.client.set_terminated(run.run_id, status))
+            retry_when_locked(lambda: server.client.set_terminated(run.run_id, status))
 
 
 def log_model(run: Run, model: Any, signature: Signature, example: Any, requirements: Sequence[str]) -> str:
@@ -135,7 +139,7 @@ def log_model(run: Run, model: Any, signature: Signature, example: Any, requirem
     # The fluent API logs into the active run of this process, on the URI set here.
     mlflow.set_tracking_uri(run.server.uri)
     mlflow.set_registry_uri(run.server.uri)
-    with one_sentence("store the model"), warnings.catch_warnings():
+    with translate_errors("store the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with mlflow.start_run(run_id=run.run_id):
             trusted = _types(model)
@@ -144,7 +148,7 @@ def log_model(run: Run, model: Any, signature: Signature, example: Any, requirem
                 formats.insert(0, {"serialization_format": "skops", "skops_trusted_types": trusted})
             for at, chosen in enumerate(formats):
                 try:
-                    info = patient(partial(flavour.log_model, model, **arguments, **chosen))
+                    info = retry_when_locked(partial(flavour.log_model, model, **arguments, **chosen))
                     break
                 except MlflowException:
                     if at == len(formats) - 1:
@@ -156,19 +160,19 @@ def log_model(run: Run, model: Any, signature: Signature, example: Any, requirem
 def register(run: Run, model_uri: str, name: str) -> str:
     """A new version of the registered model; gives its number."""
     client = run.server.client
-    with one_sentence(f"register {name}"):
+    with translate_errors(f"register {name}"):
         with contextlib.suppress(MlflowException):
-            patient(lambda: client.create_registered_model(name))
-        version = patient(
+            retry_when_locked(lambda: client.create_registered_model(name))
+        version = retry_when_locked(
             lambda: client.create_model_version(name, source=model_uri, run_id=run.run_id, model_id=_model_id(model_uri))
         )
     return str(version.version)
 
 
 def tag_version(server: Server, name: str, version: str, tags: Mapping[str, object]) -> None:
-    with one_sentence(f"tag version {version} of {name}"):
+    with translate_errors(f"tag version {version} of {name}"):
         for key, value in tags.items():
-            patient(partial(server.client.set_model_version_tag, name, version, key, str(value)))
+            retry_when_locked(partial(server.client.set_model_version_tag, name, version, key, str(value)))
 
 
 def crown(client: mlflow.MlflowClient, name: str, version: str) -> None:
@@ -178,10 +182,10 @@ def crown(client: mlflow.MlflowClient, name: str, version: str) -> None:
         before = str(client.get_model_version_by_alias(name, CHAMPION).version)
     if before == version:
         return
-    patient(lambda: client.set_registered_model_alias(name, CHAMPION, version))
+    retry_when_locked(lambda: client.set_registered_model_alias(name, CHAMPION, version))
     if before is not None:
         with contextlib.suppress(MlflowException):
-            patient(lambda: client.set_registered_model_alias(name, PREVIOUS, before))
+            retry_when_locked(lambda: client.set_registered_model_alias(name, PREVIOUS, before))
 
 
 def follow(uri: str | None, store: Store) -> str | None:
@@ -193,7 +197,7 @@ def follow(uri: str | None, store: Store) -> str | None:
     tracking, _ = resolve(uri)
     crowned = None
     try:
-        with short_waits():
+        with fail_fast():
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
             for _ in range(5):
                 metadata: Mapping[str, Any] = next((entry.metadata for entry in store.entries() if entry.served), {})
@@ -203,7 +207,7 @@ def follow(uri: str | None, store: Store) -> str | None:
                 crown(client, str(name), str(version))
                 crowned = str(version)
     except Exception as error:
-        raise Unreachable(f"the alias '{CHAMPION}' in MLflow at {shown(tracking)} was not moved ({cause(error)})") from None
+        raise BackendUnavailable(f"the alias '{CHAMPION}' in MLflow at {shown(tracking)} was not moved ({cause(error)})") from None
     return crowned
 
 
@@ -225,7 +229,7 @@ def _reach(place: str) -> None:
     looking.join(BUCKET_SECONDS)
     if looking.is_alive() or failed:
         why = cause(failed[0]) if failed else f"no answer in {BUCKET_SECONDS:g} s"
-        raise Unreachable(f"the files of the runs cannot be put at {place} ({why}): correct it, or use --no-tracking")
+        raise BackendUnavailable(f"the files of the runs cannot be put at {place} ({why}): correct it, or use --no-tracking")
 
 
 def _create_experiment(client: mlflow.MlflowClient, name: str, root: str | None) -> str:

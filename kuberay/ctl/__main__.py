@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from kuberay.ctl import clean, deploy, doctor, look, store, train
-from kuberay.ctl.kube import Cluster, Stop
+from kuberay.ctl.kube import Cluster, CommandError
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
     cluster = Cluster.from_environment()
     try:
         return run(cluster, chosen)
-    except Stop as stop:
+    except CommandError as stop:
         sys.stderr.write(f"error: {stop}\n")
         return 1
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 from kuberay.ctl import manifests, waiting
-from kuberay.ctl.kube import SERVICE, Cluster, Stop, field, say
+from kuberay.ctl.kube import SERVICE, Cluster, CommandError, field, say
 
 CRD = "rayservices.ray.io"
 RELEASE = "kuberay-operator"
@@ -41,9 +41,9 @@ def deploy(cluster: Cluster, name: str) -> None:
 
 def require_operator(cluster: Cluster) -> None:
     if cluster.ask("version", "-o", "json", namespaced=False) is None:
-        raise Stop("no cluster answers: look at `kubectl cluster-info`, set KUBECONFIG or KUBECTL='kubectl --context NAME'")
+        raise CommandError("no cluster answers: look at `kubectl cluster-info`, set KUBECONFIG or KUBECTL='kubectl --context NAME'")
     if cluster.get("crd", CRD, namespaced=False) is None:
-        raise Stop("the KubeRay operator is not installed on this cluster: run `make k8s-setup`")
+        raise CommandError("the KubeRay operator is not installed on this cluster: run `make k8s-setup`")
 
 
 def operator(cluster: Cluster) -> tuple[str, int] | None:
@@ -69,5 +69,5 @@ def setup(cluster: Cluster, version: str) -> None:
         command = cluster.command("apply", "--server-side", "-k", source, namespaced=False)
     say("  " + " ".join(command))
     if subprocess.run(command, check=False).returncode:  # noqa: S603
-        raise Stop(f"the operator {version} could not be installed: see the message above")
+        raise CommandError(f"the operator {version} could not be installed: see the message above")
     say("the KubeRay operator is installed")

@@ -27,7 +27,7 @@ SECRET = "iris-api-secrets"  # noqa: S105  the name of a Secret
 Json = dict[str, Any]
 
 
-class Stop(Exception):
+class CommandError(Exception):
     """Work cannot go on; the message is one sentence that names the fix."""
 
 
@@ -60,16 +60,16 @@ class Cluster:
                 self.command(*arguments, namespaced=namespaced), input=text, capture_output=True, text=True, check=False
             )
         except FileNotFoundError:
-            raise Stop(f"{self.kubectl[0]} is not installed (or not in PATH): install kubectl, or set KUBECTL") from None
+            raise CommandError(f"{self.kubectl[0]} is not installed (or not in PATH): install kubectl, or set KUBECTL") from None
         if done.returncode:
-            raise Stop(_last_line(done.stderr) or f"kubectl {arguments[0]} failed")
+            raise CommandError(_last_line(done.stderr) or f"kubectl {arguments[0]} failed")
         return done.stdout
 
     def ask(self, *arguments: str, namespaced: bool = True) -> str | None:
         """Like `run`, but None when kubectl fails."""
         try:
             return self.run(*arguments, namespaced=namespaced)
-        except Stop:
+        except CommandError:
             return None
 
     def get(self, kind: str, name: str, *, namespaced: bool = True) -> Json | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from kuberay.ctl.faults import application_fault, pod_faults
-from kuberay.ctl.kube import MLFLOW_SERVICE, PART_OF, PODS, RAYSERVICE, SERVICE, Cluster, Stop, conditions, field, say
+from kuberay.ctl.kube import MLFLOW_SERVICE, PART_OF, PODS, RAYSERVICE, SERVICE, Cluster, CommandError, conditions, field, say
 from kuberay.ctl.reach import api
 
 ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
@@ -39,7 +39,7 @@ def logs(cluster: Cluster, lines: int, follow: bool) -> None:
     """The application's own logs: Ray keeps them as files in the pods."""
     pods = cluster.pods("app=iris-api")
     if not pods:
-        raise Stop(f"no pod of the API in {cluster.namespace}: run `make k8s-deploy`")
+        raise CommandError(f"no pod of the API in {cluster.namespace}: run `make k8s-deploy`")
     command = SERVE_LOGS.format(lines=lines, follow="-F" if follow else "")
     running = []
     for pod in pods:
@@ -66,25 +66,25 @@ def test(cluster: Cluster) -> None:
             answer = client.call("/predict", ROW)
             info = client.call("/model/info")
         except OSError as error:
-            raise Stop(f"the API does not answer ({error}): run `make k8s-doctor`") from None
+            raise CommandError(f"the API does not answer ({error}): run `make k8s-doctor`") from None
     say(f"health      {health.status}  {health.body.get('status')}, model_loaded={health.body.get('model_loaded')}")
     say(f"prediction  {answer.status}  {answer.body.get('prediction', answer.body.get('detail'))}")
     say(f"model       {info.status}  version {info.version}, {info.body.get('model_type', info.body.get('detail'))}")
     if answer.status == 503:
-        raise Stop("the API runs but has no model yet: run `make k8s-train`")
+        raise CommandError("the API runs but has no model yet: run `make k8s-train`")
     if answer.status in (401, 403):
-        raise Stop("the pods run with another API_KEY than the Secret holds now: run `make k8s-deploy`, which rolls it out")
+        raise CommandError("the pods run with another API_KEY than the Secret holds now: run `make k8s-deploy`, which rolls it out")
     if answer.status == 422:
         say("the served model wants other fields than the iris flowers: see /docs")
     elif answer.status != 200:
-        raise Stop(f"the prediction failed with {answer.status}: run `make k8s-logs`")
+        raise CommandError(f"the prediction failed with {answer.status}: run `make k8s-logs`")
     say("verdict: the API works")
 
 
 def forward(cluster: Cluster, what: str, port: int) -> None:
     service, target = (MLFLOW_SERVICE, 5000) if what == "mlflow" else (SERVICE, 8000)
     if cluster.get("service", service) is None:
-        raise Stop(
+        raise CommandError(
             f"there is no Service {service} in {cluster.namespace}: run `make k8s-deploy{'-mlflow' if what == 'mlflow' else ''}`"
         )
     say(f"http://127.0.0.1:{port} until Ctrl-C")

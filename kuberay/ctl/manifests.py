@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from kuberay.ctl.kube import SECRET, Cluster, Stop, field
+from kuberay.ctl.kube import SECRET, Cluster, CommandError, field
 from kuberay.ctl.reach import api_key
 
 HERE = Path(__file__).resolve().parent.parent
@@ -22,7 +22,7 @@ def overlay(name: str) -> Path:
         if (folder / "kustomization.yaml").is_file():
             return folder
     known = ", ".join(sorted(path.parent.name for path in (HERE / "overlays").glob("*/kustomization.yaml")))
-    raise Stop(f"there is no overlay '{name}': use one of {known}, or a folder with a kustomization.yaml")
+    raise CommandError(f"there is no overlay '{name}': use one of {known}, or a folder with a kustomization.yaml")
 
 
 def build(cluster: Cluster, folder: Path) -> list[str]:
@@ -64,7 +64,7 @@ def check_secret(cluster: Cluster) -> str | None:
     if cluster.get("secret", SECRET) is not None:
         _check_key(api_key(cluster), f"the Secret {SECRET}")
         return None
-    raise Stop(
+    raise CommandError(
         f"{os.path.relpath(SECRET_FILE)} is missing: make one with "
         'sed "s/replace-me.*/$(openssl rand -hex 32)/" kuberay/base/secret.yaml.example > kuberay/base/secret.yaml'
     )
@@ -72,4 +72,4 @@ def check_secret(cluster: Cluster) -> str | None:
 
 def _check_key(key: str, where: str) -> None:
     if len(key) < MIN_KEY or key.startswith("replace-me"):
-        raise Stop(f"API_KEY in {where} must be at least {MIN_KEY} characters of your own: openssl rand -hex 32")
+        raise CommandError(f"API_KEY in {where} must be at least {MIN_KEY} characters of your own: openssl rand -hex 32")

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kuberay.ctl.kube import SECRET, SERVICE, Cluster, Json, Stop, field
+from kuberay.ctl.kube import SECRET, SERVICE, Cluster, CommandError, Json, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ def api_key(cluster: Cluster) -> str:
 def api(cluster: Cluster) -> Iterator[Api]:
     """The API for as long as the block lasts."""
     if cluster.get("service", SERVICE) is None:
-        raise Stop(f"there is no Service {SERVICE} yet in {cluster.namespace}: run `make k8s-deploy`, or look at `make k8s-status`")
+        raise CommandError(
+            f"there is no Service {SERVICE} yet in {cluster.namespace}: run `make k8s-deploy`, or look at `make k8s-status`"
+        )
     with reached(cluster, SERVICE, 8000) as address:
         yield Api(address, api_key(cluster))
 
@@ -71,7 +73,7 @@ def reached(cluster: Cluster, service: str, port: int) -> Iterator[str]:
         found = re.search(r"127\.0\.0\.1:\d+", line)
         if found is None:
             reason = line.strip() or "kubectl port-forward ended"
-            raise Stop(f"{service} cannot be reached: {reason}; run `make k8s-doctor`")
+            raise CommandError(f"{service} cannot be reached: {reason}; run `make k8s-doctor`")
         yield f"http://{found.group()}"
     finally:
         forward.terminate()

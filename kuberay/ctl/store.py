@@ -8,7 +8,7 @@ import time
 
 from kuberay.ctl import manifests
 from kuberay.ctl.faults import pod_faults
-from kuberay.ctl.kube import RAYSERVICE, Cluster, Stop, field, say
+from kuberay.ctl.kube import RAYSERVICE, Cluster, CommandError, field, say
 from kuberay.ctl.train import wait_for_version
 from kuberay.ctl.waiting import PATIENCE, Progress
 
@@ -29,7 +29,9 @@ def command(cluster: Cluster, *arguments: str) -> None:
 def run(cluster: Cluster, *arguments: str) -> str:
     """Run `python -m training ARGUMENTS` beside the store; returns its output, raises Stop with its error."""
     if cluster.get("persistentvolumeclaim", "models-pvc") is None:
-        raise Stop("there is no store on a volume here; in the gcs overlay MLflow's alias decides (docs/operations.md, bucket)")
+        raise CommandError(
+            "there is no store on a volume here; in the gcs overlay MLflow's alias decides (docs/operations.md, bucket)"
+        )
     document = re.sub(r"^(\s*)args: .*$", rf"\1args: {json.dumps(list(arguments))}", FILE.read_text(), flags=re.MULTILINE)
     cluster.run("delete", "job", JOB, "--ignore-not-found", "--wait", "--cascade=foreground")
     cluster.run("apply", "-f", "-", text=manifests.place(cluster, document))
@@ -40,13 +42,13 @@ def run(cluster: Cluster, *arguments: str) -> str:
             break
         faults = pod_faults(cluster, f"app={JOB}")
         if faults and progress.seconds > PATIENCE:
-            raise Stop(str(faults[0]))
+            raise CommandError(str(faults[0]))
         if progress.seconds > 300:
-            raise Stop("the store does not answer: run `make k8s-doctor`")
+            raise CommandError("the store does not answer: run `make k8s-doctor`")
         time.sleep(0.5)
     output = cluster.ask("logs", f"job/{JOB}") or ""
     cluster.ask("delete", "job", JOB, "--wait=false")
     if status.get("failed"):
         lines = [line for line in output.splitlines() if line.strip()]
-        raise Stop(lines[-1].removeprefix("error: ") if lines else "the store's Job failed without a word")
+        raise CommandError(lines[-1].removeprefix("error: ") if lines else "the store's Job failed without a word")
     return output

@@ -9,7 +9,7 @@ import time
 from kuberay.ctl import manifests
 from kuberay.ctl.deploy import require_operator
 from kuberay.ctl.faults import pod_faults
-from kuberay.ctl.kube import RAYJOB, RAYSERVICE, SCOREJOB, Cluster, Stop, field, say
+from kuberay.ctl.kube import RAYJOB, RAYSERVICE, SCOREJOB, Cluster, CommandError, field, say
 from kuberay.ctl.reach import api
 from kuberay.ctl.waiting import PATIENCE, Progress
 
@@ -60,7 +60,9 @@ def follow(cluster: Cluster, progress: Progress, name: str = RAYJOB, *, limit: f
         job = cluster.get("rayjob", name)
         missing_since = (missing_since or progress.seconds) if job is None else None
         if missing_since is not None and progress.seconds - missing_since > PATIENCE:
-            raise Stop(f"the RayJob {name} is gone before it ended, or the cluster does not answer: look at `kubectl get events`")
+            raise CommandError(
+                f"the RayJob {name} is gone before it ended, or the cluster does not answer: look at `kubectl get events`"
+            )
         deployment, status = field(job, "status.jobDeploymentStatus", ""), field(job, "status.jobStatus", "")
         if not shown:
             progress(f"RayJob {deployment or 'created'} {status}".rstrip())
@@ -74,13 +76,13 @@ def follow(cluster: Cluster, progress: Progress, name: str = RAYJOB, *, limit: f
         if status == "SUCCEEDED":
             return shown
         if (status in ("FAILED", "STOPPED") and deployment == "Failed") or deployment in ("Failed", "ValidationFailed"):
-            raise Stop(_failure(field(job, "status.reason", ""), field(job, "status.message", "")))
+            raise CommandError(_failure(field(job, "status.reason", ""), field(job, "status.message", "")))
         faults = [fault for fault in pod_faults(cluster, f"app={name}") if fault.final]
         faulty_since = (faulty_since or progress.seconds) if faults else None
         if faulty_since is not None and progress.seconds - faulty_since > PATIENCE:
-            raise Stop(str(faults[0]))
+            raise CommandError(str(faults[0]))
         if progress.seconds > limit:
-            raise Stop("the job does not end: run `make k8s-doctor`")
+            raise CommandError("the job does not end: run `make k8s-doctor`")
         time.sleep(1)
 
 
@@ -117,7 +119,7 @@ def wait_for_version(cluster: Cluster, version: str, limit: float = 90.0) -> Non
             if seen == {version}:
                 return
             time.sleep(0.5)
-    raise Stop(
+    raise CommandError(
         f"after {limit:.0f} s the API answers with version {sorted(map(str, seen))} instead of {version}: see `make k8s-test`"
     )
 

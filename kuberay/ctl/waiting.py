@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from kuberay.ctl.faults import Fault, application_fault, pod_faults
-from kuberay.ctl.kube import RAYSERVICE, SERVICE, Cluster, Json, Stop, conditions, field, say
+from kuberay.ctl.kube import RAYSERVICE, SERVICE, Cluster, CommandError, Json, conditions, field, say
 
 PATIENCE = 30.0
 """Seconds that a fault may last before it counts: an image can be pulled at the second try."""
@@ -48,11 +48,11 @@ def until(cluster: Cluster, what: str, look: Callable[[], tuple[bool, str]], sel
         for fault, start in since.items():
             if progress.seconds - start >= PATIENCE:
                 if fault.final:
-                    raise Stop(str(fault))
+                    raise CommandError(str(fault))
                 progress(str(fault))
         if progress.seconds > limit:
             hint = "; ".join(str(fault) for fault in faults) or "run `make k8s-doctor`"
-            raise Stop(f"{what} is not ready after {limit:.0f} s: {hint}")
+            raise CommandError(f"{what} is not ready after {limit:.0f} s: {hint}")
         time.sleep(1)
 
 
@@ -78,7 +78,7 @@ def api(cluster: Cluster) -> float:
         if fault is not None and observed(service):
             # For a moment the status may still be that of the spec before.
             if time.monotonic() - first_seen.setdefault(fault, time.monotonic()) > SETTLING:
-                raise Stop(str(fault).replace("NAMESPACE", cluster.namespace))
+                raise CommandError(str(fault).replace("NAMESPACE", cluster.namespace))
         else:
             first_seen.clear()
         led_before = led_there

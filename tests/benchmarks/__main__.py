@@ -22,10 +22,10 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
 from tests.benchmarks import report
 from tests.benchmarks.disturbance import disturbances
-from tests.benchmarks.process import cpu_seconds, life, settle
+from tests.benchmarks.process import cpu_seconds, flush, life
 from tests.benchmarks.wrk import Run, wrk
 from tests.support.models import bundle_files, bundle_metadata, dumped, iris
 from tests.support.server import HEADERS, PYTHON, ROOT, environment, free_port, serving
@@ -199,7 +199,7 @@ def ours(folder: Path, name: str, *, replicas: int = 1) -> Iterator[tuple[str, s
     """Our application with a model of its own: its address, the body of a row, its session."""
     store = published(folder, name, name if name in MODELS else "logistic regression")
     with serving(store.root, folder, replicas=replicas, IRIS_ACCESS_LOG_EVERY="0") as server:
-        settle(server.process.pid)
+        flush(server.process.pid)
         yield server.url, json.dumps(samples()[7]), server.process.pid
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
 from tests.benchmarks.wrk import Run, wrk
 from tests.support.models import bundle_files, bundle_metadata, forest
 from tests.support.server import HEADERS

@@ -1,4 +1,4 @@
-"""What each flag of `serve_app/serve.env` is worth: one at a time is set back to Ray Serve's default, and the same load repeated.
+"""What each flag of `serve.env` is worth: one at a time is set back to Ray Serve's default, and the same load is repeated.
 
 python -m tests.benchmarks.flags --seconds 5
 """
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks.__main__ import published, samples
-from tests.benchmarks.process import cpu_seconds, pss_megabytes, settle
+from tests.benchmarks.process import cpu_seconds, flush, pss_megabytes
 from tests.benchmarks.wrk import wrk
 from tests.support.server import serving
 
@@ -48,7 +48,7 @@ def main() -> int:
         for variant, flags in VARIANTS.items():
             with serving(store.root, folder, IRIS_ACCESS_LOG_EVERY="0", **flags) as server:
                 url, session = f"{server.url}/predict", server.process.pid
-                settle(session)
+                flush(session)
                 wrk(url, body, 32, 1, folder)
                 before = sum(cpu_seconds(session).values())
                 many = wrk(url, body, 32, seconds, folder)

@@ -18,12 +18,13 @@ from typing import Any
 import orjson
 import pandas as pd
 
-from serve_app.api.app import create_app
-from serve_app.api.security import Gate
-from serve_app.core.accounts import Accounts
-from serve_app.core.slot import Slot
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
+from serve_app.http.app import create_app
+from serve_app.http.gateway import Gateway
+from serve_app.inference.slot import Slot
+from serve_app.telemetry.collector import MetricsCollector
 from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
+from tests.support.native import codec_of
 from training.reference import reference
 
 REQUESTS = 8192
@@ -31,7 +32,7 @@ ROUNDS = 15
 BODY = orjson.dumps(A_FLOWER)
 
 
-class Silent(Accounts):
+class Silent(MetricsCollector):
     """Accounts that count nothing."""
 
     def answered(self, *_: Any) -> None: ...
@@ -39,12 +40,12 @@ class Silent(Accounts):
     def predicted(self, *_: Any) -> None: ...
 
 
-def gate(folder: Path, *, counts: bool) -> tuple[Gate, Accounts]:
+def gate(folder: Path, *, counts: bool) -> tuple[Gateway, MetricsCollector]:
     slot = Slot(Store(folder))
     slot.refresh()
-    found: Gate = create_app(slot).state.gate
-    accounts = (Accounts if counts else Silent)(slot, folder)
-    accounts.look_around()
+    found: Gateway = create_app(slot).state.gate
+    accounts = (MetricsCollector if counts else Silent)(slot, folder)
+    accounts.poll_store()
     found._accounts = found._answers.accounts = accounts
     return found, accounts
 
@@ -69,17 +70,17 @@ async def ask(answer: Callable[..., Awaitable[bool]]) -> float:
     return (time.perf_counter() - started) / REQUESTS
 
 
-def alone(accounts: Accounts) -> float:
+def alone(accounts: MetricsCollector) -> float:
     """Seconds per request of what counting one row adds to it, settling included."""
     predictor = accounts.slot.predictor
     assert predictor is not None
-    matrix = predictor.decode_row(BODY)
+    matrix = codec_of(predictor).decode_row(BODY)
     scores = predictor.scores(matrix)
     started = time.perf_counter()
     for _ in range(REQUESTS):
         accounts.predicted(predictor, matrix, scores)
         accounts.answered("/predict", 200, predictor.version, 0.0001)
-    accounts.settle()
+    accounts.flush()
     return (time.perf_counter() - started) / REQUESTS
 
 

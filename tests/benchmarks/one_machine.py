@@ -24,12 +24,13 @@ import orjson
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from serve_app.core.bundle import read_bundle
-from serve_app.core.predictor import Predictor, open_predictor
-from serve_app.core.slot import Slot
-from serve_app.core.store import Entry, Store
+from serve_app.artifacts.bundle import read_bundle
+from serve_app.artifacts.store import Entry, Store
+from serve_app.inference.predictor import Predictor, open_predictor
+from serve_app.inference.slot import Slot
 from tests.support.load import traffic
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, iris
+from tests.support.native import answer_row, codec_of
 from tests.support.processes import of_session, resident
 from tests.support.server import HEADERS, serving, stop
 from tests.support.waiting import until
@@ -108,7 +109,12 @@ def opened(estimator: Any, folder: Path) -> Predictor:
 
 def row_microseconds(predictor: Predictor, *, rounds: int = 15, calls: int = 2000) -> str:
     """The model alone, and from the request's body to the answer's: the best round of each."""
-    row = predictor.decode_row(BODY)
+    codec = codec_of(predictor)
+
+    def answered(body: bytes) -> bytes:
+        return codec.encode_row(predictor.row_scores(codec.decode_row(body)))
+
+    row = codec.decode_row(BODY)
 
     def best(call: Any, argument: Any) -> float:
         found = []
@@ -119,7 +125,7 @@ def row_microseconds(predictor: Predictor, *, rounds: int = 15, calls: int = 200
             found.append((time.perf_counter() - started) / calls)
         return min(found) * 1e6
 
-    return f"{best(predictor.scores, row):.1f} µs; with JSON in and out {best(predictor.answer, BODY):.1f} µs ({predictor.kind})"
+    return f"{best(predictor.scores, row):.1f} µs; with JSON in and out {best(answered, BODY):.1f} µs ({predictor.kind})"
 
 
 def running(folder: Path, *, swaps: int, replicas: int) -> dict[str, str]:
@@ -129,7 +135,7 @@ def running(folder: Path, *, swaps: int, replicas: int) -> dict[str, str]:
     # Published models are immutable, so the right answers are known before the first replica sees them.
     models = [logistic(number) if number % 2 else forest(number) for number in range(1, swaps + 1)]
     expected = {
-        str(version): opened(model, folder / f"preview-{version}").answer(BODY)
+        str(version): answer_row(opened(model, folder / f"preview-{version}"), BODY)
         for version, model in enumerate([forest(0), *models], first.version)
     }
     delays = []

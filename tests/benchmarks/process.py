@@ -48,7 +48,7 @@ def cpu_seconds(session: int) -> dict[str, float]:
     return used
 
 
-def settle(session: int) -> None:
+def flush(session: int) -> None:
     """Wait until what is started behind the first answer is over: further replicas, Ray's agents, their imports."""
 
     def idle() -> bool:
@@ -67,7 +67,7 @@ def life(command: Sequence[str], url: str, folder: Path, environment: Mapping[st
         try:
             until(lambda: _answers(url), seconds=60, what=f"an answer of {command}")
             started = time.monotonic() - began
-            settle(process.pid)  # what is still being imported belongs to the memory
+            flush(process.pid)  # what is still being imported belongs to the memory
             memory = pss_megabytes(process.pid)
             began = time.monotonic()
             process.send_signal(signal.SIGINT)

@@ -26,12 +26,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from serve_app.core.predictor import open_predictor
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
+from serve_app.batch.pool import in_process, on_ray
+from serve_app.batch.run import PART_BYTES, Options, Outcome, score
+from serve_app.inference.predictor import open_predictor
 from tests.support.models import bundle_files, bundle_metadata, iris, iris_signature
+from tests.support.native import answer_rows
 from tests.support.scoring import as_answers, results
-from training.scoring.pool import here, on_ray
-from training.scoring.run import PART_BYTES, Options, Outcome, score
 
 LOGISTIC = "logistic regression, ONNX Runtime"
 MODELS: dict[str, tuple[Any, bool, int]] = {
@@ -94,7 +95,7 @@ def bare(folder: Path, store: Store, rows: int, count: int) -> float:
 def _share(folder: Path, model_dir: Path, at: int, barrier: Any, seconds: Any) -> None:
     options = Options(data=str(folder / "share.csv"), out=str(folder / f"bare-{at}"), model_dir=model_dir, restart=True)
     barrier.wait(timeout=200)
-    seconds.put(score(options, lambda _: nullcontext(), here).seconds)
+    seconds.put(score(options, lambda _: nullcontext(), in_process).seconds)
 
 
 def memory(folder: Path, sizes: Sequence[int]) -> None:
@@ -141,11 +142,11 @@ def check(store: Store, data: Path, out: Path) -> None:
         lines = [next(file) for _ in range(10_001)]
     few = data.with_name("few.csv")
     few.write_text("".join(lines))
-    score(Options(data=str(few), out=str(out), model_dir=store.root, restart=True), lambda _: nullcontext(), here)
+    score(Options(data=str(few), out=str(out), model_dir=store.root, restart=True), lambda _: nullcontext(), in_process)
     bundle = store.current()
     assert bundle is not None
     rows = [dict(zip(iris_signature().names, map(float, line.split(",")), strict=True)) for line in lines[1:]]
-    expected = orjson.loads(open_predictor(bundle).answer_rows(orjson.dumps({"instances": rows})))["predictions"]
+    expected = orjson.loads(answer_rows(open_predictor(bundle), orjson.dumps({"instances": rows})))["predictions"]
     if as_answers(results(out)) != expected:
         raise AssertionError("different answers")
 

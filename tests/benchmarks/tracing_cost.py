@@ -15,8 +15,8 @@ from pathlib import Path
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from serve_app.core.store import Store
-from serve_app.tracing import Tracing
+from serve_app.artifacts.store import Store
+from serve_app.telemetry.tracing import Tracing
 from tests.benchmarks.metrics_cost import ROUNDS, ask, gate
 from tests.support.models import publish_iris
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve_app.core.errors import StoreError
-from serve_app.core.keys import change_file, make_key
-from serve_app.core.store import CURRENT, Store
+from serve_app.artifacts.store import CURRENT, Store
+from serve_app.errors import StoreError
+from serve_app.http.auth import change_file, make_key
 from tests.support import processes
 from tests.support.checker import DOCUMENTED
 from tests.support.experiment import RATE, judged, more, served, traffic

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
 from tests.support import processes
 from tests.support.checker import Line, judge, load
 from tests.support.experiment import golden, served

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.core.store import Store
-from serve_app.targets import note
+from serve_app.artifacts.store import Store
+from serve_app.rayserve.scrape_targets import note
 from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
 from tests.support.monitoring import Prometheus
 from tests.support.server import HEADERS, ROOT, Server, free_port, serving

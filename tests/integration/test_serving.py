@@ -14,12 +14,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve_app.apart import FREE, LEAST, MOST
-from serve_app.core.bundle import JOBLIB, read_bundle
-from serve_app.core.predictor import open_predictor
-from serve_app.core.store import Entry, Store
+from serve_app.artifacts.bundle import JOBLIB, read_bundle
+from serve_app.artifacts.store import Entry, Store
+from serve_app.inference.predictor import open_predictor
+from serve_app.rayserve.isolation import FREE, LEAST, MOST
 from tests.support.load import traffic
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, forest, logistic, publish_iris
+from tests.support.native import answer_row
 from tests.support.processes import of_session
 from tests.support.server import HEADERS, ROOT, Server, environment, free_port, serving, stop
 from tests.support.waiting import until
@@ -41,7 +42,7 @@ def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def right_answer(entry: Entry) -> bytes:
-    return open_predictor(read_bundle(entry.folder)).answer(json.dumps(A_FLOWER).encode())
+    return answer_row(open_predictor(read_bundle(entry.folder)), json.dumps(A_FLOWER).encode())
 
 
 def visible(server: Server, version: int) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.core.bundle import read_bundle
-from serve_app.core.errors import StoreError
-from serve_app.core.store import Store
+from serve_app.artifacts.bundle import read_bundle
+from serve_app.artifacts.store import Store
+from serve_app.errors import StoreError
 from tests.support.publisher import publish, texts
 
 COMMAND = [sys.executable, "-m", "tests.support.publisher"]

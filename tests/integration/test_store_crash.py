@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.core.bundle import JOBLIB, MANIFEST, METRICS, PLAIN_FILES, read_bundle
-from serve_app.core.store import BUNDLES, Store
+from serve_app.artifacts.bundle import JOBLIB, MANIFEST, METRICS, PLAIN_FILES, read_bundle
+from serve_app.artifacts.store import BUNDLES, Store
 from tests.support.figures import note
 from tests.support.publisher import publish, texts
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.core.bundle import read_bundle
-from serve_app.core.errors import StoreError
-from serve_app.core.store import Store
+from serve_app.artifacts.bundle import read_bundle
+from serve_app.artifacts.store import Store
+from serve_app.errors import StoreError
 from tests.support.publisher import publish, texts
 from tests.support.volume import fill, mount, unmount
 
@@ -88,8 +88,8 @@ def test_a_file_larger_than_the_system_allows_is_an_error_and_changes_nothing(tm
     before = tree(tmp_path)
     script = f"""
 import resource, sys
-from serve_app.core.errors import StoreError
-from serve_app.core.store import Store
+from serve_app.errors import StoreError
+from serve_app.artifacts.store import Store
 from tests.support.publisher import publish
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
 from tests.support.models import A_FLOWER, publish_iris
 from tests.support.otlp import Collector, Received, collecting
 from tests.support.server import HEADERS, serving, stop

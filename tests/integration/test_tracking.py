@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.core.bundle import verify_files
-from serve_app.core.store import Store
+from serve_app.artifacts.bundle import verify_files
+from serve_app.artifacts.store import Store
 from tests.support.mlflow_server import mlflow_server
 from tests.support.server import free_port
 from tests.support.training import SECONDS, SMALL, complaint, environment, start, train

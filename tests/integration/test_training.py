@@ -15,10 +15,11 @@ from typing import Any
 import orjson
 import pytest
 
-from serve_app.core.bundle import Bundle, read_bundle
-from serve_app.core.predictor import Predictor, Terms, open_predictor
-from serve_app.core.store import Store
+from serve_app.artifacts.bundle import Bundle, read_bundle
+from serve_app.artifacts.store import Store
+from serve_app.inference.predictor import Predictor, open_predictor
 from tests.support import tables
+from tests.support.native import answer_row
 from tests.support.server import ROOT
 from tests.support.training import SECONDS, SMALL, complaint, environment, train
 from training.pipeline import Options
@@ -39,7 +40,7 @@ def listed(folder: Path) -> list[dict[str, Any]]:
 
 
 def ask(predictor: Predictor, row: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = orjson.loads(predictor.answer(orjson.dumps(row)))
+    answer: dict[str, Any] = orjson.loads(answer_row(predictor, orjson.dumps(row), unknown="unseen"))
     return answer
 
 
@@ -95,7 +96,7 @@ def test_a_table_of_every_kind_becomes_a_model_that_takes_every_kind(tmp_path: P
     arguments = ("--data", str(path), "--target", "stays", "--estimator", estimator, "--bounds", "age=0:120", "--no-tracking")
     train(tmp_path, *arguments, "--floor", "f1_score=0.6")
     bundle = served(tmp_path)
-    predictor = open_predictor(bundle, Terms(unknown="unseen"))
+    predictor = open_predictor(bundle)
     assert predictor.kind == "onnx"
     row = {"age": 60, "plan": "gold", "active": True, "newsletter": None, "spent": 10.5}
     assert ask(predictor, row)["prediction"] == "yes"

@@ -6,7 +6,7 @@ import pytest
 
 from kuberay.ctl import faults, manifests, train, waiting
 from kuberay.ctl.doctor import mebibytes
-from kuberay.ctl.kube import Cluster, Json, Stop
+from kuberay.ctl.kube import Cluster, CommandError, Json
 
 HERE = Cluster(("kubectl",), "team-a", "registry.example/iris-api:1.4.0", "registry.example/iris-train:1.4.0")
 
@@ -22,7 +22,7 @@ def test_namespace_and_images_are_the_users() -> None:
 
 
 def test_an_unknown_overlay_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(Stop, match=r"there is no overlay 'nonsense': use one of api, .*gcs, .*mlflow"):
+    with pytest.raises(CommandError, match=r"there is no overlay 'nonsense': use one of api, .*gcs, .*mlflow"):
         manifests.overlay("nonsense")
 
 

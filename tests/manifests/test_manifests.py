@@ -111,7 +111,7 @@ def test_ray_is_the_same_version_everywhere() -> None:
 
 
 def test_the_flags_of_ray_serve_are_those_of_serve_env_on_head_and_workers() -> None:
-    lines = (ROOT / "serve_app" / "serve.env").read_text().splitlines()
+    lines = (ROOT / "serve_app" / "rayserve" / "serve.env").read_text().splitlines()
     assigned = (shlex.split(line, comments=True) for line in lines)
     expected = dict(word.split("=", 1) for words in assigned for word in words)
     assert one("ConfigMap", "iris-api-serve-flags")["data"] == expected

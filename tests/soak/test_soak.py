@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
 from tests.support import processes
 from tests.support.experiment import golden, served
 from tests.support.models import logistic, publish_iris

@@ -7,18 +7,18 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from serve_app.api.app import Options, create_app
-from serve_app.api.security import ASGIApp
-from serve_app.core.predictor import Terms
-from serve_app.core.slot import Slot
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
+from serve_app.http.app import Options, create_app
+from serve_app.http.gateway import ASGIApp
+from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.slot import Slot
 
 KEY = "k" * 32
 HEADERS = {"X-API-Key": KEY}
 
 
 def client_of(
-    store: Store, *, terms: Terms | None = None, around: Callable[[ASGIApp], ASGIApp] | None = None, **options: Any
+    store: Store, *, terms: LoadPolicy | None = None, around: Callable[[ASGIApp], ASGIApp] | None = None, **options: Any
 ) -> TestClient:
     """A client of an app that has looked at the store once. Errors inside the app become answers, as on a server."""
     slot = Slot(store, terms=terms)

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from serve_app.core.bundle import GOLDEN, Bundle, sha256
-from serve_app.core.signature import Signature
+from serve_app.artifacts.bundle import GOLDEN, Bundle, sha256
+from serve_app.artifacts.signature import Signature
 from tests.support.models import bundle_files, bundle_metadata, iris_signature
 
 IRIS = iris_signature()

@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from serve_app.core.bundle import read_bundle
-from serve_app.core.predictor import open_predictor
-from serve_app.core.store import Entry, Store
+from serve_app.artifacts.bundle import read_bundle
+from serve_app.artifacts.store import Entry, Store
+from serve_app.inference.predictor import open_predictor
 from tests.support.checker import DOCUMENTED, Load, Report, judge, load
 from tests.support.figures import note
 from tests.support.models import A_FLOWER
+from tests.support.native import answer_row
 from tests.support.server import Server
 from tests.support.waiting import until
 
@@ -27,7 +28,7 @@ def served(store: Store) -> Entry:
 def golden(*entries: Entry) -> dict[str, str]:
     """What each version must answer, computed here from its bundle."""
     body = json.dumps(A_FLOWER).encode()
-    return {str(entry.version): open_predictor(read_bundle(entry.folder)).answer(body).decode() for entry in entries}
+    return {str(entry.version): answer_row(open_predictor(read_bundle(entry.folder)), body).decode() for entry in entries}
 
 
 @contextlib.contextmanager

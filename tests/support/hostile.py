@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from onnx import TensorProto, helper
 from sklearn.pipeline import make_pipeline
 
-from serve_app.core.bundle import GOLDEN, JOBLIB, MANIFEST, MAX_MANIFEST_BYTES, METRICS, ONNX, describe, folder_name, sha256
-from serve_app.core.signing import SEAL
+from serve_app.artifacts.bundle import GOLDEN, JOBLIB, MANIFEST, MAX_MANIFEST_BYTES, METRICS, ONNX, describe, folder_name, sha256
+from serve_app.artifacts.signing import SEAL
 from tests.support.models import bundle_files, bundle_metadata, forest, iris_signature, logistic
 
 VERSION = 2

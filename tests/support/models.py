@@ -20,11 +20,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from serve_app.core.bundle import GOLDEN, JOBLIB, MANIFEST, METRICS, ONNX
-from serve_app.core.codec import Matrix
-from serve_app.core.predictor import sklearn_scores
-from serve_app.core.signature import IRIS_BOUNDS, Feature, Signature
-from serve_app.core.store import Entry, Store
+from serve_app.artifacts.bundle import GOLDEN, JOBLIB, MANIFEST, METRICS, ONNX
+from serve_app.artifacts.matrix import Matrix
+from serve_app.artifacts.signature import IRIS_BOUNDS, Feature, Signature
+from serve_app.artifacts.store import Entry, Store
+from serve_app.inference.predictor import sklearn_scores
 
 IRIS_CLASSES = ("setosa", "versicolor", "virginica")
 A_FLOWER = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}

@@ -23,9 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serve_app.core.bundle import JOBLIB, MANIFEST, METRICS, Bundle
-from serve_app.core.errors import StoreError
-from serve_app.core.store import Store
+from serve_app.artifacts.bundle import JOBLIB, MANIFEST, METRICS, Bundle
+from serve_app.artifacts.store import Store
+from serve_app.errors import StoreError
 
 SIGNATURE = {"features": [{"name": "x"}], "task": "regression"}
 MODEL_BYTES = 20_000

@@ -11,13 +11,13 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from serve_app.core.predictor import Terms, open_predictor
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
+from serve_app.inference.predictor import open_predictor
+from serve_app.tables.location import Location, sources
+from serve_app.tables.splits import Part, Range, RangeScan, csv_header, csv_parts, last_byte, ranges, scan_range
 from tests.support.apps import HEADERS, client_of
 from training.dataset import json_rows
 from training.pipeline import Options, train
-from training.scoring.cuts import Look, Part, Range, csv_header, csv_parts, last_byte, look, ranges
-from training.scoring.files import Place, sources
 
 
 def trained(folder: Path, table: Path, target: str, **options: Any) -> Store:
@@ -27,21 +27,21 @@ def trained(folder: Path, table: Path, target: str, **options: Any) -> Store:
     return Store(folder / "models")
 
 
-def cut(path: Path, part_bytes: int) -> tuple[Place, tuple[str, ...], list[Part]]:
+def cut(path: Path, part_bytes: int) -> tuple[Location, tuple[str, ...], list[Part]]:
     """A CSV file as workers get it: where it is, its columns, its parts."""
-    place = Place(str(path))
+    place = Location(str(path))
     _, (source,) = sources(place)
     header = csv_header(place, source)
-    seen: list[tuple[Range, Look]] = [(piece, look(place, piece)) for piece in ranges(source, header, part_bytes)]
+    seen: list[tuple[Range, RangeScan]] = [(piece, scan_range(place, piece)) for piece in ranges(source, header, part_bytes)]
     return place, header.columns, csv_parts(source, header, seen, last_byte(place, source), 0)
 
 
-def served(store: Store, table: pd.DataFrame, *, terms: Terms | None = None) -> list[dict[str, Any]]:
+def served(store: Store, table: pd.DataFrame, **options: Any) -> list[dict[str, Any]]:
     """The answers of /predict/batch to the rows of a table."""
     bundle = store.current()
     assert bundle is not None
     body = {"instances": json_rows(table, open_predictor(bundle).signature)}
-    with client_of(store, terms=terms) as client:
+    with client_of(store, **options) as client:
         reply = client.post("/predict/batch", json=body, headers=HEADERS)
     assert reply.status_code == 200, reply.text
     predictions: list[dict[str, Any]] = reply.json()["predictions"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from serve_app.core.signature import Feature, Label, Signature
+from serve_app.artifacts.signature import Feature, Label, Signature
 
 names = st.text(st.characters(codec="utf-8"), max_size=12)
 """Any name a column may have: empty, with quotes, line breaks, emoji."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from serve_app.core.bundle import JOBLIB, METRICS
-from serve_app.core.store import Entry, Store
+from serve_app.artifacts.bundle import JOBLIB, METRICS
+from serve_app.artifacts.store import Entry, Store
 from tests.support.models import bundle_metadata
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.__main__ import main
-from serve_app.core.keys import Keys, change_file, make_key, read_keys
+from serve_app.http.auth import Keys, change_file, make_key, read_keys
 from serve_app.settings import Settings, SettingsError, load_settings, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"

@@ -13,8 +13,8 @@ import orjson
 import pytest
 import uvicorn
 
-from serve_app.api import body as bodies
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
+from serve_app.http import body as bodies
 from tests.support.apps import KEY, client_of
 from tests.support.models import A_FLOWER, logistic, publish_iris
 
@@ -248,7 +248,7 @@ async def test_who_sends_slowly_takes_no_place_from_others(make: Callable[..., A
 
 
 async def test_bodies_that_arrive_at_once_have_a_bounded_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "HELD_BODIES", 2)
+    monkeypatch.setattr(bodies, "BUDGET_BODIES", 2)
     async with listening(client_of(store, max_body_bytes=MAX_BODY).app) as port:
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
         for _, writer in opened:

@@ -14,8 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from serve_app.core.predictor import Terms
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
 from tests.support.apps import KEY, client_of
 from tests.support.asgi import Reply, ask
 from tests.support.figures import note
@@ -34,9 +33,7 @@ Request = tuple[str, str, list[tuple[bytes, bytes]], list[bytes], bytes, bool]
 def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     store = Store(tmp_path_factory.mktemp("store"))
     publish_iris(store, logistic(), onnx=True)
-    client = client_of(
-        store, hot_path=request.param, max_body_bytes=MAX_BODY, terms=Terms(max_rows=50), cors_origins=("https://a.example",)
-    )
+    client = client_of(store, hot_path=request.param, max_body_bytes=MAX_BODY, max_rows=50, cors_origins=("https://a.example",))
     return client.app
 
 

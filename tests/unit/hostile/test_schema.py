@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from serve_app.core.store import Store
+from serve_app.artifacts.store import Store
 from tests.support.apps import HEADERS, client_of
 from tests.support.figures import note
 from tests.support.models import logistic, publish_iris

@@ -10,13 +10,13 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, HistGrad
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
-from serve_app.core.predictor import onnx_scores, sklearn_scores
-from serve_app.core.signature import Feature, Signature
+from serve_app.artifacts.signature import Feature, Signature
+from serve_app.inference.predictor import onnx_scores, sklearn_scores
 from tests.support import tables
 from training import convert, fit
 from training.candidate import Candidate, fit_candidate
 from training.dataset import load
-from training.exact import converters
+from training.onnx_float64 import converters
 
 CASES = {
     "three classes": (None, None),

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serve_app.core import codec
-from serve_app.core.signature import Signature
+from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.signature import Signature
+from serve_app.errors import UsageError
+from serve_app.tables.table import plain_column
 from tests.support import tables
 from training.dataset import json_rows, load
-from training.errors import Mistake
-from training.table import plain_column
 
 
 def feature(signature: Signature, name: str) -> Any:
@@ -23,7 +23,7 @@ def feature(signature: Signature, name: str) -> Any:
 
 
 def refusal(path: Path, **options: Any) -> str:
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(UsageError) as caught:
         load(path, **{"target": "y", **options})
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -42,7 +42,7 @@ def test_the_iris_flowers_are_built_in_with_the_names_and_bounds_of_the_contract
 
 def test_the_example_in_the_signature_is_a_row_that_the_contract_accepts() -> None:
     signature = load(None).signature
-    assert codec.read_rows(signature, [signature.example()]).shape == (1, 4)
+    assert read_rows(signature, [signature.example()]).shape == (1, 4)
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
@@ -101,7 +101,7 @@ def test_held_out_rows_as_json_are_what_the_contract_accepts(tmp_path: Path) -> 
     rows = json_rows(dataset.test, dataset.signature)
     assert {type(row["active"]) for row in rows} == {bool}
     assert None in {row["age"] for row in rows}
-    assert codec.read_rows(dataset.signature, rows).shape == (len(dataset.test), 5)
+    assert read_rows(dataset.signature, rows).shape == (len(dataset.test), 5)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ class TestBadTables:
         assert "row 7 says 'unknown!'" in refusal(tables.lines(tmp_path, "x,y", *rows))
 
     def test_kinds_mixed_in_one_column(self) -> None:
-        with pytest.raises(Mistake, match=r"mixes kinds, number and text \(row 3\)"):
+        with pytest.raises(UsageError, match=r"mixes kinds, number and text \(row 3\)"):
             plain_column("x", pd.Series([1, None, "a", 2.5], dtype=object))
 
     @pytest.mark.parametrize("text", ["inf", "-inf", "1e999", "1e39"])

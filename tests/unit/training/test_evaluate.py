@@ -10,7 +10,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support, r2_score
 
-from serve_app.core.signature import Feature, Signature
+from serve_app.artifacts.signature import Feature, Signature
 from tests.support.bundles import bundle
 from tests.support.models import iris
 from training import evaluate

@@ -18,14 +18,14 @@ from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier, Rando
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline
 
-from serve_app.core import codec
-from serve_app.core.predictor import ENCODE, sklearn_scores, strip_encoder
-from serve_app.core.signature import Feature, Signature
+from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.signature import Feature, Signature
+from serve_app.errors import UsageError
+from serve_app.inference.predictor import ENCODE, sklearn_scores, strip_encoder
 from tests.support import tables
 from training import fit
 from training.candidate import fit_candidate
 from training.dataset import json_rows, load
-from training.errors import Mistake
 
 IRIS = load(None)
 
@@ -55,7 +55,7 @@ def test_a_regression_gets_the_twin_of_each_estimator(tmp_path: Path, estimator:
 
 
 def test_a_parameter_that_the_estimator_lacks_is_named() -> None:
-    with pytest.raises(Mistake, match="logistic-regression has no parameter max_depth: leave --max-depth out"):
+    with pytest.raises(UsageError, match="logistic-regression has no parameter max_depth: leave --max-depth out"):
         fit.build(IRIS.signature, "logistic-regression", {"max_depth": 3}, random_state=1)
 
 
@@ -138,7 +138,7 @@ def tables_and_rows(draw: st.DrawFn) -> tuple[Signature, pd.DataFrame]:
 def test_encode_gives_the_matrix_that_a_request_is_decoded_to(case: tuple[Signature, pd.DataFrame]) -> None:
     signature, frame = case
     encoded = fit.encoder(signature).fit_transform(frame)
-    decoded = codec.read_rows(signature, json_rows(frame, signature), unknown="unseen")
+    decoded = read_rows(signature, json_rows(frame, signature), unknown="unseen")
     assert encoded.dtype == np.float64
     np.testing.assert_array_equal(encoded, decoded)
 
@@ -148,7 +148,7 @@ def test_the_whole_pipeline_on_the_table_is_its_tail_on_the_matrix(tmp_path: Pat
     dataset = load(tables.written(tables.customers(), tmp_path), target="stays")
     candidate = fit_candidate(dataset, estimator, {}, random_state=1)
     assert candidate.model.steps[0][0] == ENCODE
-    matrix = codec.read_rows(dataset.signature, json_rows(dataset.test, dataset.signature))
+    matrix = read_rows(dataset.signature, json_rows(dataset.test, dataset.signature))
     tail = sklearn_scores(strip_encoder(joblib.load(io.BytesIO(candidate.file))), dataset.signature)(matrix)
     np.testing.assert_array_equal(candidate.model.predict_proba(dataset.test), tail)
     np.testing.assert_array_equal(candidate.scores, tail)
@@ -170,7 +170,7 @@ def test_an_unseen_category_is_answered_like_none_of_the_known(tmp_path: Path) -
     dataset = load(tables.written(tables.customers(), tmp_path), target="stays")
     candidate = fit_candidate(dataset, "logistic-regression", {}, random_state=1)
     row = {**candidate.rows[0], "plan": "never heard of"}
-    matrix = codec.read_rows(dataset.signature, [row], unknown="unseen")
+    matrix = read_rows(dataset.signature, [row], unknown="unseen")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scores = sklearn_scores(candidate.tail, dataset.signature)(matrix)
@@ -218,5 +218,5 @@ def test_an_estimator_that_cannot_be_used_is_refused_by_name(module: types.Modul
     module.broken = lambda n_estimators: {}["trees"]  # type: ignore[attr-defined]
     module.text = lambda n_estimators: "forest"  # type: ignore[attr-defined]
     module.plain = lambda: RandomForestClassifier()  # type: ignore[attr-defined]
-    with pytest.raises(Mistake, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         fit.build(IRIS.signature, path, {"n_estimators": 4}, random_state=1)

@@ -11,16 +11,17 @@ import orjson
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
-from serve_app.core.bundle import GOLDEN, JOBLIB, METRICS, ONNX
-from serve_app.core.predictor import Terms, open_predictor
-from serve_app.core.store import Store
+from serve_app.artifacts.bundle import GOLDEN, JOBLIB, METRICS, ONNX
+from serve_app.artifacts.store import Store
+from serve_app.errors import UsageError
+from serve_app.inference.predictor import LoadPolicy, open_predictor
 from tests.support import tables
+from tests.support.native import answer_row
 from training import card, convert, pictures, publish
 from training.candidate import Candidate, fit_candidate
 from training.dataset import load
-from training.errors import Mistake
-from training.place import resolve
 from training.reference import reference
+from training.tracking_uri import resolve
 
 OF_OLD = {
     *("feature_names", "target_names", "model_type", "n_estimators", "max_depth", "random_state", "n_features", "n_samples"),
@@ -48,9 +49,9 @@ def test_what_is_published_opens_and_repeats_its_golden_examples(tmp_path: Path,
     store.publish(publish.files(made, converted.model), described(made, **converted.facts))
     bundle = store.current()
     assert bundle is not None
-    predictor = open_predictor(bundle, Terms(prefer=prefer))
+    predictor = open_predictor(bundle, LoadPolicy(prefer=prefer))
     assert predictor.kind.startswith(prefer)
-    answer = orjson.loads(predictor.answer(orjson.dumps(made.rows[0])))
+    answer = orjson.loads(answer_row(predictor, orjson.dumps(made.rows[0])))
     assert answer["prediction"] == made.predictions[0]
 
 
@@ -66,7 +67,7 @@ def test_a_classifier_without_probabilities_is_published_and_answers(tmp_path: P
     bundle = store.current()
     assert bundle is not None
     predictor = open_predictor(bundle)
-    answer = orjson.loads(predictor.answer(orjson.dumps(made.rows[0])))
+    answer = orjson.loads(answer_row(predictor, orjson.dumps(made.rows[0])))
     assert answer == {"prediction": made.predictions[0], "confidence": None, "probabilities": None}
 
 
@@ -131,7 +132,7 @@ def test_the_card_is_one_page_that_loads_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("table", "target"), [(tables.customers, "stays"), (tables.houses, "price")])
 def test_pictures_are_png_and_importance_names_what_matters(tmp_path: Path, table: Any, target: str) -> None:
-    from serve_app.core.predictor import sklearn_scores
+    from serve_app.inference.predictor import sklearn_scores
 
     made = candidate(tmp_path, table, target)
     score = sklearn_scores(made.tail, made.signature)
@@ -159,5 +160,5 @@ def test_a_bucket_is_a_place_for_files_and_never_a_tracking_server(uri: str | No
 
 @pytest.mark.parametrize("uri", ["foo://bar", "mlruns", "/data/mlruns", "file:///data/mlruns", "localhost:5000"])
 def test_an_address_where_mlflow_records_nothing_is_a_mistake(uri: str) -> None:
-    with pytest.raises(Mistake, match="is no MLflow server: use http://HOST:PORT"):
+    with pytest.raises(UsageError, match="is no MLflow server: use http://HOST:PORT"):
         resolve(uri)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.signature import Task
+from serve_app.artifacts.signature import Task
+from serve_app.errors import UsageError
 from training import fit, search
-from training.errors import Mistake
 
 
 @given(st.sampled_from(fit.ESTIMATORS), st.sampled_from(["classification", "regression"]), st.integers(1, 40), st.integers(0, 9))
@@ -34,7 +34,7 @@ def test_more_candidates_of_one_seed_begin_with_the_same() -> None:
 @pytest.mark.parametrize("estimator", fit.ESTIMATORS)
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_every_parameter_is_known_to_its_estimator(estimator: str, task: Any) -> None:
-    from serve_app.core.signature import Feature, Signature
+    from serve_app.artifacts.signature import Feature, Signature
 
     signature = Signature((Feature("x"),), task, ("a", "b") if task == "classification" else ())
     for params in search.propose(task, estimator, {}, candidates=10, random_state=3):
@@ -42,5 +42,5 @@ def test_every_parameter_is_known_to_its_estimator(estimator: str, task: Any) ->
 
 
 def test_an_estimator_of_one_s_own_has_no_space_to_search() -> None:
-    with pytest.raises(Mistake, match="knows no parameters of my"):
+    with pytest.raises(UsageError, match="knows no parameters of my"):
         search.propose("classification", "my.module:make", {}, candidates=3, random_state=1)

@@ -1,1 +1,0 @@
-"""The HTTP side: a plain FastAPI app over a slot, testable without Ray."""

@@ -1,0 +1,1 @@
+"""A model at rest: signature, manifest, bundle, store, and the places that models come from."""

@@ -1,0 +1,76 @@
+"""The seal of a bundle: an Ed25519 signature by the trainer over the bundle's digest, kept beside the manifest.
+
+A digest proves that nothing was damaged; only a seal proves who published. The digest covers the manifest, which holds version,
+size and sha256 of every file, so one seal covers every byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+
+from serve_app.errors import IrisApiError
+
+SEAL = "metadata.json.sig"
+MAX_SEAL_BYTES = 1024
+
+Sign = Callable[[str], bytes]
+"""From a digest to the seal's bytes."""
+Verify = Callable[[str, bytes | None], bool]
+"""Whether the seal of this digest is there and right."""
+
+_BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
+
+
+class SigningError(IrisApiError):
+    """A file is no usable key; the message names it and how to make one."""
+
+
+def signer(file: Path) -> Sign:
+    """Seal with the private key in a PEM file; raises SigningError."""
+    try:
+        key = load_pem_private_key(_read(file), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SigningError(f"{file} is no Ed25519 private key; make one: openssl genpkey -algorithm ed25519 -out {file}")
+    private = key
+    return lambda digest: base64.b64encode(private.sign(_message(digest))) + b"\n"
+
+
+def verifier(file: Path) -> Verify:
+    """Verify with the public keys in a PEM file, any of which will do, so that keys can be changed; raises SigningError."""
+    try:
+        keys = [load_pem_public_key(block) for block in _BLOCK.findall(_read(file))]
+    except (ValueError, UnsupportedAlgorithm):
+        keys = []
+    trusted = [key for key in keys if isinstance(key, Ed25519PublicKey)]
+    if not trusted or len(trusted) != len(keys):
+        raise SigningError(f"{file} is no Ed25519 public key; make it: openssl pkey -in PRIVATE.pem -pubout -out {file}")
+    return lambda digest, seal: seal is not None and any(_is_right(key, digest, seal) for key in trusted)
+
+
+def _is_right(key: Ed25519PublicKey, digest: str, seal: bytes) -> bool:
+    try:
+        key.verify(base64.b64decode(seal.strip(), validate=True), _message(digest))
+    except (InvalidSignature, binascii.Error, ValueError):
+        return False
+    return True
+
+
+def _message(digest: str) -> bytes:
+    return b"iris-api bundle " + digest.encode()  # so that no other thing signed with this key is taken for a bundle
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SigningError(f"{file} cannot be read ({error.strerror})") from None

@@ -1,0 +1,299 @@
+"""The store: a folder of immutable bundles and one atomic pointer to the served one.
+
+    MODEL_DIR/
+        bundles/<version>-<digest>/    a bundle; never changed after its folder has its name
+        current -> bundles/<...>       the pointer; replaced by one rename
+        model.joblib, metadata.json, metrics.json -> current/<name>
+
+Writers take a lock and write aside, so a reader needs none: what the pointer names is complete. A writer that is killed
+leaves the old pointer or the new one, and rubbish that the next writer clears.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve_app.artifacts.bundle import (
+    JOBLIB,
+    MANIFEST,
+    METRICS,
+    PLAIN_FILES,
+    Bundle,
+    describe,
+    folder_name,
+    parse_folder,
+    plain_stamp,
+    read_bundle,
+    read_manifest,
+    read_plain,
+    sha256,
+)
+from serve_app.artifacts.durable import LINK, discard, link_of, replace_link, sync_folder, write_file
+from serve_app.artifacts.legacy import adopt
+from serve_app.artifacts.signing import SEAL, Sign
+from serve_app.errors import BundleRefused, StoreError
+
+CURRENT = "current"
+BUNDLES = "bundles"
+LOCK = ".lock"
+MAX_VERSION = 10**18 - 1
+KEEP = 10
+"""Bundles kept by default; the served one is never removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the store's listing."""
+
+    version: int
+    digest: str
+    served: bool
+    metadata: Mapping[str, Any]
+    folder: Path
+
+
+class Store:
+    """The folder of bundles at `root` (MODEL_DIR). Reading never writes, so it may be mounted read-only."""
+
+    def __init__(self, root: Path | str, *, keep: int = KEEP) -> None:
+        if keep < 1:
+            raise ValueError("a store keeps at least one bundle")
+        self.root = Path(root)
+        self.keep = keep
+
+    # --- reading
+
+    def pointer(self) -> str | None:
+        """What is served now, as a string that changes when it does; None when there is no model. One system call."""
+        try:
+            return os.readlink(self.root / CURRENT)
+        except FileNotFoundError:
+            stamp = plain_stamp(self.root)
+            # Looked at twice: a first publication in between makes the plain names lead into its bundle.
+            return None if stamp is None else link_of(self.root / CURRENT) or f"plain:{stamp}"
+        except OSError as error:
+            # A `current` that is no link, or a volume that does not answer: not the same as an empty store.
+            raise BundleRefused("pointer", f"the store's pointer cannot be read ({error.strerror})", final=False) from None
+
+    def read(self, pointer: str) -> Bundle:
+        """The verified bundle that `pointer` (from `pointer()`) names; raises BundleRefused."""
+        if pointer.startswith("plain:"):
+            plain = read_plain(self.root)
+            if plain is None or os.path.lexists(self.root / CURRENT):
+                raise BundleRefused("unreadable", "the model's files are being written", final=False)
+            return plain
+        return read_bundle(self._target(pointer))
+
+    def current(self) -> Bundle | None:
+        """The served bundle, verified; None for an empty store."""
+        while (pointer := self.pointer()) is not None:
+            try:
+                return self.read(pointer)
+            except BundleRefused as error:
+                if error.final or self.pointer() == pointer:
+                    raise  # else it was removed after a newer one took its place
+        return None
+
+    def entries(self) -> list[Entry]:
+        """Every bundle, oldest version first. A damaged one is listed with empty metadata: it can still be seen."""
+        try:
+            return self._entries(link_of(self.root / CURRENT))
+        except OSError as error:
+            raise StoreError(f"the store {self.root} cannot be read: {error.strerror}") from error
+
+    # --- writing
+
+    def publish(
+        self,
+        files: Mapping[str, bytes],
+        metadata: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        expected: str | None = None,
+        check: bool = False,
+        sign: Sign | None = None,
+    ) -> Entry:
+        """Put a bundle into the store and point to it.
+
+        `version` is used when it is free, else the next number; with `check`, nothing is published when the pointer is no
+        longer `expected` (somebody else published meanwhile: PointerMoved). `sign` seals it. Raises StoreError; nothing is
+        changed then.
+        """
+        missing = [name for name in (JOBLIB, METRICS) if name not in files]
+        if missing:
+            raise ValueError(f"a bundle needs {' and '.join(missing)}")
+        with self._writing():
+            if check and self.pointer() != expected:
+                raise PointerMoved("another model was published meanwhile")
+            self._adopt_plain()
+            folder = self._write(files, metadata, version, sign)
+            try:
+                read_bundle(folder)  # what is served is what can be read back
+                self._point(folder.name)
+            except BaseException:
+                if link_of(self.root / CURRENT) != f"{BUNDLES}/{folder.name}":
+                    discard(folder)
+                raise
+            with contextlib.suppress(StoreError):  # the new model is served already; the next writer tries again
+                self._prune()
+            return self._entry(folder, served=True)
+
+    def promote(self, version: int) -> Entry:
+        """Point to a version that the store holds; raises StoreError when it is not there or damaged."""
+        if not self.entries():  # a mistyped folder is not made
+            raise StoreError(f"{self.root} holds no published model, so no version {version}")
+        with self._writing():
+            return self._promote(version)
+
+    def roll_back(self) -> Entry:
+        """Point to the newest kept version that is older than the served one; raises StoreError when there is none."""
+        if not self.entries():
+            raise StoreError(f"{self.root} serves no published model, so there is nothing to roll back")
+        with self._writing():
+            entries = self.entries()
+            served = next((entry.version for entry in entries if entry.served), None)
+            if served is None:
+                raise StoreError(f"{self.root} serves no published model, so there is nothing to roll back")
+            older = [entry.version for entry in entries if entry.version < served]
+            if not older:
+                raise StoreError(f"version {served} is the oldest that {self.root} keeps; nothing to roll back to")
+            return self._promote(older[-1])
+
+    # --- inside
+
+    def _target(self, pointer: str) -> Path:
+        parent, _, name = pointer.rpartition("/")
+        if parent != BUNDLES or parse_folder(name) is None:
+            raise BundleRefused("pointer", "the store's pointer does not name a bundle of this store")
+        return self.root / BUNDLES / name
+
+    def _entries(self, pointer: str | None) -> list[Entry]:
+        try:
+            names = os.listdir(self.root / BUNDLES)
+        except FileNotFoundError:
+            return []
+        folders = [self.root / BUNDLES / name for name in names if parse_folder(name)]
+        found = [self._entry(folder, served=pointer == f"{BUNDLES}/{folder.name}") for folder in folders]
+        return sorted(found, key=lambda entry: entry.version)
+
+    def _entry(self, folder: Path, *, served: bool) -> Entry:
+        parsed = parse_folder(folder.name)
+        assert parsed is not None
+        metadata: dict[str, Any] = {}
+        with contextlib.suppress(OSError, BundleRefused):
+            metadata = read_manifest(folder)
+        return Entry(*parsed, served=served, metadata=metadata, folder=folder)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time; every failure of the volume becomes one sentence."""
+        try:
+            (self.root / BUNDLES).mkdir(parents=True, exist_ok=True)
+            with open(self.root / LOCK, "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._sweep()
+                yield
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            raise StoreError(f"the store {self.root} cannot be written: {error.strerror}{where}; nothing was published") from error
+        except BundleRefused as error:
+            raise StoreError(f"the store {self.root} cannot be written: {error}; nothing was published") from error
+
+    def _sweep(self) -> None:
+        """Remove what a killed writer left; the lock is held, so it belongs to nobody."""
+        for name in os.listdir(self.root / BUNDLES):
+            if name.startswith("."):
+                shutil.rmtree(self.root / BUNDLES / name, ignore_errors=True)
+        for name in os.listdir(self.root):
+            if name.startswith(LINK):
+                (self.root / name).unlink(missing_ok=True)
+
+    def _free(self, wanted: int | None) -> int:
+        taken = {parsed[0] for name in os.listdir(self.root / BUNDLES) if (parsed := parse_folder(name))}
+        if wanted is not None and 0 < wanted <= MAX_VERSION and wanted not in taken:
+            return wanted
+        return max(taken, default=0) + 1
+
+    def _write(self, files: Mapping[str, bytes], metadata: Mapping[str, Any], wanted: int | None, sign: Sign | None = None) -> Path:
+        """Write aside, everything fsynced, the manifest last; then give the folder its name."""
+        number = self._free(wanted)
+        manifest = describe(files, {**metadata, "version": number})
+        aside = self.root / BUNDLES / f".{uuid.uuid4().hex}"
+        folder = self.root / BUNDLES / folder_name(number, sha256(manifest))
+        aside.mkdir()
+        try:
+            for name, data in files.items():
+                write_file(aside / name, data)
+            if sign is not None:
+                write_file(aside / SEAL, sign(sha256(manifest)))
+            write_file(aside / MANIFEST, manifest)
+            sync_folder(aside)
+            os.rename(aside, folder)
+            sync_folder(self.root / BUNDLES)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            discard(folder)
+            raise
+        return folder
+
+    def _point(self, name: str) -> None:
+        """The last step that may fail: the plain names lead through the pointer, so they are made before it moves."""
+        self._link_plain_names()
+        replace_link(self.root / CURRENT, f"{BUNDLES}/{name}")
+
+    def _link_plain_names(self) -> None:
+        for name in PLAIN_FILES:
+            path, target = self.root / name, f"{CURRENT}/{name}"
+            if link_of(path) == target:
+                continue
+            if path.is_file() and not os.path.lexists(self.root / CURRENT):
+                # A model that could neither be served nor become a bundle; its bytes are kept all the same.
+                os.replace(path, self.root / f"replaced-{name}")
+            replace_link(path, target)
+
+    def _adopt_plain(self) -> None:
+        """Keep the model that the system of old left, as a bundle that can be rolled back to."""
+        if os.path.lexists(self.root / CURRENT):
+            return
+        try:
+            plain = read_plain(self.root)
+            if plain is None:
+                return
+            files, metadata = adopt(plain)
+        except BundleRefused as error:
+            if not error.final:  # somebody writes these files at this moment
+                raise
+            return
+        folder = self._write(files, metadata, int(plain.version) if plain.version.isdigit() else None)
+        replace_link(self.root / CURRENT, f"{BUNDLES}/{folder.name}")
+        self._link_plain_names()
+
+    def _promote(self, version: int) -> Entry:
+        entry = next((entry for entry in self.entries() if entry.version == version), None)
+        if entry is None:
+            known = ", ".join(str(entry.version) for entry in self.entries()) or "none"
+            raise StoreError(f"{self.root} holds no version {version}; it holds: {known}")
+        try:
+            read_bundle(entry.folder)
+        except BundleRefused as error:
+            raise StoreError(f"version {version} is damaged and was not promoted: {error}") from error
+        self._adopt_plain()
+        self._point(entry.folder.name)
+        return self._entry(entry.folder, served=True)
+
+    def _prune(self) -> None:
+        entries = self.entries()
+        for entry in [entry for entry in entries if not entry.served][: max(0, len(entries) - self.keep)]:
+            discard(entry.folder)
+
+
+class PointerMoved(StoreError):
+    """Somebody else published between the comparison and the publication."""

@@ -1,0 +1,1 @@
+"""Bulk scoring of tables that are larger than memory."""

@@ -1,0 +1,1 @@
+"""The ASGI side: a plain FastAPI application over a slot, testable without Ray."""

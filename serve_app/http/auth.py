@@ -1,0 +1,193 @@
+"""API keys: who may ask. Named, hashed at rest, valid between two dates, and read again from their file while requests run.
+
+The file is a JSON list of `{"name": "alice", "sha256": "<hex>", "not_before": "2026-01-31", "not_after": "2027-01-31T12:00:00Z"}`;
+both dates may be left out. A key is 256 random bits, so its plain sha256 tells nothing about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+import os
+import re
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from serve_app.errors import IrisApiError
+
+log = logging.getLogger("iris_api.keys")
+
+PREFIX = "iris_"
+"""How a made key begins, so that a scanner for secrets can know it."""
+MAX_FILE_BYTES = 1024 * 1024
+
+_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_FIELDS = {"name", "sha256", "not_before", "not_after"}
+
+
+class KeysError(IrisApiError):
+    """The file of keys cannot be used; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: whose it is, the sha256 of it, and from when to when (seconds since 1970) it is good."""
+
+    name: str
+    digest: bytes
+    not_before: float = -math.inf
+    not_after: float = math.inf
+
+
+Verdict = Key | Literal["missing", "wrong"]
+
+ANYBODY = Key("anybody", b"")
+"""Who asks where no key is configured."""
+
+
+class Keys:
+    """The keys that are good now. Only `refresh` changes them, from one thread at a time; a broken file changes nothing."""
+
+    def __init__(self, api_key: str | None = None, file: Path | None = None) -> None:
+        self._plain = () if api_key is None else (Key("API_KEY", hashlib.sha256(api_key.encode()).digest()),)
+        self._file = file
+        self._open = api_key is None and file is None
+        self._seen: bytes | None = None
+        self._trouble = ""
+        self._known = {key.digest: key for key in self._plain}
+        self.refresh()
+
+    @property
+    def file(self) -> Path | None:
+        return self._file
+
+    def check(self, key: bytes | None, authorization: bytes | None) -> Verdict:
+        """Whose key the values of `X-API-Key` and `Authorization` are.
+
+        A key is looked up by its hash and compared in constant time, also when there is none like it, so neither length nor
+        content of a key shows in the timing. One that is unknown, revoked, expired or not yet valid is just wrong.
+        """
+        if self._open:
+            return ANYBODY
+        if key is None and authorization is not None:
+            scheme, _, token = authorization.partition(b" ")
+            key = token.strip() if scheme.lower() == b"bearer" else None
+        if not key:
+            return "missing"
+        digest = hashlib.sha256(key).digest()
+        found = self._known.get(digest, _NOBODY)
+        same = hmac.compare_digest(digest, found.digest)
+        return found if same and found.not_before <= time.time() < found.not_after else "wrong"
+
+    def refresh(self) -> None:
+        """Read the file again; what is wrong with it is logged once, and the keys known before stay."""
+        if self._file is None:
+            return
+        try:
+            raw = _raw(self._file)
+            if raw != self._seen:
+                keys = _parse(raw, self._file)
+                self._known = {key.digest: key for key in (*self._plain, *keys)}
+                self._seen = raw
+                log.info("api keys read", extra={"keys": len(self._known)})
+            self._trouble = ""
+        except KeysError as error:
+            if str(error) != self._trouble:
+                log.error("api keys not read, those known before stay", extra={"why": str(error), "keys": len(self._known)})  # noqa: TRY400
+            self._trouble = str(error)
+
+
+_NOBODY = Key("nobody", bytes(32))
+
+
+def read_keys(file: Path) -> tuple[Key, ...]:
+    """The keys of a file; raises KeysError."""
+    return _parse(_raw(file), file)
+
+
+def make_key(name: str, *, days: float | None = None) -> tuple[str, dict[str, str]]:
+    """A new key, which is shown once, and what the file keeps of it. Raises KeysError for an odd name."""
+    if not _NAME.fullmatch(name):
+        raise KeysError("a key's name is made of letters, digits and ._@-, at most 64")
+    key = PREFIX + secrets.token_urlsafe(32)
+    entry = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
+    if days is not None:
+        end = datetime.fromtimestamp(time.time() + days * 86400, UTC)
+        entry["not_after"] = end.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return key, entry
+
+
+def change_file(file: Path, *, add: dict[str, str] | None = None, remove: str | None = None) -> int:
+    """Add an entry, or remove all of a name, in one step; how many were removed. Raises KeysError and changes nothing then."""
+    entries = [] if not file.exists() and remove is None else orjson.loads(_checked(file))
+    kept = [entry for entry in entries if entry["name"] != remove]
+    aside = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
+    try:
+        aside.write_bytes(orjson.dumps([*kept, add] if add else kept, option=orjson.OPT_INDENT_2) + b"\n")
+        os.replace(aside, file)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise KeysError(f"{file} cannot be written ({error.strerror})") from None
+    return len(entries) - len(kept)
+
+
+def _checked(file: Path) -> bytes:
+    raw = _raw(file)
+    _parse(raw, file)
+    return raw
+
+
+def _raw(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise KeysError(f"{file} cannot be read ({error.strerror})") from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise KeysError(f"{file} is larger than {MAX_FILE_BYTES} bytes")
+    return raw
+
+
+def _parse(raw: bytes, file: Path) -> tuple[Key, ...]:
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise KeysError(f"{file} is not JSON") from None
+    if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
+        raise KeysError(f"{file} must hold a list of objects")
+    keys = tuple(_key(entry, f"{file}: entry {number}") for number, entry in enumerate(document, 1))
+    if len({key.digest for key in keys}) != len(keys):
+        raise KeysError(f"{file} holds one key twice")
+    return keys
+
+
+def _key(entry: dict[str, Any], where: str) -> Key:
+    odd = set(entry) - _FIELDS
+    if odd:  # a misspelt not_after would be a key for ever
+        raise KeysError(f"{where} holds a field that is none of {', '.join(sorted(_FIELDS))}")
+    name, digest = entry.get("name"), entry.get("sha256")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise KeysError(f"{where} needs a name of letters, digits and ._@-, at most 64")
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise KeysError(f"{where} needs sha256, 64 hexadecimal digits")
+    first = _date(entry.get("not_before"), -math.inf, where)
+    return Key(name, bytes.fromhex(digest), first, _date(entry.get("not_after"), math.inf, where))
+
+
+def _date(value: Any, default: float, where: str) -> float:
+    if value is None:
+        return default
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise KeysError(f"{where} holds a date that is not ISO 8601, e.g. 2027-01-31 or 2027-01-31T12:00:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,56 @@
+"""`/`, `/health`, `/livez`, `/readyz` and `/metrics`: what needs no key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from serve_app.http.problems import problem
+from serve_app.http.routes.predict import to_response
+from serve_app.inference.slot import Slot
+from serve_app.telemetry.collector import MetricsCollector
+
+VERSION = "1.0.0"
+"""What `/health` calls `version`: the version of the HTTP contract, not of the model."""
+
+
+def health_router(slot: Slot, accounts: MetricsCollector) -> APIRouter:
+    router = APIRouter(tags=["health"])
+    registry = CollectorRegistry()
+    registry.register(accounts)  # a collector is anything with collect()
+
+    @router.get("/", operation_id="root", summary="Where to go from here")
+    async def root() -> dict[str, str]:
+        return {
+            "message": "Iris API",
+            "docs": "/docs",
+            "health": "/health",
+            "security": "Send the API key in the X-API-Key header.",
+        }
+
+    @router.get("/health", operation_id="health", summary="Always 200; the body tells whether a model is loaded")
+    async def health() -> dict[str, Any]:
+        loaded = slot.predictor is not None
+        return {"status": "healthy" if loaded else "unhealthy", "model_loaded": loaded, "version": VERSION}
+
+    @router.get("/livez", operation_id="livez", summary="The process runs")
+    async def livez() -> dict[str, str]:
+        return {"status": "live"}
+
+    @router.get("/readyz", operation_id="readyz", summary="200 once a model is loaded and warm, else 503 with the reason")
+    async def readyz() -> Response:
+        predictor = slot.predictor
+        if predictor is None:
+            return to_response(problem(503, "not_ready", f"No model is loaded: {slot.problem}."))
+        return JSONResponse({"status": "ready", "model_version": predictor.version, "digest": predictor.digest})
+
+    @router.get("/metrics", operation_id="metrics", summary="Counts of the replica that answers, as Prometheus text")
+    async def metrics() -> Response:
+        response = Response(generate_latest(registry))
+        response.headers["content-type"] = CONTENT_TYPE_LATEST
+        return response
+
+    return router

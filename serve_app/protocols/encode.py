@@ -1,0 +1,103 @@
+"""From scores to the bytes of an answer, shaped once for a signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import orjson
+
+from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
+from serve_app.artifacts.signature import Label, Signature
+from serve_app.protocols.decode import Buffer
+
+
+def row_encoder(signature: Signature) -> Callable[[Scores], bytes]:
+    """A function from the scores of one row to the body of its answer.
+
+    Scores are the probabilities, shape (1, classes), or for a regression the values, shape (1,); a classifier without
+    probabilities gives the positions of its classes, shape (1,).
+    """
+    return _answer(signature)
+
+
+def rows_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
+    """A function from the scores of many rows to `{"predictions": [...]}`, order kept."""
+    cells = _cells(signature)
+
+    def encode_rows(scores: Scores) -> Buffer:
+        scores = np.ascontiguousarray(scores)  # some estimators give columns side by side
+        text = bytearray(b'{"predictions":[')
+        for piece in batched(scores, PIECE_ROWS):  # joining all at the end would keep Python's lock for milliseconds
+            text += b"".join(cells(piece))
+        text[-1:] = b"]}"  # in place of the last comma
+        return text
+
+    return encode_rows
+
+
+def numbers(values: Scores) -> list[float]:
+    """The scores as Python floats; a float32 becomes the number its shortest text names (0.985, not 0.9850000143)."""
+    flat: list[float] = orjson.loads(orjson.dumps(np.ascontiguousarray(values).ravel(), option=orjson.OPT_SERIALIZE_NUMPY))
+    return flat
+
+
+def _answer(signature: Signature) -> Callable[[Scores], bytes]:
+    dumps, option = orjson.dumps, orjson.OPT_SERIALIZE_NUMPY
+    if signature.task == "regression":
+        return lambda scores: b'{"prediction":' + dumps(scores, option=option)[1:-1] + b"}"
+    labels = [_json(label) for label in signature.classes]
+    if not signature.probabilistic:
+        heads = [b'{"prediction":' + label + b',"confidence":null,"probabilities":null}' for label in labels]
+        return lambda scores: heads[int(scores[0])]
+    starts = [b'{"prediction":' + label + b',"confidence":' for label in labels]
+    names = [_json(str(label)) + b":" for label in signature.classes]
+    first, *others = [b',"probabilities":{' + names[0], *(b"," + name for name in names[1:])]
+
+    def answer(scores: Scores) -> bytes:
+        texts = dumps(scores[0], option=option)[1:-1].split(b",")
+        best = int(scores[0].argmax())
+        pieces = [starts[best], texts[best], first, texts[0]]
+        for name, text in zip(others, texts[1:], strict=True):
+            pieces.append(name)
+            pieces.append(text)
+        pieces.append(b"}}")
+        return b"".join(pieces)
+
+    return answer
+
+
+def _cells(signature: Signature) -> Callable[[Scores], list[bytes]]:
+    """A function from scores to the pieces of all their rows, each with a comma behind it: no Python per row."""
+    dumps, option = orjson.dumps, orjson.OPT_SERIALIZE_NUMPY
+
+    def texts(values: Scores) -> list[bytes]:
+        return dumps(values.ravel(), option=option)[1:-1].split(b",")
+
+    def interleave(count: int, *columns: bytes | list[bytes]) -> list[bytes]:
+        pieces = [b""] * (count * len(columns))
+        for place, column in enumerate(columns):
+            pieces[place :: len(columns)] = [column] * count if isinstance(column, bytes) else column
+        return pieces
+
+    if signature.task == "regression":
+        return lambda scores: interleave(len(scores), b'{"prediction":', texts(scores), b"},")
+    labels = [b'{"prediction":' + _json(label) + b',"confidence":' for label in signature.classes]
+    if not signature.probabilistic:
+        whole = [label + b'null,"probabilities":null},' for label in labels]
+        return lambda scores: [whole[int(position)] for position in scores]
+    names = [_json(str(label)) + b":" for label in signature.classes]
+    names = [b',"probabilities":{' + names[0], *(b"," + name for name in names[1:])]
+    classes = len(labels)
+
+    def cells(scores: Scores) -> list[bytes]:
+        found, best = texts(scores), scores.argmax(axis=1)
+        confidence = [found[place] for place in (np.arange(len(scores)) * classes + best).tolist()]
+        probabilities = [part for column in range(classes) for part in (names[column], found[column::classes])]
+        return interleave(len(scores), [labels[position] for position in best.tolist()], confidence, *probabilities, b"}},")
+
+    return cells
+
+
+def _json(label: Label) -> bytes:
+    return orjson.dumps(label)

@@ -1,0 +1,48 @@
+"""Ray for as long as its workers are needed: the cluster of RAY_ADDRESS, else processes on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from serve_app.errors import BackendUnavailable
+
+
+@contextmanager
+def workers(**local: Any) -> Iterator[None]:
+    """Joined to Ray inside; `local` are arguments of `ray.init` for a cluster on this machine. Raises BackendUnavailable."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    where = f"at {address} (RAY_ADDRESS)" if address else "on this machine"
+    for attempts_left in (1, 0):
+        try:
+            _join(address, local)
+            break
+        except Exception as error:  # Ray raises a bare Exception when a busy machine starts it too slowly
+            if address or not attempts_left:
+                raise BackendUnavailable(f"Ray {where} cannot be used: {' '.join(str(error).split())[:200]}") from None
+            ray.shutdown()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str | None, local: dict[str, Any]) -> None:
+    import ray
+
+    if address:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if host and port.isdigit():
+            socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would try for minutes
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    else:
+        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **local)

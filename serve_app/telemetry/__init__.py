@@ -1,0 +1,1 @@
+"""Metrics, drift, tracing and logs of a replica."""

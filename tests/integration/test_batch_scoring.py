@@ -1,0 +1,260 @@
+"""`python -m training score` on a real Ray: equal to what is served, restartable, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.neighbors import KNeighborsClassifier
+
+from serve_app.artifacts.store import Store
+from serve_app.batch.pool import Pool, in_process, on_ray
+from serve_app.batch.run import Options, Outcome, score
+from serve_app.errors import StoreError, UsageError
+from tests.support import tables
+from tests.support.models import (
+    IRIS_CLASSES,
+    bundle_files,
+    bundle_metadata,
+    iris,
+    iris_signature,
+    publish_iris,
+    without_probabilities,
+    write_plain,
+)
+from tests.support.scoring import as_answers, everything, results, served, trained
+from tests.support.stores import damage
+from tests.support.training import complaint, start, train
+from tests.support.waiting import until
+
+# Ray Data warns of its own settings whenever it copies them.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def run(folder: Path, data: Path | str, *, pool: Pool = in_process, **options: Any) -> Outcome:
+    """In this process unless told: what a worker does is the same."""
+    out = str(options.pop("out", folder / "out"))
+    return score(Options(data=str(data), out=out, model_dir=folder / "models", **options), lambda _: nullcontext(), pool)
+
+
+def flowers(folder: Path, name: str = "flowers.csv", *, times: int = 1) -> Path:
+    X, _ = iris()
+    names = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+    return tables.written(pd.concat([pd.DataFrame(X, columns=list(names))] * times, ignore_index=True), folder, name)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("table", "target", "estimator"),
+    [
+        (tables.customers(), "stays", "random-forest"),
+        (tables.customers(), "stays", "hist-gradient-boosting"),
+        (tables.houses(), "price", "random-forest"),
+        (tables.houses(), "price", "logistic-regression"),
+        (tables.spam(), "spam", "random-forest"),
+    ],
+    ids=["classes, texts and gaps", "boosting with gaps", "regression", "linear regression", "classes that are numbers"],
+)
+def test_every_number_is_the_one_that_the_api_answers(
+    tmp_path: Path, table: pd.DataFrame, target: str, estimator: str, ending: str
+) -> None:
+    params = {"n_estimators": 10} if estimator == "random-forest" else {}
+    store = trained(tmp_path, tables.written(table, tmp_path), target, estimator=estimator, params=params)
+    path = tables.written(table, tmp_path, f"again.{ending}")
+    found = run(tmp_path, path, part_bytes=2000, keep=(target,))
+    rows = results(tmp_path / "out")
+    assert as_answers(rows) == served(store, table)
+    assert [str(row[target]) for row in rows] == [str(value) for value in table[target]]
+    assert {str(row["model_version"]) for row in rows} == {"1"}
+    assert (found.rows, found.errors, found.version) == (len(table), 0, "1")
+
+
+@pytest.mark.parametrize(
+    "estimator", [KNeighborsClassifier(), RandomForestClassifier(20, random_state=0)], ids=["neighbours", "a plan"]
+)
+def test_a_model_without_an_onnx_form_gives_the_same_numbers(tmp_path: Path, estimator: Any) -> None:
+    store = Store(tmp_path / "models")
+    publish_iris(store, estimator.fit(*iris()))
+    path = flowers(tmp_path)
+    run(tmp_path, path, form="csv")
+    assert as_answers(results(tmp_path / "out")) == served(store, pd.read_csv(path))
+
+
+def test_a_classifier_without_probabilities_gives_none(tmp_path: Path) -> None:
+    signature = replace(iris_signature(), probabilistic=False)
+    store = Store(tmp_path / "models")
+    store.publish(bundle_files(without_probabilities(), signature), bundle_metadata(signature))
+    path = flowers(tmp_path)
+    run(tmp_path, path)
+    assert as_answers(results(tmp_path / "out")) == served(store, pd.read_csv(path))
+
+
+def test_the_three_plain_files_of_old_are_scored_with_too(tmp_path: Path) -> None:
+    write_plain(tmp_path / "models")
+    path = flowers(tmp_path)
+    found = run(tmp_path, path)
+    assert found.version == "7"
+    assert as_answers(results(tmp_path / "out")) == served(Store(tmp_path / "models"), pd.read_csv(path))
+
+
+def test_an_unseen_category_is_an_error_or_predicted_as_the_operator_says(tmp_path: Path) -> None:
+    table = tables.customers()
+    store = trained(tmp_path, tables.written(table, tmp_path), "stays")
+    table.loc[7, "plan"] = "platinum"
+    path = tables.written(table, tmp_path)
+    with pytest.raises(
+        UsageError, match=r"table.csv, row 8: plan: is not one of the categories .* \(correct it, or use --on-error keep"
+    ):
+        run(tmp_path, path)
+    run(tmp_path, path, unknown="unseen", restart=True)
+    assert as_answers(results(tmp_path / "out")) == served(store, table, unknown="unseen")
+
+
+def test_a_bad_row_is_written_with_its_error_when_that_is_asked_for(tmp_path: Path) -> None:
+    table = tables.customers().astype(object)
+    store = trained(tmp_path, tables.written(table, tmp_path), "stays")
+    good = served(store, table)
+    table.loc[3, "spent"] = "a lot"
+    table.loc[100, ["plan", "active"]] = ["platinum", "perhaps"]
+    path = tables.written(table, tmp_path)
+    for form in ("parquet", "csv"):
+        out = tmp_path / form
+        found = run(tmp_path, path, out=out, on_error="keep", form=form, part_bytes=1000)
+        rows = results(out)
+        assert (found.rows, found.errors) == (240, 2)
+        assert "spent: must be a finite number" in rows[3]["error"]
+        assert rows[100]["error"].startswith("plan: is not one of the categories")
+        assert "active: must be true or false" in rows[100]["error"]
+        for at in (3, 100):
+            assert not rows[at]["prediction"]
+            assert rows[at]["confidence"] is None
+        right = [at for at in range(240) if at not in (3, 100)]
+        assert all(not rows[at]["error"] for at in right)
+        assert [as_answers(rows)[at] for at in right] == [good[at] for at in right]
+
+
+def test_a_folder_and_a_pattern_are_scored_in_the_order_of_their_names(tmp_path: Path) -> None:
+    publish_iris(Store(tmp_path / "models"))
+    folder = tmp_path / "in"
+    (folder / "deeper").mkdir(parents=True)
+    for name, species in (("b.csv", 0), ("a.csv", 100), ("deeper/c.csv", 50)):
+        row = iris()[0][species]
+        tables.lines(folder, "petal_width,petal_length,sepal_width,sepal_length", ",".join(map(str, row[::-1])), name=name)
+    (folder / "_SUCCESS.csv").write_text("")
+    (folder / "readme.txt").write_text("no table")
+    run(tmp_path, folder)
+    assert [row["prediction"] for row in results(tmp_path / "out")] == [IRIS_CLASSES[2], IRIS_CLASSES[0], IRIS_CLASSES[1]]
+    run(tmp_path, f"{folder}/*.csv", out=tmp_path / "other")
+    assert [row["prediction"] for row in results(tmp_path / "other")] == [IRIS_CLASSES[2], IRIS_CLASSES[0]]
+
+
+def test_an_address_is_taken_as_ray_and_pyarrow_take_it(tmp_path: Path) -> None:
+    publish_iris(Store(tmp_path / "models"))
+    flowers(tmp_path)
+    run(tmp_path, f"file://{tmp_path}/flowers.csv", out=f"file://{tmp_path}/out")
+    assert len(results(tmp_path / "out")) == 150
+
+
+def test_another_version_can_be_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path / "models")
+    publish_iris(store)
+    publish_iris(store, onnx=True)
+    path = flowers(tmp_path)
+    assert run(tmp_path, path).version == "2"
+    assert run(tmp_path, path, out=tmp_path / "one", version=1).version == "1"
+    assert {row["model_version"] for row in results(tmp_path / "one")} == {"1"}
+    with pytest.raises(StoreError, match="holds no version 9; it holds: 1, 2"):
+        run(tmp_path, path, version=9)
+
+
+def test_a_damaged_bundle_scores_nothing(tmp_path: Path) -> None:
+    damage(publish_iris(Store(tmp_path / "models")))
+    done = train(tmp_path, "score", "--data", str(flowers(tmp_path)), "--out", "out", code=1)
+    assert "larger than published" in complaint(done)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_changed_since_the_beginning_is_named_and_nothing_is_mixed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "models")
+    publish_iris(store)
+    path = flowers(tmp_path)
+    run(tmp_path, path)
+    before = everything(tmp_path / "out")
+    with pytest.raises(UsageError, match="begun with --keep nothing, not petal_width: use --restart"):
+        run(tmp_path, path, keep=("petal_width",))
+    publish_iris(store, onnx=True)
+    with pytest.raises(UsageError, match=r"begun with version 1 .* not with version 2 .*: --version 1 goes on with it, --restart"):
+        run(tmp_path, path)
+    with open(path, "a") as file:
+        file.write("1,1,1,1\n")
+    with pytest.raises(UsageError, match=r"flowers.csv was changed since .*out was begun: use --restart"):
+        run(tmp_path, path, version=1)
+    assert everything(tmp_path / "out") == before
+    assert run(tmp_path, path, restart=True).rows == 151
+    assert {row["model_version"] for row in results(tmp_path / "out")} == {"2"}
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    publish_iris(Store(tmp_path / "models"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("ten years")
+    for restart in (False, True):
+        with pytest.raises(UsageError, match="out holds other files"):
+            run(tmp_path, flowers(tmp_path), restart=restart)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "ten years"
+
+
+@pytest.mark.timeout(900)
+def test_killed_in_the_middle_it_goes_on_and_the_result_is_the_same(tmp_path: Path) -> None:
+    publish_iris(Store(tmp_path / "models"), RandomForestClassifier(300, random_state=0).fit(*iris()))
+    path = flowers(tmp_path, times=2000)
+    run(tmp_path, path, out=tmp_path / "whole", part_bytes=100_000)
+    arguments = ("score", "--data", str(path), "--out", "out", "--part-bytes", "100000")
+    out = tmp_path / "out"
+    with start(tmp_path, *arguments) as process:
+        until(lambda: len(list(out.glob("part-*"))) >= 3 or process.poll() is not None, seconds=400, what="three finished parts")
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    finished = {part: (part.stat().st_ino, part.stat().st_mtime_ns) for part in out.glob("part-*")}
+    total = len(list((tmp_path / "whole").glob("part-*")))
+    assert 3 <= len(finished) < total
+    assert not (out / "_done.json").exists()
+
+    done = train(tmp_path, *arguments)
+    assert f"of {total} parts were there already" in done.stderr
+    assert "300,000 rows scored by version 1" in done.stdout
+    assert all((part.stat().st_ino, part.stat().st_mtime_ns) == was for part, was in finished.items()), "done twice"
+    assert {name: raw for name, raw in everything(out).items() if not name.startswith(".")} == everything(tmp_path / "whole")
+
+    assert f"{total} of {total} parts were there already" in train(tmp_path, *arguments).stderr
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
+    publish_iris(Store(tmp_path / "models"))
+    path = flowers(tmp_path)
+    bad = tables.lines(tmp_path, "sepal_length,sepal_width,petal_length,petal_width", "1,1,1,1", "1,1,99,1", name="bad.csv")
+    for arguments, sentence in (
+        (("--data", "nowhere.csv"), "nowhere.csv does not exist"),
+        (("--data", "ftp://host/x.csv"), "ftp://host/x.csv cannot be used"),
+        (("--data", "*.parquet"), "names no file that ends in"),
+        (("--data", str(path), "--keep", "nonsense"), "--keep 'nonsense' names no column"),
+        (("--data", str(bad)), f"{bad}, row 2: petal_length: must be between 0 and 20"),
+    ):
+        assert sentence in complaint(train(tmp_path, "score", *arguments, "--out", "out", code=2))
+
+
+def test_many_workers_change_nothing_but_the_time(tmp_path: Path) -> None:
+    publish_iris(Store(tmp_path / "models"), onnx=True)
+    path = flowers(tmp_path, times=50)
+    run(tmp_path, path, out=tmp_path / "one", part_bytes=20_000)
+    assert run(tmp_path, path, out=tmp_path / "two", part_bytes=20_000, pool=lambda: on_ray(2)).workers == 2
+    assert everything(tmp_path / "one") == everything(tmp_path / "two")
+    assert np.unique([row["prediction"] for row in results(tmp_path / "one")]).tolist() == list(IRIS_CLASSES)

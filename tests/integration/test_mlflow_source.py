@@ -1,0 +1,202 @@
+"""Models from a real MLflow server, for a store that holds none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serve_app.artifacts.mlflow_source import Registry
+from serve_app.artifacts.store import Store
+from serve_app.errors import BundleRefused
+from serve_app.inference.slot import Slot
+from tests.support.mlflow_server import mlflow_server
+from tests.support.models import A_FLOWER, iris
+from tests.support.native import answer_row
+from tests.support.server import ROOT, free_port
+
+NAME = "IrisClassifier"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # MLflow warns of itself
+]
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def trained(tracking: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store that our training published to, with its run in MLflow."""
+    folder = tmp_path_factory.mktemp("trained")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(folder / "models"), "MLFLOW_TRACKING_URI": tracking}
+    subprocess.run([sys.executable, "-m", "training", "--n-estimators", "20"], cwd=folder, env=environment, check=True, timeout=240)
+    return Store(folder / "models")
+
+
+def registry(tracking: str, model_dir: Path, *, name: str = NAME, poll_seconds: float = 60.0) -> Registry:
+    return Registry(tracking, model_name=name, alias="champion", model_dir=model_dir, poll_seconds=poll_seconds)
+
+
+def test_the_champion_is_fetched_verified_and_answers_like_the_store(tracking: str, trained: Store, tmp_path: Path) -> None:
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path))
+    assert slot.refresh(), slot.problem
+    assert slot.predictor is not None
+    local = trained.current()
+    assert local is not None
+    assert (slot.predictor.version, slot.predictor.digest, slot.predictor.kind) == (local.version, local.digest, "onnx")
+    assert slot.predictor.bundle.source == "mlflow"
+    assert b"setosa" in answer_row(slot.predictor, str(A_FLOWER).replace("'", '"').encode())
+    assert not slot.refresh()
+
+
+def test_a_published_model_takes_over_from_the_registry(tracking: str, trained: Store, tmp_path: Path) -> None:
+    from tests.support.models import publish_iris
+
+    store = Store(tmp_path)
+    slot = Slot(store, registry(tracking, tmp_path))
+    slot.refresh()
+    publish_iris(store)
+    assert slot.refresh()
+    assert slot.predictor is not None
+    assert slot.predictor.bundle.source == "store"
+
+
+def test_the_run_in_the_metadata_of_old_is_served_when_its_model_file_is_gone(
+    tracking: str, trained: Store, tmp_path: Path
+) -> None:
+    run_id = trained.entries()[0].metadata["mlflow_run_id"]
+    (tmp_path / "metadata.json").write_text(f'{{"mlflow_run_id": "{run_id}", "feature_names": []}}')
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="NoSuchModel"))
+    assert slot.refresh(), slot.problem
+
+
+def log_model(tracking: str, name: str, serialization_format: str) -> None:
+    """Somebody else's model in the registry, without our bundle."""
+    import mlflow
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+
+    X, y = iris()
+    frame = pd.DataFrame(X, columns=list(A_FLOWER))
+    model = LogisticRegression(max_iter=500).fit(frame, y)
+    mlflow.set_tracking_uri(tracking)
+    with mlflow.start_run():
+        mlflow.sklearn.log_model(
+            model,
+            name="model",
+            registered_model_name=name,
+            signature=mlflow.models.infer_signature(frame, y),
+            serialization_format=serialization_format,
+        )
+    mlflow.MlflowClient().set_registered_model_alias(name, "champion", "1")
+
+
+@pytest.mark.parametrize("serialization_format", ["cloudpickle", "skops"])
+def test_a_model_that_somebody_else_logged_is_served_with_its_own_names(
+    tracking: str, tmp_path: Path, serialization_format: str
+) -> None:
+    log_model(tracking, f"In{serialization_format}", serialization_format)
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=f"In{serialization_format}"))
+    assert slot.refresh(), slot.problem
+    assert slot.predictor is not None
+    assert slot.predictor.signature.names == tuple(A_FLOWER)
+    assert b'"prediction":"setosa"' in answer_row(slot.predictor, str(A_FLOWER).replace("'", '"').encode())
+
+
+def test_a_model_that_would_fill_the_memory_when_unpacked_is_refused(
+    tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    def with_a_bomb(**uri: str) -> str:
+        folder = download_artifacts(**uri)
+        with zipfile.ZipFile(next(Path(folder).glob("model*.skops")), "a", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("bomb", bytes(16 << 20))
+        return folder
+
+    log_model(tracking, "Bomb", "skops")
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", with_a_bomb)
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Bomb"))
+    assert not slot.refresh()
+    assert slot.refusal is not None
+    assert (slot.refusal.reason, slot.predictor) == ("forbidden", None)
+
+
+def test_a_model_of_more_bytes_than_a_bundle_may_have_is_refused_before_it_is_fetched(
+    tracking: str, trained: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(**_: str) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr("serve_app.artifacts.mlflow_source.MAX_BUNDLE_BYTES", 1000)
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fetched)
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path))
+    assert not slot.refresh()
+    assert slot.refusal is not None
+    assert slot.refusal.reason == "manifest"
+
+
+def test_bytes_that_differ_from_the_digest_are_refused(tracking: str, trained: Store, tmp_path: Path) -> None:
+    import mlflow
+
+    run_id = trained.entries()[0].metadata["mlflow_run_id"]
+    client = mlflow.MlflowClient(tracking_uri=tracking)
+    right = client.get_run(run_id).data.tags["digest"]
+    client.set_tag(run_id, "digest", "0" * 64)
+    try:
+        slot = Slot(Store(tmp_path), registry(tracking, tmp_path))
+        assert not slot.refresh()
+        assert slot.refusal is not None
+        assert slot.refusal.reason == "digest"
+        assert slot.predictor is None
+    finally:
+        client.set_tag(run_id, "digest", right)
+
+
+def test_an_unknown_version_is_refused_with_a_reason_and_the_served_one_stays(
+    tracking: str, trained: Store, tmp_path: Path
+) -> None:
+    """Moving the alias back to an older version is no fault but the way back, so that is followed."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=tracking)
+    right = client.get_model_version_by_alias(NAME, "champion").version
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, poll_seconds=0))
+    assert slot.refresh(), slot.problem
+    served = slot.predictor
+    empty = client.create_run(client.create_experiment("empty")).info
+    unknown = client.create_model_version(NAME, f"{empty.artifact_uri}/model", empty.run_id)
+    try:
+        client.set_registered_model_alias(NAME, "champion", unknown.version)
+        assert not slot.refresh()
+        assert slot.refusal is not None
+        assert slot.predictor is served
+        client.delete_registered_model_alias(NAME, "champion")
+        assert not slot.refresh()
+        assert slot.predictor is served
+    finally:
+        client.set_registered_model_alias(NAME, "champion", right)
+    slot.refresh()
+    assert slot.predictor is not None
+    assert served is not None
+    assert (slot.predictor.digest, slot.refusal) == (served.digest, None)
+
+
+def test_an_empty_registry_is_no_error_and_a_dead_server_is_asked_again_later(tracking: str, tmp_path: Path) -> None:
+    assert registry(tracking, tmp_path, name="NothingYet").pointer() is None
+    dead = registry(f"http://127.0.0.1:{free_port()}", tmp_path)
+    with pytest.raises(BundleRefused) as caught:
+        dead.pointer()
+    assert not caught.value.final
+    slot = Slot(Store(tmp_path), dead)
+    assert not slot.refresh()
+    assert slot.problem is not None
+    assert "MLflow" in slot.problem

@@ -1,0 +1,290 @@
+"""Keys: from either header, by name and date, from a file that changes, in constant time."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from scipy.stats import mannwhitneyu
+
+from serve_app.http.auth import MAX_FILE_BYTES, Key, Keys, KeysError, change_file, make_key, read_keys
+from tests.support.figures import note
+
+check = Keys("s3cret-ключ").check
+KEY = "s3cret-ключ".encode()
+
+
+def whose(keys: Keys, key: str) -> str:
+    found = keys.check(key.encode(), None)
+    return found if isinstance(found, str) else found.name
+
+
+def entry(key: str, name: str = "alice", **dates: str) -> dict[str, str]:
+    return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), **dates}
+
+
+def write(file: Path, *entries: dict[str, str]) -> None:
+    file.write_text(json.dumps(entries))
+
+
+@pytest.mark.parametrize(
+    ("key", "authorization"),
+    [(KEY, None), (None, b"Bearer " + KEY), (None, b"bearer  " + KEY + b" "), (KEY, b"Bearer something else"), (KEY, b"Basic x")],
+)
+def test_the_key_is_taken_from_either_header(key: bytes | None, authorization: bytes | None) -> None:
+    found = check(key, authorization)
+    assert isinstance(found, Key)
+    assert found.name == "API_KEY"
+
+
+@pytest.mark.parametrize(
+    ("key", "authorization"),
+    [(None, None), (b"", None), (None, b""), (None, b"Bearer"), (None, b"Bearer  "), (None, b"Basic " + KEY), (None, KEY)],
+)
+def test_who_shows_no_key_is_told_that_it_is_missing(key: bytes | None, authorization: bytes | None) -> None:
+    assert check(key, authorization) == "missing"
+
+
+@pytest.mark.parametrize(
+    ("key", "authorization"),
+    [
+        (KEY + b"x", None),
+        (KEY[:-1], None),
+        (KEY.upper(), None),
+        (b"\xff\x00", None),
+        (hashlib.sha256(KEY).digest(), None),
+        (b"wrong", b"Bearer " + KEY),
+        (None, b"Bearer x"),
+    ],
+)
+def test_who_shows_another_key_is_told_that_it_is_wrong(key: bytes | None, authorization: bytes | None) -> None:
+    assert check(key, authorization) == "wrong"
+
+
+def test_without_any_key_everybody_is_let_in() -> None:
+    for key in (None, b"any"):
+        assert not isinstance(Keys().check(key, None), str)
+
+
+def test_keys_of_the_file_are_known_by_name_beside_the_plain_one(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one", "alice"), entry("two", "bob"), entry("three", "alice"))
+    keys = Keys("plain", file)
+    assert [whose(keys, key) for key in ("one", "two", "three", "plain", "four")] == ["alice", "bob", "alice", "API_KEY", "wrong"]
+
+
+def test_a_key_is_good_between_its_dates(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(
+        file,
+        entry("past", not_after="2020-01-31"),
+        entry("future", not_before="2999-01-31T00:00:00Z"),
+        entry("now", not_before="2020-01-31T00:00:00+02:00", not_after="2999-01-31"),
+    )
+    keys = Keys(None, file)
+    assert [whose(keys, key) for key in ("past", "future", "now")] == ["wrong", "wrong", "alice"]
+
+
+def test_a_step_of_the_clock_is_followed_by_the_dates_of_keys_and_by_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    now = time.time()
+    soon = datetime.fromtimestamp(now + 1800, UTC).isoformat()
+    write(file, entry("always"), entry("until soon", not_after=soon), entry("from soon", not_before=soon))
+    keys = Keys(None, file)
+    for step, good in ((3600, {"always", "from soon"}), (0, {"always", "until soon"}), (-3600, {"always", "until soon"})):
+        monkeypatch.setattr(time, "time", lambda moment=now + step: moment)
+        keys.refresh()
+        assert {key for key in ("always", "until soon", "from soon") if whose(keys, key) != "wrong"} == good
+
+
+def test_a_date_without_a_zone_is_utc(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one", not_after="1970-01-02"), entry("two", not_after="1970-01-02T02:00:00+02:00"))
+    assert [key.not_after for key in read_keys(file)] == [86400.0, 86400.0]
+
+
+def test_the_file_is_read_again_and_a_removed_key_is_dead(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one"), entry("two", "bob"))
+    keys = Keys(None, file)
+    assert whose(keys, "two") == "bob"
+    write(file, entry("one"), entry("new", "carol"))
+    keys.refresh()
+    assert [whose(keys, key) for key in ("one", "two", "new")] == ["alice", "wrong", "carol"]
+    write(file)
+    keys.refresh()
+    assert whose(keys, "one") == "wrong"
+
+
+BROKEN = {
+    "not JSON": b"[",
+    "not a list": b'{"name": "alice"}',
+    "not objects": b"[1]",
+    "no name": b'[{"sha256": "%s"}]' % (b"a" * 64),
+    "an odd name": b'[{"name": "a b", "sha256": "%s"}]' % (b"a" * 64),
+    "a key in the open": b'[{"name": "alice", "sha256": "my-key"}]',
+    "a misspelt date": b'[{"name": "alice", "sha256": "%s", "notafter": "2020-01-01"}]' % (b"a" * 64),
+    "a date of another form": b'[{"name": "alice", "sha256": "%s", "not_after": "31.1.2020"}]' % (b"a" * 64),
+    "a date that is a number": b'[{"name": "alice", "sha256": "%s", "not_after": 5}]' % (b"a" * 64),
+    "the same key twice": b'[{"name": "a", "sha256": "%s"}, {"name": "b", "sha256": "%s"}]' % (b"a" * 64, b"a" * 64),
+    "too large": b" " * MAX_FILE_BYTES + b"[]",
+}
+
+
+@pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_keeps_the_keys_known_before_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, raw: bytes
+) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one"))
+    keys = Keys(None, file)
+    file.write_bytes(raw)
+    with caplog.at_level(logging.ERROR, "iris_api.keys"):
+        keys.refresh()
+        keys.refresh()
+    assert whose(keys, "one") == "alice"
+    assert len(caplog.records) == 1
+    assert str(file) in caplog.records[0].why  # type: ignore[attr-defined]
+    with pytest.raises(KeysError, match=r"keys\.json"):
+        read_keys(file)
+
+
+def test_a_file_that_went_away_keeps_its_keys_and_one_that_was_never_there_lets_nobody_in(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one"))
+    keys = Keys(None, file)
+    file.unlink()
+    keys.refresh()
+    assert whose(keys, "one") == "alice"
+    assert whose(Keys(None, file), "one") == "wrong"
+    assert Keys(None, file).check(None, None) == "missing"
+
+
+def test_a_made_key_is_good_for_its_days_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    key, made = make_key("alice", days=1)
+    other, made_too = make_key("bob")
+    assert key != other
+    assert len(key) >= 32
+    for item in (made, made_too):
+        change_file(file, add=item)
+    assert key not in file.read_text()
+    keys = Keys(None, file)
+    assert [whose(keys, one) for one in (key, other)] == ["alice", "bob"]
+    (alice, bob) = read_keys(file)
+    assert 86000 < alice.not_after - time.time() <= 86401
+    assert bob.not_after == float("inf")
+    assert change_file(file, remove="alice") == 1
+    keys.refresh()
+    assert [whose(keys, one) for one in (key, other)] == ["wrong", "bob"]
+    assert change_file(file, remove="nobody") == 0
+
+
+def test_a_broken_file_is_not_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(b"[")
+    with pytest.raises(KeysError):
+        change_file(file, add=make_key("alice")[1])
+    assert file.read_bytes() == b"["
+    with pytest.raises(KeysError):
+        make_key("a b")
+
+
+def test_no_key_is_in_a_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one-secret"))
+    with caplog.at_level(logging.DEBUG):
+        keys = Keys("plain-secret", file)
+        for key in ("one-secret", "plain-secret", "guessed-secret"):
+            whose(keys, key)
+        file.write_bytes(b'[{"name": "one-secret", "sha256": "one-secret"}]')
+        keys.refresh()
+    assert len(caplog.records) == 2
+    assert not any("secret" in str(value) for record in caplog.records for value in vars(record).values())
+
+
+# --- timing
+
+SAMPLES = 5_000
+ROUNDS = 8
+CHANCE = 1e-3
+"""So seldom do equal timings look this different by chance; in all rounds, never."""
+Ask = Callable[[bytes], object]
+
+
+def guesses(secret: bytes, dice: random.Random) -> tuple[list[bytes], list[bytes]]:
+    """Keys that are right but for their last bytes, and keys with nothing right: made alike, and so many that it does not matter
+    where the hash of a single one falls."""
+    ends = [end for end in (dice.randbytes(2) for _ in range(2000)) if end != secret[-2:]]
+    return [secret[:-2] + end for end in ends], [dice.randbytes(len(secret) - 2) + end for end in ends]
+
+
+def looks_different(ask: Ask, near: list[bytes], far: list[bytes], dice: random.Random) -> bool:
+    """Whether the time of `ask` tells near guesses from far ones: asked in turns of random order, compared by rank."""
+    times: tuple[list[int], list[int]] = ([], [])
+    gc.disable()
+    try:
+        for _ in range(SAMPLES):
+            first = dice.randrange(2)
+            for kind in (first, 1 - first):
+                key = dice.choice((near, far)[kind])
+                started = time.perf_counter_ns()
+                ask(key)
+                times[kind].append(time.perf_counter_ns() - started)
+    finally:
+        gc.enable()
+    return bool(mannwhitneyu(*times).pvalue < CHANCE)
+
+
+def tells(ask: Ask, secret: bytes) -> bool:
+    """Whether it does so in every one of several rounds; a busy machine spoils some, never all the same way."""
+    dice = random.Random(2026)
+    return all(looks_different(ask, *guesses(secret, dice), dice) for _ in range(ROUNDS))
+
+
+def stops_early(secret: bytes) -> Ask:
+    return lambda key: all(a == b for a, b in zip(key, secret, strict=True))
+
+
+def compares_all_at_once(secret: bytes) -> Ask:
+    return lambda key: key == secret
+
+
+def looks_twice(secret: bytes) -> Ask:
+    """A hash is good, a second one for keys that begin right is not."""
+
+    def ask(key: bytes) -> object:
+        digest = hashlib.sha256(key).digest()
+        return hashlib.sha256(digest) if key.startswith(secret[:6]) else digest
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("leak", "length"),
+    [(stops_early, 48), (looks_twice, 48), (compares_all_at_once, 100_000)],
+    ids=lambda it: getattr(it, "__name__", it),
+)
+def test_the_measure_of_time_sees_a_leak(leak: Callable[[bytes], Ask], length: int) -> None:
+    secret = random.Random(1).randbytes(length)
+    assert tells(leak(secret), secret)
+
+
+def test_the_time_of_a_refusal_does_not_tell_how_wrong_a_key_is(tmp_path: Path) -> None:
+    secret = make_key("alice")[0].encode()
+    file = tmp_path / "keys.json"
+    write(file, entry(secret.decode()), entry("expired", not_after="2020-01-01"))
+    keys = Keys(None, file)
+    assert keys.check(secret, None) != "wrong"
+    assert not tells(lambda key: keys.check(key, None), secret)
+    note(f"{ROUNDS} rounds of {SAMPLES} guesses that are nearly right and as many that are not: no difference")

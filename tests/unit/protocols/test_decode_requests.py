@@ -1,0 +1,301 @@
+"""Bytes to numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.artifacts.fields import MAX_PROBLEMS, read_rows
+from serve_app.artifacts.signature import UNSEEN, Feature, Signature
+from serve_app.errors import InvalidInput, Malformed, TooManyRows
+from serve_app.protocols import decode as codec
+from tests.support.models import A_FLOWER, iris_signature
+from tests.support.signatures import rows, signatures
+
+MIXED = Signature(
+    (
+        Feature("age", "number", 0.0, 120.0),
+        Feature("member", "boolean"),
+        Feature("city", "category", categories=("Bern", "Zürich")),
+        Feature("income", "number", nullable=True),
+        Feature("owner", "boolean", nullable=True),
+        Feature("colour", "category", categories=("blue", "red"), nullable=True),
+    ),
+    "regression",
+)
+A_CLIENT = {"age": 33, "member": True, "city": "Zürich", "income": 1.5, "owner": False, "colour": "red"}
+decode = codec.row_decoder(MIXED)
+decode_all = codec.rows_decoder(MIXED, max_rows=3)
+either_reading = pytest.mark.parametrize("unknown", ["refuse", "unseen"])
+
+
+def body(row: Any = A_CLIENT, /, **changes: Any) -> bytes:
+    return orjson.dumps({**row, **changes})
+
+
+def without(name: str) -> bytes:
+    return orjson.dumps({key: value for key, value in A_CLIENT.items() if key != name})
+
+
+def refusals(raw: bytes) -> list[tuple[str, str]]:
+    """What is wrong with a row, as (field, code)."""
+    with pytest.raises(InvalidInput) as refused:
+        decode(raw)
+    return [(problem.field, problem.code) for problem in refused.value.problems]
+
+
+def outcome(read: Any, *arguments: Any, **options: Any) -> Any:
+    try:
+        return read(*arguments, **options).tobytes()
+    except InvalidInput as error:
+        return [(problem.code, problem.message) for problem in error.problems]
+
+
+@given(st.data(), signatures())
+@either_reading
+def test_the_fast_reader_and_the_careful_one_agree_on_every_row(unknown: Any, data: st.DataObject, signature: Signature) -> None:
+    row = data.draw(rows(signature))
+    fast = outcome(codec.row_decoder(signature, unknown=unknown), json.dumps(row).encode())
+    careful = outcome(read_rows, signature, [row], unknown=unknown)
+    assert fast == careful
+
+
+@given(st.data(), signatures())
+def test_a_batch_is_its_rows_in_their_order(data: st.DataObject, signature: Signature) -> None:
+    table = data.draw(st.lists(rows(signature), min_size=1, max_size=4))
+    one = codec.row_decoder(signature)
+    many = codec.rows_decoder(signature, max_rows=4)
+    try:
+        expected = np.vstack([one(json.dumps(row).encode()) for row in table])
+    except InvalidInput:
+        with pytest.raises(InvalidInput):
+            many(json.dumps({"instances": table}).encode())
+    else:
+        np.testing.assert_array_equal(many(json.dumps({"instances": table}).encode()), expected)
+
+
+@given(st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
+def test_a_number_is_read_as_python_reads_it(text: str) -> None:
+    signature = Signature((Feature("x"), Feature("y", nullable=True)), "regression")
+    read = codec.row_decoder(signature)
+    wanted = float(text)
+    raw = f'{{"x": {text}, "y": {text}}}'.encode()
+    if abs(wanted) <= signature.features[0].bounds[1]:
+        assert read(raw).tolist() == [[wanted, wanted]]
+    else:
+        with pytest.raises(InvalidInput):
+            read(raw)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=40).map(str.encode))
+def test_any_bytes_at_all_are_answered_or_refused_never_more(raw: bytes) -> None:
+    for read in (decode, decode_all):
+        with pytest.raises(InvalidInput):
+            read(raw)
+
+
+def test_kinds_become_numbers_in_the_order_of_the_signature() -> None:
+    assert decode(body()).tolist() == [[33.0, 1.0, 1.0, 1.5, 0.0, 1.0]]
+
+
+def test_columns_that_take_null_may_be_null_or_left_out() -> None:
+    assert math.isnan(decode(body(income=None))[0, 3])
+    row = decode(orjson.dumps({"age": 1, "member": False, "city": "Bern"}))
+    assert row[0, :3].tolist() == [1.0, 0.0, 0.0]
+    assert np.isnan(row[0, 3:]).all()
+
+
+def test_the_order_holds_when_optional_columns_come_first() -> None:
+    signature = Signature((Feature("a", nullable=True), Feature("b"), Feature("c", nullable=True), Feature("d")), "regression")
+    assert codec.row_decoder(signature)(b'{"d": 4, "c": 3, "b": 2, "a": 1}').tolist() == [[1.0, 2.0, 3.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "problems"),
+    [
+        (body(age="old"), [("age", "type")]),
+        (body(age=True), [("age", "type")]),
+        (body(age=None), [("age", "type")]),
+        (body(age=[1]), [("age", "type")]),
+        (body(age={}), [("age", "type")]),
+        (body(age=120.5), [("age", "out_of_range")]),
+        (body(age=-1e-9), [("age", "out_of_range")]),
+        (body(age="121"), [("age", "out_of_range")]),
+        (body(income=True), [("income", "type")]),
+        (body(income=1e39), [("income", "out_of_range")]),
+        (body(member=1), [("member", "type")]),
+        (body(member="true"), [("member", "type")]),
+        (body(owner=0), [("owner", "type")]),
+        (body(city="Paris"), [("city", "unknown_category")]),
+        (body(city="bern"), [("city", "unknown_category")]),
+        (body(city=3), [("city", "type")]),
+        (body(city=None), [("city", "type")]),
+        (body(colour="green"), [("colour", "unknown_category")]),
+        (without("age"), [("age", "missing")]),
+        (b"{}", [("age", "missing"), ("member", "missing"), ("city", "missing")]),
+        (body(age="x", city=1, member=2), [("age", "type"), ("member", "type"), ("city", "type")]),
+        (body().replace(b"33", b"NaN"), [("age", "not_finite")]),
+        (body().replace(b"33", b"Infinity"), [("age", "not_finite")]),
+        (body().replace(b"33", b"-Infinity"), [("age", "not_finite")]),
+        (body().replace(b"33", b"1e999"), [("age", "not_finite")]),
+        (body().replace(b"33", b"1" * 5000), [("age", "not_finite")]),
+        (body(age="NaN"), [("age", "not_finite")]),
+        (body(age="1e999"), [("age", "not_finite")]),
+        (body(income="-inf"), [("income", "not_finite")]),
+        (b"[]", [("body", "type")]),
+        (b"null", [("body", "type")]),
+        (b"3", [("body", "type")]),
+        (b'"text"', [("body", "type")]),
+    ],
+    ids=lambda value: str(value)[:70],
+)
+def test_a_wrong_row_is_refused_by_the_name_of_the_field(raw: bytes, problems: list[tuple[str, str]]) -> None:
+    assert refusals(raw) == problems
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"{'age': 3}",
+        b'{"age": 3,}',
+        b'{"age": 03}',
+        b'{"age": }',
+        b"\xff\xfe",
+        b'{"city": "\xff"}',
+        b"[" * 100_000,
+        b'{"extra":' * 100_000,
+    ],
+    ids=lambda raw: str(raw[:20]),
+)
+def test_what_is_not_json_is_malformed(raw: bytes) -> None:
+    with pytest.raises(Malformed) as refused:
+        decode(raw)
+    assert [problem.field for problem in refused.value.problems] == ["body"]
+
+
+@pytest.mark.parametrize("age", ["33", " 33 ", "3.3e1", "33.0"])
+def test_a_number_written_as_a_string_is_a_number(age: str) -> None:
+    assert decode(body(age=age))[0, 0] == 33.0
+
+
+def test_an_int_without_end_in_a_field_that_nobody_reads_is_ignored() -> None:
+    assert decode(body().replace(b"{", b'{"extra":' + b"9" * 5000 + b",", 1))[0, 0] == 33.0
+    assert decode(body(age="33").replace(b"{", b'{"extra":' + b"9" * 5000 + b",", 1))[0, 0] == 33.0
+
+
+def test_extra_fields_are_ignored_and_of_two_equal_names_the_last_counts() -> None:
+    assert decode(body(extra={"deep": [1, {"er": None}]}))[0, 0] == 33.0
+    assert decode(body()[:-1] + b',"age":44}')[0, 0] == 44.0
+    assert decode(b'{"age":"x",' + body()[1:])[0, 0] == 33.0
+    assert refusals(body()[:-1] + b',"age":"x"}') == [("age", "type")]
+
+
+@pytest.mark.parametrize("city", ["Genf", "", "Z\u00fc", "🌷"])
+def test_an_unknown_category_can_be_taken_as_unseen(city: str) -> None:
+    lenient = codec.row_decoder(MIXED, unknown="unseen")
+    assert lenient(body(city=city))[0, 2] == UNSEEN
+    assert lenient(body(city=city, age="33"))[0, 2] == UNSEEN
+    with pytest.raises(InvalidInput):
+        lenient(body(city=7))
+
+
+@pytest.mark.parametrize("name", ['a "b"', "back\\slash", "line\nbreak", "", "🌷", "f0", "instances", "'", "a.b", "{x}"])
+def test_any_column_name_works(name: str) -> None:
+    signature = Signature((Feature(name, "number", 0.0, 1.0), Feature("f1", "category", categories=('"',))), "regression")
+    row = {name: 0.5, "f1": '"'}
+    for dumped in (json.dumps(row).encode(), orjson.dumps(row)):
+        assert codec.row_decoder(signature)(dumped).tolist() == [[0.5, 0.0]]
+    many = codec.rows_decoder(signature, max_rows=2)
+    assert many(json.dumps({"instances": [row, row]}).encode()).tolist() == [[0.5, 0.0]] * 2
+    with pytest.raises(InvalidInput) as refused:
+        codec.row_decoder(signature)(json.dumps({**row, name: 2}).encode())
+    assert refused.value.problems[0].field == name
+
+
+def test_a_message_never_repeats_what_was_sent() -> None:
+    secret = "4111-1111-1111-1111"
+    everywhere = dict.fromkeys(MIXED.names, secret)
+    for raw in (
+        body(everywhere),
+        body(age=secret, extra=secret),
+        body(everywhere, age=[secret], city=[secret]),
+        body() + secret.encode(),
+    ):
+        for wrapped, read in ((raw, decode), (b'{"instances":[' + raw + b"]}", decode_all)):
+            with pytest.raises(InvalidInput) as refused:
+                read(wrapped)
+            assert "4111" not in str(refused.value)
+            assert refused.value.__cause__ is None
+            assert refused.value.__suppress_context__ or refused.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "says"),
+    [
+        (0.0, 20.0, "must be between 0 and 20"),
+        (None, 1234567.5, "must be at most 1234567.5"),
+        (0.1, None, "must be at least 0.1"),
+    ],
+)
+def test_a_message_names_the_bounds_exactly(minimum: float | None, maximum: float | None, says: str) -> None:
+    signature = Signature((Feature("x", "number", minimum, maximum),), "regression")
+    for value in (-1e30, 1e30):
+        if not (signature.features[0].bounds[0] <= value <= signature.features[0].bounds[1]):
+            with pytest.raises(InvalidInput, match=f"^x: {says}$"):
+                codec.row_decoder(signature)(orjson.dumps({"x": value}))
+
+
+def test_a_wide_row_full_of_mistakes_gets_a_short_list() -> None:
+    signature = Signature(tuple(Feature(f"x{i}") for i in range(1000)), "regression")
+    for read, raw in ((codec.row_decoder(signature), b"{}"), (codec.rows_decoder(signature, max_rows=9), b'{"instances":[{},{}]}')):
+        with pytest.raises(InvalidInput) as refused:
+            read(raw)
+        assert len(refused.value.problems) == MAX_PROBLEMS
+
+
+@pytest.mark.parametrize(
+    ("raw", "problems"),
+    [
+        (b"{}", [("instances", "missing")]),
+        (b'{"instances": {}}', [("instances", "type")]),
+        (b'{"instances": null}', [("instances", "type")]),
+        (b'{"instances": []}', [("instances", "too_short")]),
+        (b'{"instances": [3, null]}', [("instances[0]", "type"), ("instances[1]", "type")]),
+        (
+            b'{"instances": [' + body() + b", {}]}",
+            [("instances[1].age", "missing"), ("instances[1].member", "missing"), ("instances[1].city", "missing")],
+        ),
+        (b'{"instances": [' + body() + b"," + body(age=500) + b"]}", [("instances[1].age", "out_of_range")]),
+        (b'{"instances": [' + body(city="Paris") + b"]}", [("instances[0].city", "unknown_category")]),
+    ],
+    ids=lambda value: str(value)[:70],
+)
+def test_a_wrong_batch_is_refused_by_row_and_field(raw: bytes, problems: list[tuple[str, str]]) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        decode_all(raw)
+    assert [(problem.field, problem.code) for problem in refused.value.problems] == problems
+
+
+def test_a_batch_keeps_its_order_and_takes_strings_for_numbers() -> None:
+    table = [{**A_CLIENT, "age": age} for age in (3, "1", 2)]
+    assert decode_all(orjson.dumps({"instances": table}))[:, 0].tolist() == [3.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("row", [A_CLIENT, {**A_CLIENT, "age": "1"}, {}], ids=["right", "to be read carefully", "wrong"])
+def test_more_rows_than_allowed_are_refused_whatever_they_hold(row: dict[str, Any]) -> None:
+    with pytest.raises(TooManyRows, match="at most 3 rows"):
+        decode_all(orjson.dumps({"instances": [row] * 4}))
+
+
+def test_the_flower_of_the_documentation_is_read() -> None:
+    assert codec.row_decoder(iris_signature())(orjson.dumps(A_FLOWER)).tolist() == [[5.1, 3.5, 1.4, 0.2]]

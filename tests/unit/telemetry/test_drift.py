@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.store import Store
+from serve_app.inference.predictor import open_predictor
+from serve_app.inference.slot import Slot
+from serve_app.telemetry.collector import MetricsCollector
+from serve_app.telemetry.drift import MAX_BINS, MAX_FEATURES, Bins, read_reference
+from tests.support.bundles import bundle
+from tests.support.models import diabetes_signature, forest, iris, iris_signature, linear
+from tests.unit.telemetry.test_collector import values
+from training.reference import reference
+
+X, y = iris()
+SIGNATURE = iris_signature()
+FRAME = pd.DataFrame(X, columns=list(SIGNATURE.names))
+REFERENCE = reference(FRAME, y, SIGNATURE)
+
+
+def psi(bins: Bins, column: Any) -> float:
+    """The population stability index as monitoring/rules compute it."""
+    counts = bins.count(column) + 0.5
+    shares, expected = counts / counts.sum(), np.array(bins.expected)
+    return float(((shares - expected) * np.log(shares / expected)).sum())
+
+
+def test_the_rows_of_training_fill_the_bins_as_the_reference_says() -> None:
+    found = read_reference({"reference": REFERENCE}, SIGNATURE)
+    assert found is not None
+    assert found.rows == 150
+    assert [bins.name for bins in found.features] == list(SIGNATURE.names)
+    for bins in found.features:
+        assert sum(bins.expected) == pytest.approx(1)
+        assert psi(bins, X[:, bins.column]) == pytest.approx(0, abs=1e-9)
+    assert found.predictions is not None
+    assert found.predictions.labels == ("setosa", "versicolor", "virginica")
+    assert found.predictions.expected == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+
+def test_a_table_that_moved_is_far_from_the_reference() -> None:
+    found = read_reference({"reference": REFERENCE}, SIGNATURE)
+    assert found is not None
+    random = np.random.default_rng(0)
+    again = X[random.integers(0, len(X), 1000)]
+    for bins in found.features:
+        assert psi(bins, again[:, bins.column]) < 0.1
+        assert psi(bins, again[:, bins.column] * 2.54) > 1  # somebody sends inches
+
+
+def test_every_value_falls_into_exactly_one_bin_whatever_it_is() -> None:
+    features = (
+        Feature("height", nullable=True),
+        Feature("colour", "category", categories=("blue", "green", "red"), nullable=True),
+        Feature("new", "boolean"),
+    )
+    signature = Signature(features, "classification", classes=(0, 1))
+    frame = pd.DataFrame(
+        {"height": [1.0, 2.0, None, 4.0], "colour": ["red", "red", None, "blue"], "new": [True, False, True, True]}
+    )
+    found = read_reference({"reference": reference(frame, np.array([0, 1, 1, 1]), signature)}, signature)
+    assert found is not None
+    height, colour, new = found.features
+    assert height.labels[-1] == "missing"
+    assert colour.labels == ("blue", "green", "red", "other", "missing")
+    assert new.labels == ("false", "true")
+    assert dict(zip(colour.labels, colour.count(np.array([2.0, 2.0, -1.0, math.nan, 0.0])), strict=True)) == {
+        "blue": 1,
+        "green": 0,
+        "red": 2,
+        "other": 1,
+        "missing": 1,
+    }
+    odd = np.array([-math.inf, -1e300, 0.0, 2.0, 1e300, math.inf, math.nan])
+    assert height.count(odd).sum() == len(odd)
+    assert height.count(np.array([math.nan]))[-1] == 1
+    assert list(new.count(np.array([0.0, 1.0, 1.0]))) == [1, 2]
+
+
+def test_a_bin_that_training_left_empty_is_taken_in_by_its_neighbour() -> None:
+    raw = {"rows": 9, "features": {"x": {"kind": "number", "edges": [1.0, 2.0, 3.0], "counts": [0, 4, 0, 5], "missing": 0}}}
+    signature = Signature((Feature("x"),), "regression")
+    found = read_reference({"reference": raw}, signature)
+    assert found is not None
+    (bins,) = found.features
+    assert bins.labels == ("< 2.0", ">= 2.0")
+    assert list(bins.count(np.array([0.0, 1.5, 2.0]))) == [2, 1]
+    constant = {"rows": 9, "features": {"x": {"kind": "number", "edges": [7.0], "counts": [0, 9], "missing": 0}}}
+    only = read_reference({"reference": constant}, signature)
+    assert only is not None
+    assert only.features[0].labels == ("any",)
+    assert list(only.features[0].count(np.array([1.0, 9.0]))) == [2]
+
+
+def test_rare_categories_and_wide_tables_are_bounded() -> None:
+    names = tuple(f"c{i:03}" for i in range(200))
+    features = tuple(Feature(f"f{i}", "category", categories=names) for i in range(MAX_FEATURES + 20))
+    signature = Signature(features, "regression")
+    counts = {name: len(names) - place for place, name in enumerate(names)}
+    column = {"kind": "category", "counts": counts, "missing": 0}
+    found = read_reference({"reference": {"rows": 1, "features": {feature.name: column for feature in features}}}, signature)
+    assert found is not None
+    assert len(found.features) == MAX_FEATURES
+    bins = found.features[0]
+    assert bins.labels == (*names[:MAX_BINS], "other")
+    assert bins.count(np.array([0.0, 199.0, -1.0]))[-1] == 2
+    assert bins.expected[-1] == pytest.approx(sum(counts[name] for name in names[MAX_BINS:]) / sum(counts.values()), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        None,
+        "rubbish",
+        {},
+        {"features": None},
+        {"features": {"sepal_length": 3}},
+        {"features": {"sepal_length": {"edges": [2, 1], "counts": [1, 1, 1], "missing": 0}}},
+        {"features": {"sepal_length": {"edges": [1, math.nan], "counts": [1, 1, 1], "missing": 0}}},
+        {"features": {"sepal_length": {"edges": [1], "counts": [1], "missing": 0}}, "rows": "many", "classes": []},
+    ],
+    ids=str,
+)
+def test_a_bundle_without_a_usable_reference_is_served_without_drift(raw: Any) -> None:
+    found = read_reference({"reference": raw}, SIGNATURE)
+    assert found is None or (found.features, found.predictions) == ((), None)
+
+
+def watching(tmp_path: Path, bundled: Any, rows: Any) -> dict[Any, float]:
+    """What is told after these rows were predicted."""
+    slot = Slot(Store(tmp_path))
+    accounts = MetricsCollector(slot)
+    slot.predictor = open_predictor(bundled)
+    for part in np.array_split(rows, 3):
+        accounts.flush()
+        accounts.predicted(slot.predictor, part, slot.predictor.scores(part))
+    return values(accounts)
+
+
+def test_a_replica_tells_its_rows_by_bin_beside_what_training_saw(tmp_path: Path) -> None:
+    found = watching(tmp_path, bundle(forest(), reference=REFERENCE), X)
+    told = {dict(labels)["bin"]: value for (name, labels), value in found.items() if name == "model_prediction_bin_total"}
+    assert told == dict(Counter(forest().predict(X)))
+    for name in SIGNATURE.names:
+        mine = [
+            value
+            for (metric, labels), value in found.items()
+            if metric == "model_input_bin_total" and dict(labels)["feature"] == name
+        ]
+        assert sum(mine) == 150
+        expected = [
+            value
+            for (metric, labels), value in found.items()
+            if metric == "model_input_bin_expected" and dict(labels)["feature"] == name
+        ]
+        assert sum(expected) == pytest.approx(1)
+    assert found["model_reference_rows", (("model_version", "1"),)] == 150
+
+
+def test_a_regression_is_watched_by_the_bins_of_its_target(tmp_path: Path) -> None:
+    signature = diabetes_signature()
+    rows = np.zeros((30, 10))
+    frame = pd.DataFrame(rows, columns=list(signature.names))
+    told = reference(frame, np.linspace(0.0, 300.0, 100), signature)
+    found = watching(tmp_path, bundle(linear(), signature, reference=told), rows)
+    bins = {dict(labels)["bin"]: value for (name, labels), value in found.items() if name == "model_prediction_bin_total"}
+    assert len(bins) == 10
+    assert sum(bins.values()) == 30
+    assert max(bins.values()) == 30
