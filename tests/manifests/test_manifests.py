@@ -177,10 +177,11 @@ def test_the_store_is_written_by_training_and_only_read_by_the_api() -> None:
 def test_mlflow_lets_in_every_name_under_which_its_service_is_known() -> None:
     container = one("Deployment", "mlflow-server")["spec"]["template"]["spec"]["containers"][0]
     (hosts,) = [arg.partition("=")[2].split(",") for arg in container["args"] if arg.startswith("--allowed-hosts=")]
-    short = "mlflow-server-service"
-    assert {f"{name}:5000" for name in (short, f"{short}.mlops", f"{short}.mlops.svc", f"{short}.mlops.svc.cluster.local")} <= set(
-        hosts
-    )
+    namespace = next(entry for entry in container["env"] if entry["name"] == "NAMESPACE")
+    assert namespace["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    name = "mlflow-server-service"
+    names = (name, f"{name}.$(NAMESPACE)", f"{name}.$(NAMESPACE).svc", f"{name}.$(NAMESPACE).svc.cluster.local")
+    assert {f"{name}:5000" for name in names} <= set(hosts)
     assert "*" not in hosts
     service = one("Service", "mlflow-server-service")["spec"]
     labels = one("Deployment", "mlflow-server")["spec"]["template"]["metadata"]["labels"]

@@ -123,8 +123,8 @@ def test_mlflow_with_a_password_takes_it_from_the_secret_that_its_clients_read()
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert "--app-name=basic-auth" in container["args"]
     secret = one("Secret", "mlflow-auth")["stringData"]
-    taken = {entry["valueFrom"]["secretKeyRef"]["key"] for entry in container["env"] if "valueFrom" in entry}
-    assert taken == set(secret)
+    references = [entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]
+    assert {reference["key"] for reference in references} == set(secret)
     assert all(value.startswith("replace-me") for name, value in secret.items() if name != "MLFLOW_TRACKING_USERNAME")
     assert "default_permission = NO_PERMISSIONS" in one("ConfigMap", "mlflow-auth")["data"]["basic_auth.ini"]
     for kind, name in (("RayService", "iris-api"), ("RayJob", "iris-train"), ("Job", "iris-store")):
