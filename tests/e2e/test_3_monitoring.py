@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from kuberay.ctl.api_client import port_forward
 from kuberay.ctl.kube import Cluster
-from kuberay.ctl.reach import reached
 from tests.support import cluster
 from tests.support.cluster import get, kubectl, load, make, request
 from tests.support.figures import note
@@ -55,7 +55,7 @@ def prometheus(trained: str) -> Iterator[Prometheus]:
     done = make("k8s-monitoring-deploy", MONITORING="no-grafana")
     assert done.code == 0, done.output
     try:
-        with reached(Cluster.from_environment(), "prometheus", 9090) as address:
+        with port_forward(Cluster.from_environment(), "prometheus", 9090) as address:
             yield Prometheus(address)
     finally:
         make("k8s-monitoring-delete", MONITORING="no-grafana")
