@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from serve_app.settings import SettingsError
+
 FREE = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
 LEAST, MOST = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"
 FIRST, BLOCKS, SIZE = 20_000, 120, 100
@@ -51,3 +53,13 @@ def choose_ports(port: int) -> None:
     if not os.environ.get(LEAST) and not os.environ.get(MOST):
         least = FIRST + port % BLOCKS * SIZE
         os.environ |= {LEAST: str(least), MOST: str(least + SIZE - 1)}
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise SettingsError when `host`:`port` cannot be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(f"{host}:{port} cannot be used ({error.strerror}); choose another, e.g. PORT={port + 1}") from None

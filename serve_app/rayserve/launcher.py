@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from ray import serve
 
 from serve_app.errors import IrisApiError
 from serve_app.rayserve import scrape_targets as targets
+from serve_app.rayserve.isolation import check_port
 from serve_app.settings import Settings
 
 START_SECONDS = 120.0
@@ -37,7 +37,7 @@ class StartError(IrisApiError):
 
 def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, name: str, host: str, port: int) -> None:
     """Serve what `application` builds, as `name`, until SIGINT or SIGTERM; then stop every process. Raises StartError."""
-    _check_port(host, port)
+    check_port(host, port)
     stop = threading.Event()
     _listen(stop)
     started = time.monotonic()
@@ -113,15 +113,6 @@ def _start_ray(settings: Settings, host: str) -> Any:
                 raise
             say(f"Ray did not start ({' '.join(str(error).split())[:80]}); once more …")
     raise AssertionError
-
-
-def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartError(f"{host}:{port} cannot be used ({error.strerror}); choose another, e.g. PORT={port + 1}") from None
 
 
 def _wait(url: str, stop: threading.Event) -> None:
