@@ -150,7 +150,7 @@ def _job(cluster: Cluster) -> Iterator[Fault]:
 
 def _versions(cluster: Cluster) -> Iterator[Fault]:
     lock = re.search(r"^ray==(\S+)", (KUBERAY.parent / "requirements" / "serve.txt").read_text(), re.MULTILINE)
-    for kind, name, path in (("rayservice", RAYSERVICE, "spec.rayClusterConfig"), ("rayjob", TRAINING_JOB, "spec.rayClusterSpec")):
+    for kind, name, path in (("RayService", RAYSERVICE, "spec.rayClusterConfig"), ("RayJob", TRAINING_JOB, "spec.rayClusterSpec")):
         stated = field(cluster.get(kind, name), f"{path}.rayVersion")
         if lock and stated and stated != lock.group(1):
             yield Fault(
@@ -184,7 +184,7 @@ def _rolled_out(cluster: Cluster) -> Iterator[Fault]:
     """Settings that changed after the pods had read them at their start."""
     pods = cluster.pods("app=iris-api,component=worker")
     started = max((str(field(pod, "metadata.creationTimestamp")) for pod in pods), default="")
-    for kind, name in (("secret", SECRET), ("configmap", CONFIG)):
+    for kind, name in (("Secret", SECRET), ("ConfigMap", CONFIG)):
         text = cluster.try_run("get", kind, name, "-o", "json", "--show-managed-fields", "--ignore-not-found")
         entries = field(json.loads(text), "metadata.managedFields", []) if text and text.strip() else []
         changed = max((str(entry.get("time", "")) for entry in entries), default="")

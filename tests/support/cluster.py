@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -24,17 +25,19 @@ NODE_PORT = 30080
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class CommandResult:
+    """Exit code, and output with errors."""
+
     code: int
     output: str
 
 
-def make(target: str, *arguments: str, **variables: str) -> Done:
+def make(target: str, *arguments: str, **variables: str) -> CommandResult:
     """One `make` target with its output, errors included."""
     pairs = [f"{name}={value}" for name, value in variables.items()]
     # The tests may have been started by make: its own flags and variables are not for this call.
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS")}
-    done = subprocess.run(
+    process = subprocess.run(
         ["make", "--no-print-directory", target, *arguments, *pairs],
         cwd=ROOT,
         env=environment,
@@ -43,21 +46,23 @@ def make(target: str, *arguments: str, **variables: str) -> Done:
         check=False,
         timeout=900,
     )
-    return Done(done.returncode, done.stdout + done.stderr)
+    return CommandResult(process.returncode, process.stdout + process.stderr)
 
 
 def kubectl(*arguments: str, text: str | None = None, check: bool = True) -> str:
     """Output of kubectl, errors and warnings included."""
-    done = subprocess.run(["kubectl", *arguments], cwd=ROOT, input=text, capture_output=True, text=True, check=False, timeout=300)
-    if check and done.returncode:
-        raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
-    return done.stdout + done.stderr
+    process = subprocess.run(
+        ["kubectl", *arguments], cwd=ROOT, input=text, capture_output=True, text=True, check=False, timeout=300
+    )
+    if check and process.returncode:
+        raise AssertionError(f"kubectl {' '.join(arguments)}: {process.stderr}")
+    return process.stdout + process.stderr
 
 
 def get(kind: str, name: str, namespace: str = "mlops") -> dict[str, Any]:
     """One object; empty when it is not there."""
-    out = kubectl("-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found")
-    return dict(json.loads(out)) if out.strip() else {}
+    output = kubectl("-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found")
+    return dict(json.loads(output)) if output.strip() else {}
 
 
 def pods(selector: str, namespace: str = "mlops") -> list[dict[str, Any]]:
@@ -71,7 +76,9 @@ def api_key(namespace: str = "mlops") -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Response:
+    """Status, headers with lower-case names, body."""
+
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -81,21 +88,43 @@ class Reply:
         return self.headers.get("x-model-version")
 
 
-def request(path: str, *, key: str = "", row: Mapping[str, Any] | None = None, port: int = NODE_PORT, timeout: float = 10) -> Reply:
+def request(
+    path: str, *, key: str = "", row: Mapping[str, Any] | None = None, port: int = NODE_PORT, timeout: float = 10
+) -> Response:
     """One request on a connection of its own, as a client behind a load balancer makes it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         headers = {"X-API-Key": key, "Content-Type": "application/json", "Connection": "close"}
         connection.request("GET" if row is None else "POST", path, None if row is None else json.dumps(row), headers)
-        answer = connection.getresponse()
-        return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+        response = connection.getresponse()
+        return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
     finally:
         connection.close()
 
 
+def versions(key: str, count: int = 20) -> set[str | None]:
+    """The versions of the model that answer `count` requests in a row."""
+    return {request("/model/info", key=key).version for _ in range(count)}
+
+
+def doctor() -> dict[str, str]:
+    """What `make k8s-doctor` reports: cause and fix by the object that it names (all of them when it names one twice)."""
+    result = make("k8s-doctor")
+    faults: dict[str, str] = {}
+    name = ""
+    for line in result.output.splitlines():
+        match = re.match(r"    (\S.*?): (.*)", line)
+        if match and not line.startswith("    fix: "):
+            name = match.group(1)
+        if line.startswith("    "):
+            faults[name] = faults.get(name, "") + line + "\n"
+    assert (result.code != 0) == bool(faults), result.output
+    return faults
+
+
 @dataclass(slots=True)
 class Load:
-    """What became of the requests: answers by model version, failures with the second they happened in."""
+    """The outcome of the requests: answers by model version, failures with the second in which they were sent."""
 
     versions: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -112,13 +141,13 @@ class Load:
 
 @contextlib.contextmanager
 def load(rate: float, *, key: str, threads: int = 16) -> Iterator[Load]:
-    """`rate` predictions a second, whether the earlier ones have been answered or not, until the block ends."""
+    """Send `rate` predictions a second until the block ends, whether the earlier ones have been answered or not."""
     record = Load()
     lock, stopped = threading.Lock(), threading.Event()
     started = time.monotonic()
     ticks = iter(range(10**9))
 
-    def ask() -> None:
+    def send() -> None:
         while not stopped.is_set():
             with lock:
                 due = started + next(ticks) / rate
@@ -126,8 +155,9 @@ def load(rate: float, *, key: str, threads: int = 16) -> Iterator[Load]:
                 return
             sent = time.monotonic()
             try:
-                reply = request("/predict", key=key, row=ROW)
-                problem = None if reply.status == 200 and b'"prediction"' in reply.body else f"{reply.status} {reply.body[:200]!r}"
+                response = request("/predict", key=key, row=ROW)
+                valid = response.status == 200 and b'"prediction"' in response.body
+                problem = None if valid else f"{response.status} {response.body[:200]!r}"
             except (OSError, http.client.HTTPException) as error:
                 problem = f"{type(error).__name__}: {error}"
             with lock:
@@ -135,11 +165,11 @@ def load(rate: float, *, key: str, threads: int = 16) -> Iterator[Load]:
                 if took > 1:
                     record.slow.append(f"{sent - started:.1f} s: {took:.1f} s")
                 if problem is None:
-                    record.versions[reply.version or ""] += 1
+                    record.versions[response.version or ""] += 1
                 else:
                     record.failures.append(f"{sent - started:.1f} s: {problem}")
 
-    workers = [threading.Thread(target=ask, daemon=True) for _ in range(threads)]
+    workers = [threading.Thread(target=send, daemon=True) for _ in range(threads)]
     for worker in workers:
         worker.start()
     try:

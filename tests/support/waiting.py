@@ -9,11 +9,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(found: Callable[[], T], *, seconds: float = 30, every: float = 0.05, what: str = "what the test waits for") -> T:
-    """The first true value of `found`; an AssertionError that names `what` when there is none in time."""
+def until(probe: Callable[[], T], *, seconds: float = 30, every: float = 0.05, what: str = "what the test waits for") -> T:
+    """The first true value of `probe`; an AssertionError that names `what` when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
-        value = found()
+        value = probe()
         if value:
             return value
         if time.monotonic() > deadline:
