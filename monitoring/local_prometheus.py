@@ -23,7 +23,9 @@ def configuration(api: int, port: int) -> str:
     same.
     """
     cluster = yaml.safe_load((BASE / "prometheus" / "prometheus.yaml").read_text())
-    relabelling = {job["job_name"]: job["metric_relabel_configs"] for job in cluster["scrape_configs"] if "metric_relabel_configs" in job}
+    relabelling = {
+        job["job_name"]: job["metric_relabel_configs"] for job in cluster["scrape_configs"] if "metric_relabel_configs" in job
+    }
     ray, haproxy = ([{"files": [str(targets_file(api, source))], "refresh_interval": "5s"}] for source in ("metrics", "haproxy"))
     # On one machine Serve's processes and the replicas run on one Ray node, the head.
     jobs = [
@@ -65,7 +67,9 @@ def main() -> None:
     arguments.data.mkdir(parents=True, exist_ok=True)
     file = arguments.data / "prometheus.yaml"
     file.write_text(configuration(arguments.api, arguments.port))
-    sys.stdout.write(f"iris-api: Prometheus on http://127.0.0.1:{arguments.port} (targets: /targets, alerts: /alerts, stop: Ctrl-C)\n")
+    sys.stdout.write(
+        f"iris-api: Prometheus on http://127.0.0.1:{arguments.port} (targets: /targets, alerts: /alerts, stop: Ctrl-C)\n"
+    )
     sys.stdout.flush()
     os.execv(  # noqa: S606, Prometheus takes over the terminal
         program,

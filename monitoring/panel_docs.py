@@ -24,7 +24,9 @@ UNITS = {
 
 def tables() -> str:
     """One table of panels for each dashboard, as Markdown."""
-    return "\n".join(_table(dashboard) for dashboard in (dashboards.overview(), dashboards.model(), dashboards.ray(), dashboards.training()))
+    return "\n".join(
+        _table(dashboard) for dashboard in (dashboards.overview(), dashboards.model(), dashboards.ray(), dashboards.training())
+    )
 
 
 def page(text: str) -> str:

@@ -113,7 +113,7 @@ def test_a_prometheus_beside_it_computes_the_rules_of_the_cluster(server: Server
         until(lambda: answered("sum(up)") == answered("count(up)") == ["3"], seconds=60, every=1, what="all targets up")
         assert answered("sum(model_predictions_total)") == [str(REQUESTS)]
         until(lambda: answered("iris:versions_in_use:count") == ["1"], seconds=60, every=1, what="the version in use")
-        until(lambda: prometheus.alerts().get("Watchdog") == "firing", seconds=60, every=1, what="the watchdog")
+        until(lambda: prometheus.alerts().get("IrisApiWatchdog") == "firing", seconds=60, every=1, what="the watchdog")
     finally:
         process.terminate()
         process.wait(30)

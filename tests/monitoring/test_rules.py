@@ -15,12 +15,12 @@ ALERTS = rules("alert")
 NAMES = [rule["alert"] for rule in ALERTS]
 WITHOUT_VALUE = {
     "IrisApiDown",
-    "RayHeadDown",
-    "ScrapeTargetMissing",
-    "TrainingJobFailed",
-    "TrainingRefused",
-    "PodCrashLooping",
-    "ConfigurationNotLoaded",
+    "IrisApiRayHeadDown",
+    "IrisApiScrapeTargetMissing",
+    "IrisApiTrainingJobFailed",
+    "IrisApiTrainingRefused",
+    "IrisApiPodCrashLooping",
+    "IrisApiConfigurationNotLoaded",
 }
 """Alerts about what is there or not: their value is always 1, or always 0."""
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
@@ -44,7 +44,7 @@ def test_each_alert_is_shown_firing_silent_and_with_a_series_that_flaps_or_is_mi
         return [case["exp_alerts"] for case in test["alert_rule_test"] if case["alertname"] == alert]
 
     assert any(any(found) for test in mine.values() for found in [expected(test)]), "no case fires"
-    if alert == "Watchdog":
+    if alert == "IrisApiWatchdog":
         return  # it is never silent
     assert any(" is silent " in name and not any(expected(test)) for name, test in mine.items()), "no case is silent"
     assert any(name.startswith(f"{alert}, ") for name in mine), "no case for a flapping or missing series"

@@ -141,8 +141,8 @@ def test_the_alert_log_writes_one_line_per_alert_and_refuses_rubbish(alert_log: 
     port, process = alert_log
     alert = {
         "status": "firing",
-        "labels": {"alertname": "ModelRefused", "severity": "warning"},
-        "annotations": {"summary": "a\nb", "runbook_url": "docs/runbook.md#modelrefused"},
+        "labels": {"alertname": "IrisApiModelRefused", "severity": "warning"},
+        "annotations": {"summary": "a\nb", "runbook_url": "docs/runbook.md#irisapimodelrefused"},
         "startsAt": "2026-03-01T12:00:00Z",
     }
     for rubbish in (b"rubbish", b"[]", b"{}", b'{"alerts": [{}]}'):
@@ -153,10 +153,10 @@ def test_the_alert_log_writes_one_line_per_alert_and_refuses_rubbish(alert_log: 
     assert lines[0] == {
         "receiver": "pager",
         "status": "firing",
-        "alert": "ModelRefused",
+        "alert": "IrisApiModelRefused",
         "severity": "warning",
         "summary": "a\nb",
-        "runbook": "docs/runbook.md#modelrefused",
+        "runbook": "docs/runbook.md#irisapimodelrefused",
         "labels": alert["labels"],
         "since": "2026-03-01T12:00:00Z",
     }
