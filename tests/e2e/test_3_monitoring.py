@@ -18,6 +18,7 @@ import yaml
 
 from kuberay.ctl.kube import Cluster
 from kuberay.ctl.reach import reached
+from monitoring.operator_rules import runbook_base_url
 from tests.support import cluster
 from tests.support.cluster import get, kubectl, load, make, request
 from tests.support.figures import note
@@ -98,6 +99,8 @@ def test_everything_is_scraped(prometheus: Prometheus) -> None:
 
     until(lambda: not missing() or None, seconds=180, every=2, what=f"all targets ({missing()})")
     assert "IrisApiWatchdog" in prometheus.alerts()
+    (watchdog,) = [a for a in prometheus.get("/api/v1/alerts")["data"]["alerts"] if a["labels"]["alertname"] == "IrisApiWatchdog"]
+    assert watchdog["annotations"]["runbook_url"] == f"{runbook_base_url()}#irisapiwatchdog"
     status = make("k8s-monitoring-status")
     assert status.code == 0, status.output
 

@@ -17,7 +17,7 @@ import pytest
 from serve_app.artifacts.bundle import JOBLIB, read_bundle
 from serve_app.artifacts.store import Entry, Store
 from serve_app.inference.predictor import open_predictor
-from serve_app.rayserve.isolation import FREE_PORTS, MIN_PORT, MAX_PORT
+from serve_app.rayserve.isolation import FREE_PORTS, MAX_PORT, MIN_PORT
 from tests.support.load import traffic
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, forest, logistic, publish_iris
 from tests.support.native import answer_row

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.rayserve.isolation import FILES, FREE_PORTS, MIN_PORT, MAX_PORT, isolated_environment
+from serve_app.rayserve.isolation import FILES, FREE_PORTS, MAX_PORT, MIN_PORT, isolated_environment
 
 
 @pytest.fixture(autouse=True)
