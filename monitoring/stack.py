@@ -62,7 +62,7 @@ def status(cluster: Cluster) -> None:
     for target in down:
         say(f"  {target['labels']['job']} {target['scrapeUrl']}: {target['lastError']}")
     with reached(cluster, "alertmanager", 9093) as address:
-        alerts = [alert for alert in ask(address, "api/v2/alerts") if alert["labels"]["alertname"] != "Watchdog"]
+        alerts = [alert for alert in ask(address, "api/v2/alerts") if alert["labels"]["alertname"] != "IrisApiWatchdog"]
     say(f"alerts: {len(alerts) or 'none'}")
     for alert in alerts:
         say(f"  {alert['labels'].get('severity', ''):9} {alert['annotations'].get('summary', alert['labels']['alertname'])}")

@@ -18,6 +18,7 @@ import yaml
 
 from kuberay.ctl.kube import Cluster
 from kuberay.ctl.reach import reached
+from monitoring.operator_rules import runbook_base_url
 from tests.support import cluster
 from tests.support.cluster import get, kubectl, load, make, request
 from tests.support.figures import note
@@ -97,7 +98,9 @@ def test_everything_is_scraped(prometheus: Prometheus) -> None:
         return down + sorted(JOBS - {target["labels"]["job"] for target in targets})
 
     until(lambda: not missing() or None, seconds=180, every=2, what=f"all targets ({missing()})")
-    assert "Watchdog" in prometheus.alerts()
+    assert "IrisApiWatchdog" in prometheus.alerts()
+    (watchdog,) = [a for a in prometheus.get("/api/v1/alerts")["data"]["alerts"] if a["labels"]["alertname"] == "IrisApiWatchdog"]
+    assert watchdog["annotations"]["runbook_url"] == f"{runbook_base_url()}#irisapiwatchdog"
     status = make("k8s-monitoring-status")
     assert status.code == 0, status.output
 
@@ -188,11 +191,15 @@ def test_three_faults_arrive_at_the_receiver_and_resolve(prometheus: Prometheus,
     arrived: dict[str, float] = {}
     killing, stop = None, threading.Event()
     try:
-        began = {"ModelRefused": store("corrupt"), "MLflowDown": time.time(), "ReplicaCrashLooping": time.time()}
+        began = {
+            "IrisApiModelRefused": store("corrupt"),
+            "IrisApiMLflowDown": time.time(),
+            "IrisApiReplicaCrashLooping": time.time(),
+        }
         kubectl("-n", "mlops", "scale", "deployment/mlflow-server", "--replicas=0")
         killing = threading.Thread(target=kill_replicas, args=(stop,), daemon=True)
         killing.start()
-        for alert in ("ModelRefused", "MLflowDown", "ReplicaCrashLooping"):
+        for alert in ("IrisApiModelRefused", "IrisApiMLflowDown", "IrisApiReplicaCrashLooping"):
             until(lambda alert=alert: received(alert, "firing"), seconds=600, every=1, what=f"{alert} at the receiver")
             arrived[alert] = time.time() - began[alert]
         assert request("/predict", key=key, row=ROWS[0]).status == 200
@@ -204,7 +211,7 @@ def test_three_faults_arrive_at_the_receiver_and_resolve(prometheus: Prometheus,
         kubectl("-n", "mlops", "scale", "deployment/mlflow-server", "--replicas=1")
     repaired = time.monotonic()
     resolved = {}
-    for alert in ("ModelRefused", "MLflowDown", "ReplicaCrashLooping"):
+    for alert in ("IrisApiModelRefused", "IrisApiMLflowDown", "IrisApiReplicaCrashLooping"):
         until(lambda alert=alert: received(alert, "resolved"), seconds=1200, every=2, what=f"the end of {alert} at the receiver")
         resolved[alert] = time.monotonic() - repaired
     note(
@@ -212,8 +219,8 @@ def test_three_faults_arrive_at_the_receiver_and_resolve(prometheus: Prometheus,
         + ", ".join(f"{alert} {arrived[alert]:.0f} and {resolved[alert]:.0f}" for alert in arrived)
     )
     severities = {line["alert"]: (line["receiver"], line["severity"]) for line in notifications()}
-    assert severities["ModelRefused"] == ("tickets", "warning")
-    assert severities["Watchdog"] == ("watchdog", "none")
+    assert severities["IrisApiModelRefused"] == ("tickets", "warning")
+    assert severities["IrisApiWatchdog"] == ("watchdog", "none")
 
 
 def test_removing_the_monitoring_does_not_touch_serving(prometheus: Prometheus, key: str) -> None:
