@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -40,7 +41,7 @@ def test_each_alert_is_shown_firing_silent_and_with_a_series_that_flaps_or_is_mi
     cases = {test["name"]: test for file in TESTS for test in yaml.safe_load(file.read_text())["tests"]}
     mine = {name: test for name, test in cases.items() if re.match(rf"{alert}\b", name)}
 
-    def expected(test: dict) -> list[list]:
+    def expected(test: dict[str, Any]) -> list[list[Any]]:
         return [case["exp_alerts"] for case in test["alert_rule_test"] if case["alertname"] == alert]
 
     assert any(any(found) for test in mine.values() for found in [expected(test)]), "no case fires"
@@ -64,7 +65,7 @@ def test_every_recorded_series_is_behind_an_alert_or_a_value_of_a_case() -> None
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_each_alert_says_how_bad_it_is_what_happened_and_what_to_do(rule: dict) -> None:
+def test_each_alert_says_how_bad_it_is_what_happened_and_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"critical", "warning", "none"}
     assert rule["labels"]["component"] in {"serving", "model", "training", "ray", "kubernetes", "monitoring"}
     summary = rule["annotations"]["summary"]

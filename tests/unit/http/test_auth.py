@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu  # type: ignore[import-untyped]
 
 from serve_app.http.auth import MAX_FILE_BYTES, Key, Keys, KeysError, change_file, make_key, read_keys
 from tests.support.figures import note

@@ -191,7 +191,7 @@ def test_prometheus_reads_what_is_collected_whatever_the_names(accounts: Metrics
     signature = iris_signature(classes=tuple(odd.values()))
     ask(accounts, open_predictor(bundle(estimator, signature)), X)
     registry = CollectorRegistry()
-    registry.register(accounts)  # type: ignore[arg-type]
+    registry.register(accounts)
     families = text_string_to_metric_families(generate_latest(registry).decode())
     read = {sample.labels.get("predicted_class") for family in families for sample in family.samples}
     assert set(odd.values()) < read
