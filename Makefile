@@ -35,7 +35,7 @@ train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target
 	@$(IRIS_API) train $(ARGS)
 
 test: $(VENV)/.dev ## the fast tests
-	$(BIN)/pytest tests/unit $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --durations 10 tests/unit $(ARGS)
 
 ##@ The store
 .PHONY: score models promote rollback mlflow-ui
@@ -56,7 +56,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check coverage format test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check coverage format test-hostile test-timing test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
 	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
@@ -65,11 +65,17 @@ check: $(VENV)/.dev ## format, lint, types, import directions, YAML, shell scrip
 	@PATH="$(abspath $(BIN)):$$PATH"; for check in $(CHECKS); do echo "$$check"; $$check; done; echo "make check took $$SECONDS s"
 
 coverage: $(VENV)/.dev ## the fast tests on all cores, and how much of serve_app and training they run; below the floor is a failure
-	$(BIN)/pytest tests/unit -n auto --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --durations 10 --cov --cov-report=term:skip-covered tests/unit $(ARGS)
 
 format: $(VENV)/.dev ## rewrite the code as ruff wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+test-hostile: $(VENV)/.dev ## ten thousand bad requests, a thousand malicious bundles, the OpenAPI document fuzzed
+	$(BIN)/pytest -n auto --dist loadfile --durations 10 tests/hostile $(ARGS)
+
+test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
+	$(BIN)/pytest --durations 10 tests/timing $(ARGS)
 
 test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve, a real MLflow server, real processes
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(ARGS)

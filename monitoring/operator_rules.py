@@ -1,6 +1,6 @@
-"""Writes monitoring/components/operator/prometheus-rule.yaml from base/rules: `python -m monitoring.operator_rules`.
+"""Writes the PrometheusRule of components/operator from base/rules: `python -m monitoring.operator_rules`.
 
-Clusters with the Prometheus operator load the same rules from this object. A test compares the file with what this makes.
+Clusters with the Prometheus operator load the same rules from this object. A test compares the file with `text()`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ HERE = Path(__file__).resolve().parent
 FILE = HERE / "components" / "operator" / "prometheus-rule.yaml"
 RULES = ("recording.yaml", "alerts.yaml")
 STACK_ONLY = {"iris-monitoring-alerts"}
-"""Groups about this stack itself: whoever runs the operator watches its Prometheus already."""
+"""Groups about this stack itself, which does not run beside the operator."""
 
-HEAD = "# Made from monitoring/base/rules by `make dashboards`; do not edit.\n"
+HEAD = "# Generated from monitoring/base/rules by `make dashboards`; do not edit.\n"
 
 
 def text() -> str:

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.artifacts.store import Store
-from serve_app.rayserve.scrape_targets import note
+from serve_app.rayserve.scrape_targets import targets_file
 from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
 from tests.support.monitoring import Prometheus
 from tests.support.server import HEADERS, ROOT, Server, free_port, serving
@@ -48,7 +48,7 @@ def port_of(server: Server) -> int:
 
 def exported(server: Server) -> dict[str, list[tuple[dict[str, str], float]]]:
     """Samples of ours on Ray's port by name, without Ray's prefix."""
-    (entry,) = json.loads(note(port_of(server)).read_text())
+    (entry,) = json.loads(targets_file(port_of(server)).read_text())
     text = httpx2.get(f"http://{entry['targets'][0]}/metrics").text
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
@@ -88,7 +88,7 @@ def test_a_prometheus_beside_it_computes_the_rules_of_the_cluster(server: Server
     command = [
         sys.executable,
         "-m",
-        "monitoring.local",
+        "monitoring.local_prometheus",
         "--port",
         str(port),
         "--api",
@@ -121,7 +121,7 @@ def test_a_prometheus_beside_it_computes_the_rules_of_the_cluster(server: Server
 
 def test_a_prometheus_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
     environment = {**os.environ, "PROMETHEUS": "no-such-program"}
-    command = [sys.executable, "-m", "monitoring.local", "--data", str(tmp_path)]
+    command = [sys.executable, "-m", "monitoring.local_prometheus", "--data", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: there is no prometheus in PATH: apt install prometheus")

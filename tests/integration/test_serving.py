@@ -17,7 +17,7 @@ import pytest
 from serve_app.artifacts.bundle import JOBLIB, read_bundle
 from serve_app.artifacts.store import Entry, Store
 from serve_app.inference.predictor import open_predictor
-from serve_app.rayserve.isolation import FREE, LEAST, MOST
+from serve_app.rayserve.isolation import FREE_PORTS, MAX_PORT, MIN_PORT
 from tests.support.load import traffic
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, forest, logistic, publish_iris
 from tests.support.native import answer_row
@@ -143,7 +143,7 @@ def test_a_replica_without_a_model_waits_for_one_and_a_signal_ends_every_process
 def test_a_second_application_beside_it_chooses_its_own_ports_and_serves_its_own_model(server: Server, tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     entry = store.publish(bundle_files(logistic(), onnx=True), bundle_metadata(), version=777)
-    unset = dict.fromkeys((*FREE, LEAST, MOST), "")
+    unset = dict.fromkeys((*FREE_PORTS, MIN_PORT, MAX_PORT), "")
     with serving(store.root, tmp_path, replicas=1, **unset) as other:
         before = server.versions()
         assert other.versions() == {str(entry.version)}

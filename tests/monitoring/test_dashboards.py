@@ -14,7 +14,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring import dashboards, page
+from monitoring import dashboards, panel_docs
 from tests.monitoring.tools import run
 from tests.support.monitoring import BASE, DASHBOARDS, panels, queries
 
@@ -30,8 +30,8 @@ def test_the_files_are_what_the_program_writes() -> None:
 
 
 def test_the_docs_tell_what_each_panel_tells() -> None:
-    text = page.PAGE.read_text()
-    assert text == page.page(text), "run `make dashboards`"
+    text = panel_docs.PAGE.read_text()
+    assert text == panel_docs.page(text), "run `make dashboards`"
     for document in LOADED.values():
         for panel in panels(document):
             assert f"| {panel['title']} | {panel['description']} |" in text

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.local import configuration
+from monitoring.local_prometheus import configuration
 from tests.monitoring.tools import run
 from tests.support.monitoring import BASE, queries, rules
 from tests.support.waiting import until

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,7 +106,8 @@ class Handler(BaseHTTPRequestHandler):
         if Handler.behaviour == "slow":
             Handler.slow.wait(60)
         if Handler.behaviour == "gone":
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)  # close() alone leaves it open as long as the handler's files are
+            self.close_connection = True
             return
         body = GOLDEN["1"].encode()
         self.send_response(500 if Handler.behaviour == "broken" else 200)

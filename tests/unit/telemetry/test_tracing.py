@@ -126,7 +126,7 @@ def test_a_malformed_traceparent_begins_a_trace_of_its_own(traced: Traced, value
 
 
 def test_a_malformed_tracestate_is_dropped_and_never_repeated_in_the_log(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
-    tracing.quieten()
+    tracing.silence_library_warnings()
     traced.ask("/predict", traceparent=SAMPLED, tracestate="what a client wrote")
     assert len(traced.span().context.trace_state) == 0
     assert "client" not in caplog.text

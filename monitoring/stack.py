@@ -1,4 +1,4 @@
-"""`python3 -m monitoring.ctl COMMAND`: what the make targets k8s-monitoring-* call. Where to: K8S_NS, KUBECONFIG, KUBECTL."""
+"""`python3 -m monitoring.stack COMMAND`: what the make targets k8s-monitoring-* call. Where to: K8S_NS, KUBECONFIG, KUBECTL."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _password(cluster: Cluster) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m monitoring.ctl", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python3 -m monitoring.stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in ("deploy", "delete"):
         commands.add_parser(name).add_argument("folder")
