@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,7 +19,7 @@ from tests.support.waiting import until
 RATE = 50
 
 
-def test_a_missing_secret_stops_the_deployment_with_one_sentence(empty, tmp_path: Path) -> None:
+def test_a_missing_secret_stops_the_deployment_with_one_sentence(empty: None, tmp_path: Path) -> None:
     done = make("k8s-deploy", K8S_SECRET=str(tmp_path / "secret.yaml"))
     assert done.code != 0
     (sentence,) = [line for line in done.output.splitlines() if line.startswith("error: ")]
@@ -27,7 +28,7 @@ def test_a_missing_secret_stops_the_deployment_with_one_sentence(empty, tmp_path
     assert cluster.get("namespace", "mlops") == {}
 
 
-def test_a_key_that_is_too_short_stops_the_deployment_too(empty, secret_file: Path, tmp_path: Path) -> None:
+def test_a_key_that_is_too_short_stops_the_deployment_too(empty: None, secret_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "secret.yaml"
     document = yaml.safe_load(secret_file.read_text())
     document["stringData"]["API_KEY"] = "short"
@@ -162,7 +163,7 @@ def ready_workers() -> int:
     return cluster.ready("app=iris-api,component=worker")
 
 
-def set_config(config: dict, scaling: dict, **values: int) -> None:
+def set_config(config: dict[str, Any], scaling: dict[str, Any], **values: int) -> None:
     scaling.update(values)
     patch_config(yaml.safe_dump(config))
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -105,6 +106,10 @@ def test_everything_is_scraped(prometheus: Prometheus) -> None:
     assert status.code == 0, status.output
 
 
+def _reaches_nothing(source: Pod, pairs: set[tuple[str, int]]) -> bool:
+    return source.reaches(pairs) == set()
+
+
 def test_prometheus_and_its_neighbours_answer_nobody_else(prometheus: Prometheus) -> None:
     ports = {"prometheus": 9090, "alertmanager": 9093, "kube-state-metrics": 8080, "alert-log": 8080}
     pairs = {(cluster.pods(f"app={app}")[0]["status"]["podIP"], port) for app, port in ports.items()}
@@ -113,7 +118,7 @@ def test_prometheus_and_its_neighbours_answer_nobody_else(prometheus: Prometheus
     with pod("unlabelled", {}) as stranger, pod("grafana-probe", {"app": "grafana"}) as grafana:
         sources = (stranger, Pod(replica["metadata"]["name"], "ray-worker"), Pod(mlflow["metadata"]["name"], "mlflow"))
         for source in sources:
-            until(lambda source=source: source.reaches(pairs) == set(), seconds=30, every=1, what=f"closed doors for {source.name}")
+            until(partial(_reaches_nothing, source, pairs), seconds=30, every=1, what=f"closed doors for {source.name}")
         asked = {pair for pair in pairs if pair[1] == 9090}
         until(lambda: grafana.reaches(pairs) == asked, seconds=30, every=1, what="Prometheus for Grafana, and no other")
 
@@ -200,7 +205,7 @@ def test_three_faults_arrive_at_the_receiver_and_resolve(prometheus: Prometheus,
         killing = threading.Thread(target=kill_replicas, args=(stop,), daemon=True)
         killing.start()
         for alert in ("IrisApiModelRefused", "IrisApiMLflowDown", "IrisApiReplicaCrashLooping"):
-            until(lambda alert=alert: received(alert, "firing"), seconds=600, every=1, what=f"{alert} at the receiver")
+            until(partial(received, alert, "firing"), seconds=600, every=1, what=f"{alert} at the receiver")
             arrived[alert] = time.time() - began[alert]
         assert request("/predict", key=key, row=ROWS[0]).status == 200
     finally:
@@ -212,7 +217,7 @@ def test_three_faults_arrive_at_the_receiver_and_resolve(prometheus: Prometheus,
     repaired = time.monotonic()
     resolved = {}
     for alert in ("IrisApiModelRefused", "IrisApiMLflowDown", "IrisApiReplicaCrashLooping"):
-        until(lambda alert=alert: received(alert, "resolved"), seconds=1200, every=2, what=f"the end of {alert} at the receiver")
+        until(partial(received, alert, "resolved"), seconds=1200, every=2, what=f"the end of {alert} at the receiver")
         resolved[alert] = time.monotonic() - repaired
     note(
         "seconds from the fault to the receiver, and from the repair to the end: "

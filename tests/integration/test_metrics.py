@@ -146,12 +146,13 @@ def test_predictions_are_answered_before_serves_own_request_handling_and_only_un
         own = [value for labels, value in found["http_requests_total"] if labels["route"] == "/predict"]
         return {"ours": sum(own), "serve": sum(value for labels, value in served if labels["route"] == "/predict")}
 
+    before = counted()
+
     def settled() -> bool:
         nonlocal before
         last, before = before, counted()
         return before == last
 
-    before = counted()
     until(settled, seconds=60, every=5, what="the counts of the requests before")
     for _ in range(REQUESTS):
         post()
