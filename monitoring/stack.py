@@ -87,7 +87,7 @@ def status(cluster: Cluster) -> None:
     for target in down:
         echo(f"  {target['labels']['job']} {target['scrapeUrl']}: {target['lastError']}")
     with port_forward(cluster, "alertmanager", 9093) as address:
-        alerts = [alert for alert in ask(address, "api/v2/alerts") if alert["labels"]["alertname"] != "Watchdog"]
+        alerts = [alert for alert in ask(address, "api/v2/alerts") if alert["labels"]["alertname"] != "IrisApiWatchdog"]
     echo(f"alerts: {len(alerts) or 'none'}")
     for alert in alerts:
         echo(f"  {alert['labels'].get('severity', ''):9} {alert['annotations'].get('summary', alert['labels']['alertname'])}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,7 +20,7 @@ from tests.support.waiting import until
 RATE = 50
 
 
-def test_a_missing_secret_stops_the_deployment_with_one_sentence(empty, tmp_path: Path) -> None:
+def test_a_missing_secret_stops_the_deployment_with_one_sentence(empty: None, tmp_path: Path) -> None:
     result = make("k8s-deploy", K8S_SECRET=str(tmp_path / "secret.yaml"))
     assert result.code != 0
     (error,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
@@ -28,7 +29,7 @@ def test_a_missing_secret_stops_the_deployment_with_one_sentence(empty, tmp_path
     assert cluster.get("namespace", "mlops") == {}
 
 
-def test_a_key_that_is_too_short_stops_the_deployment_too(empty, secret_file: Path, tmp_path: Path) -> None:
+def test_a_key_that_is_too_short_stops_the_deployment_too(empty: None, secret_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "secret.yaml"
     document = yaml.safe_load(secret_file.read_text())
     document["stringData"]["API_KEY"] = "short"
@@ -147,8 +148,8 @@ def test_a_changed_setting_rolls_out_without_a_lost_request(trained: str, key: s
     with load(RATE, key=key) as record:
         result = make("k8s-deploy", OVERLAY=str(tmp_path), K8S_SECRET=str(secret_file))
         assert result.code == 0, result.output
-        sent = record.sent
-        until(lambda: record.sent >= sent + 5 * RATE, seconds=60, what="requests after the deployment")
+        before = record.finished
+        until(lambda: record.finished >= before + 5 * RATE, seconds=60, what="requests after the deployment")
     note(str(record))
     assert record.failures == []
     new = [pod for pod in cluster.pods("app=iris-api,component=worker") if pod["metadata"]["uid"] not in old]
@@ -157,7 +158,7 @@ def test_a_changed_setting_rolls_out_without_a_lost_request(trained: str, key: s
     assert level.strip() == "WARNING"
 
 
-def is_known(document: dict) -> bool:
+def is_known(document: dict[str, Any]) -> bool:
     """Whether a test cluster knows the kind: it has neither cert-manager nor External Secrets."""
     return document["apiVersion"].partition("/")[0] not in ("cert-manager.io", "external-secrets.io")
 
@@ -166,7 +167,7 @@ def ready_workers() -> int:
     return cluster.ready("app=iris-api,component=worker")
 
 
-def set_config(config: dict, scaling: dict, **values: int) -> None:
+def set_config(config: dict[str, Any], scaling: dict[str, Any], **values: int) -> None:
     scaling.update(values)
     patch_config(yaml.safe_dump(config))
 

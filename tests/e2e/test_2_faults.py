@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -107,7 +108,7 @@ def roll_out(mark: str) -> None:
     kubectl("-n", "mlops", "patch", "rayservice", "iris-api", "--type=json", "-p", json.dumps(operations))
 
 
-def train_overlay(folder: Path, operations: list[dict]) -> Path:
+def train_overlay(folder: Path, operations: list[dict[str, Any]]) -> Path:
     document = {
         "resources": [os.path.relpath(cluster.ROOT / "kuberay" / "train", folder)],
         "patches": [{"target": {"kind": "RayJob"}, "patch": json.dumps(operations)}],

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import yaml
 
 from kuberay.ctl.api_client import port_forward
 from kuberay.ctl.kube import Cluster
+from monitoring.operator_rules import runbook_base_url
 from tests.support import cluster
 from tests.support.cluster import get, kubectl, load, make, request
 from tests.support.figures import note
@@ -97,9 +99,15 @@ def test_everything_is_scraped(prometheus: Prometheus) -> None:
         return down + sorted(JOBS - {target["labels"]["job"] for target in targets})
 
     until(lambda: not missing() or None, seconds=180, every=2, what=f"all targets ({missing()})")
-    assert "Watchdog" in prometheus.alerts()
+    assert "IrisApiWatchdog" in prometheus.alerts()
+    (watchdog,) = [a for a in prometheus.get("/api/v1/alerts")["data"]["alerts"] if a["labels"]["alertname"] == "IrisApiWatchdog"]
+    assert watchdog["annotations"]["runbook_url"] == f"{runbook_base_url()}#irisapiwatchdog"
     status = make("k8s-monitoring-status")
     assert status.code == 0, status.output
+
+
+def _reaches_nothing(source: Pod, pairs: set[tuple[str, int]]) -> bool:
+    return source.reaches(pairs) == set()
 
 
 def test_prometheus_and_its_neighbours_answer_nobody_else(prometheus: Prometheus) -> None:
@@ -110,7 +118,7 @@ def test_prometheus_and_its_neighbours_answer_nobody_else(prometheus: Prometheus
     with pod("unlabelled", {}) as stranger, pod("grafana-probe", {"app": "grafana"}) as grafana:
         sources = (stranger, Pod(replica["metadata"]["name"], "ray-worker"), Pod(mlflow["metadata"]["name"], "mlflow"))
         for source in sources:
-            until(lambda source=source: source.reaches(pairs) == set(), seconds=30, every=1, what=f"closed doors for {source.name}")
+            until(partial(_reaches_nothing, source, pairs), seconds=30, every=1, what=f"closed doors for {source.name}")
         prometheus_port = {pair for pair in pairs if pair[1] == 9090}
         until(lambda: grafana.reaches(pairs) == prometheus_port, seconds=30, every=1, what="Prometheus for Grafana, and no other")
 
@@ -188,12 +196,16 @@ def test_three_faults_arrive_at_the_receiver_and_resolve(prometheus: Prometheus,
     arrived: dict[str, float] = {}
     killing, stop = None, threading.Event()
     try:
-        began = {"ModelRefused": store("corrupt"), "MLflowDown": time.time(), "ReplicaCrashLooping": time.time()}
+        began = {
+            "IrisApiModelRefused": store("corrupt"),
+            "IrisApiMLflowDown": time.time(),
+            "IrisApiReplicaCrashLooping": time.time(),
+        }
         kubectl("-n", "mlops", "scale", "deployment/mlflow-server", "--replicas=0")
         killing = threading.Thread(target=kill_replicas, args=(stop,), daemon=True)
         killing.start()
-        for alert in ("ModelRefused", "MLflowDown", "ReplicaCrashLooping"):
-            until(lambda alert=alert: received(alert, "firing"), seconds=600, every=1, what=f"{alert} at the receiver")
+        for alert in ("IrisApiModelRefused", "IrisApiMLflowDown", "IrisApiReplicaCrashLooping"):
+            until(partial(received, alert, "firing"), seconds=600, every=1, what=f"{alert} at the receiver")
             arrived[alert] = time.time() - began[alert]
         assert request("/predict", key=key, row=ROWS[0]).status == 200
     finally:
@@ -204,23 +216,23 @@ def test_three_faults_arrive_at_the_receiver_and_resolve(prometheus: Prometheus,
         kubectl("-n", "mlops", "scale", "deployment/mlflow-server", "--replicas=1")
     repaired = time.monotonic()
     resolved = {}
-    for alert in ("ModelRefused", "MLflowDown", "ReplicaCrashLooping"):
-        until(lambda alert=alert: received(alert, "resolved"), seconds=1200, every=2, what=f"the end of {alert} at the receiver")
+    for alert in ("IrisApiModelRefused", "IrisApiMLflowDown", "IrisApiReplicaCrashLooping"):
+        until(partial(received, alert, "resolved"), seconds=1200, every=2, what=f"the end of {alert} at the receiver")
         resolved[alert] = time.monotonic() - repaired
     note(
         "seconds from the fault to the receiver, and from the repair to the end: "
         + ", ".join(f"{alert} {arrived[alert]:.0f} and {resolved[alert]:.0f}" for alert in arrived)
     )
     severities = {line["alert"]: (line["receiver"], line["severity"]) for line in notifications()}
-    assert severities["ModelRefused"] == ("tickets", "warning")
-    assert severities["Watchdog"] == ("watchdog", "none")
+    assert severities["IrisApiModelRefused"] == ("tickets", "warning")
+    assert severities["IrisApiWatchdog"] == ("watchdog", "none")
 
 
 def test_removing_the_monitoring_does_not_touch_serving(prometheus: Prometheus, key: str) -> None:
     with load(20, key=key) as record:
         result = make("k8s-monitoring-delete", MONITORING="no-grafana")
         assert result.code == 0, result.output
-        until(lambda: record.sent > 200, seconds=60, what="two hundred requests")
+        until(lambda: record.finished > 200, seconds=60, what="two hundred requests")
     note(str(record))
     assert record.failures == []
     assert get("deployment", "prometheus") == {}

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -292,7 +293,7 @@ applied: dict[str, Json] = {}
     ],
 )
 def test_a_job_is_started_with_the_flags_of_the_user(
-    command, folder: str, flags: str, entrypoint: str, monkeypatch: pytest.MonkeyPatch
+    command: Callable[[Cluster, str, str], None], folder: str, flags: str, entrypoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(KUBERAY.parent)
     monkeypatch.setattr(train, "require_operator", lambda _: None)

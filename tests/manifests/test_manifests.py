@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -29,14 +30,14 @@ OTHERS = {"redis:7", "fsouza/fake-gcs-server:1.52.3"}
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(KUBERAY)))
-def test_every_file_is_yaml_and_says_why_it_exists_or_is_short(path) -> None:
+def test_every_file_is_yaml_and_says_why_it_exists_or_is_short(path: Path) -> None:
     text = path.read_text()
     assert list(yaml.safe_load_all(text))
     assert text.startswith("#") or len(text.splitlines()) <= 15
 
 
 @pytest.mark.parametrize("folder", kustomizations(), ids=lambda path: str(path.relative_to(KUBERAY)))
-def test_kustomize_builds_every_variant_without_a_warning(folder) -> None:
+def test_kustomize_builds_every_variant_without_a_warning(folder: Path) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("NOT TESTED: kubectl is not installed, so no kustomization was built")
     process = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
@@ -170,8 +171,8 @@ def test_the_store_is_written_by_training_and_only_read_by_the_api() -> None:
     mounts = [m for m in template["spec"]["containers"][0]["volumeMounts"] if m["name"] == "models"]
     assert [(m["mountPath"], m.get("readOnly", False)) for m in mounts] == [("/app/models", False)]
     ((_, template),) = pod_templates(one("RayJob", "iris-score"))
-    mounts = {m["mountPath"]: m.get("readOnly", False) for m in template["spec"]["containers"][0]["volumeMounts"]}
-    assert mounts == {"/tmp": False, "/app/models": True, "/data": False}
+    read_only = {m["mountPath"]: m.get("readOnly", False) for m in template["spec"]["containers"][0]["volumeMounts"]}
+    assert read_only == {"/tmp": False, "/app/models": True, "/data": False}
 
 
 def test_mlflow_lets_in_every_name_under_which_its_service_is_known() -> None:

@@ -17,11 +17,13 @@ from tests.manifests.shipped import Json, one
 
 @pytest.fixture(scope="module")
 def config() -> Json:
-    return yaml.safe_load(one("RayService", "iris-api")["spec"]["serveConfigV2"])
+    config: Json = yaml.safe_load(one("RayService", "iris-api")["spec"]["serveConfigV2"])
+    return config
 
 
 @pytest.fixture(scope="module")
 def api(config: Json) -> Json:
+    application: Json
     (application,) = config["applications"]
     return application
 
@@ -54,7 +56,7 @@ def test_it_deploys_what_the_code_defines(api: Json) -> None:
     module, _, attribute = api["import_path"].partition(":")
     assert (module, attribute) == (deployment.__name__, "app")
     assert api["name"] == deployment.APPLICATION
-    assert [item["name"] for item in api["deployments"]] == [deployment.IrisApi.name]
+    assert [item["name"] for item in api["deployments"]] == [deployment.IrisApi.name]  # type: ignore[attr-defined]
 
 
 def test_the_autoscaling_is_ours_and_scales_from_two_to_ten(api: Json) -> None:
