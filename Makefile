@@ -31,7 +31,7 @@ train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target
 	@$(BIN)/python -m training train $(ARGS)
 
 test: $(VENV)/.dev ## the fast tests
-	$(BIN)/pytest tests/unit $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --durations 10 tests/unit $(ARGS)
 
 ##@ The store
 .PHONY: score models promote rollback mlflow-ui
@@ -52,7 +52,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check format test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check format test-hostile test-timing test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 check: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
@@ -63,6 +63,12 @@ check: $(VENV)/.dev ## format, lint, types, import directions
 format: $(VENV)/.dev ## rewrite the code as ruff wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+test-hostile: $(VENV)/.dev ## ten thousand bad requests, a thousand malicious bundles, the OpenAPI document fuzzed
+	$(BIN)/pytest -n auto --dist loadfile --durations 10 tests/hostile $(ARGS)
+
+test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
+	$(BIN)/pytest --durations 10 tests/timing $(ARGS)
 
 test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve, a real MLflow server, real processes
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(ARGS)

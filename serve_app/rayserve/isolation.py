@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from serve_app.settings import SettingsError
+
 FREE_PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
 MIN_PORT, MAX_PORT = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"
 FIRST_PORT, BLOCKS, BLOCK_SIZE = 20_000, 120, 100
@@ -56,3 +58,13 @@ def choose_ports(port: int) -> None:
     if not os.environ.get(MIN_PORT) and not os.environ.get(MAX_PORT):
         first = FIRST_PORT + port % BLOCKS * BLOCK_SIZE
         os.environ |= {MIN_PORT: str(first), MAX_PORT: str(first + BLOCK_SIZE - 1)}
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise SettingsError when `host`:`port` cannot be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(f"{host}:{port} cannot be used ({error.strerror}); choose another, e.g. PORT={port + 1}") from None

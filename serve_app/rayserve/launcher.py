@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ import ray
 from ray import serve
 
 from serve_app.errors import IrisApiError
+from serve_app.rayserve.isolation import check_port
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
 
@@ -42,7 +42,7 @@ def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, n
     `application` builds the bound deployment, after Ray has started; `name` is its name in Ray Serve. Raises StartError when
     the port is in use, when Ray or Serve do not start, and when nothing answers within `START_SECONDS`.
     """
-    _check_port(host, port)
+    check_port(host, port)
     stop = threading.Event()
     _set_signal_handlers(stop)
     started = time.monotonic()
@@ -119,15 +119,6 @@ def _start_ray(settings: Settings, host: str) -> Any:
                 raise
             echo(f"Ray did not start ({' '.join(str(error).split())[:80]}); once more …")
     raise AssertionError
-
-
-def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartError(f"{host}:{port} cannot be used ({error.strerror}); choose another, e.g. PORT={port + 1}") from None
 
 
 def _wait_until_live(url: str, stop: threading.Event) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import yaml
@@ -142,7 +141,8 @@ def test_a_changed_setting_rolls_out_without_a_lost_request(trained: str, key: s
     with load(RATE, key=key) as record:
         done = make("k8s-deploy", OVERLAY=str(tmp_path), K8S_SECRET=str(secret_file))
         assert done.code == 0, done.output
-        time.sleep(5)
+        before = record.finished
+        until(lambda: record.finished >= before + 5 * RATE, seconds=60, what="five seconds of load on the new cluster")
     note(str(record))
     assert record.failures == []
     new = [pod for pod in cluster.pods("app=iris-api,component=worker") if pod["metadata"]["uid"] not in old]

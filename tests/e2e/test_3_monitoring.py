@@ -227,7 +227,7 @@ def test_removing_the_monitoring_does_not_touch_serving(prometheus: Prometheus, 
     with load(20, key=key) as record:
         done = make("k8s-monitoring-delete", MONITORING="no-grafana")
         assert done.code == 0, done.output
-        until(lambda: record.sent > 200, seconds=60, what="two hundred requests")
+        until(lambda: record.finished > 200, seconds=60, what="two hundred requests")
     note(str(record))
     assert record.failures == []
     assert get("deployment", "prometheus") == {}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.client
 import json
 import os
 import subprocess
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.load import Attempt, Load, open_loop, succeeds
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
@@ -93,61 +92,15 @@ def request(path: str, *, key: str = "", row: Mapping[str, Any] | None = None, p
         connection.close()
 
 
-@dataclass(slots=True)
-class Load:
-    """What became of the requests: answers by model version, failures with the second they happened in."""
-
-    versions: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    slow: list[str] = field(default_factory=list)
-    """Right answers that took more than a second."""
-
-    @property
-    def sent(self) -> int:
-        return self.versions.total() + len(self.failures)
-
-    def __str__(self) -> str:
-        return f"{self.sent} requests, {len(self.failures)} failed without retry, {len(self.slow)} took more than a second"
+def load(rate: float, *, key: str) -> AbstractContextManager[Load]:
+    """`rate` predictions a second, each on a connection of its own, as from clients behind a load balancer."""
+    url = f"http://127.0.0.1:{NODE_PORT}"
+    return open_loop(url, ROW, key=key, rate=rate, check=predicts, retry=False, keep_alive=False)
 
 
-@contextlib.contextmanager
-def load(rate: float, *, key: str, threads: int = 16) -> Iterator[Load]:
-    """`rate` predictions a second, whether the earlier ones have been answered or not, until the block ends."""
-    record = Load()
-    lock, stopped = threading.Lock(), threading.Event()
-    started = time.monotonic()
-    ticks = iter(range(10**9))
-
-    def ask() -> None:
-        while not stopped.is_set():
-            with lock:
-                due = started + next(ticks) / rate
-            if stopped.wait(max(0.0, due - time.monotonic())):
-                return
-            sent = time.monotonic()
-            try:
-                reply = request("/predict", key=key, row=ROW)
-                problem = None if reply.status == 200 and b'"prediction"' in reply.body else f"{reply.status} {reply.body[:200]!r}"
-            except (OSError, http.client.HTTPException) as error:
-                problem = f"{type(error).__name__}: {error}"
-            with lock:
-                took = time.monotonic() - sent
-                if took > 1:
-                    record.slow.append(f"{sent - started:.1f} s: {took:.1f} s")
-                if problem is None:
-                    record.versions[reply.version or ""] += 1
-                else:
-                    record.failures.append(f"{sent - started:.1f} s: {problem}")
-
-    workers = [threading.Thread(target=ask, daemon=True) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    try:
-        yield record
-    finally:
-        stopped.set()
-        for worker in workers:
-            worker.join(30)
+def predicts(attempt: Attempt) -> str | None:
+    """Every 200 with a prediction is right, whatever the model."""
+    return succeeds(attempt) or (None if '"prediction"' in attempt.body else f"no prediction: {attempt.body[:200]}")
 
 
 def ready_pods(selector: str) -> dict[str, str]:
