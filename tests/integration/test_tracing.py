@@ -62,8 +62,8 @@ def test_requests_are_spans_at_a_collector_and_go_on_without_one(tmp_path: Path)
 
 
 def of_predictions(collector: Collector, count: int) -> list[Received]:
-    found = list(collector.spans)
-    return found if len(found) >= count else []
+    spans = list(collector.spans)
+    return spans if len(spans) >= count else []
 
 
 def lost(output: Path) -> list[dict[str, object]]:
@@ -72,9 +72,9 @@ def lost(output: Path) -> list[dict[str, object]]:
 
 def logged(output: Path) -> list[dict[str, object]]:
     """The JSON lines of a replica, which Ray puts its own prefix before."""
-    found = []
+    lines = []
     for line in output.read_text().splitlines():
         start = line.find("{")
         if start >= 0 and line.endswith("}"):
-            found.append(json.loads(line[start:]))
-    return found
+            lines.append(json.loads(line[start:]))
+    return lines

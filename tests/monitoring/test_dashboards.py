@@ -79,13 +79,13 @@ def lost(document: Any, copy: Any, path: str = "") -> Iterator[str]:
 @each
 def test_panels_have_a_title_a_meaning_a_unit_and_a_place_of_their_own(document: dict) -> None:
     assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in document["panels"]:
         place = panel["gridPos"]
         cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
         assert place["x"] + place["w"] <= 24
-        assert not cells & taken, f"{panel['title']} lies over another panel"
-        taken |= cells
+        assert not cells & occupied, f"{panel['title']} lies over another panel"
+        occupied |= cells
     titles = [panel["title"] for panel in panels(document)]
     assert len(set(titles)) == len(titles)
     for panel in panels(document):

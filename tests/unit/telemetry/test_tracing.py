@@ -33,7 +33,7 @@ CONVERSIONS = ["edge", "hot", "routed"]
 
 
 class Traced:
-    """An application that answers in one of the ways, and the spans that it made."""
+    """An application that answers in one of the ways, and its spans."""
 
     def __init__(self, folder: Path, way: str, *, ratio: float = 1.0, model: bool = True, **options: Any) -> None:
         self.exporter = InMemorySpanExporter()
@@ -58,9 +58,9 @@ class Traced:
         return asyncio.run(ask(self.app, method, path, pairs, [body]))
 
     def span(self) -> ReadableSpan:
-        (found,) = self.exporter.get_finished_spans()
+        (span,) = self.exporter.get_finished_spans()
         self.exporter.clear()
-        return found
+        return span
 
 
 @pytest.fixture(params=CONVERSIONS)
@@ -195,5 +195,5 @@ def test_without_an_address_nothing_of_it_is_imported() -> None:
         "assert deployment.make_tracing(load_settings()) is None\n"
         "print([name for name in sys.modules if name.startswith(('serve_app.telemetry.tracing', 'opentelemetry.exporter.otlp'))])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
