@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
+PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus", "amtool": "prometheus-alertmanager"}
 
 
 @cache
@@ -20,11 +20,16 @@ def version(name: str) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2))
 
 
-def run(name: str, *arguments: str) -> str:
-    """The output of a tool; the test fails when the tool fails or is not installed."""
+def path(name: str) -> str:
+    """The path of a tool; the test fails when it is not installed."""
     program = shutil.which(name)
     if program is None:
         pytest.fail(f"{name} is not in PATH: apt-get install {PACKAGES[name]}", pytrace=False)
-    process = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=240)
+    return program
+
+
+def run(name: str, *arguments: str) -> str:
+    """The output of a tool; the test fails when the tool fails or is not installed."""
+    process = subprocess.run([path(name), *arguments], capture_output=True, text=True, check=False, timeout=240)
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout or process.stderr  # older versions write warnings to standard output
