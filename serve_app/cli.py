@@ -1,8 +1,4 @@
-"""The command line `iris-api`. Commands that need the libraries of training are loaded when they are called.
-
-Exit codes: 0 done; 1 something failed (store, MLflow, disk); 2 a flag, a setting or a port is wrong, or a library is missing;
-3 the model was refused; 130 stopped with Ctrl-C.
-"""
+"""The command line `iris-api`. Commands that need the libraries of training are loaded when they are called."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,46 +15,63 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from serve_app import __version__
+from serve_app.command_line import FAILED, WRONG_USAGE, run_command
 from serve_app.errors import IrisApiError, UsageError
 
 PROGRAM = "iris-api"
 FLAGS = Path(__file__).parent / "rayserve" / "serve.env"
 
-FAILED, WRONG_USAGE, STOPPED = 1, 2, 130
-
 ROOT_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 """Options of `iris-api` itself; any other option belongs to a command."""
 
 
+def _of_training(name: str) -> Callable[[], TyperCommand]:
+    """A loader of one command of `training`, imported by name: nothing in this package depends on training."""
+
+    def load() -> TyperCommand:
+        group: Any = typer.main.get_command(importlib.import_module("training.commands").app)
+        command: TyperCommand = group.commands[name]
+        return command
+
+    return load
+
+
+def _score() -> TyperCommand:
+    from serve_app.batch.command import register
+
+    app = typer.Typer()
+    register(app)
+    command: Any = typer.main.get_command(app)
+    assert isinstance(command, TyperCommand)
+    return command
+
+
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
-    """A command of another typer app: `module` is imported, and its `app` is read, when the command is called."""
+    """A command with its line in the list of commands; `load` imports the command when it is called."""
 
-    module: str
-    command: str
     help: str
+    load: Callable[[], TyperCommand]
 
 
-TRAINING_COMMANDS: Mapping[str, LazyCommand] = {
-    "train": LazyCommand("training.commands", "train", "Train a model, evaluate it, and publish it when it is accepted."),
-    "models": LazyCommand("training.commands", "list", "List the models in the store, and mark the served one."),
-    "promote": LazyCommand("training.commands", "promote", "Serve the given version from now on."),
-    "rollback": LazyCommand("training.commands", "rollback", "Serve the version before the served one again."),
-    "score": LazyCommand("training.commands", "score", "Predict every row of a table that may be larger than memory."),
+LAZY_COMMANDS: Mapping[str, LazyCommand] = {
+    "train": LazyCommand("Train a model, evaluate it, and publish it when it is accepted.", _of_training("train")),
+    "models": LazyCommand("List the models in the store, and show which one is served.", _of_training("models")),
+    "promote": LazyCommand("Serve the given version from now on.", _of_training("promote")),
+    "rollback": LazyCommand("Serve the version before the served one again.", _of_training("rollback")),
+    "score": LazyCommand("Predict every row of a table that may be larger than memory.", _score),
 }
 
 
 class _Deferred(TyperCommand):
-    """Stands in the list of commands for a LazyCommand; the command itself is imported when its arguments are parsed."""
+    """Stands in the list of commands for a LazyCommand; parsing its arguments loads the command."""
 
     def __init__(self, name: str, lazy: LazyCommand) -> None:
         super().__init__(name, help=lazy.help, short_help=lazy.help)
-        self._lazy = lazy
+        self._load = lazy.load
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        group = typer.main.get_command(importlib.import_module(self._lazy.module).app)
-        assert isinstance(group, TyperGroup)
-        return group.commands[self._lazy.command].make_context(info_name, args, parent=parent, **extra)
+        return self._load().make_context(info_name, args, parent=parent, **extra)
 
 
 class _Commands(TyperGroup):
@@ -66,7 +79,7 @@ class _Commands(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        for name, lazy in TRAINING_COMMANDS.items():
+        for name, lazy in LAZY_COMMANDS.items():
             self.add_command(_Deferred(name, lazy))
 
 
@@ -215,36 +228,19 @@ def read_flags(path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
-    """Run one command and return its exit code; every expected error is one sentence on standard error."""
+    """Run one command and return its exit code (see `command_line`); every expected error is one line on stderr."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    command = next((argument for argument in arguments if not argument.startswith("-")), "")
     try:
-        code = app(arguments, standalone_mode=False, prog_name=program)
-    except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else program
-        return _fail(f"{error.format_message().rstrip('.')}: see `{path} --help`", WRONG_USAGE)
-    except UsageError as error:
-        return _fail(str(error), WRONG_USAGE)
-    except IrisApiError as error:
-        return _fail(str(error), FAILED)
+        return run_command(app, arguments, program)
     except ModuleNotFoundError as error:
-        if command not in TRAINING_COMMANDS:
+        if arguments[0] not in LAZY_COMMANDS:
             raise
-        return _fail(
-            f"`{program} {command}` needs `{error.name}`, which the serving environment does not have; "
+        typer.echo(
+            f"error: `{program} {arguments[0]}` needs `{error.name}`, which the serving environment does not have; "
             "use the training environment (`make train`) or the training image",
-            WRONG_USAGE,
+            err=True,
         )
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped", STOPPED)
-    sys.stdout.flush()
-    return code or 0
-
-
-def _fail(message: str, code: int) -> int:
-    typer.echo(f"error: {message.rstrip()}", err=True)
-    return code
+        return WRONG_USAGE
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,14 @@ from tests.support.load import closed_loop, matches
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, iris
 from tests.support.native import answer_row, codec_of
 from tests.support.processes import of_session, resident
-from tests.support.server import HEADERS, KEY, serving, stop
+from tests.support.server import HEADERS, KEY, Server, serving, stop
 from tests.support.waiting import until
 
 BODY = orjson.dumps(A_FLOWER)
+
+
+def _serves(server: Server, version: int) -> bool:
+    return server.versions() == {str(version)}
 
 
 def main() -> int:
@@ -148,7 +153,7 @@ def running(folder: Path, *, swaps: int, replicas: int) -> dict[str, str]:
             for model in models:
                 version = publish(store, model).version
                 published = time.monotonic()
-                until(lambda version=version: server.versions() == {str(version)}, seconds=60)
+                until(partial(_serves, server, version), seconds=60)
                 delays.append(time.monotonic() - published)
         if load.failures or load.reconnects or len(load.versions) != swaps + 1:
             raise AssertionError(f"not every answer was right: {load.failures[:3]}, versions {sorted(load.versions)}")

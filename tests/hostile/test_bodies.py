@@ -8,6 +8,7 @@ import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -247,10 +248,14 @@ async def test_one_that_sends_for_ever_loses_its_connection(make: Callable[..., 
 async def test_a_refused_request_whose_body_is_in_a_second_packet_keeps_its_connection(make: Callable[..., Any]) -> None:
     flower = orjson.dumps(A_FLOWER)
     async with listening(make()) as server:
+
+        def has_begun(requests: int) -> bool:
+            return server.begun == requests
+
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         for number, (key, status) in enumerate((("wrong", 403), (KEY, 200), ("wrong", 403), (KEY, 200)), start=1):
             writer.write(head(f"Content-Length: {len(flower)}", key=key))
-            await eventually(lambda number=number: server.begun == number, what="the app's look at the head alone")
+            await eventually(partial(has_begun, number), what="the app's look at the head alone")
             writer.write(flower)
             assert await status_of(reader) == status
         writer.close()
@@ -274,10 +279,14 @@ async def test_who_sends_slowly_takes_no_place_from_others(make: Callable[..., A
 async def test_bodies_that_arrive_at_once_have_a_bounded_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BUDGET_BODIES", 2)
     async with listening(client_of(store, max_body_bytes=MAX_BODY).app) as server:
+
+        def has_read(size: int) -> bool:
+            return server.read >= size
+
         opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(5)]
         for number, (_, writer) in enumerate(opened, start=1):
             writer.write(head("Transfer-Encoding: chunked") + b"2710\r\n" + b" " * 10_000 + b"\r\n")
-            await eventually(lambda number=number: server.read >= number * 10_000, what=f"the piece of body {number}")
+            await eventually(partial(has_read, number * 10_000), what=f"the piece of body {number}")
         assert await status_of(opened[-1][0]) == 429
         for _, writer in opened[1:]:
             writer.close()

@@ -146,12 +146,13 @@ def test_predictions_are_answered_before_serves_own_request_handling_and_only_un
         own = [value for labels, value in samples["http_requests_total"] if labels["route"] == "/predict"]
         return {"ours": sum(own), "serve": sum(value for labels, value in served if labels["route"] == "/predict")}
 
+    before = prediction_counts()
+
     def stable() -> bool:
         nonlocal before
         last, before = before, prediction_counts()
         return before == last
 
-    before = prediction_counts()
     until(stable, seconds=60, every=5, what="the counts of the requests before")
     for _ in range(REQUESTS):
         post()

@@ -145,7 +145,7 @@ def test_a_second_application_beside_it_chooses_its_own_ports_and_serves_its_own
     store = Store(tmp_path / "models")
     entry = store.publish(bundle_files(logistic(), onnx=True), bundle_metadata(), version=777)
     unset = dict.fromkeys((*FREE_PORTS, MIN_PORT, MAX_PORT), "")
-    with serving(store.root, tmp_path, **unset) as other:
+    with serving(store.root, tmp_path, replicas=1, **unset) as other:
         before = server.versions()
         assert other.versions() == {str(entry.version)}
         assert server.versions() == before != other.versions()

@@ -9,7 +9,7 @@ import httpx2
 
 from serve_app.artifacts.store import Store
 from tests.support.models import A_FLOWER, publish_iris
-from tests.support.otlp import Collector, Received, collecting
+from tests.support.otlp import Collector, ReceivedSpan, run_collector
 from tests.support.server import HEADERS, serving, stop
 from tests.support.waiting import until
 
@@ -22,7 +22,7 @@ def test_requests_are_spans_at_a_collector_and_go_on_without_one(tmp_path: Path)
     store = Store(tmp_path / "models")
     publish_iris(store, onnx=True)
     with (
-        collecting() as collector,
+        run_collector() as collector,
         serving(
             store.root,
             tmp_path,
@@ -61,7 +61,7 @@ def test_requests_are_spans_at_a_collector_and_go_on_without_one(tmp_path: Path)
         assert "Traceback" not in server.output.read_text()
 
 
-def of_predictions(collector: Collector, count: int) -> list[Received]:
+def of_predictions(collector: Collector, count: int) -> list[ReceivedSpan]:
     spans = list(collector.spans)
     return spans if len(spans) >= count else []
 

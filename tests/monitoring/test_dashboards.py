@@ -55,7 +55,7 @@ def test_every_file_is_shipped_under_a_name_and_an_id_of_its_own() -> None:
 
 
 @each
-def test_grafanas_schema_knows_every_setting(document: dict) -> None:
+def test_grafanas_schema_knows_every_setting(document: dict[str, Any]) -> None:
     register_default_plugins()
     again = json.loads(JSONEncoder().encode(Dashboard.from_json(document)))
     assert [path for path in lost(document, again) if path.rpartition(".")[2] not in ANNOTATION_KEYS] == []
@@ -77,7 +77,7 @@ def lost(document: Any, copy: Any, path: str = "") -> Iterator[str]:
 
 
 @each
-def test_panels_have_a_title_a_meaning_a_unit_and_a_place_of_their_own(document: dict) -> None:
+def test_panels_have_a_title_a_meaning_a_unit_and_a_place_of_their_own(document: dict[str, Any]) -> None:
     assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
     occupied: set[tuple[int, int]] = set()
     for panel in document["panels"]:
@@ -96,7 +96,7 @@ def test_panels_have_a_title_a_meaning_a_unit_and_a_place_of_their_own(document:
 
 
 @each
-def test_every_variable_is_used_and_every_used_one_is_there(document: dict) -> None:
+def test_every_variable_is_used_and_every_used_one_is_there(document: dict[str, Any]) -> None:
     there = {variable["name"] for variable in document["templating"]["list"]}
     text = json.dumps([document["panels"], document["annotations"]])
     used = set(re.findall(r"\$\{?(\w+)", text)) - {"__rate_interval"}
@@ -104,7 +104,7 @@ def test_every_variable_is_used_and_every_used_one_is_there(document: dict) -> N
 
 
 @each
-def test_no_data_source_is_fixed_and_rates_follow_the_zoom(document: dict) -> None:
+def test_no_data_source_is_fixed_and_rates_follow_the_zoom(document: dict[str, Any]) -> None:
     assert all(target["datasource"]["uid"] == "${datasource}" for panel in panels(document) for target in panel["targets"])
     for panel in panels(document):
         for target in panel["targets"]:

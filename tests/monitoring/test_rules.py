@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -55,7 +56,7 @@ def test_each_alert_is_shown_firing_silent_and_with_a_series_that_flaps_or_is_mi
     cases = {test["name"]: test for file in TESTS for test in yaml.safe_load(file.read_text())["tests"]}
     own = {name: test for name, test in cases.items() if re.match(rf"{alert}\b", name)}
 
-    def expected(test: dict) -> list[list]:
+    def expected(test: dict[str, Any]) -> list[list[Any]]:
         return [case["exp_alerts"] for case in test["alert_rule_test"] if case["alertname"] == alert]
 
     assert any(any(expected(test)) for test in own.values()), "no case fires"
@@ -79,7 +80,7 @@ def test_every_recorded_series_is_behind_an_alert_or_a_value_of_a_case() -> None
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_each_alert_has_the_prefix_of_the_product_a_severity_two_texts_and_an_address(rule: dict) -> None:
+def test_each_alert_has_the_prefix_of_the_product_a_severity_two_texts_and_an_address(rule: dict[str, Any]) -> None:
     assert rule["alert"].startswith("IrisApi")
     assert rule["labels"]["severity"] in {"critical", "warning", "none"}
     assert rule["labels"]["component"] in {"serving", "model", "training", "ray", "kubernetes", "monitoring"}
@@ -133,7 +134,7 @@ def test_the_rules_of_the_operator_fire_alike_without_an_external_label(file: Pa
     run("promtool", "test", "rules", str(copy))
 
 
-def built(folder: Path, text: str) -> list[dict]:
+def built(folder: Path, text: str) -> list[dict[str, Any]]:
     """The documents of a kustomization beside the shipped ones."""
     folder.mkdir()
     (folder / "kustomization.yaml").write_text(text)

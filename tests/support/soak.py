@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,12 @@ def soak(server: Server, version: str, expected: str, *, requests: int, warm: in
     started = time.monotonic()
     check = matches({version: expected})
     with closed_loop(server.url, A_FLOWER, key=KEY, clients=CONNECTIONS, requests=requests, check=check) as load:
+
+        def has_finished(count: int) -> bool:
+            return load.finished >= count
+
         for count in range(every, requests + 1, every):
-            until(lambda count=count: load.finished >= count, seconds=300, what=f"{every} responses")
+            until(partial(has_finished, count), seconds=300, what=f"{every} responses")
             for pid, values in samples.items():
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a HAProxy that was replaced
                     values.append(sample(pid, load.finished))

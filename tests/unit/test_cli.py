@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from serve_app import __version__
 from serve_app.__main__ import with_default_command
-from serve_app.cli import TRAINING_COMMANDS, main
+from serve_app.cli import LAZY_COMMANDS, main
 from serve_app.http.auth import Keys, read_keys
 from serve_app.settings import Settings
 
@@ -33,16 +34,37 @@ def test_help_lists_every_command_and_loads_none_of_them() -> None:
     program = "import sys; from serve_app.cli import main; code = main(['--help']); "
     listing = run(program + f"sys.exit(code or [name for name in {heavy} if name in sys.modules] or 0)")
     assert (listing.returncode, listing.stderr) == (0, "")
-    assert all(f" {command} " in listing.stdout for command in (*TRAINING_COMMANDS, "serve", "keys", "settings"))
+    assert all(f" {command} " in listing.stdout for command in (*LAZY_COMMANDS, "serve", "keys", "settings"))
 
 
-@pytest.mark.parametrize("command", TRAINING_COMMANDS)
-def test_a_command_of_training_is_one_sentence_where_training_is_missing(command: str) -> None:
-    missing = run(f"import sys; sys.modules['training'] = None; from serve_app.cli import main; sys.exit(main(['{command}']))")
+@pytest.mark.parametrize("command", LAZY_COMMANDS)
+def test_a_command_of_training_is_one_sentence_where_its_libraries_are_missing(command: str) -> None:
+    hidden = "import sys; sys.modules |= dict.fromkeys(('training', 'tqdm', 'pandas', 'pyarrow')); "
+    missing = run(hidden + f"from serve_app.cli import main; sys.exit(main(['{command}']))")
     assert missing.returncode == 2
     assert missing.stdout == ""
     (line,) = missing.stderr.splitlines()
-    assert line.startswith(f"error: `iris-api {command}` needs `training")
+    assert line.startswith(f"error: `iris-api {command}` needs `")
+
+
+@pytest.mark.parametrize("command", LAZY_COMMANDS)
+def test_a_lazy_command_shows_its_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"iris-api {command}" in capsys.readouterr().out
+
+
+def test_models_are_trained_listed_promoted_and_rolled_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ["--model-dir", str(tmp_path / "models")]
+    flags = ["--no-tracking", "--n-estimators", "5", "--force", "--tag", "team", "blue"]
+    for _ in range(2):
+        assert main(["train", *flags, *store]) == 0
+    assert main(["rollback", *store]) == 0
+    assert main(["promote", "2", *store]) == 0
+    capsys.readouterr()
+    assert main(["models", "--json", *store]) == 0
+    assert [row["version"] for row in json.loads(capsys.readouterr().out)] == [1, 2]
+    assert main(["train", "--floor", "accuracy=1.1", "--no-tracking", "--n-estimators", "5", *store]) == 3
+    assert main(["promote", "9", *store]) == 1
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,10 +49,10 @@ def publish_wrong(store: Store) -> Entry:
     return store.publish(files, bundle_metadata())
 
 
-def damage(entry: Entry) -> Callable[[], None]:
+def damage(entry: Entry) -> Callable[[], object]:
     """Take the model out of a published bundle; the function puts it back."""
     (entry.folder / JOBLIB).rename(entry.folder / "away")
-    return lambda: (entry.folder / "away").rename(entry.folder / JOBLIB) and None
+    return lambda: (entry.folder / "away").rename(entry.folder / JOBLIB)
 
 
 def refusals(caplog: pytest.LogCaptureFixture) -> int:

@@ -214,7 +214,7 @@ def test_prometheus_reads_what_is_collected_whatever_the_names(collector: Metric
     signature = iris_signature(classes=tuple(odd.values()))
     predict(collector, open_predictor(bundle(estimator, signature)), X)
     registry = CollectorRegistry()
-    registry.register(collector)  # type: ignore[arg-type]
+    registry.register(collector)
     families = text_string_to_metric_families(generate_latest(registry).decode())
     read = {sample.labels.get("predicted_class") for family in families for sample in family.samples}
     assert set(odd.values()) < read

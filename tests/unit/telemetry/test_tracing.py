@@ -41,10 +41,11 @@ class Traced:
         store = Store(folder)
         if model and not (folder / "model.joblib").exists():
             publish_iris(store, onnx=True)
-        self.app: Any = client_of(store, around=tracing.middleware, hot_path=way == "hot", **options).app
+        application: Any = client_of(store, around=tracing.middleware, hot_path=way == "hot", **options).app
+        self.app = application
         if way == "edge":
-            answer, app = tracing.around(self.app.state.gate.answer), self.app
-            self.app.state.gate._hot_path = True
+            answer, app = tracing.around(application.state.gate.answer), application
+            application.state.gate._hot_path = True
 
             async def edge(scope: Any, receive: Any, send: Any) -> None:
                 if not await answer(scope, receive, send):
@@ -156,13 +157,13 @@ def test_a_line_in_the_log_holds_the_trace_beside_the_requests_id(
 ) -> None:
     traced = Traced(tmp_path, way, log_every=1)
     with caplog.at_level(logging.INFO, "iris_api.request"):
-        traced.ask("/predict", **{"x-request-id": "mine"})
+        traced.ask("/predict", BODY, "POST", **{"x-request-id": "mine"})
         traced.ask("/predict", traceparent=SAMPLED)
-    own, theirs = caplog.records
+    own, theirs = (vars(record) for record in caplog.records)
     first, _ = traced.exporter.get_finished_spans()
-    assert own.request_id == "mine"
-    assert own.trace_id == format_trace_id(first.context.trace_id)
-    assert theirs.trace_id == TRACE
+    assert own["request_id"] == "mine"
+    assert own["trace_id"] == format_trace_id(first.context.trace_id)
+    assert theirs["trace_id"] == TRACE
 
 
 def test_without_tracing_a_line_still_holds_the_callers_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
