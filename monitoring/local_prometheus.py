@@ -1,4 +1,7 @@
-"""A Prometheus on this machine beside `make serve`, with the rules of the cluster: `python -m monitoring.local_prometheus`"""
+"""Starts a Prometheus on this machine beside `make serve`, with the rules of the cluster.
+
+python -m monitoring.local_prometheus --port 9090 --api 8000
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from monitoring.operator_rules import runbook_base_url
 from serve_app.rayserve.scrape_targets import targets_file
 
 BASE = Path(__file__).resolve().parent / "base"
@@ -19,8 +23,8 @@ BASE = Path(__file__).resolve().parent / "base"
 def configuration(api: int, port: int) -> str:
     """The configuration of the cluster as YAML, with the scrape targets of this machine.
 
-    `api` is the port of the application, `port` that of Prometheus. The metric relabelling and the external labels stay the
-    same.
+    `api` is the port of the application, `port` that of Prometheus. The metric relabelling is that of the
+    cluster.
     """
     cluster = yaml.safe_load((BASE / "prometheus" / "prometheus.yaml").read_text())
     relabelling = {
@@ -34,7 +38,11 @@ def configuration(api: int, port: int) -> str:
         {"job_name": "prometheus", "static_configs": _static_target(port)},
     ]
     document = {
-        "global": {**cluster["global"], "scrape_interval": "5s", "scrape_timeout": "5s", "evaluation_interval": "5s"},
+        "global": {
+            "scrape_interval": "5s",
+            "evaluation_interval": "5s",
+            "external_labels": {"runbook_base_url": os.environ.get("RUNBOOK_BASE_URL") or runbook_base_url()},
+        },
         "rule_files": [str(BASE / "rules" / "*.yaml")],
         "scrape_configs": jobs,
     }

@@ -18,9 +18,23 @@ STACK_ONLY = {"iris-monitoring-alerts"}
 HEAD = "# Generated from monitoring/base/rules by `make dashboards`; do not edit.\n"
 
 
+BASE_URL = "{{ $externalLabels.runbook_base_url }}"
+"""The template in base/rules: the Prometheus of the operator does not have this external label."""
+
+
+def runbook_base_url() -> str:
+    """The default of the setting RUNBOOK_BASE_URL, from base/kustomization.yaml."""
+    generators = yaml.safe_load((HERE / "base" / "kustomization.yaml").read_text())["configMapGenerator"]
+    literals = next(generator["literals"] for generator in generators if generator["name"] == "monitoring-settings")
+    return str(dict(literal.split("=", 1) for literal in literals)["RUNBOOK_BASE_URL"])
+
+
 def text() -> str:
-    """The PrometheusRule as YAML."""
+    """The PrometheusRule as YAML, with absolute addresses of the runbook."""
     groups = [group for name in RULES for group in yaml.safe_load((HERE / "base" / "rules" / name).read_text())["groups"]]
+    base_url = runbook_base_url()
+    for rule in (rule for group in groups for rule in group["rules"] if "alert" in rule):
+        rule["annotations"]["runbook_url"] = rule["annotations"]["runbook_url"].replace(BASE_URL, base_url)
     document = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitoring.operator_rules import runbook_base_url
 from serve_app.artifacts.store import Store
 from serve_app.rayserve.scrape_targets import targets_file
 from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
@@ -113,7 +114,11 @@ def test_a_prometheus_beside_it_computes_the_rules_of_the_cluster(server: Server
         until(lambda: answered("sum(up)") == answered("count(up)") == ["3"], seconds=60, every=1, what="all targets up")
         assert answered("sum(model_predictions_total)") == [str(REQUESTS)]
         until(lambda: answered("iris:versions_in_use:count") == ["1"], seconds=60, every=1, what="the version in use")
-        until(lambda: prometheus.alerts().get("Watchdog") == "firing", seconds=60, every=1, what="the watchdog")
+        until(lambda: prometheus.alerts().get("IrisApiWatchdog") == "firing", seconds=60, every=1, what="the watchdog")
+        annotations = {
+            alert["labels"]["alertname"]: alert["annotations"] for alert in prometheus.get("/api/v1/alerts")["data"]["alerts"]
+        }
+        assert annotations["IrisApiWatchdog"]["runbook_url"] == f"{runbook_base_url()}#irisapiwatchdog"
     finally:
         process.terminate()
         process.wait(30)

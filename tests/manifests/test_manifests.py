@@ -40,10 +40,10 @@ def test_every_file_is_yaml_and_says_why_it_exists_or_is_short(path: Path) -> No
 def test_kustomize_builds_every_variant_without_a_warning(folder: Path) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("NOT TESTED: kubectl is not installed, so no kustomization was built")
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    built = list(yaml.safe_load_all(done.stdout))
+    process = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    built = list(yaml.safe_load_all(process.stdout))
     names = [(document["kind"], document["metadata"]["name"]) for document in built]
     assert len(names) == len(set(names))
     for document in built:
@@ -135,8 +135,8 @@ def test_a_change_of_the_config_can_reach_head_and_workers() -> None:
 
 def test_the_example_secret_is_no_real_one_and_git_ignores_the_real_one() -> None:
     assert one("Secret", "iris-api-secrets")["stringData"]["API_KEY"].startswith("replace-me")
-    done = subprocess.run(["git", "check-ignore", "-q", "kuberay/base/secret.yaml"], cwd=ROOT, check=False)
-    assert done.returncode == 0
+    process = subprocess.run(["git", "check-ignore", "-q", "kuberay/base/secret.yaml"], cwd=ROOT, check=False)
+    assert process.returncode == 0
 
 
 def test_the_service_keeps_its_node_port_and_the_name_the_operator_looks_for() -> None:
@@ -178,10 +178,11 @@ def test_the_store_is_written_by_training_and_only_read_by_the_api() -> None:
 def test_mlflow_lets_in_every_name_under_which_its_service_is_known() -> None:
     container = one("Deployment", "mlflow-server")["spec"]["template"]["spec"]["containers"][0]
     (hosts,) = [arg.partition("=")[2].split(",") for arg in container["args"] if arg.startswith("--allowed-hosts=")]
-    short = "mlflow-server-service"
-    assert {f"{name}:5000" for name in (short, f"{short}.mlops", f"{short}.mlops.svc", f"{short}.mlops.svc.cluster.local")} <= set(
-        hosts
-    )
+    namespace = next(entry for entry in container["env"] if entry["name"] == "NAMESPACE")
+    assert namespace["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    name = "mlflow-server-service"
+    names = (name, f"{name}.$(NAMESPACE)", f"{name}.$(NAMESPACE).svc", f"{name}.$(NAMESPACE).svc.cluster.local")
+    assert {f"{name}:5000" for name in names} <= set(hosts)
     assert "*" not in hosts
     service = one("Service", "mlflow-server-service")["spec"]
     labels = one("Deployment", "mlflow-server")["spec"]["template"]["metadata"]["labels"]

@@ -28,9 +28,9 @@ def api(config: Json) -> Json:
     return application
 
 
-def unknown(model: type[BaseModel], given: Json) -> set[str]:
+def unknown(model: type[BaseModel], document: Json) -> set[str]:
     aliases = {field.alias for field in model.model_fields.values() if field.alias}
-    return set(given) - set(model.model_fields) - aliases
+    return set(document) - set(model.model_fields) - aliases
 
 
 def test_ray_accepts_it(config: Json) -> None:
