@@ -43,13 +43,24 @@ def test_every_folder_of_the_top_has_its_line_in_the_readme() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
-def test_what_a_page_links_to_and_which_target_it_names_exist(page: str) -> None:
+def test_a_page_links_to_files_and_names_targets_that_exist(page: str) -> None:
     text = (ROOT / page).read_text()
-    targets = set(re.findall(r"^([\w-]+):", "".join(path.read_text() for path in tracked("Makefile", "*.mk")), re.MULTILINE))
+    makefiles = "".join(path.read_text() for path in tracked("Makefile", "*.mk"))
+    targets = set(re.findall(r"^([\w-]+):", makefiles, re.MULTILINE))
     assert [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not (ROOT / link).exists()] == []
-    assert [
-        name for name in re.findall(r"`?\bmake ([a-z][\w-]+)", text) if f"make {name}" in code(text) and name not in targets
-    ] == []
+    assert [name for name in re.findall(r"\bmake ([a-z][\w-]*\w)(?![\w*-])", code(text)) if name not in targets] == []
+
+
+def test_every_decision_has_its_line_in_the_index_and_its_sections() -> None:
+    folder = ROOT / "docs" / "adr"
+    pages = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
+    assert re.findall(r"\]\((.+)\)", (folder / "README.md").read_text()) == [path.name for path in pages]
+    for number, path in enumerate(pages, 1):
+        title, *_ = text = path.read_text().splitlines()
+        assert title.startswith(f"# {number:04d} ")
+        assert path.name.startswith(f"{number:04d}-")
+        assert text[2].startswith("Status: ")
+        assert {"## Context", "## Decision"} <= set(text)
 
 
 def code(text: str) -> str:
