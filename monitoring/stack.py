@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import re
 import secrets
 import subprocess
 import sys
@@ -54,7 +53,7 @@ def delete(cluster: Cluster, folder: str) -> None:
 
 
 def in_namespace(documents: list[Json], namespace: str) -> list[Json]:
-    """Write the namespace where kustomize does not: names of cluster-wide objects, arguments, Prometheus' regular expressions."""
+    """Write the namespace where kustomize does not: names of cluster-wide objects and the metrics that Prometheus keeps."""
     if namespace == NAMESPACE:
         return documents
     for document in documents:
@@ -63,9 +62,6 @@ def in_namespace(documents: list[Json], namespace: str) -> list[Json]:
             _prefix(document.get("roleRef", {}), namespace)
         for key, text in (document.get("data") or {}).items() if document["kind"] == "ConfigMap" else ():
             document["data"][key] = text.replace(f';{NAMESPACE}"', f';{namespace}"')
-        for container in field(document, "spec.template.spec.containers", []):
-            if "args" in container:
-                container["args"] = [re.sub(rf"={NAMESPACE}$", f"={namespace}", argument) for argument in container["args"]]
     return documents
 
 

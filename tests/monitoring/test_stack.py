@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from kuberay.ctl.kube import Cluster
+from kuberay.ctl.manifests import build
 from monitoring.local_prometheus import configuration
+from monitoring.stack import in_namespace
 from tests.monitoring.tools import path, run
 from tests.support.monitoring import BASE, Prometheus, queries, rules
 from tests.support.waiting import until
@@ -58,6 +62,14 @@ def test_nothing_is_exposed_and_every_pod_is_behind_a_network_policy() -> None:
     for deployment in DEPLOYMENTS.values():
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         assert closed["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="NOT TESTED: kubectl is not installed")
+def test_the_stack_in_another_namespace_names_no_other() -> None:
+    documents = in_namespace(build(Cluster(("kubectl",), "team-a"), BASE), "team-a")
+    assert "mlops" not in json.dumps(documents)
+    names = {document["metadata"]["name"] for document in documents if document["kind"] == "ClusterRole"}
+    assert names == {"team-a-prometheus"}
 
 
 def test_rights_are_few_and_read_only() -> None:
