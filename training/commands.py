@@ -134,17 +134,17 @@ def _print_tracking_location(uri: str | None) -> None:
 def _print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
     for note in outcome.notes:
         typer.echo(f"note: {note}", err=True)
-    numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.items() if isinstance(value, float))
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.scalars().items())
     comparison = outcome.verdict.comparison
-    if not comparison["compared"]:
-        typer.echo(f"not compared: {comparison['why']}", err=True)
+    if not comparison.compared:
+        typer.echo(f"not compared: {comparison.why}", err=True)
     if not outcome.verdict.accepted:
         word = "published by force although" if outcome.entry else "refused, nothing was published:"
         typer.echo(f"{word} {'; '.join(outcome.verdict.reasons)}", err=True)
     if outcome.entry is None:
         typer.echo(f"metrics: {numbers}; report: {outcome.report}", err=True)
         return
-    kind = "ONNX Runtime" if outcome.metadata["onnx"]["available"] else "scikit-learn"
+    kind = "ONNX Runtime" if outcome.manifest["onnx"]["available"] else "scikit-learn"
     typer.echo(
         f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}: {numbers}"
     )

@@ -13,9 +13,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.inference.predictor import onnx_scores, sklearn_scores
 from tests.support import tables
-from training import convert, fit
+from training import convert
 from training.candidate import Candidate, fit_candidate
 from training.dataset import load
+from training.estimators import ESTIMATORS
 from training.onnx_float64 import converters
 
 CASES = {
@@ -32,31 +33,31 @@ def candidate(case: str, estimator: str, folder: Path, **params: Any) -> Candida
     return fit_candidate(dataset, estimator, params, random_state=1)
 
 
-@pytest.mark.parametrize("estimator", fit.ESTIMATORS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("case", CASES)
 def test_every_built_in_estimator_converts_to_the_last_bit_or_nearly(case: str, estimator: str, tmp_path: Path) -> None:
-    made = candidate(case, estimator, tmp_path)
-    converted = convert.convert(made.tail, made.signature, made.train, made.held_out)
+    fitted = candidate(case, estimator, tmp_path)
+    converted = convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out)
     assert converted.model is not None
-    assert converted.facts["largest_difference"] <= (1e-12 if made.signature.task == "classification" else 1e-9)
+    assert converted.facts["largest_difference"] <= (1e-12 if fitted.signature.task == "classification" else 1e-9)
 
 
 def test_a_forest_gives_the_very_numbers_of_scikit_learn(tmp_path: Path) -> None:
-    made = candidate("three classes", "random-forest", tmp_path)
-    converted = convert.convert(made.tail, made.signature, made.train, made.held_out)
+    fitted = candidate("three classes", "random-forest", tmp_path)
+    converted = convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out)
     assert converted.model is not None
-    rows = np.vstack([convert.probe_rows(made.signature, made.train), np.random.default_rng(1).uniform(0, 8, (3000, 4))])
-    found = onnx_scores(converted.model, made.signature, rounded=converted.facts["rounded"])(rows)
-    np.testing.assert_array_equal(found, made.tail.predict_proba(rows))
+    rows = np.vstack([convert.probe_rows(fitted.signature, fitted.train), np.random.default_rng(1).uniform(0, 8, (3000, 4))])
+    scores = onnx_scores(converted.model, fitted.signature, rounded=converted.facts["rounded"])(rows)
+    np.testing.assert_array_equal(scores, fitted.estimator.predict_proba(rows))
 
 
 def test_classes_that_are_booleans_convert(tmp_path: Path) -> None:
     frame = tables.spam()
     frame["spam"] = frame["spam"].astype(bool)
     dataset = load(tables.written(frame, tmp_path), target="spam")
-    for estimator in fit.ESTIMATORS:
-        made = fit_candidate(dataset, estimator, {}, random_state=1)
-        assert convert.convert(made.tail, made.signature, made.train, made.held_out).model is not None
+    for estimator in ESTIMATORS:
+        fitted = fit_candidate(dataset, estimator, {}, random_state=1)
+        assert convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out).model is not None
 
 
 def test_a_lone_leaf_is_a_tree_too() -> None:
@@ -138,10 +139,12 @@ def test_probes_sit_on_both_sides_of_every_threshold_of_a_small_table() -> None:
 
 def test_the_stock_converter_would_not_do(tmp_path: Path) -> None:
     """The reason for our own operators: without them a forest's numbers are float32."""
-    made = candidate("three classes", "random-forest", tmp_path)
-    stock = onnx_scores(convert.to_onnx(made.tail, made.signature, "float64", exact=False), made.signature, rounded=True)
-    expected = sklearn_scores(made.tail, made.signature)(made.held_out)
-    assert 0 < np.abs(stock(made.held_out) - expected).max() < 1e-6
+    fitted = candidate("three classes", "random-forest", tmp_path)
+    stock = onnx_scores(
+        convert.to_onnx(fitted.estimator, fitted.signature, "float64", float64_operators=False), fitted.signature, rounded=True
+    )
+    expected = sklearn_scores(fitted.estimator, fitted.signature)(fitted.held_out)
+    assert 0 < np.abs(stock(fitted.held_out) - expected).max() < 1e-6
     assert RandomForestClassifier in converters()
 
 
