@@ -7,8 +7,7 @@ meanwhile, the candidate is compared with that one first.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
 from serve_app.inference.predictor import onnx_scores, sklearn_scores
+from serve_app.progress import Progress
 from training import card, figures, fit, publish
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.convert import Converted, convert
@@ -30,9 +30,6 @@ from training.train_options import TrainOptions
 if TYPE_CHECKING:
     from training.run_record import RunRecord
     from training.tracking import Run
-
-Progress = Callable[[str], AbstractContextManager[None]]
-"""Called with the name of a step; the step runs inside the returned context."""
 
 
 @dataclass(frozen=True, slots=True)
