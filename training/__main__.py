@@ -187,7 +187,11 @@ def _moved(move: Callable[[Store], Entry], model_dir: Path, tracking_uri: str | 
     store = Store(model_dir)
     entry = move(store)
     typer.echo(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
-    if not entry.metadata.get("mlflow_model_version") or (tracking_uri is None and not Path("mlflow.db").exists()):
+    if (
+        entry.manifest is None
+        or not entry.manifest.mlflow_model_version
+        or (tracking_uri is None and not Path("mlflow.db").exists())
+    ):
         return
     from training import tracking
 
@@ -218,7 +222,8 @@ def _summary(outcome: Outcome, model_dir: Path, seconds: float) -> None:
     if outcome.entry is None:
         typer.echo(f"metrics: {numbers}; report: {outcome.report}", err=True)
         return
-    kind = "ONNX Runtime" if outcome.metadata["onnx"]["available"] else "scikit-learn"
+    conversion = outcome.manifest.onnx
+    kind = "ONNX Runtime" if conversion is not None and conversion.available else "scikit-learn"
     typer.echo(
         f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}: {numbers}"
     )

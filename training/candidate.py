@@ -11,6 +11,7 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
+from serve_app.artifacts.manifest import Verdict
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.artifacts.store import Store
@@ -18,7 +19,7 @@ from serve_app.errors import BundleRefused
 from serve_app.inference.predictor import ENCODE, sklearn_scores, strip_encoder
 from training import evaluate, fit
 from training.dataset import Dataset, json_rows
-from training.evaluate import Metrics, Verdict
+from training.evaluate import Metrics
 
 COMPARED_ROWS = 10_000
 """Held-out rows on which the candidate and the served model are compared, at most."""

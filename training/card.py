@@ -6,8 +6,10 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from serve_app.artifacts.manifest import Manifest
 
-def render(metadata: Mapping[str, Any], metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> bytes:
+
+def render(manifest: Manifest, metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> bytes:
     """The card as one self-contained HTML page; `pictures` (file name to PNG) are part of it."""
     import jinja2
 
@@ -19,7 +21,7 @@ def render(metadata: Mapping[str, Any], metrics: Mapping[str, Any], pictures: Ma
         lstrip_blocks=True,
     )
     inlined = {_title(name): "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
-    page = environment.get_template("card.html").render(meta=metadata, metrics=metrics, pictures=inlined)
+    page = environment.get_template("card.html").render(meta=manifest.to_dict(), metrics=metrics, pictures=inlined)
     return (page + "\n").encode()
 
 

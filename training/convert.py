@@ -7,12 +7,12 @@ held-out rows and on rows made to sit on the decision thresholds, where a tree t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from serve_app.artifacts.manifest import OnnxConversion
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Signature
 from serve_app.inference.predictor import TOLERANCE, onnx_scores, same_scores, sklearn_scores
@@ -38,17 +38,17 @@ class Converted:
     """The model's bytes (None: scikit-learn will answer) and what was found, for the metadata."""
 
     model: bytes | None
-    facts: Mapping[str, Any]
+    facts: OnnxConversion
 
 
 def convert(tail: Any, signature: Signature, train: Matrix, held_out: Matrix) -> Converted:
     """`tail` is the fitted model on coded matrices; `train` and `held_out` are such matrices."""
     if signature.task == "classification" and not signature.probabilistic:
-        return Converted(None, {"available": False, "reason": "the estimator gives no probabilities"})
+        return Converted(None, OnnxConversion(available=False, reason="the estimator gives no probabilities"))
     rows = np.vstack([held_out[:MAX_PROBES], probe_rows(signature, train)])
     with fit.threads_for(len(train)):
         expected = sklearn_scores(tail, signature)(rows)
-    best: tuple[float, bytes, dict[str, Any]] | None = None
+    best: tuple[float, bytes, OnnxConversion] | None = None
     reasons = []
     for dtype, rounded, exact in CONVERSIONS:
         name = f"{dtype}{' rounded through float32' if rounded else ''}{' with exact operators' if exact else ''}"
@@ -63,14 +63,21 @@ def convert(tail: Any, signature: Signature, train: Matrix, held_out: Matrix) ->
             reasons.append(f"{name}: differs from scikit-learn by {difference:.3g}")
             continue
         if best is None or difference < best[0]:
-            best = (difference, model, {"input": dtype, "rounded": rounded})
+            facts = OnnxConversion(
+                available=True,
+                input=dtype,
+                rounded=rounded,
+                largest_difference=difference,
+                tolerance=TOLERANCE,
+                rows_compared=len(rows),
+            )
+            best = (difference, model, facts)
         if difference <= EXACT:
             break
     if best is None:
-        return Converted(None, {"available": False, "reason": "; ".join(reasons)})
-    difference, model, facts = best
-    checked = {"largest_difference": difference, "tolerance": TOLERANCE, "rows_compared": len(rows)}
-    return Converted(model, {"available": True, **facts, **checked})
+        return Converted(None, OnnxConversion(available=False, reason="; ".join(reasons)))
+    _, model, facts = best
+    return Converted(model, facts)
 
 
 def probe_rows(signature: Signature, train: Matrix) -> Matrix:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.manifest import Verdict
 from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Label, Signature, Task
 from serve_app.errors import BundleRefused, InvalidInput
@@ -25,18 +25,6 @@ NAMES: Mapping[Task, tuple[str, ...]] = {
 LOWER_IS_BETTER = frozenset({"mae", "rmse"})
 
 _EPSILON = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """May the model be served? `reasons` say why not; `comparison` is what was found about the model served now."""
-
-    accepted: bool
-    reasons: tuple[str, ...]
-    comparison: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"accepted": self.accepted, "reasons": list(self.reasons), "comparison": dict(self.comparison)}
 
 
 def predictions(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
@@ -99,7 +87,7 @@ def judge(
             reasons.append(
                 f"{name} is {mine:.4f}, worse than the {theirs:.4f} of version {version}, which is served now, on the same rows"
             )
-    return Verdict(not reasons, tuple(reasons), comparison)
+    return Verdict(accepted=not reasons, reasons=tuple(reasons), comparison=comparison)
 
 
 def served_predictions(

@@ -16,21 +16,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 
+from serve_app.artifacts.manifest import Manifest, Verdict
+from serve_app.artifacts.names import (
+    BUNDLE_FOLDER,
+    CARD,
+    CONFUSION_IMAGE,
+    DIGEST_TAG,
+    IMPORTANCE_IMAGE,
+    REPORT,
+    REPORT_FOLDER,
+    RESIDUALS_IMAGE,
+    STORE_VERSION_TAG,
+    VERDICT_REASONS_TAG,
+    VERDICT_TAG,
+)
 from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import KEEP, Entry, PointerMoved, Store
+from serve_app.artifacts.training_report import PublishedVersion, TrainingReport
 from serve_app.errors import IrisApiError, UsageError
 from serve_app.inference.predictor import onnx_scores, sklearn_scores
 from training import card, convert, evaluate, fit, pictures, publish
 from training.candidate import Candidate, fit_candidate, judge
 from training.dataset import Bounds, Dataset, TaskChoice, load
-from training.evaluate import Verdict
 
 if TYPE_CHECKING:
     from training.tracking import Run
-
-REPORT = "verdict.json"
 
 Progress = Callable[[str], AbstractContextManager[None]]
 """Given what is being done, and entered while it is."""
@@ -71,7 +84,7 @@ class Outcome:
 
     verdict: Verdict
     metrics: Mapping[str, Any]
-    metadata: Mapping[str, Any]
+    manifest: Manifest
     entry: Entry | None
     report: Path
     notes: tuple[str, ...]
@@ -128,27 +141,33 @@ def _train(
         converted = convert.convert(candidate.tail, candidate.signature, candidate.train, candidate.held_out)
     with progress("draw the pictures"):
         images, importance = _pictures(candidate, converted, seed)
-    metadata = publish.describe(candidate, estimator=options.estimator, random_state=seed, onnx=converted.facts)
-    metadata |= {"importance": importance, "search": searched, "test_size": options.test_size, "limits": dict(limits)}
-    metadata |= {"tags": dict(options.tags), "tracking": "none" if run is None else "mlflow"}
+    manifest = msgspec.structs.replace(
+        publish.describe(candidate, estimator=options.estimator, random_state=seed, onnx=converted.facts),
+        importance=importance,
+        search=searched,
+        test_size=options.test_size,
+        limits=dict(limits),
+        tags=dict(options.tags),
+        tracking="none" if run is None else "mlflow",
+    )
     if run is not None:
         with progress("record the run in MLflow"):
-            metadata |= _record(run, options, candidate, metadata)
+            manifest = _record(run, options, candidate, manifest)
     files = {**publish.files(candidate, converted.model), **images}
     entry: Entry | None = None
     while entry is None:
-        metadata |= {"verdict": verdict.to_dict(), "forced": options.force and not verdict.accepted}
+        manifest = msgspec.structs.replace(manifest, verdict=verdict, forced=options.force and not verdict.accepted)
         if not verdict.accepted and not options.force:
             break
-        if run is not None and metadata["mlflow_model_version"] is None:
-            metadata |= _register(run, options, metadata)
-        wanted = metadata["mlflow_model_version"]
-        page = card.render(metadata, candidate.metrics, images)
+        if run is not None and manifest.mlflow_model_version is None:
+            manifest = _register(run, options, manifest)
+        wanted = manifest.mlflow_model_version
+        page = card.render(manifest, candidate.metrics, images)
         try:
             with progress(f"publish to {options.model_dir}"):
                 entry = store.publish(
-                    {**files, "card.html": page},
-                    metadata,
+                    {**files, CARD: page},
+                    manifest,
                     version=int(wanted) if wanted else None,
                     expected=pointer,
                     check=True,
@@ -158,13 +177,13 @@ def _train(
             with progress("compare with the model that was published meanwhile"):
                 pointer, verdict = judge(candidate, store, limits=limits, tolerance=options.tolerance)
     report = options.report or options.model_dir / REPORT
-    notes = [*candidate.notes, *_write_report(report, options, verdict, candidate, metadata, entry)]
+    notes = [*candidate.notes, *_write_report(report, options, verdict, candidate, manifest, entry)]
     if run is not None:
         with progress("finish the run in MLflow"):
             notes += _finish(
-                run, store, metadata, verdict, entry, {**images, "card.html": card.render(metadata, candidate.metrics, images)}
+                run, store, manifest, verdict, entry, {**images, CARD: card.render(manifest, candidate.metrics, images)}
             )
-    return Outcome(verdict, candidate.metrics, metadata, entry, report, tuple(notes))
+    return Outcome(verdict, candidate.metrics, manifest, entry, report, tuple(notes))
 
 
 def _signer(file: Path) -> Sign:
@@ -199,23 +218,23 @@ def _pictures(candidate: Candidate, converted: convert.Converted, seed: int) -> 
     if converted.model is None:
         score = sklearn_scores(candidate.tail, signature)
     else:
-        score = onnx_scores(converted.model, signature, rounded=converted.facts["rounded"])
+        score = onnx_scores(converted.model, signature, rounded=bool(converted.facts.rounded))
     drawn, importance = pictures.importance(
         candidate.tail, score, candidate.held_out, candidate.target, signature, random_state=seed
     )
-    images = {"feature_importance.png": drawn}
+    images = {IMPORTANCE_IMAGE: drawn}
     if signature.task == "classification":
-        images["confusion_matrix.png"] = pictures.confusion(candidate.metrics["confusion_matrix"], signature.classes)
+        images[CONFUSION_IMAGE] = pictures.confusion(candidate.metrics["confusion_matrix"], signature.classes)
     else:
-        images["predicted_and_true.png"] = pictures.residuals(candidate.target, candidate.predictions)
+        images[RESIDUALS_IMAGE] = pictures.residuals(candidate.target, candidate.predictions)
     return images, importance
 
 
-def _record(run: Run, options: Options, candidate: Candidate, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters, metrics and the model; gives the metadata that name them."""
+def _record(run: Run, options: Options, candidate: Candidate, manifest: Manifest) -> Manifest:
+    """Parameters, metrics and the model; gives the manifest that names them."""
     from training import tracking
 
-    params = {**metadata["parameters"], "estimator": options.estimator, "random_state": metadata["random_state"]}
+    params = {**(manifest.parameters or {}), "estimator": options.estimator, "random_state": manifest.random_state}
     params |= {"test_size": options.test_size, "data": candidate.dataset.name, "data_sha256": candidate.dataset.sha256}
     flat = {name: value for name, value in candidate.metrics.items() if isinstance(value, int | float)}
     for label, row in candidate.metrics.get("per_class", {}).items():
@@ -223,42 +242,43 @@ def _record(run: Run, options: Options, candidate: Candidate, metadata: Mapping[
     run.log(params=params, metrics=flat, tags=options.tags)
     example = candidate.dataset.train.dropna().head(3)
     uri = tracking.log_model(run, candidate.model, candidate.signature, example, publish.requirements())
-    return {
-        "mlflow_run_uri": run.uri,
-        "mlflow_model_uri": uri,
-        "mlflow_experiment_name": run.server.experiment_name,
-        "mlflow_run_name": run.name,
-        "mlflow_run_id": run.run_id,
-        "mlflow_relative_path": f"{run.server.experiment_id}/{run.run_id}",
-    }
+    return msgspec.structs.replace(
+        manifest,
+        mlflow_run_uri=run.uri,
+        mlflow_model_uri=uri,
+        mlflow_experiment_name=run.server.experiment_name,
+        mlflow_run_name=run.name,
+        mlflow_run_id=run.run_id,
+        mlflow_relative_path=f"{run.server.experiment_id}/{run.run_id}",
+    )
 
 
-def _register(run: Run, options: Options, metadata: Mapping[str, Any]) -> dict[str, str]:
+def _register(run: Run, options: Options, manifest: Manifest) -> Manifest:
     from training import tracking
 
-    version = tracking.register(run, metadata["mlflow_model_uri"], options.model_name)
-    return {"mlflow_model_name": options.model_name, "mlflow_model_version": version}
+    assert manifest.mlflow_model_uri is not None  # _record came before
+    version = tracking.register(run, manifest.mlflow_model_uri, options.model_name)
+    return msgspec.structs.replace(manifest, mlflow_model_name=options.model_name, mlflow_model_version=version)
 
 
 def _finish(
-    run: Run, store: Store, metadata: Mapping[str, Any], verdict: Verdict, entry: Entry | None, shown: Mapping[str, bytes]
+    run: Run, store: Store, manifest: Manifest, verdict: Verdict, entry: Entry | None, shown: Mapping[str, bytes]
 ) -> list[str]:
     """Copies in MLflow of what has been decided; the store is right already, so a failure here is a note."""
     from training import tracking
 
     try:
-        run.upload(shown, "report")
-        tags: dict[str, object] = {"verdict": "accepted" if verdict.accepted else "forced" if entry else "refused"}
+        run.upload(shown, REPORT_FOLDER)
+        tags: dict[str, object] = {VERDICT_TAG: "accepted" if verdict.accepted else "forced" if entry else "refused"}
         if verdict.reasons:
-            tags["verdict_reasons"] = "; ".join(verdict.reasons)
+            tags[VERDICT_REASONS_TAG] = "; ".join(verdict.reasons)
         if entry is None:
             run.tag(tags)
             return []
-        tags |= {"digest": entry.digest, "store_version": entry.version}
-        run.upload({path.name: path.read_bytes() for path in entry.folder.iterdir()}, "bundle")
+        tags |= {DIGEST_TAG: entry.digest, STORE_VERSION_TAG: entry.version}
+        run.upload({path.name: path.read_bytes() for path in entry.folder.iterdir()}, BUNDLE_FOLDER)
         run.tag(tags)
-        name, version = metadata["mlflow_model_name"], metadata["mlflow_model_version"]
-        tracking.tag_version(run.server, name, version, tags)
+        tracking.tag_version(run.server, str(manifest.mlflow_model_name), str(manifest.mlflow_model_version), tags)
         tracking.follow(run.server.uri, store)
     except (IrisApiError, OSError) as error:
         if entry is None:
@@ -268,24 +288,26 @@ def _finish(
 
 
 def _write_report(
-    path: Path, options: Options, verdict: Verdict, candidate: Candidate, metadata: Mapping[str, Any], entry: Entry | None
+    path: Path, options: Options, verdict: Verdict, candidate: Candidate, manifest: Manifest, entry: Entry | None
 ) -> list[str]:
-    document = {
-        **verdict.to_dict(),
-        "forced": metadata["forced"],
-        "published": None if entry is None else {"version": entry.version, "digest": entry.digest},
-        "metrics": candidate.metrics,
-        "limits": metadata["limits"],
-        "tolerance": options.tolerance,
-        "data": metadata["data"],
-        "estimator": options.estimator,
-        "mlflow_run_id": metadata["mlflow_run_id"],
-        "trained_at": metadata["trained_at"],
-    }
+    report = TrainingReport(
+        accepted=verdict.accepted,
+        reasons=verdict.reasons,
+        comparison=verdict.comparison,
+        forced=bool(manifest.forced),
+        published=None if entry is None else PublishedVersion(version=entry.version, digest=entry.digest),
+        metrics=candidate.metrics,
+        limits=manifest.limits,
+        tolerance=options.tolerance,
+        data=manifest.data,
+        estimator=options.estimator,
+        mlflow_run_id=manifest.mlflow_run_id,
+        trained_at=str(manifest.trained_at),
+    )
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+        aside.write_bytes(orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2) + b"\n")
         os.replace(aside, path)
     except OSError as error:
         with contextlib.suppress(OSError):

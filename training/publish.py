@@ -16,24 +16,14 @@ import numpy.typing as npt
 import orjson
 
 from serve_app import __version__
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, METRICS, ONNX
+from serve_app.artifacts.manifest import DataSource, Libraries, Manifest, OnnxConversion, SourceCode
+from serve_app.artifacts.names import GOLDEN, JOBLIB, METRICS, ONNX
 from serve_app.artifacts.signature import Signature
 from training import fit
 from training.candidate import Candidate
 from training.reference import reference
 
 GOLDEN_ROWS = 50
-
-MLFLOW_KEYS = (
-    "mlflow_run_uri",
-    "mlflow_experiment_name",
-    "mlflow_run_name",
-    "mlflow_run_id",
-    "mlflow_relative_path",
-    "mlflow_model_name",
-    "mlflow_model_version",
-    "mlflow_model_uri",
-)
 
 
 def files(candidate: Candidate, onnx: bytes | None) -> dict[str, bytes]:
@@ -51,32 +41,36 @@ def files(candidate: Candidate, onnx: bytes | None) -> dict[str, bytes]:
     return made if onnx is None else {**made, ONNX: onnx}
 
 
-def describe(candidate: Candidate, *, estimator: str, random_state: int, onnx: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that follow from the model and its data; null where a name of old has no meaning here."""
+def describe(candidate: Candidate, *, estimator: str, random_state: int, onnx: OnnxConversion) -> Manifest:
+    """The part of the manifest that follows from the model and its data."""
     dataset, signature = candidate.dataset, candidate.signature
     parameters = fit.parameters(candidate.model)
-    shape = {"rows": dataset.rows, "columns": len(signature.features) + 1, "held_out": len(dataset.test)}
-    return {
-        "feature_names": list(signature.names),
-        "target_names": list(signature.classes),
-        "model_type": fit.model_type(candidate.model),
-        "n_estimators": parameters.get("n_estimators"),
-        "max_depth": parameters.get("max_depth"),
-        "random_state": random_state,
-        "n_features": len(signature.features),
-        "n_samples": dataset.rows,
-        "local_model_path": JOBLIB,
-        **dict.fromkeys(MLFLOW_KEYS),
-        "signature": signature.to_dict(),
-        "onnx": dict(onnx),
-        "libraries": libraries(),
-        "data": {"name": dataset.name, "sha256": dataset.sha256, **shape},
-        "code": code(),
-        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "estimator": estimator,
-        "parameters": parameters,
-        "reference": reference(dataset.train, dataset.train_target, signature),
-    }
+    return Manifest(
+        signature=signature,
+        feature_names=signature.names,
+        target_names=signature.classes,
+        model_type=fit.model_type(candidate.model),
+        n_estimators=parameters.get("n_estimators"),
+        max_depth=parameters.get("max_depth"),
+        random_state=random_state,
+        n_features=len(signature.features),
+        n_samples=dataset.rows,
+        local_model_path=JOBLIB,
+        estimator=estimator,
+        parameters=parameters,
+        data=DataSource(
+            name=dataset.name,
+            sha256=dataset.sha256,
+            rows=dataset.rows,
+            columns=len(signature.features) + 1,
+            held_out=len(dataset.test),
+        ),
+        code=code(),
+        libraries=libraries(),
+        onnx=onnx,
+        trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        reference=reference(dataset.train, dataset.train_target, signature),
+    )
 
 
 def golden_choice(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[Any], signature: Signature) -> list[int]:
@@ -100,17 +94,22 @@ def golden_choice(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[Any], s
     return sorted(chosen)
 
 
-def libraries() -> dict[str, str]:
+def libraries() -> Libraries:
     """What the model was made with; serving compares the first two before it unpickles."""
-    found = {name: version(name) for name in ("scikit-learn", "numpy", "onnxruntime", "skl2onnx")}
-    return {**found, "python": platform.python_version()}
+    return Libraries(
+        scikit_learn=version("scikit-learn"),
+        numpy=version("numpy"),
+        onnxruntime=version("onnxruntime"),
+        skl2onnx=version("skl2onnx"),
+        python=platform.python_version(),
+    )
 
 
 def requirements() -> list[str]:
     return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "skops", "joblib")]
 
 
-def code() -> dict[str, Any]:
+def code() -> SourceCode:
     """The code that trained: the package's version and, in a clone or with GIT_COMMIT set, the commit."""
     try:
         package = version("iris-api")
@@ -124,7 +123,7 @@ def code() -> dict[str, Any]:
         changed = (
             bool(_git(folder, "status", "--porcelain", "--untracked-files=no", "--", "training", "serve_app")) if commit else None
         )
-    return {"version": package, "commit": commit, "changed": changed}
+    return SourceCode(version=package, commit=commit, changed=changed)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

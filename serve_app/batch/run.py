@@ -12,8 +12,9 @@ import orjson
 import pyarrow as pa
 
 from serve_app import progress as shown
-from serve_app.artifacts.bundle import MANIFEST, Bundle, read_bundle
+from serve_app.artifacts.bundle import Bundle, read_bundle
 from serve_app.artifacts.fields import Unknown
+from serve_app.artifacts.names import MANIFEST
 from serve_app.artifacts.signing import SigningError, verifier
 from serve_app.artifacts.store import Store
 from serve_app.batch import job as plan

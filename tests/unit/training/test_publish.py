@@ -6,12 +6,14 @@ import types
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, METRICS, ONNX
+from serve_app.artifacts.manifest import Manifest, OnnxConversion, Verdict
+from serve_app.artifacts.names import GOLDEN, JOBLIB, METRICS, ONNX
 from serve_app.artifacts.store import Store
 from serve_app.errors import UsageError
 from serve_app.inference.predictor import LoadPolicy, open_predictor
@@ -22,6 +24,8 @@ from training.candidate import Candidate, fit_candidate
 from training.dataset import load
 from training.reference import reference
 from training.tracking_uri import resolve
+
+UNTRIED = OnnxConversion(available=False, reason="untried")
 
 OF_OLD = {
     *("feature_names", "target_names", "model_type", "n_estimators", "max_depth", "random_state", "n_features", "n_samples"),
@@ -34,10 +38,8 @@ def candidate(folder: Path, table: Any = tables.customers, target: str = "stays"
     return fit_candidate(load(tables.written(table(), folder), target=target), estimator, {"n_estimators": 20}, random_state=1)
 
 
-def described(made: Candidate, **facts: Any) -> dict[str, Any]:
-    return publish.describe(
-        made, estimator="random-forest", random_state=1, onnx={"available": False, "reason": "untried", **facts}
-    )
+def described(made: Candidate, conversion: OnnxConversion = UNTRIED) -> Manifest:
+    return publish.describe(made, estimator="random-forest", random_state=1, onnx=conversion)
 
 
 @pytest.mark.parametrize("prefer", ["onnx", "scikit-learn"])
@@ -46,7 +48,7 @@ def test_what_is_published_opens_and_repeats_its_golden_examples(tmp_path: Path,
     made = candidate(tmp_path, table, target)
     converted = convert.convert(made.tail, made.signature, made.train, made.held_out)
     store = Store(tmp_path / "models")
-    store.publish(publish.files(made, converted.model), described(made, **converted.facts))
+    store.publish(publish.files(made, converted.model), described(made, converted.facts))
     bundle = store.current()
     assert bundle is not None
     predictor = open_predictor(bundle, LoadPolicy(prefer=prefer))
@@ -63,7 +65,7 @@ def test_a_classifier_without_probabilities_is_published_and_answers(tmp_path: P
     made = fit_candidate(dataset, "estimators_of_a_user:ridge", {}, random_state=1)
     converted = convert.convert(made.tail, made.signature, made.train, made.held_out)
     store = Store(tmp_path / "models")
-    store.publish(publish.files(made, converted.model), described(made, **converted.facts))
+    store.publish(publish.files(made, converted.model), described(made, converted.facts))
     bundle = store.current()
     assert bundle is not None
     predictor = open_predictor(bundle)
@@ -72,7 +74,7 @@ def test_a_classifier_without_probabilities_is_published_and_answers(tmp_path: P
 
 
 def test_the_metadata_hold_every_key_of_old(tmp_path: Path) -> None:
-    assert set(described(candidate(tmp_path))) >= OF_OLD
+    assert set(described(candidate(tmp_path)).to_dict()) >= OF_OLD
 
 
 def test_the_files_are_the_agreed_ones(tmp_path: Path) -> None:
@@ -118,10 +120,11 @@ def test_the_reference_of_a_regression_has_its_target(tmp_path: Path) -> None:
 
 def test_the_card_is_one_page_that_loads_nothing(tmp_path: Path) -> None:
     made = candidate(tmp_path)
-    verdict = {"accepted": False, "reasons": ["<b>too bad</b>"], "comparison": {"compared": False, "why": "no model is served yet"}}
+    comparison = {"compared": False, "why": "no model is served yet"}
+    verdict = Verdict(accepted=False, reasons=("<b>too bad</b>",), comparison=comparison)
     image = pictures.confusion(made.metrics["confusion_matrix"], made.signature.classes)
     page = card.render(
-        {**described(made), "verdict": verdict, "forced": True}, made.metrics, {"confusion_matrix.png": image}
+        msgspec.structs.replace(described(made), verdict=verdict, forced=True), made.metrics, {"confusion_matrix.png": image}
     ).decode()
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
     assert "data:image/png;base64," in page
