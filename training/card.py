@@ -6,8 +6,10 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from serve_app.artifacts.manifest import Manifest
 
-def render(manifest: Mapping[str, Any], metrics: Mapping[str, Any], plots: Mapping[str, bytes]) -> bytes:
+
+def render(manifest: Manifest, metrics: Mapping[str, Any], plots: Mapping[str, bytes]) -> bytes:
     """The card as one self-contained HTML page in UTF-8; `plots` maps file names to PNG files, which become part of the page."""
     import jinja2
 
@@ -19,7 +21,7 @@ def render(manifest: Mapping[str, Any], metrics: Mapping[str, Any], plots: Mappi
         lstrip_blocks=True,
     )
     images = {_title(name): "data:image/png;base64," + base64.b64encode(png).decode() for name, png in plots.items()}
-    page = environment.get_template("card.html").render(meta=manifest, metrics=metrics, plots=images)
+    page = environment.get_template("card.html").render(meta=manifest.to_dict(), metrics=metrics, plots=images)
     return (page + "\n").encode()
 
 

@@ -8,12 +8,12 @@ wrong branch there.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from serve_app.artifacts.manifest import OnnxConversion
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import UNSEEN, Signature
 from serve_app.inference.predictor import TOLERANCE, onnx_scores, same_scores, sklearn_scores
@@ -52,7 +52,7 @@ class Converted:
     """The ONNX model, None when scikit-learn has to answer; `facts` are the entry `onnx` of the manifest."""
 
     model: bytes | None
-    facts: Mapping[str, Any]
+    facts: OnnxConversion
 
 
 def convert(estimator: Any, signature: Signature, train: Matrix, held_out: Matrix) -> Converted:
@@ -61,7 +61,7 @@ def convert(estimator: Any, signature: Signature, train: Matrix, held_out: Matri
     A conversion that fails is no error: its reason is in the facts.
     """
     if signature.task == "classification" and not signature.probabilistic:
-        return Converted(None, {"available": False, "reason": "the estimator gives no probabilities"})
+        return Converted(None, OnnxConversion(available=False, reason="the estimator gives no probabilities"))
     rows = np.vstack([held_out[:MAX_PROBES], probe_rows(signature, train)])
     with fit.threads_for(len(train)):
         expected = sklearn_scores(estimator, signature)(rows)
@@ -79,18 +79,18 @@ def convert(estimator: Any, signature: Signature, train: Matrix, held_out: Matri
         if difference <= NO_DIFFERENCE:
             break
     if best is None:
-        return Converted(None, {"available": False, "reason": "; ".join(reasons)})
+        return Converted(None, OnnxConversion(available=False, reason="; ".join(reasons)))
     difference, model, conversion = best
     return Converted(
         model,
-        {
-            "available": True,
-            "input": conversion.dtype,
-            "rounded": conversion.rounded,
-            "largest_difference": difference,
-            "tolerance": TOLERANCE,
-            "rows_compared": len(rows),
-        },
+        OnnxConversion(
+            available=True,
+            input=conversion.dtype,
+            rounded=conversion.rounded,
+            largest_difference=difference,
+            tolerance=TOLERANCE,
+            rows_compared=len(rows),
+        ),
     )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from serve_app.artifacts.bundle import sha256
+from serve_app.artifacts.manifest import sha256
 from serve_app.artifacts.signature import IRIS_BOUNDS, Feature, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.tables.csv_format import UNNAMED_INDEX

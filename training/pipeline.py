@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serve_app.artifacts.manifest import Manifest, Verdict
+from serve_app.artifacts.names import CARD, CONFUSION_IMAGE, IMPORTANCE_IMAGE, REPORT, RESIDUALS_IMAGE
 from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
@@ -19,12 +21,13 @@ from serve_app.inference.predictor import onnx_scores, sklearn_scores
 from serve_app.progress import Progress
 from training import card, figures, fit, publish
 from training.candidate import Candidate, fit_candidate, gather_evidence
+from training.comparison import Comparison
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
 from training.publish import Publication
-from training.report import REPORT, write_report
-from training.rules import Evidence, Verdict, default_floors, judge
+from training.report import write_report
+from training.rules import Evidence, default_floors, judge
 from training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -37,8 +40,9 @@ class Outcome:
     """How a training ended; `entry` is what was published, None when the model was refused."""
 
     verdict: Verdict
+    comparison: Comparison
     metrics: Metrics
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     entry: Entry | None
     report: Path
     notes: tuple[str, ...]
@@ -59,10 +63,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict, the manifest that tells it, and what was published, None when the model was refused."""
+    """The verdict with its comparison, the manifest with both, and what was published, None when the model was refused."""
 
     verdict: Verdict
-    manifest: Mapping[str, Any]
+    comparison: Comparison
+    manifest: Manifest
     record: RunRecord | None
     entry: Entry | None
 
@@ -161,15 +166,15 @@ def _plots(candidate: Candidate, converted: Converted, seed: int) -> tuple[dict[
     if converted.model is None:
         score = sklearn_scores(candidate.estimator, signature)
     else:
-        score = onnx_scores(converted.model, signature, rounded=converted.facts["rounded"])
+        score = onnx_scores(converted.model, signature, rounded=bool(converted.facts.rounded))
     png, importance = figures.importance(
         candidate.estimator, score, candidate.held_out, candidate.target, signature, random_state=seed
     )
-    plots = {"feature_importance.png": png}
+    plots = {IMPORTANCE_IMAGE: png}
     if isinstance(candidate.metrics, ClassificationMetrics):
-        plots["confusion_matrix.png"] = figures.confusion(candidate.metrics.confusion_matrix, signature.classes)
+        plots[CONFUSION_IMAGE] = figures.confusion(candidate.metrics.confusion_matrix, signature.classes)
     else:
-        plots["predicted_and_true.png"] = figures.residuals(candidate.target, candidate.predictions)
+        plots[RESIDUALS_IMAGE] = figures.residuals(candidate.target, candidate.predictions)
     return plots, importance
 
 
@@ -189,7 +194,7 @@ def _decide(
     while True:
         verdict = judge(evidence)
         if not verdict.accepted and not job.options.force:
-            return Decision(verdict, publish.manifest(publication, verdict, record), record, None)
+            return Decision(verdict, evidence.comparison, publish.manifest(publication, verdict, record), record, None)
         record = _register(job, record)
         manifest = publish.manifest(publication, verdict, record)
         try:
@@ -206,7 +211,7 @@ def _decide(
             with job.progress("compare with the model that was published meanwhile"):
                 pointer, evidence = _gather_evidence(job, publication.candidate, store)
         else:
-            return Decision(verdict, manifest, record, entry)
+            return Decision(verdict, evidence.comparison, manifest, record, entry)
 
 
 def _register(job: Job, record: RunRecord | None) -> RunRecord | None:
@@ -229,7 +234,7 @@ def _finish(job: Job, publication: Publication, store: Store, decision: Decision
         with job.progress("finish the run in MLflow"):
             report = {
                 **publication.plots,
-                "card.html": card.render(decision.manifest, candidate.metrics.to_dict(), publication.plots),
+                CARD: card.render(decision.manifest, candidate.metrics.to_dict(), publication.plots),
             }
             notes += run_record.finish(job.run, decision.record, store, decision.verdict, entry, report)
-    return Outcome(decision.verdict, candidate.metrics, decision.manifest, entry, path, tuple(notes))
+    return Outcome(decision.verdict, decision.comparison, candidate.metrics, decision.manifest, entry, path, tuple(notes))

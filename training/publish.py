@@ -17,13 +17,13 @@ import numpy.typing as npt
 import orjson
 
 from serve_app import __version__
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, METRICS, ONNX
+from serve_app.artifacts.manifest import DataSource, Libraries, Manifest, SourceCode, Verdict
+from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, METRICS, ONNX
 from serve_app.artifacts.signature import Signature
 from training import card, fit
 from training.candidate import Candidate
 from training.convert import Converted
 from training.reference import reference
-from training.rules import Verdict
 from training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Publication:
     trained_at: str = field(default_factory=_now)
 
 
-def files(publication: Publication, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+def files(publication: Publication, manifest: Manifest) -> dict[str, bytes]:
     """The files of the bundle by name: the model in one or two forms, metrics, golden examples, plots and the card."""
     candidate = publication.candidate
     golden_rows = select_golden_rows(candidate.rows, candidate.target[: len(candidate.rows)], candidate.signature)
@@ -71,57 +71,50 @@ def files(publication: Publication, manifest: Mapping[str, Any]) -> dict[str, by
         GOLDEN: orjson.dumps(golden) + b"\n",
         **({} if onnx is None else {ONNX: onnx}),
         **publication.plots,
-        "card.html": card.render(manifest, metrics, publication.plots),
+        CARD: card.render(manifest, metrics, publication.plots),
     }
 
 
-def manifest(publication: Publication, verdict: Verdict, record: RunRecord | None) -> dict[str, Any]:
-    """The manifest of the bundle; keys of the legacy layout that have no meaning for this model are null."""
+def manifest(publication: Publication, verdict: Verdict, record: RunRecord | None) -> Manifest:
+    """The manifest of the bundle; `record` is None without tracking."""
     candidate, options = publication.candidate, publication.options
     dataset, signature = candidate.dataset, candidate.signature
     parameters = fit.parameters(candidate.model)
-    return {
-        "feature_names": list(signature.names),
-        "target_names": list(signature.classes),
-        "model_type": fit.model_type(candidate.model),
-        "n_estimators": parameters.get("n_estimators"),
-        "max_depth": parameters.get("max_depth"),
-        "random_state": publication.random_state,
-        "n_features": len(signature.features),
-        "n_samples": dataset.rows,
-        "local_model_path": JOBLIB,
-        "mlflow_run_uri": record and record.run_uri,
-        "mlflow_experiment_name": record and record.experiment_name,
-        "mlflow_run_name": record and record.run_name,
-        "mlflow_run_id": record and record.run_id,
-        "mlflow_relative_path": record and record.relative_path,
-        "mlflow_model_name": record and record.model_name,
-        "mlflow_model_version": record and record.model_version,
-        "mlflow_model_uri": record and record.model_uri,
-        "signature": signature.to_dict(),
-        "onnx": dict(publication.converted.facts),
-        "libraries": libraries(),
-        "data": {
-            "name": dataset.name,
-            "sha256": dataset.sha256,
-            "rows": dataset.rows,
-            "columns": len(signature.features) + 1,
-            "held_out": len(dataset.test),
-        },
-        "code": code(),
-        "trained_at": publication.trained_at,
-        "estimator": options.estimator,
-        "parameters": parameters,
-        "reference": reference(dataset.train, dataset.train_target, signature),
-        "importance": dict(publication.importance),
-        "search": publication.search,
-        "test_size": options.test_size,
-        "limits": dict(publication.floors),
-        "tags": dict(options.tags),
-        "tracking": "none" if record is None else "mlflow",
-        "verdict": verdict.to_dict(),
-        "forced": options.force and not verdict.accepted,
-    }
+    return Manifest(
+        signature=signature,
+        feature_names=signature.names,
+        target_names=signature.classes,
+        model_type=fit.model_type(candidate.model),
+        n_estimators=parameters.get("n_estimators"),
+        max_depth=parameters.get("max_depth"),
+        random_state=publication.random_state,
+        n_features=len(signature.features),
+        n_samples=dataset.rows,
+        local_model_path=JOBLIB,
+        **({} if record is None else record.manifest_keys()),
+        estimator=options.estimator,
+        parameters=parameters,
+        data=DataSource(
+            name=dataset.name,
+            sha256=dataset.sha256,
+            rows=dataset.rows,
+            columns=len(signature.features) + 1,
+            held_out=len(dataset.test),
+        ),
+        code=source_code(),
+        libraries=libraries(),
+        onnx=publication.converted.facts,
+        trained_at=publication.trained_at,
+        test_size=options.test_size,
+        reference=reference(dataset.train, dataset.train_target, signature),
+        importance=publication.importance,
+        search=publication.search,
+        limits=publication.floors,
+        verdict=verdict,
+        forced=options.force and not verdict.accepted,
+        tags=options.tags,
+        tracking="none" if record is None else "mlflow",
+    )
 
 
 def select_golden_rows(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[Any], signature: Signature) -> list[int]:
@@ -148,10 +141,15 @@ def select_golden_rows(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[An
     return sorted(selected)
 
 
-def libraries() -> dict[str, str]:
+def libraries() -> Libraries:
     """The versions of the libraries that trained; serving compares the first two before it unpickles."""
-    versions = {name: version(name) for name in ("scikit-learn", "numpy", "onnxruntime", "skl2onnx")}
-    return {**versions, "python": platform.python_version()}
+    return Libraries(
+        scikit_learn=version("scikit-learn"),
+        numpy=version("numpy"),
+        onnxruntime=version("onnxruntime"),
+        skl2onnx=version("skl2onnx"),
+        python=platform.python_version(),
+    )
 
 
 def requirements() -> list[str]:
@@ -159,7 +157,7 @@ def requirements() -> list[str]:
     return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "skops", "joblib")]
 
 
-def code() -> dict[str, Any]:
+def source_code() -> SourceCode:
     """The code that trained: the package's version and, in a clone or with GIT_COMMIT set, the commit."""
     try:
         package = version("iris-api")
@@ -173,7 +171,7 @@ def code() -> dict[str, Any]:
         changed = (
             bool(_git(folder, "status", "--porcelain", "--untracked-files=no", "--", "training", "serve_app")) if commit else None
         )
-    return {"version": package, "commit": commit, "changed": changed}
+    return SourceCode(version=package, commit=commit, changed=changed)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

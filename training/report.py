@@ -5,40 +5,36 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import orjson
 
+from serve_app.artifacts.manifest import Manifest, Verdict
 from serve_app.artifacts.store import Entry
-from serve_app.artifacts.volume import REPORT
+from serve_app.artifacts.training_report import PublishedVersion, TrainingReport
 from training.publish import Publication
-from training.rules import Verdict
-
-__all__ = ["REPORT", "write_report"]
 
 
-def write_report(
-    path: Path, publication: Publication, manifest: Mapping[str, Any], verdict: Verdict, entry: Entry | None
-) -> list[str]:
+def write_report(path: Path, publication: Publication, manifest: Manifest, verdict: Verdict, entry: Entry | None) -> list[str]:
     """Replace the report in one step; a failure is returned as a note."""
-    document = {
-        **verdict.to_dict(),
-        "forced": manifest["forced"],
-        "published": None if entry is None else {"version": entry.version, "digest": entry.digest},
-        "metrics": publication.candidate.metrics.to_dict(),
-        "limits": manifest["limits"],
-        "tolerance": publication.options.tolerance,
-        "data": manifest["data"],
-        "estimator": manifest["estimator"],
-        "mlflow_run_id": manifest["mlflow_run_id"],
-        "trained_at": manifest["trained_at"],
-    }
+    report = TrainingReport(
+        accepted=verdict.accepted,
+        reasons=verdict.reasons,
+        comparison=verdict.comparison,
+        forced=bool(manifest.forced),
+        published=None if entry is None else PublishedVersion(version=entry.version, digest=entry.digest),
+        metrics=publication.candidate.metrics.to_dict(),
+        limits=publication.floors,
+        tolerance=publication.options.tolerance,
+        data=manifest.data,
+        estimator=manifest.estimator,
+        mlflow_run_id=manifest.mlflow_run_id,
+        trained_at=publication.trained_at,
+    )
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+        aside.write_bytes(orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2) + b"\n")
         os.replace(aside, path)
     except OSError as error:
         with contextlib.suppress(OSError):

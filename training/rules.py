@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from serve_app.artifacts.manifest import Verdict
 from serve_app.artifacts.signature import Signature
 from training.comparison import Comparison
 from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics, baseline_f1_score
@@ -40,23 +41,6 @@ class Evidence:
 
 Rule = Callable[[Evidence], str | None]
 """Returns the reason to refuse the candidate, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether the candidate may be served: it may when there is no reason against it."""
-
-    reasons: tuple[str, ...]
-    comparison: Comparison
-
-    @property
-    def accepted(self) -> bool:
-        """Whether no rule refused the candidate."""
-        return not self.reasons
-
-    def to_dict(self) -> dict[str, Any]:
-        """As verdict.json and the manifest hold it."""
-        return {"accepted": self.accepted, "reasons": list(self.reasons), "comparison": self.comparison.to_dict()}
 
 
 def floors_are_met(evidence: Evidence) -> str | None:
@@ -94,8 +78,8 @@ VERDICT_RULES: tuple[Rule, ...] = (floors_are_met, not_worse_than_served)
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict with the reason of every rule that refuses, in the order of VERDICT_RULES."""
-    reasons = (rule(evidence) for rule in VERDICT_RULES)
-    return Verdict(tuple(reason for reason in reasons if reason is not None), evidence.comparison)
+    reasons = tuple(reason for rule in VERDICT_RULES if (reason := rule(evidence)) is not None)
+    return Verdict(accepted=not reasons, reasons=reasons, comparison=evidence.comparison.to_dict())
 
 
 def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: bool) -> dict[str, float]:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+from serve_app.artifacts.manifest import Verdict
+from serve_app.artifacts.names import (
+    BUNDLE_FOLDER,
+    DIGEST_TAG,
+    REPORT_FOLDER,
+    STORE_VERSION_TAG,
+    VERDICT_REASONS_TAG,
+    VERDICT_TAG,
+)
 from serve_app.artifacts.store import Entry, Store
 from serve_app.errors import IrisApiError
 from training import fit, publish, tracking
 from training.evaluate import ClassificationMetrics, Metrics
 from training.publish import Publication
-from training.rules import Verdict
 from training.tracking import Run
 
 
@@ -26,6 +35,10 @@ class RunRecord:
     relative_path: str
     model_name: str | None = None
     model_version: str | None = None
+
+    def manifest_keys(self) -> dict[str, Any]:
+        """The keys of the manifest that name the run and the version."""
+        return {f"mlflow_{field.name}": getattr(self, field.name) for field in fields(self)}
 
     @property
     def version_number(self) -> int | None:
@@ -80,16 +93,16 @@ def finish(
     run: Run, record: RunRecord, store: Store, verdict: Verdict, entry: Entry | None, report: Mapping[str, bytes]
 ) -> list[str]:
     """Copy to MLflow what has been decided: report, verdict, bundle and alias. A failure is returned as a note."""
-    tags: dict[str, object] = {"verdict": "accepted" if verdict.accepted else "forced" if entry else "refused"}
+    tags: dict[str, object] = {VERDICT_TAG: "accepted" if verdict.accepted else "forced" if entry else "refused"}
     if verdict.reasons:
-        tags["verdict_reasons"] = "; ".join(verdict.reasons)
+        tags[VERDICT_REASONS_TAG] = "; ".join(verdict.reasons)
     try:
-        run.upload(report, "report")
+        run.upload(report, REPORT_FOLDER)
         if entry is None:
             run.tag(tags)
             return []
-        tags |= {"digest": entry.digest, "store_version": entry.version}
-        run.upload({path.name: path.read_bytes() for path in entry.folder.iterdir()}, "bundle")
+        tags |= {DIGEST_TAG: entry.digest, STORE_VERSION_TAG: entry.version}
+        run.upload({path.name: path.read_bytes() for path in entry.folder.iterdir()}, BUNDLE_FOLDER)
         run.tag(tags)
         if record.model_name is not None and record.model_version is not None:
             tracking.tag_version(run.server, record.model_name, record.model_version, tags)

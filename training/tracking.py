@@ -214,11 +214,11 @@ def follow(uri: str | None, store: Store) -> str | None:
         with fail_fast():
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
             for _ in range(5):
-                metadata: Mapping[str, Any] = next((entry.metadata for entry in store.entries() if entry.served), {})
-                name, version = metadata.get("mlflow_model_name"), metadata.get("mlflow_model_version")
+                manifest = next((entry.manifest for entry in store.entries() if entry.served), None)
+                name, version = (None, None) if manifest is None else (manifest.mlflow_model_name, manifest.mlflow_model_version)
                 if not name or not version or str(version) == champion:
                     return champion
-                set_champion(client, str(name), str(version))
+                set_champion(client, name, str(version))
                 champion = str(version)
     except Exception as error:
         raise BackendUnavailable(f"the alias '{CHAMPION}' in MLflow at {redact(tracking)} was not moved ({cause(error)})") from None

@@ -10,7 +10,8 @@ import orjson
 import pyarrow as pa
 
 from serve_app import progress
-from serve_app.artifacts.bundle import MANIFEST, Bundle, read_bundle
+from serve_app.artifacts.bundle import Bundle, read_bundle
+from serve_app.artifacts.names import MANIFEST
 from serve_app.artifacts.signing import SigningError, verifier
 from serve_app.artifacts.store import Store
 from serve_app.batch.job import DONE, PLAN, JobManifest, JobSpec, check_same, clear, read_manifest, write_manifest

@@ -147,7 +147,7 @@ class MetricsCollector:
         version = predictor.version
         known = self.watched.get(version)
         if known is None or known.digest != predictor.digest:
-            reference = read_reference(predictor.bundle.metadata, predictor.signature) or Reference(0, (), None)
+            reference = read_reference(predictor.bundle.manifest.reference, predictor.signature) or Reference(0, (), None)
             bins = tuple(np.zeros(len(found.labels)) for found in reference.features)
             predictions = None if reference.predictions is None else np.zeros(len(reference.predictions.labels))
             self.watched[version] = Watched(predictor.digest, reference, bins, predictions)
@@ -194,9 +194,11 @@ class MetricsCollector:
 
 
 def age_seconds(bundle: Bundle) -> float | None:
-    """Seconds since the model was trained; None when its metadata do not tell."""
+    """Seconds since the model was trained; None when its manifest does not say when."""
+    if bundle.manifest.trained_at is None:
+        return None
     try:
-        trained = datetime.fromisoformat(str(bundle.metadata["trained_at"]))
+        trained = datetime.fromisoformat(bundle.manifest.trained_at)
         return max(0.0, time.time() - trained.timestamp())
-    except (KeyError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return None

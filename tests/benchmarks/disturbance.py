@@ -14,7 +14,7 @@ import httpx2
 
 from serve_app.artifacts.store import Store
 from tests.benchmarks.wrk import Run, wrk
-from tests.support.models import bundle_files, bundle_metadata, forest
+from tests.support.models import bundle_files, bundle_manifest, forest
 from tests.support.server import HEADERS
 
 CONNECTIONS = 4
@@ -23,7 +23,7 @@ CONNECTIONS = 4
 def disturbances(url: str, store: Store, row: str, rows: str, folder: Path, *, seconds: float, repeat: int) -> dict[str, Run]:
     """Medians; `row` is the body of one row, `rows` that of a large batch."""
     files = bundle_files(forest(trees=200), onnx=True)
-    metadata = bundle_metadata()
+    metadata = bundle_manifest()
     kinds: dict[str, Callable[[], None]] = {
         "nothing": lambda: time.sleep(0.1),
         "100,000 rows in one call": lambda: _batch(url, rows),

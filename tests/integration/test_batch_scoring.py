@@ -24,7 +24,7 @@ from tests.support import tables
 from tests.support.models import (
     IRIS_CLASSES,
     bundle_files,
-    bundle_metadata,
+    bundle_manifest,
     iris,
     iris_signature,
     publish_iris,
@@ -92,7 +92,7 @@ def test_a_model_without_an_onnx_form_gives_the_same_numbers(tmp_path: Path, est
 def test_a_classifier_without_probabilities_gives_none(tmp_path: Path) -> None:
     signature = replace(iris_signature(), probabilistic=False)
     store = Store(tmp_path / "models")
-    store.publish(bundle_files(without_probabilities(), signature), bundle_metadata(signature))
+    store.publish(bundle_files(without_probabilities(), signature), bundle_manifest(signature))
     path = flowers(tmp_path)
     run(tmp_path, path)
     assert as_answers(results(tmp_path / "out")) == served(store, pd.read_csv(path))

@@ -14,12 +14,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve_app.artifacts.bundle import JOBLIB, read_bundle
+from serve_app.artifacts.bundle import read_bundle
+from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.store import Entry, Store
 from serve_app.inference.predictor import open_predictor
 from serve_app.rayserve.isolation import FREE, LEAST, MOST
 from tests.support.load import traffic
-from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, forest, logistic, publish_iris
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest, logistic, publish_iris
 from tests.support.native import answer_row
 from tests.support.processes import of_session
 from tests.support.server import HEADERS, ROOT, Server, environment, free_port, serving, stop
@@ -142,7 +143,7 @@ def test_a_replica_without_a_model_waits_for_one_and_a_signal_ends_every_process
 
 def test_a_second_application_beside_it_chooses_its_own_ports_and_serves_its_own_model(server: Server, tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
-    entry = store.publish(bundle_files(logistic(), onnx=True), bundle_metadata(), version=777)
+    entry = store.publish(bundle_files(logistic(), onnx=True), bundle_manifest(), version=777)
     unset = dict.fromkeys((*FREE, LEAST, MOST), "")
     with serving(store.root, tmp_path, **unset) as other:
         before = server.versions()

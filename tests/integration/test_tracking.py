@@ -108,14 +108,14 @@ def test_a_run_holds_parameters_metrics_tags_and_the_digest(story: Story) -> Non
 
 
 def test_the_metadata_name_the_run_and_the_registered_version(story: Story) -> None:
-    metadata = story.store.entries()[0].metadata
+    manifest = story.store.entries()[0].manifest
     run = story.first["runs"][0]
-    assert metadata["mlflow_run_id"] == run["id"]
-    assert metadata["mlflow_run_uri"] == f"runs:/{run['id']}/model"
-    assert (metadata["mlflow_model_name"], metadata["mlflow_model_version"]) == ("IrisClassifier", "1")
-    assert (metadata["mlflow_experiment_name"], metadata["mlflow_run_name"]) == ("iris-classification", "first")
-    assert metadata["mlflow_model_uri"].startswith("models:/m-")
-    assert metadata["tracking"] == "mlflow"
+    assert manifest.mlflow_run_id == run["id"]
+    assert manifest.mlflow_run_uri == f"runs:/{run['id']}/model"
+    assert (manifest.mlflow_model_name, manifest.mlflow_model_version) == ("IrisClassifier", "1")
+    assert (manifest.mlflow_experiment_name, manifest.mlflow_run_name) == ("iris-classification", "first")
+    assert manifest.mlflow_model_uri.startswith("models:/m-")
+    assert manifest.tracking == "mlflow"
 
 
 def test_the_bundle_can_be_fetched_from_the_run_and_verified(story: Story) -> None:
@@ -186,13 +186,13 @@ def test_without_a_configured_server_several_runs_at_once_share_the_file_and_agr
     store = Store(tmp_path / "models")
     entries = store.entries()
     assert [entry.version for entry in entries] == [1, 2, 3]
-    assert len({entry.metadata["mlflow_run_id"] for entry in entries}) == 3
+    assert len({entry.manifest.mlflow_run_id for entry in entries}) == 3
     (served,) = (entry for entry in entries if entry.served)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         aliases = dict(database.execute("select alias, version from registered_model_aliases").fetchall())
         statuses = {row[0] for row in database.execute("select status from runs")}
     database.close()
-    assert str(aliases["champion"]) == served.metadata["mlflow_model_version"]
+    assert str(aliases["champion"]) == served.manifest.mlflow_model_version
     assert statuses == {"FINISHED"}
     for (_, err), _ in ended:
         assert "Warning" not in err

@@ -6,14 +6,14 @@ from typing import Any
 
 import orjson
 
-from serve_app.artifacts.bundle import JOBLIB, METRICS
+from serve_app.artifacts.names import JOBLIB, METRICS
 from serve_app.artifacts.store import Entry, Store
-from tests.support.models import bundle_metadata
+from tests.support.models import bundle_manifest
 
 
 def publish(store: Store, text: str = "a model", **options: Any) -> Entry:
     files = {JOBLIB: text.encode(), METRICS: orjson.dumps({"text": text})}
-    return store.publish(files, bundle_metadata(text=text), **options)
+    return store.publish(files, bundle_manifest(text=text), **options)
 
 
 def served(store: Store) -> str:

@@ -14,7 +14,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from serve_app.artifacts.bundle import JOBLIB
+from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import InvalidInput

@@ -10,6 +10,7 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, HistGrad
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
+from serve_app.artifacts.manifest import OnnxConversion
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.inference.predictor import onnx_scores, sklearn_scores
 from tests.support import tables
@@ -39,7 +40,7 @@ def test_every_built_in_estimator_converts_to_the_last_bit_or_nearly(case: str, 
     fitted = candidate(case, estimator, tmp_path)
     converted = convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out)
     assert converted.model is not None
-    assert converted.facts["largest_difference"] <= (1e-12 if fitted.signature.task == "classification" else 1e-9)
+    assert converted.facts.largest_difference <= (1e-12 if fitted.signature.task == "classification" else 1e-9)
 
 
 def test_a_forest_gives_the_very_numbers_of_scikit_learn(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_a_forest_gives_the_very_numbers_of_scikit_learn(tmp_path: Path) -> None
     converted = convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out)
     assert converted.model is not None
     rows = np.vstack([convert.probe_rows(fitted.signature, fitted.train), np.random.default_rng(1).uniform(0, 8, (3000, 4))])
-    scores = onnx_scores(converted.model, fitted.signature, rounded=converted.facts["rounded"])(rows)
+    scores = onnx_scores(converted.model, fitted.signature, rounded=converted.facts.rounded)(rows)
     np.testing.assert_array_equal(scores, fitted.estimator.predict_proba(rows))
 
 
@@ -65,7 +66,7 @@ def test_a_lone_leaf_is_a_tree_too() -> None:
     matrix, target = np.zeros((20, 1)), np.arange(20) % 2
     forest = RandomForestClassifier(3, random_state=0).fit(matrix, target)
     assert {member.tree_.node_count for member in forest.estimators_} == {1}
-    assert convert.convert(forest, signature, matrix, matrix).facts["largest_difference"] == 0.0
+    assert convert.convert(forest, signature, matrix, matrix).facts.largest_difference == 0.0
 
 
 @pytest.mark.parametrize("kind", [ExtraTreesClassifier, ExtraTreesRegressor])
@@ -78,7 +79,7 @@ def test_forests_of_one_s_own_convert_as_well(kind: type) -> None:
         tuple(Feature(name) for name in "abc"), "classification" if classes else "regression", (0, 1) if classes else ()
     )
     model = kind(20, random_state=0).fit(matrix, target)
-    assert convert.convert(model, signature, matrix, matrix).facts["largest_difference"] <= 1e-12
+    assert convert.convert(model, signature, matrix, matrix).facts.largest_difference <= 1e-12
 
 
 def test_gaps_take_the_way_that_scikit_learn_learnt() -> None:
@@ -89,7 +90,7 @@ def test_gaps_take_the_way_that_scikit_learn_learnt() -> None:
     signature = Signature(tuple(Feature(name, nullable=True) for name in "abc"), "regression")
     model = HistGradientBoostingRegressor(max_iter=30).fit(matrix, target)
     converted = convert.convert(model, signature, matrix, matrix)
-    assert converted.facts["largest_difference"] <= 1e-12
+    assert converted.facts.largest_difference <= 1e-12
 
 
 def test_a_boosting_with_a_link_function_is_left_to_scikit_learn() -> None:
@@ -98,7 +99,7 @@ def test_a_boosting_with_a_link_function_is_left_to_scikit_learn() -> None:
     model = HistGradientBoostingRegressor(loss="poisson", max_iter=5).fit(matrix, matrix[:, 0])
     converted = convert.convert(model, signature, matrix, matrix)
     assert converted.model is None
-    assert "link function" in converted.facts["reason"]
+    assert "link function" in converted.facts.reason
 
 
 def test_a_classifier_without_probabilities_is_left_to_scikit_learn() -> None:
@@ -108,7 +109,7 @@ def test_a_classifier_without_probabilities_is_left_to_scikit_learn() -> None:
         RidgeClassifier().fit(data.train, data.train_target), signature, np.asarray(data.train), np.asarray(data.test)
     )
     assert converted.model is None
-    assert converted.facts == {"available": False, "reason": "the estimator gives no probabilities"}
+    assert converted.facts == OnnxConversion(available=False, reason="the estimator gives no probabilities")
 
 
 def test_a_form_that_answers_otherwise_is_not_kept() -> None:
@@ -118,7 +119,7 @@ def test_a_form_that_answers_otherwise_is_not_kept() -> None:
     model = KNeighborsClassifier(metric=lambda a, b: float(np.abs(a - b).max())).fit(matrix, data.train_target)
     converted = convert.convert(model, data.signature, matrix, data.test.to_numpy())
     assert converted.model is None
-    assert converted.facts["reason"]
+    assert converted.facts.reason
 
 
 def test_probes_sit_on_both_sides_of_every_threshold_of_a_small_table() -> None:

@@ -12,7 +12,9 @@ import orjson
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, METRICS, ONNX, Bundle
+from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.manifest import OnnxConversion, Verdict
+from serve_app.artifacts.names import GOLDEN, JOBLIB, METRICS, ONNX
 from serve_app.artifacts.store import Store
 from serve_app.errors import UsageError
 from serve_app.inference.predictor import LoadPolicy, open_predictor
@@ -20,18 +22,17 @@ from tests.support import tables
 from tests.support.native import answer_row
 from training import card, figures, publish
 from training.candidate import Candidate, fit_candidate
-from training.comparison import Comparison
 from training.convert import Converted, convert
 from training.dataset import load
 from training.evaluate import ClassificationMetrics
 from training.publish import Publication
 from training.reference import reference
-from training.rules import Verdict
 from training.tracking_uri import resolve
 from training.train_options import TrainOptions
 
-VERDICT = Verdict((), Comparison(False, "no model is served yet"))
-NOT_CONVERTED = Converted(None, {"available": False, "reason": "not tried"})
+NOT_COMPARED = {"compared": False, "why": "no model is served yet"}
+VERDICT = Verdict(accepted=True, comparison=NOT_COMPARED)
+NOT_CONVERTED = Converted(None, OnnxConversion(available=False, reason="not tried"))
 
 LEGACY_KEYS = {
     *("feature_names", "target_names", "model_type", "n_estimators", "max_depth", "random_state", "n_features", "n_samples"),
@@ -83,12 +84,12 @@ def test_a_classifier_without_probabilities_is_published_and_answers(tmp_path: P
 
 
 def test_the_manifest_has_every_key_of_the_legacy_layout(tmp_path: Path) -> None:
-    assert set(publish.manifest(publication(candidate(tmp_path)), VERDICT, None)) >= LEGACY_KEYS
+    assert set(publish.manifest(publication(candidate(tmp_path)), VERDICT, None).to_dict()) >= LEGACY_KEYS
 
 
 def test_the_files_are_the_agreed_ones(tmp_path: Path) -> None:
     complete = publication(
-        candidate(tmp_path), Converted(b"onnx", {"available": True, "largest_difference": 0.0, "rows_compared": 1})
+        candidate(tmp_path), Converted(b"onnx", OnnxConversion(available=True, largest_difference=0.0, rows_compared=1))
     )
     manifest = publish.manifest(complete, VERDICT, None)
     assert set(publish.files(complete, manifest)) == {JOBLIB, METRICS, GOLDEN, ONNX, "card.html"}
@@ -134,7 +135,7 @@ def test_the_reference_of_a_regression_has_its_target(tmp_path: Path) -> None:
 
 def test_the_card_is_one_page_that_loads_nothing(tmp_path: Path) -> None:
     fitted = candidate(tmp_path)
-    verdict = Verdict(("<b>too bad</b>",), Comparison(False, "no model is served yet"))
+    verdict = Verdict(accepted=False, reasons=("<b>too bad</b>",), comparison=NOT_COMPARED)
     assert isinstance(fitted.metrics, ClassificationMetrics)
     image = figures.confusion(fitted.metrics.confusion_matrix, fitted.signature.classes)
     forced = replace(publication(fitted), options=TrainOptions(force=True, no_tracking=True))
