@@ -87,7 +87,7 @@ def bare(folder: Path, store: Store, rows: int, count: int) -> float:
     processes = [context.Process(target=_share, args=(folder, store.root, at, barrier, seconds)) for at in range(count)]
     for process in processes:
         process.start()
-    found = [seconds.get(timeout=400) for _ in processes]
+    found: list[float] = [seconds.get(timeout=400) for _ in processes]
     for process in processes:
         process.join()
     return max(found)

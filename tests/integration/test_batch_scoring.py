@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
@@ -129,9 +130,8 @@ def test_a_bad_row_is_written_with_its_error_when_rows_with_errors_are_kept(tmp_
         outcome = run(tmp_path, path, out=out, on_error="keep", form=form, part_bytes=1000)
         rows = results(out)
         assert (outcome.rows, outcome.errors) == (240, 2)
-        assert "spent: must be a finite number" in rows[3]["error"]
-        assert rows[100]["error"].startswith("plan: is not one of the categories")
-        assert "active: must be true or false" in rows[100]["error"]
+        assert [problem.partition(":")[0] for problem in rows[3]["error"].split("; ")] == ["spent"]
+        assert [problem.partition(":")[0] for problem in rows[100]["error"].split("; ")] == ["plan", "active"]
         for at in (3, 100):
             assert not rows[at]["prediction"]
             assert rows[at]["confidence"] is None
@@ -170,14 +170,14 @@ def test_a_version_can_be_selected(tmp_path: Path) -> None:
     assert run(tmp_path, path).version == "2"
     assert run(tmp_path, path, out=tmp_path / "one", version=1).version == "1"
     assert {row["model_version"] for row in results(tmp_path / "one")} == {"1"}
-    with pytest.raises(StoreError, match="holds no version 9; it holds: 1, 2"):
+    with pytest.raises(StoreError, match=r"\b9\b.*\b1, 2$"):
         run(tmp_path, path, version=9)
 
 
 def test_a_damaged_bundle_scores_nothing(tmp_path: Path) -> None:
     damage(publish_iris(Store(tmp_path / "models")))
     done = train(tmp_path, "score", "--data", str(flowers(tmp_path)), "--out", "out", code=1)
-    assert "larger than published" in complaint(done)
+    assert "model.joblib" in complaint(done)
     assert not (tmp_path / "out").exists()
 
 
@@ -206,7 +206,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("ten years")
     for restart in (False, True):
-        with pytest.raises(UsageError, match="out holds other files"):
+        with pytest.raises(UsageError, match=re.escape(f"{tmp_path}/out ")):
             run(tmp_path, flowers(tmp_path), restart=restart)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "ten years"
 
@@ -228,12 +228,13 @@ def test_a_killed_scoring_continues_and_the_result_is_the_same(tmp_path: Path) -
     assert not (out / "_done.json").exists()
 
     done = train(tmp_path, *arguments)
-    assert f"of {total} parts were there already" in done.stderr
-    assert "300,000 rows scored by version 1" in done.stdout
+    there = [int(number) for number in re.search(rf"(\d+) of {total} parts", done.stderr).groups()]  # type: ignore[union-attr]
+    assert len(finished) <= there[0] < total
+    assert "300,000 rows" in done.stdout
     assert all((part.stat().st_ino, part.stat().st_mtime_ns) == was for part, was in finished.items()), "done twice"
     assert {name: raw for name, raw in everything(out).items() if not name.startswith(".")} == everything(tmp_path / "whole")
 
-    assert f"{total} of {total} parts were there already" in train(tmp_path, *arguments).stderr
+    assert f"{total} of {total} parts" in train(tmp_path, *arguments).stderr
 
 
 def test_wrong_usage_ends_with_one_message_and_code_two(tmp_path: Path) -> None:
@@ -241,11 +242,11 @@ def test_wrong_usage_ends_with_one_message_and_code_two(tmp_path: Path) -> None:
     path = flowers(tmp_path)
     bad = tables.lines(tmp_path, "sepal_length,sepal_width,petal_length,petal_width", "1,1,1,1", "1,1,99,1", name="bad.csv")
     for arguments, named in (
-        (("--data", "nowhere.csv"), "nowhere.csv"),
-        (("--data", "ftp://host/x.csv"), "ftp://host/x.csv"),
-        (("--data", "*.parquet"), ".parquet"),
-        (("--data", str(path), "--keep", "nonsense"), "'nonsense'"),
-        (("--data", str(bad)), f"{bad}, row 2: petal_length"),
+        (("--data", "nowhere.csv"), "nowhere.csv "),
+        (("--data", "ftp://host/x.csv"), "ftp://host/x.csv "),
+        (("--data", "*.parquet"), "*.parquet "),
+        (("--data", str(path), "--keep", "nonsense"), "--keep 'nonsense' "),
+        (("--data", str(bad)), f"{bad}, row 2: petal_length: "),
     ):
         assert named in complaint(train(tmp_path, "score", *arguments, "--out", "out", code=2))
 

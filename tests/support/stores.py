@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from serve_app.artifacts.manifest import Manifest
 from serve_app.artifacts.names import JOBLIB, METRICS
 from serve_app.artifacts.store import Entry, Store
 from tests.support.models import bundle_manifest
@@ -20,6 +21,12 @@ def served(store: Store) -> str:
     bundle = store.current()
     assert bundle is not None
     return bundle.files[JOBLIB].decode()
+
+
+def manifest_of(entry: Entry) -> Manifest:
+    """The manifest of a bundle that is not damaged."""
+    assert entry.manifest is not None
+    return entry.manifest
 
 
 def versions(store: Store) -> list[int]:

@@ -59,8 +59,8 @@ def test_two_of_them_are_none_and_none_is_none() -> None:
 
 @given(st.binary(max_size=80))
 def test_nothing_a_client_sends_is_an_error_or_gets_further_than_hexadecimals(value: bytes) -> None:
-    found = parent([(b"traceparent", value)])
-    assert found is None or (len(found.trace_id), len(found.span_id)) == (32, 16)
+    caller = parent([(b"traceparent", value)])
+    assert caller is None or (len(caller.trace_id), len(caller.span_id)) == (32, 16)
 
 
 def test_a_request_belongs_to_its_own_trace_before_the_callers() -> None:

@@ -33,7 +33,7 @@ CONVERSIONS = ["edge", "hot", "routed"]
 
 
 class Traced:
-    """An application that answers in one of the ways, and the spans that it made."""
+    """An application that answers in one of the ways, and its spans."""
 
     def __init__(self, folder: Path, way: str, *, ratio: float = 1.0, model: bool = True, **options: Any) -> None:
         self.exporter = InMemorySpanExporter()
@@ -41,10 +41,11 @@ class Traced:
         store = Store(folder)
         if model and not (folder / "model.joblib").exists():
             publish_iris(store, onnx=True)
-        self.app: Any = client_of(store, around=tracing.middleware, hot_path=way == "hot", **options).app
+        application: Any = client_of(store, around=tracing.middleware, hot_path=way == "hot", **options).app
+        self.app = application
         if way == "edge":
-            answer, app = tracing.around(self.app.state.gate.answer), self.app
-            self.app.state.gate._hot_path = True
+            answer, app = tracing.around(application.state.gate.answer), application
+            application.state.gate._hot_path = True
 
             async def edge(scope: Any, receive: Any, send: Any) -> None:
                 if not await answer(scope, receive, send):
@@ -58,9 +59,9 @@ class Traced:
         return asyncio.run(ask(self.app, method, path, pairs, [body]))
 
     def span(self) -> ReadableSpan:
-        (found,) = self.exporter.get_finished_spans()
+        (span,) = self.exporter.get_finished_spans()
         self.exporter.clear()
-        return found
+        return span
 
 
 @pytest.fixture(params=CONVERSIONS)
@@ -125,7 +126,7 @@ def test_a_malformed_traceparent_begins_a_trace_of_its_own(traced: Traced, value
 
 
 def test_a_malformed_tracestate_is_dropped_and_never_repeated_in_the_log(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
-    tracing.quieten()
+    tracing.silence_library_warnings()
     traced.ask("/predict", traceparent=SAMPLED, tracestate="what a client wrote")
     assert len(traced.span().context.trace_state) == 0
     assert "client" not in caplog.text
@@ -156,13 +157,13 @@ def test_a_line_in_the_log_holds_the_trace_beside_the_requests_id(
 ) -> None:
     traced = Traced(tmp_path, way, log_every=1)
     with caplog.at_level(logging.INFO, "iris_api.request"):
-        traced.ask("/predict", **{"x-request-id": "mine"})
+        traced.ask("/predict", BODY, "POST", **{"x-request-id": "mine"})
         traced.ask("/predict", traceparent=SAMPLED)
-    own, theirs = caplog.records
+    own, theirs = (vars(record) for record in caplog.records)
     first, _ = traced.exporter.get_finished_spans()
-    assert own.request_id == "mine"
-    assert own.trace_id == format_trace_id(first.context.trace_id)
-    assert theirs.trace_id == TRACE
+    assert own["request_id"] == "mine"
+    assert own["trace_id"] == format_trace_id(first.context.trace_id)
+    assert theirs["trace_id"] == TRACE
 
 
 def test_without_tracing_a_line_still_holds_the_callers_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -195,5 +196,5 @@ def test_without_an_address_nothing_of_it_is_imported() -> None:
         "assert deployment.make_tracing(load_settings()) is None\n"
         "print([name for name in sys.modules if name.startswith(('serve_app.telemetry.tracing', 'opentelemetry.exporter.otlp'))])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
