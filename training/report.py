@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import uuid
 from pathlib import Path
 
 import orjson
 
+from serve_app.artifacts.durable import replace_file
 from serve_app.artifacts.manifest import Manifest, Verdict
 from serve_app.artifacts.store import Entry
 from serve_app.artifacts.training_report import PublishedVersion, TrainingReport
@@ -31,13 +29,8 @@ def write_report(path: Path, publication: Publication, manifest: Manifest, verdi
         mlflow_run_id=manifest.mlflow_run_id,
         trained_at=publication.trained_at,
     )
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2) + b"\n")
-        os.replace(aside, path)
+        replace_file(path, orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
         return [f"the report {path} could not be written: {error.strerror}"]
     return []

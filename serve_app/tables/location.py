@@ -6,7 +6,6 @@ import contextlib
 import fnmatch
 import glob
 import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from pyarrow import ArrowException
 from pyarrow import fs as arrow
 
+from serve_app.artifacts.durable import replace_file
 from serve_app.errors import BackendUnavailable, UsageError
 
 Kind = Literal["csv", "parquet"]
@@ -167,7 +167,7 @@ class Folder:
         path = f"{self.location.path}/{name}"
         with translate_errors(f"{self.location.redacted}/{name}"):
             if self.location.local:
-                _write_local(Path(path), data)
+                replace_file(Path(path), data)
                 return
             with self.location.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
@@ -177,20 +177,6 @@ class Folder:
         with translate_errors(self.location.redacted):
             for name in names:
                 self.location.filesystem.delete_file(f"{self.location.path}/{name}")
-
-
-def _write_local(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def _brief(error: BaseException) -> str:
