@@ -15,7 +15,9 @@ import numpy as np
 from serve_app.artifacts.manifest import OnnxConversion
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Signature
-from serve_app.inference.predictor import TOLERANCE, onnx_scores, same_scores, sklearn_scores
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
+from serve_app.inference.parity import TOLERANCE, same_scores
 from training import fit
 
 CONVERSIONS = (
@@ -47,14 +49,14 @@ def convert(tail: Any, signature: Signature, train: Matrix, held_out: Matrix) ->
         return Converted(None, OnnxConversion(available=False, reason="the estimator gives no probabilities"))
     rows = np.vstack([held_out[:MAX_PROBES], probe_rows(signature, train)])
     with fit.threads_for(len(train)):
-        expected = sklearn_scores(tail, signature)(rows)
+        expected = SklearnBackend(tail, signature).scores(rows)
     best: tuple[float, bytes, OnnxConversion] | None = None
     reasons = []
     for dtype, rounded, exact in CONVERSIONS:
         name = f"{dtype}{' rounded through float32' if rounded else ''}{' with exact operators' if exact else ''}"
         try:
             model = to_onnx(tail, signature, dtype, exact=exact)
-            found = onnx_scores(model, signature, rounded=rounded)(rows)
+            found = OnnxBackend(model, signature, rounded=rounded).scores(rows)
         except Exception as error:  # a converter fails in many ways; each means that scikit-learn answers
             reasons.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
             continue

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from serve_app.artifacts.signature import UNSEEN, Signature, Task
 from serve_app.errors import UsageError
-from serve_app.inference.predictor import ENCODE
+from serve_app.inference.backends.sklearn_backend import ENCODE
 
 ESTIMATORS = ("random-forest", "logistic-regression", "hist-gradient-boosting")
 """Names that need no import path; a regression gets the twin (logistic regression: ridge)."""

@@ -37,7 +37,9 @@ from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import KEEP, Entry, PointerMoved, Store
 from serve_app.artifacts.training_report import PublishedVersion, TrainingReport
 from serve_app.errors import IrisApiError, UsageError
-from serve_app.inference.predictor import onnx_scores, sklearn_scores
+from serve_app.inference.backends import Backend
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from training import card, convert, evaluate, fit, pictures, publish
 from training.candidate import Candidate, fit_candidate, judge
 from training.dataset import Bounds, Dataset, TaskChoice, load
@@ -216,11 +218,11 @@ def _limits(options: Options, dataset: Dataset) -> dict[str, float]:
 def _pictures(candidate: Candidate, converted: convert.Converted, seed: int) -> tuple[dict[str, bytes], dict[str, float]]:
     signature = candidate.signature
     if converted.model is None:
-        score = sklearn_scores(candidate.tail, signature)
+        backend: Backend = SklearnBackend(candidate.tail, signature)
     else:
-        score = onnx_scores(converted.model, signature, rounded=bool(converted.facts.rounded))
+        backend = OnnxBackend(converted.model, signature, rounded=bool(converted.facts.rounded))
     drawn, importance = pictures.importance(
-        candidate.tail, score, candidate.held_out, candidate.target, signature, random_state=seed
+        candidate.tail, backend.scores, candidate.held_out, candidate.target, signature, random_state=seed
     )
     images = {IMPORTANCE_IMAGE: drawn}
     if signature.task == "classification":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.store import Store
 from serve_app.inference.batching import CALL_SECONDS, LONE_ROWS, THREAD_SECONDS, AdaptiveBatcher
-from serve_app.inference.predictor import SLOW_SECONDS, TOGETHER_ROWS, Predictor, open_predictor, warm_up
+from serve_app.inference.predictor import Predictor, open_predictor
+from serve_app.inference.warm_up import MAX_SHARED_ROWS, SLOW_SECONDS, warm_up
 from tests.support.apps import HEADERS, client_of
+from tests.support.backends import BrokenBackend, CountingBackend, counting
 from tests.support.models import A_FLOWER, ROW_SECONDS, forest, iris, logistic, publish_iris, sleepy
 
 
@@ -27,37 +30,23 @@ def predictor(tmp_path: Path) -> Predictor:
     return open_predictor(bundle)
 
 
-def counting(predictor: Predictor) -> list[int]:
-    """The number of rows in each call that reaches the estimator."""
-    calls: list[int] = []
-    estimator = predictor.scores
-
-    def scores(matrix: Matrix) -> Scores:
-        calls.append(len(matrix))
-        return estimator(matrix)
-
-    predictor.scores = scores
-    return calls
-
-
 @pytest.mark.parametrize("row_seconds", [SLOW_SECONDS, THREAD_SECONDS * 2], ids=["inline", "in a thread"])
 async def test_rows_that_wait_together_are_one_call_and_each_gets_its_own(predictor: Predictor, row_seconds: float) -> None:
     X, _ = iris()
     expected = predictor.scores(X)
-    calls = counting(predictor)
-    predictor.row_seconds = row_seconds
-    turn = AdaptiveBatcher()
-    found = await asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(len(X))))
+    predictor, calls = counting(replace(predictor, profile=replace(predictor.profile, row_seconds=row_seconds)))
+    batcher = AdaptiveBatcher()
+    found = await asyncio.gather(*(batcher.scores(predictor, X[i : i + 1]) for i in range(len(X))))
     assert calls == [len(X)]
     assert np.array_equal(np.concatenate(found), expected)
 
 
 async def test_a_lone_row_is_predicted_at_once(predictor: Predictor) -> None:
     X, _ = iris()
-    calls = counting(predictor)
-    turn = AdaptiveBatcher()
+    predictor, calls = counting(predictor)
+    batcher = AdaptiveBatcher()
     for i in (0, 75, 149):
-        assert np.array_equal(await turn.scores(predictor, X[i : i + 1]), predictor.scores(X[i : i + 1]))
+        assert np.array_equal(await batcher.scores(predictor, X[i : i + 1]), predictor.scores(X[i : i + 1]))
     assert calls == [1] * 6
 
 
@@ -68,33 +57,27 @@ async def test_two_models_in_one_turn_do_not_mix(predictor: Predictor, tmp_path:
     bundle = store.current()
     assert bundle is not None
     other = open_predictor(bundle)
-    turn = AdaptiveBatcher()
-    one, two = await asyncio.gather(turn.scores(predictor, X[70:71]), turn.scores(other, X[70:71]))
+    batcher = AdaptiveBatcher()
+    one, two = await asyncio.gather(batcher.scores(predictor, X[70:71]), batcher.scores(other, X[70:71]))
     assert np.array_equal(one, predictor.scores(X[70:71]))
     assert np.array_equal(two, other.scores(X[70:71]))
     assert not np.array_equal(one, two)
 
 
-async def test_an_error_reaches_everybody_who_waits_and_the_next_turn_works(predictor: Predictor) -> None:
+async def test_an_error_reaches_every_waiting_request_and_the_next_call_works(predictor: Predictor) -> None:
     X, _ = iris()
-    right = predictor.scores
-
-    def broken(matrix: Matrix) -> Scores:
-        raise RuntimeError("broken")
-
-    predictor.scores = broken
-    turn = AdaptiveBatcher()
-    found = await asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(3)), return_exceptions=True)
-    assert [type(item) for item in found] == [RuntimeError] * 3
-    predictor.scores = right
-    assert np.array_equal(await turn.scores(predictor, X[:1]), right(X[:1]))
+    broken = replace(predictor, backend=BrokenBackend())
+    batcher = AdaptiveBatcher()
+    results = await asyncio.gather(*(batcher.scores(broken, X[i : i + 1]) for i in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [RuntimeError] * 3
+    assert np.array_equal(await batcher.scores(predictor, X[:1]), predictor.scores(X[:1]))
 
 
 async def test_a_client_that_went_away_leaves_the_others_their_answers(predictor: Predictor) -> None:
     X, _ = iris()
-    turn = AdaptiveBatcher()
-    gone = asyncio.create_task(turn.scores(predictor, X[:1]))
-    here = asyncio.create_task(turn.scores(predictor, X[75:76]))
+    batcher = AdaptiveBatcher()
+    gone = asyncio.create_task(batcher.scores(predictor, X[:1]))
+    here = asyncio.create_task(batcher.scores(predictor, X[75:76]))
     await asyncio.sleep(0)
     gone.cancel()
     assert np.array_equal(await here, predictor.scores(X[75:76]))
@@ -113,32 +96,38 @@ def quick(request: pytest.FixtureRequest, tmp_path: Path) -> Predictor:
 async def test_quick_rows_share_calls_and_each_gets_bit_for_bit_what_it_gets_alone(quick: Predictor) -> None:
     X, _ = iris()
     alone = [quick.row_scores(X[i : i + 1]) for i in range(len(X))]
-    assert quick.together
-    calls = counting(quick)
-    for together in (2, 3, 7, TOGETHER_ROWS, len(X)):
-        turn = AdaptiveBatcher()
-        assert turn.takes(quick)
-        found = await asyncio.gather(*(turn.scores(quick, X[i : i + 1]) for i in range(together)))
+    assert quick.profile.batch_invariant
+    quick, calls = counting(quick)
+    for together in (2, 3, 7, MAX_SHARED_ROWS, len(X)):
+        batcher = AdaptiveBatcher()
+        assert batcher.takes(quick)
+        found = await asyncio.gather(*(batcher.scores(quick, X[i : i + 1]) for i in range(together)))
         assert all(np.array_equal(one, other) for one, other in zip(found, alone, strict=False))
-    assert max(calls) == TOGETHER_ROWS
-    assert all(rows % quick.multiple == 0 for rows in calls)
+    assert max(calls) == MAX_SHARED_ROWS
+    assert all(rows % quick.profile.batch_multiple == 0 for rows in calls)
 
 
 async def test_after_a_lone_row_the_next_ones_do_not_wait_for_company(quick: Predictor) -> None:
     X, _ = iris()
-    turn = AdaptiveBatcher()
-    await turn.scores(quick, X[:1])
-    assert [turn.takes(quick) for _ in range(LONE_ROWS + 2)] == [False] * LONE_ROWS + [True] * 2
-    await asyncio.gather(*(turn.scores(quick, X[i : i + 1]) for i in range(2)))
-    assert turn.takes(quick)
+    batcher = AdaptiveBatcher()
+    await batcher.scores(quick, X[:1])
+    assert [batcher.takes(quick) for _ in range(LONE_ROWS + 2)] == [False] * LONE_ROWS + [True] * 2
+    await asyncio.gather(*(batcher.scores(quick, X[i : i + 1]) for i in range(2)))
+    assert batcher.takes(quick)
+
+
+class CompanyBackend(CountingBackend):
+    """A row's scores depend on how many rows share its call."""
+
+    def scores(self, matrix: Matrix) -> Scores:
+        return super().scores(matrix) + 1e-16 * len(matrix)
 
 
 def test_rows_of_a_model_that_computes_them_differently_in_company_are_left_alone(quick: Predictor) -> None:
-    scores = quick.scores
-    quick.scores = lambda matrix: scores(matrix) + 1e-16 * len(matrix)
-    warm_up(quick)
-    assert (quick.multiple, quick.together) == (1, False)
-    assert not AdaptiveBatcher().takes(quick)
+    backend = CompanyBackend(quick.backend)
+    profile = warm_up(backend, quick.signature)
+    assert (profile.batch_multiple, profile.batch_invariant) == (1, False)
+    assert not AdaptiveBatcher().takes(replace(quick, backend=backend, profile=profile))
 
 
 # --- models that are slow for each row
@@ -159,17 +148,17 @@ def opened(store: Store) -> Predictor:
 
 def test_the_cost_of_a_call_and_of_each_further_row_is_seen_while_warming_up(slow: Store, predictor: Predictor) -> None:
     sleeps = opened(slow)
-    assert ROW_SECONDS <= sleeps.row_seconds < 2 * ROW_SECONDS
-    assert 0.8 * ROW_SECONDS <= sleeps.further_seconds < 2 * ROW_SECONDS
-    assert predictor.further_seconds < predictor.row_seconds / 4
+    assert ROW_SECONDS <= sleeps.profile.row_seconds < 2 * ROW_SECONDS
+    assert 0.8 * ROW_SECONDS <= sleeps.profile.extra_row_seconds < 2 * ROW_SECONDS
+    assert predictor.profile.extra_row_seconds < predictor.profile.row_seconds / 4
 
 
 async def test_a_call_takes_no_more_rows_than_it_answers_in_a_short_time(slow: Store) -> None:
     predictor = opened(slow)
     X, _ = iris()
-    calls = counting(predictor)
-    turn = AdaptiveBatcher()
-    found = await asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(12)))
+    predictor, calls = counting(predictor)
+    batcher = AdaptiveBatcher()
+    found = await asyncio.gather(*(batcher.scores(predictor, X[i : i + 1]) for i in range(12)))
     assert max(calls) <= CALL_SECONDS / ROW_SECONDS
     assert np.array_equal(np.concatenate(found), np.concatenate([predictor.scores(X[i : i + 1]) for i in range(12)]))
 
@@ -177,8 +166,8 @@ async def test_a_call_takes_no_more_rows_than_it_answers_in_a_short_time(slow: S
 async def test_the_event_loop_goes_on_while_slow_rows_are_predicted(slow: Store) -> None:
     predictor = opened(slow)
     X, _ = iris()
-    turn = AdaptiveBatcher()
-    answers = asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(6)))
+    batcher = AdaptiveBatcher()
+    answers = asyncio.gather(*(batcher.scores(predictor, X[i : i + 1]) for i in range(6)))
     turns = 0
     while not answers.done():
         await asyncio.sleep(0.001)
@@ -189,13 +178,13 @@ async def test_the_event_loop_goes_on_while_slow_rows_are_predicted(slow: Store)
 async def test_how_long_a_row_would_wait_is_known_before_it_is_let_in(slow: Store) -> None:
     predictor = opened(slow)
     X, _ = iris()
-    turn = AdaptiveBatcher()
-    assert turn.seconds_ahead(predictor) == 0.0
-    asked = [asyncio.create_task(turn.scores(predictor, X[i : i + 1])) for i in range(10)]
+    batcher = AdaptiveBatcher()
+    assert batcher.seconds_ahead(predictor) == 0.0
+    asked = [asyncio.create_task(batcher.scores(predictor, X[i : i + 1])) for i in range(10)]
     await asyncio.sleep(0)
-    assert 10 * ROW_SECONDS * 0.8 <= turn.seconds_ahead(predictor) < 10 * ROW_SECONDS * 3
+    assert 10 * ROW_SECONDS * 0.8 <= batcher.seconds_ahead(predictor) < 10 * ROW_SECONDS * 3
     await asyncio.gather(*asked)
-    assert turn.seconds_ahead(predictor) == 0.0
+    assert batcher.seconds_ahead(predictor) == 0.0
 
 
 def test_who_would_wait_longer_than_allowed_is_told_to_come_back_and_the_others_are_answered(slow: Store) -> None:

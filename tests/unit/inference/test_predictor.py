@@ -18,8 +18,10 @@ from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import InvalidInput
-from serve_app.inference import predictor as module
-from serve_app.inference.predictor import ENCODE, LoadPolicy, onnx_scores, open_predictor, same_scores, sklearn_scores
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
+from serve_app.inference.parity import same_scores
+from serve_app.inference.predictor import LoadPolicy, open_predictor
 from tests.support.bundles import IRIS, bundle
 from tests.support.models import (
     A_FLOWER,
@@ -52,7 +54,7 @@ def test_every_way_of_computing_gives_the_same_answers(model: Any) -> None:
     estimator = model()
     both = bundle(estimator, onnx=True)
     ways = [open_predictor(both), open_predictor(both, LoadPolicy(prefer="scikit-learn"))]
-    assert [way.kind for way in ways] == ["onnx", "scikit-learn-fast"]
+    assert [way.kind for way in ways] == ["onnx", "scikit-learn"]
     expected = estimator.predict_proba(X)
     for way in ways:
         answers = orjson.loads(answer_rows(way, table(IRIS, X)))["predictions"]
@@ -66,16 +68,9 @@ def test_every_way_of_computing_gives_the_same_answers(model: Any) -> None:
     np.testing.assert_array_equal(ways[1].scores(X), expected)
 
 
-def test_a_model_without_a_short_way_answers_the_long_way() -> None:
-    estimator = GaussianNB().fit(X, y)
-    found = open_predictor(bundle(estimator))
-    assert found.kind == "scikit-learn"
-    np.testing.assert_array_equal(found.scores(X), estimator.predict_proba(X))
-
-
 @pytest.mark.parametrize(
     ("model", "onnx", "kind"),
-    [(linear, True, "onnx"), (linear, False, "scikit-learn-fast"), (forest_of_numbers, False, "scikit-learn-fast")],
+    [(linear, True, "onnx"), (linear, False, "scikit-learn"), (forest_of_numbers, False, "scikit-learn")],
 )
 def test_a_regression_answers_its_value(model: Any, onnx: bool, kind: str) -> None:
     estimator, signature = model(), diabetes_signature()
@@ -128,10 +123,10 @@ def test_our_pipeline_is_served_behind_the_step_that_reads_tables() -> None:
     frame = pd.DataFrame(X, columns=list(IRIS.names))
     pipeline = Pipeline([(ENCODE, FunctionTransformer(lambda rows: rows)), ("model", sklearn.base.clone(forest()))]).fit(frame, y)
     (_, step), (_, last) = pipeline.steps
-    assert module.strip_encoder(pipeline) is last
+    assert strip_encoder(pipeline) is last
     assert not hasattr(last, "feature_names_in_")
     longer = Pipeline([(ENCODE, step), *logistic().steps])
-    assert [name for name, _ in module.strip_encoder(longer).steps] == ["standardscaler", "logisticregression"]
+    assert [name for name, _ in strip_encoder(longer).steps] == ["standardscaler", "logisticregression"]
 
 
 def test_a_model_that_was_fitted_on_a_table_with_names_answers_without_a_warning() -> None:
@@ -175,9 +170,9 @@ def test_trees_need_their_inputs_rounded_as_scikit_learn_rounds_them() -> None:
     rows = np.random.default_rng(0).uniform(0, 8, (2000, 4))
     thresholds = np.concatenate([tree.tree_.threshold[tree.tree_.feature >= 0] for tree in forest().estimators_])
     rows[: len(thresholds)] = thresholds[:2000, None] + 1e-9  # beside the edge in float64, on it in float32
-    expected = sklearn_scores(forest(), IRIS)(rows)
-    assert same_scores(expected, onnx_scores(raw, IRIS, rounded=True)(rows), IRIS)
-    assert not same_scores(expected, onnx_scores(raw, IRIS, rounded=False)(rows), IRIS)
+    expected = SklearnBackend(forest(), IRIS).scores(rows)
+    assert same_scores(expected, OnnxBackend(raw, IRIS, rounded=True).scores(rows), IRIS)
+    assert not same_scores(expected, OnnxBackend(raw, IRIS, rounded=False).scores(rows), IRIS)
 
 
 def test_a_converted_model_is_served_without_importing_scikit_learn(tmp_path: Path) -> None:

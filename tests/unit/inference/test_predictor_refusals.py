@@ -61,7 +61,7 @@ def test_golden_examples_that_cannot_be_replayed_refuse_the_model(raw: bytes) ->
 
 
 def test_a_model_without_golden_examples_is_served() -> None:
-    assert open_predictor(bundle(forest(), golden=False)).kind == "scikit-learn-fast"
+    assert open_predictor(bundle(forest(), golden=False)).kind == "scikit-learn"
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def test_a_request_keeps_the_model_that_it_began_with(store: Store, slot: Slot) 
     """Answers while the model is swapped again and again carry the numbers of the version that they name."""
     models = {str(number): estimator for number, estimator in enumerate((forest(), logistic(0.01)), start=1)}
     for estimator in models.values():
-        publish_iris(store, estimator)
+        publish_iris(store, estimator, onnx=True)
     slot.refresh()
     expected = {number: Slot(store) for number in models}
     for number, other in expected.items():

@@ -173,7 +173,7 @@ def test_the_slot_is_told_with_the_model_or_without(tmp_path: Path) -> None:
     found = values(accounts)
     swaps = {result: found["model_swaps_total", (("result", result),)] for result in ("swapped", "refused")}
     assert (found["model_loaded", ()], swaps) == (1, {"swapped": 1, "refused": 0})
-    labels = {"version": "1", "digest": entry.digest[:12], "predictor": "scikit-learn-fast", "source": "store"}
+    labels = {"version": "1", "digest": entry.digest[:12], "predictor": "scikit-learn", "source": "store"}
     assert found["model_info", tuple(sorted(labels.items()))] == 1
     assert found["model_age_seconds", ()] >= 0
     assert all(value == 0 for (name, _), value in found.items() if name == "model_refused")

@@ -12,7 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.artifacts.manifest import OnnxConversion
 from serve_app.artifacts.signature import Feature, Signature
-from serve_app.inference.predictor import onnx_scores, sklearn_scores
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from tests.support import tables
 from training import convert, fit
 from training.candidate import Candidate, fit_candidate
@@ -47,7 +48,7 @@ def test_a_forest_gives_the_very_numbers_of_scikit_learn(tmp_path: Path) -> None
     converted = convert.convert(made.tail, made.signature, made.train, made.held_out)
     assert converted.model is not None
     rows = np.vstack([convert.probe_rows(made.signature, made.train), np.random.default_rng(1).uniform(0, 8, (3000, 4))])
-    found = onnx_scores(converted.model, made.signature, rounded=converted.facts.rounded)(rows)
+    found = OnnxBackend(converted.model, made.signature, rounded=bool(converted.facts.rounded)).scores(rows)
     np.testing.assert_array_equal(found, made.tail.predict_proba(rows))
 
 
@@ -140,9 +141,9 @@ def test_probes_sit_on_both_sides_of_every_threshold_of_a_small_table() -> None:
 def test_the_stock_converter_would_not_do(tmp_path: Path) -> None:
     """The reason for our own operators: without them a forest's numbers are float32."""
     made = candidate("three classes", "random-forest", tmp_path)
-    stock = onnx_scores(convert.to_onnx(made.tail, made.signature, "float64", exact=False), made.signature, rounded=True)
-    expected = sklearn_scores(made.tail, made.signature)(made.held_out)
-    assert 0 < np.abs(stock(made.held_out) - expected).max() < 1e-6
+    stock = OnnxBackend(convert.to_onnx(made.tail, made.signature, "float64", exact=False), made.signature, rounded=True)
+    expected = SklearnBackend(made.tail, made.signature).scores(made.held_out)
+    assert 0 < np.abs(stock.scores(made.held_out) - expected).max() < 1e-6
     assert RandomForestClassifier in converters()
 
 

@@ -135,10 +135,10 @@ def test_the_card_is_one_page_that_loads_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("table", "target"), [(tables.customers, "stays"), (tables.houses, "price")])
 def test_pictures_are_png_and_importance_names_what_matters(tmp_path: Path, table: Any, target: str) -> None:
-    from serve_app.inference.predictor import sklearn_scores
+    from serve_app.inference.backends.sklearn_backend import SklearnBackend
 
     made = candidate(tmp_path, table, target)
-    score = sklearn_scores(made.tail, made.signature)
+    score = SklearnBackend(made.tail, made.signature).scores
     picture, means = pictures.importance(made.tail, score, made.held_out, made.target, made.signature, random_state=0)
     assert picture.startswith(b"\x89PNG")
     assert max(means, key=lambda name: means[name]) in {"age", "area"}
