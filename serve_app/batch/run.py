@@ -23,7 +23,7 @@ from serve_app.batch.pool import Pool, WorkerPool, in_process, on_ray
 from serve_app.batch.results import ERROR, Format, OnError, errors_in, output_schema
 from serve_app.batch.worker import Job, Model, file_name
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
-from serve_app.inference.predictor import LoadPolicy, Predictor, Prefer, open_predictor
+from serve_app.inference.predictor import BackendChoice, LoadPolicy, Predictor, open_predictor
 from serve_app.tables import splits as cuts
 from serve_app.tables.columns import Reading, check_columns, check_types
 from serve_app.tables.location import Folder, Location, Source, sources
@@ -49,7 +49,7 @@ class Options:
     restart: bool = False
     workers: int | None = None
     part_bytes: int = PART_BYTES
-    prefer: Prefer = "auto"
+    prefer: BackendChoice = "auto"
     allow_joblib: bool = True
     verify_key: Path | None = None
 
@@ -124,9 +124,9 @@ def _model(options: Options) -> tuple[Model, Predictor]:
         verify = None if options.verify_key is None else verifier(options.verify_key)
     except SigningError as error:
         raise UsageError(f"--verify-key: {error}") from None
-    terms = LoadPolicy(allow_joblib=options.allow_joblib, prefer=options.prefer, verify=verify)
+    policy = LoadPolicy(allow_joblib=options.allow_joblib, backend=options.prefer, verify=verify)
     try:
-        predictor = open_predictor(bundle, terms)
+        predictor = open_predictor(bundle, policy)
     except BundleRefused as error:
         raise StoreError(f"version {bundle.version} is refused: {error}") from None
     return Model(bundle, manifest, options.prefer, options.allow_joblib, options.unknown), predictor

@@ -23,16 +23,17 @@ from serve_app.inference.backends.sklearn_backend import open_sklearn
 from serve_app.inference.padding import pad_row, pad_rows
 from serve_app.inference.warm_up import CallProfile, replay_golden, warm_up
 
-Prefer = Literal["auto", "onnx", "scikit-learn"]
+BackendChoice = Literal["auto", "onnx", "scikit-learn"]
+"""`auto` takes ONNX Runtime for a bundle with an ONNX form; the others allow one backend only."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPolicy:
-    """What the operator allows: pickled models, which backend, whose bundles."""
+    """What the operator allows: pickled models, which backend, and which signatures of bundles (None: none is needed)."""
 
-    allow_joblib: bool = True
-    prefer: Prefer = "auto"
-    verify: Verify | None = None
+    allow_joblib: bool
+    backend: BackendChoice
+    verify: Verify | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -79,16 +80,15 @@ class Predictor:
         return self.profile.seconds(rows)
 
 
-def open_predictor(bundle: Bundle, policy: LoadPolicy | None = None) -> Predictor:
+def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
     """Load, check library versions, replay the golden examples, warm up. Raises BundleRefused."""
-    policy = policy or LoadPolicy()
     if policy.verify is not None and not policy.verify(bundle.digest, bundle.seal):
         raise BundleRefused("unsigned", "the bundle is not signed with a key that is trusted here")
     backend: Backend
-    if ONNX in bundle.files and policy.prefer != "scikit-learn":
+    if ONNX in bundle.files and policy.backend != "scikit-learn":
         bundle = _without(bundle, JOBLIB)  # before ONNX Runtime makes its own copy of the model
         backend, signature = open_onnx(bundle)
-    elif policy.prefer == "onnx":
+    elif policy.backend == "onnx":
         raise BundleRefused("forbidden", "the model has no ONNX form and the settings allow no other")
     elif not policy.allow_joblib:
         raise BundleRefused("forbidden", "the model would have to be unpickled, which the settings forbid")

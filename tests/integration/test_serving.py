@@ -22,6 +22,7 @@ from serve_app.rayserve.isolation import FREE, LEAST, MOST
 from tests.support.load import traffic
 from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest, logistic, publish_iris
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL
 from tests.support.processes import of_session
 from tests.support.server import HEADERS, ROOT, Server, environment, free_port, serving, stop
 from tests.support.waiting import until
@@ -43,7 +44,7 @@ def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def right_answer(entry: Entry) -> bytes:
-    return answer_row(open_predictor(read_bundle(entry.folder)), json.dumps(A_FLOWER).encode())
+    return answer_row(open_predictor(read_bundle(entry.folder), ALLOW_ALL), json.dumps(A_FLOWER).encode())
 
 
 def visible(server: Server, version: int) -> None:

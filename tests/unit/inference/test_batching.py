@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,12 @@ from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.store import Store
 from serve_app.inference.batching import CALL_SECONDS, LONE_ROWS, THREAD_SECONDS, AdaptiveBatcher
 from serve_app.inference.predictor import Predictor, open_predictor
+from serve_app.inference.slot import Slot
 from serve_app.inference.warm_up import MAX_SHARED_ROWS, SLOW_SECONDS, warm_up
 from tests.support.apps import HEADERS, client_of
 from tests.support.backends import BrokenBackend, CountingBackend, counting
 from tests.support.models import A_FLOWER, ROW_SECONDS, forest, iris, logistic, publish_iris, sleepy
+from tests.support.policies import ALLOW_ALL
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def predictor(tmp_path: Path) -> Predictor:
     publish_iris(store, KNeighborsClassifier().fit(*iris()))
     bundle = store.current()
     assert bundle is not None
-    return open_predictor(bundle)
+    return open_predictor(bundle, ALLOW_ALL)
 
 
 @pytest.mark.parametrize("row_seconds", [SLOW_SECONDS, THREAD_SECONDS * 2], ids=["inline", "in a thread"])
@@ -56,7 +60,7 @@ async def test_two_models_in_one_turn_do_not_mix(predictor: Predictor, tmp_path:
     publish_iris(store, KNeighborsClassifier(n_neighbors=50).fit(*iris()))
     bundle = store.current()
     assert bundle is not None
-    other = open_predictor(bundle)
+    other = open_predictor(bundle, ALLOW_ALL)
     batcher = AdaptiveBatcher()
     one, two = await asyncio.gather(batcher.scores(predictor, X[70:71]), batcher.scores(other, X[70:71]))
     assert np.array_equal(one, predictor.scores(X[70:71]))
@@ -143,7 +147,7 @@ def slow(tmp_path: Path) -> Store:
 def opened(store: Store) -> Predictor:
     bundle = store.current()
     assert bundle is not None
-    return open_predictor(bundle)
+    return open_predictor(bundle, ALLOW_ALL)
 
 
 def test_the_cost_of_a_call_and_of_each_further_row_is_seen_while_warming_up(slow: Store, predictor: Predictor) -> None:
@@ -204,3 +208,20 @@ def test_batches_are_refused_when_too_much_of_them_waits(slow: Store) -> None:
     with client, ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda _: client.post("/predict/batch", json=body, headers=HEADERS).status_code, range(10)))
     assert set(answers) == {200, 429}
+
+
+async def test_a_replaced_predictor_is_released_with_its_last_row(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    slot = Slot(store, policy=ALLOW_ALL)
+    batcher = AdaptiveBatcher()
+    X, _ = iris()
+    replaced = []
+    for estimator in (logistic(0.5), forest(), logistic(2.0)):
+        publish_iris(store, estimator, onnx=True)
+        assert slot.refresh()
+        assert slot.predictor is not None
+        await asyncio.gather(*(batcher.scores(slot.predictor, X[i : i + 1]) for i in range(3)))
+        replaced.append(weakref.ref(slot.predictor))
+    gc.collect()
+    assert [reference() is slot.predictor for reference in replaced] == [False, False, True]
+    assert [reference() for reference in replaced[:-1]] == [None, None]

@@ -21,13 +21,14 @@ from serve_app.telemetry.collector import KEPT_VERSIONS, MetricsCollector, age_s
 from serve_app.telemetry.drift import MAX_FEATURES
 from tests.support.bundles import bundle
 from tests.support.models import diabetes_signature, forest, iris, iris_signature, linear, publish_iris, without_probabilities
+from tests.support.policies import ALLOW_ALL
 
 X, y = iris()
 
 
 @pytest.fixture
 def accounts(tmp_path: Path) -> MetricsCollector:
-    return MetricsCollector(Slot(Store(tmp_path)))
+    return MetricsCollector(Slot(Store(tmp_path), policy=ALLOW_ALL))
 
 
 def ask(accounts: MetricsCollector, predictor: Predictor, rows: Any) -> Any:
@@ -46,7 +47,7 @@ def values(accounts: MetricsCollector) -> dict[tuple[str, tuple[tuple[str, str],
 
 
 def test_rows_are_counted_by_class_and_by_confidence(accounts: MetricsCollector) -> None:
-    predictor = open_predictor(bundle(forest()))
+    predictor = open_predictor(bundle(forest()), ALLOW_ALL)
     scores = np.vstack([ask(accounts, predictor, X[:1]), ask(accounts, predictor, X)])
     found = values(accounts)
     chosen = np.array(predictor.signature.classes)[scores.argmax(axis=1)]
@@ -63,7 +64,7 @@ def test_rows_are_counted_by_class_and_by_confidence(accounts: MetricsCollector)
 
 
 def test_values_outside_what_training_saw_are_counted_by_feature(accounts: MetricsCollector) -> None:
-    predictor = open_predictor(bundle(forest()))
+    predictor = open_predictor(bundle(forest()), ALLOW_ALL)
     ask(accounts, predictor, np.array([[5.1, 3.5, 1.4, 0.2], [19.0, 3.5, 0.0, 0.2], [19.0, 3.5, 1.4, np.nan]]))
     found = values(accounts)
     assert found["model_input_out_of_range_total", (("feature", "sepal_length"),)] == 2
@@ -80,8 +81,8 @@ def test_a_wide_table_does_not_add_a_series_per_feature(accounts: MetricsCollect
 
 
 def test_a_regression_and_a_classifier_without_probabilities_are_counted_too(accounts: MetricsCollector) -> None:
-    ask(accounts, open_predictor(bundle(linear(), diabetes_signature())), np.zeros((3, 10)))
-    hard = open_predictor(bundle(without_probabilities(), iris_signature(probabilistic=False)))
+    ask(accounts, open_predictor(bundle(linear(), diabetes_signature()), ALLOW_ALL), np.zeros((3, 10)))
+    hard = open_predictor(bundle(without_probabilities(), iris_signature(probabilistic=False)), ALLOW_ALL)
     scores = ask(accounts, hard, X)
     found = values(accounts)
     assert found["model_predictions_total", (("predicted_class", "value"),)] == 3
@@ -118,7 +119,7 @@ def test_errors_of_predictions_are_there_at_zero_before_the_first_one(accounts: 
 def test_every_metric_is_explained_in_the_docs(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish_iris(store, onnx=True)
-    slot = Slot(store)
+    slot = Slot(store, policy=ALLOW_ALL)
     slot.refresh()
     found = MetricsCollector(slot, tmp_path)
     found.poll_store()
@@ -129,14 +130,14 @@ def test_every_metric_is_explained_in_the_docs(tmp_path: Path) -> None:
 
 
 def test_counting_twice_counts_nothing_twice(accounts: MetricsCollector) -> None:
-    ask(accounts, open_predictor(bundle(forest())), X)
+    ask(accounts, open_predictor(bundle(forest()), ALLOW_ALL), X)
     accounts.answered("/predict", 200, "1", 0.1)
     assert values(accounts) == values(accounts)
 
 
 def test_versions_of_long_ago_are_forgotten_so_that_swaps_do_not_add_series_for_ever(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    accounts = MetricsCollector(Slot(store))
+    accounts = MetricsCollector(Slot(store, policy=ALLOW_ALL))
     sizes = []
     for _ in range(KEPT_VERSIONS + 3):
         publish_iris(store, reference={"rows": 3, "features": {}, "classes": {"setosa": 1.0}})
@@ -152,7 +153,7 @@ def test_versions_of_long_ago_are_forgotten_so_that_swaps_do_not_add_series_for_
 
 
 def test_what_is_pending_stays_small_under_any_load(accounts: MetricsCollector) -> None:
-    predictor = open_predictor(bundle(forest()))
+    predictor = open_predictor(bundle(forest()), ALLOW_ALL)
     many = np.repeat(X, 40, axis=0)
     scores = predictor.scores(many)
     for _ in range(30):
@@ -166,7 +167,7 @@ def test_what_is_pending_stays_small_under_any_load(accounts: MetricsCollector) 
 
 def test_the_slot_is_told_with_the_model_or_without(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    accounts = MetricsCollector(Slot(store))
+    accounts = MetricsCollector(Slot(store, policy=ALLOW_ALL))
     assert values(accounts)["model_loaded", ()] == 0
     entry = publish_iris(store, trained_at=dt.datetime.now(dt.UTC).isoformat())
     accounts.slot.refresh()
@@ -190,7 +191,7 @@ def test_prometheus_reads_what_is_collected_whatever_the_names(accounts: Metrics
     odd = {"setosa": 'quote"', "versicolor": "back\\slash", "virginica": "line\nbreak"}
     estimator = GaussianNB().fit(X, [odd[name] for name in y])
     signature = iris_signature(classes=tuple(odd.values()))
-    ask(accounts, open_predictor(bundle(estimator, signature)), X)
+    ask(accounts, open_predictor(bundle(estimator, signature), ALLOW_ALL), X)
     registry = CollectorRegistry()
     registry.register(accounts)  # type: ignore[arg-type]
     families = text_string_to_metric_families(generate_latest(registry).decode())

@@ -16,9 +16,10 @@ from serve_app.artifacts.manifest import Manifest, OnnxConversion, Verdict
 from serve_app.artifacts.names import GOLDEN, JOBLIB, METRICS, ONNX
 from serve_app.artifacts.store import Store
 from serve_app.errors import UsageError
-from serve_app.inference.predictor import LoadPolicy, open_predictor
+from serve_app.inference.predictor import open_predictor
 from tests.support import tables
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL, load_policy
 from training import card, convert, pictures, publish
 from training.candidate import Candidate, fit_candidate
 from training.dataset import load
@@ -51,7 +52,7 @@ def test_what_is_published_opens_and_repeats_its_golden_examples(tmp_path: Path,
     store.publish(publish.files(made, converted.model), described(made, converted.facts))
     bundle = store.current()
     assert bundle is not None
-    predictor = open_predictor(bundle, LoadPolicy(prefer=prefer))
+    predictor = open_predictor(bundle, load_policy(backend=prefer))
     assert predictor.kind.startswith(prefer)
     answer = orjson.loads(answer_row(predictor, orjson.dumps(made.rows[0])))
     assert answer["prediction"] == made.predictions[0]
@@ -68,7 +69,7 @@ def test_a_classifier_without_probabilities_is_published_and_answers(tmp_path: P
     store.publish(publish.files(made, converted.model), described(made, converted.facts))
     bundle = store.current()
     assert bundle is not None
-    predictor = open_predictor(bundle)
+    predictor = open_predictor(bundle, ALLOW_ALL)
     answer = orjson.loads(answer_row(predictor, orjson.dumps(made.rows[0])))
     assert answer == {"prediction": made.predictions[0], "confidence": None, "probabilities": None}
 
