@@ -21,7 +21,28 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file aside and give it its name in one step: readers see the old bytes or the new ones, also after a power failure.
+
+    Raises OSError; the file is what it was before then.
+    """
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -45,6 +66,7 @@ def replace_link(path: Path, target: str) -> None:
 
 
 def link_of(path: Path) -> str | None:
+    """The target of a link; None for what is not a link, or cannot be read."""
     try:
         return os.readlink(path)
     except OSError:

@@ -67,7 +67,7 @@ async def ask(answer: Callable[..., Awaitable[bool]]) -> float:
 
     started = time.perf_counter()
     for _ in range(REQUESTS):
-        await answer({**scope, "headers": list(scope["headers"])}, receive, send)  # type: ignore[call-overload]
+        await answer({**scope, "headers": list(scope["headers"])}, receive, send)
     return (time.perf_counter() - started) / REQUESTS
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -23,8 +25,8 @@ from tests.support.native import answer_row
 from tests.support.policies import ALLOW_ALL
 from tests.support.server import ROOT
 from tests.support.training import SECONDS, SMALL, complaint, environment, train
-from training.pipeline import Options
 from training.pipeline import train as train_here
+from training.train_options import Floor, OptionalInt, TrainOptions
 
 QUIET = ("--no-tracking", *SMALL)
 
@@ -48,14 +50,15 @@ def ask(predictor: Predictor, row: Any) -> dict[str, Any]:
 def test_a_model_is_trained_kept_refused_forced_and_taken_back(tmp_path: Path) -> None:
     done = train(tmp_path, *QUIET)
     assert "version 1" in done.stdout
-    assert " s  fit random-forest on 120 rows" in done.stderr, "says what it does and how long it took"
+    assert re.search(r"^ *\d+\.\d s  .*random-forest.* 120 ", done.stderr, re.MULTILINE), "steps with the seconds they took"
 
     worse = train(tmp_path, "--no-tracking", "--n-estimators", "1", "--max-depth", "1", "--floor", "accuracy=0", code=3)
-    assert "refused" in worse.stderr
     report = orjson.loads((tmp_path / "models" / "verdict.json").read_bytes())
     assert not report["accepted"]
     assert report["published"] is None
-    assert "worse than" in report["reasons"][0]
+    (reason,) = report["reasons"]
+    assert reason.startswith("accuracy ")
+    assert reason in worse.stderr
     assert report["comparison"]["rows"] == 30
     assert [row["version"] for row in listed(tmp_path)] == [1]
 
@@ -105,8 +108,9 @@ def test_a_table_of_every_kind_becomes_a_model_that_takes_every_kind(tmp_path: P
     assert ask(predictor, {**row, "age": 20, "active": False, "plan": "basic"})["prediction"] == "no"
     for changed in ({**row, "plan": None}, {**row, "plan": "platinum"}, {key: row[key] for key in ("active", "spent")}):
         assert ask(predictor, changed)["prediction"] in ("yes", "no")
-    reference = bundle.manifest.reference
-    assert reference["features"]["plan"]["counts"].keys() == {"basic", "gold", "silver"}
+    assert bundle.manifest.reference is not None
+    assert bundle.manifest.reference["features"]["plan"]["counts"].keys() == {"basic", "gold", "silver"}
+    assert bundle.signature is not None
     assert bundle.signature.features[0].maximum == 120.0
 
 
@@ -117,8 +121,9 @@ def test_a_regression_is_trained_and_compared_by_its_error(tmp_path: Path) -> No
     predictor = open_predictor(served(tmp_path), ALLOW_ALL)
     cheap, dear = (ask(predictor, {"area": area, "rooms": 3, "town": "Bonn"})["prediction"] for area in (50.0, 200.0))
     assert 20_000 < cheap < dear
-    worse = train(tmp_path, "--data", path, "--target", "price", "--n-estimators", "1", "--max-depth", "1", "--no-tracking", code=3)
-    assert "rmse" in worse.stderr
+    train(tmp_path, "--data", path, "--target", "price", "--n-estimators", "1", "--max-depth", "1", "--no-tracking", code=3)
+    (reason,) = orjson.loads((tmp_path / "models" / "verdict.json").read_bytes())["reasons"]
+    assert reason.startswith("rmse ")
     train(
         tmp_path,
         "--data",
@@ -139,8 +144,10 @@ def test_another_table_is_published_without_comparison_and_says_so(tmp_path: Pat
     train(tmp_path, *QUIET)
     path = str(tables.written(tables.spam(), tmp_path))
     done = train(tmp_path, "--data", path, "--target", "spam", *QUIET)
-    assert "not compared: the served model has other features" in done.stderr
-    assert served(tmp_path).manifest.verdict.comparison["compared"] is False
+    assert "not compared: " in done.stderr
+    verdict = served(tmp_path).manifest.verdict
+    assert verdict is not None
+    assert verdict.comparison["compared"] is False
 
 
 def test_an_estimator_from_the_working_directory_is_found(tmp_path: Path) -> None:
@@ -152,45 +159,48 @@ def test_an_estimator_from_the_working_directory_is_found(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "named"),
     [
-        (["--n-estimators", "0"], "--n-estimators 0 must be at least 1"),
-        (["--n-estimators", "None"], "--n-estimators must be a whole number"),
-        (["--max-depth", "0"], "--max-depth 0 must be at least 1, or None"),
-        (["--max-depth", "deep"], "--max-depth 'deep' is no whole number"),
-        (["--random-state", "-1"], "--random-state -1 must be between"),
-        (["--test-size", "0"], "--test-size 0 must be a share"),
-        (["--floor", "accuracy"], "must look like accuracy=0.9"),
-        (["--floor", "r2=0.5"], "a classification has no metric 'r2'"),
-        (["--bounds", "age"], "must look like age=0:120"),
-        (["--tag", "team"], "needs a value"),
-        (["--data", "none.csv", "--target", "y"], "none.csv does not exist"),
-        (["--target", "colour"], "'colour' is not in iris"),
-        (["--estimator", "oak"], "there is no estimator 'oak'"),
-        (["--estimator", "logistic-regression", "--max-depth", "3"], "logistic-regression has no parameter max_depth"),
-        (["--nonsense"], "No such option: --nonsense: see `python -m training train --help`"),
-        (["retrain"], "there is no command 'retrain': use train, score, list, promote or rollback"),
-        (["--model-dir", __file__], "is a file: name a folder"),
-        (["--tracking-uri", "mlruns"], "'mlruns' is no MLflow server"),
-        (["promote"], "Missing argument"),
+        (["--n-estimators", "0"], "--n-estimators"),
+        (["--n-estimators", "None"], "--n-estimators"),
+        (["--max-depth", "0"], "--max-depth"),
+        (["--max-depth", "deep"], "'deep'"),
+        (["--random-state", "-1"], "--random-state"),
+        (["--test-size", "0"], "--test-size"),
+        (["--floor", "accuracy"], "accuracy=0.9"),
+        (["--floor", "r2=0.5"], "'r2'"),
+        (["--bounds", "age"], "age=0:120"),
+        (["--bounds", "sepal_length=3:1"], "age=0:120"),
+        (["--tag", "team"], "--tag team VALUE"),
+        (["--data", "none.csv", "--target", "y"], "none.csv"),
+        (["--target", "colour"], "'colour'"),
+        (["--estimator", "oak"], "'oak'"),
+        (["--estimator", "logistic-regression", "--max-depth", "3"], "max_depth"),
+        (["--nonsense"], "`python -m training train --help`"),
+        (["retrain"], "`python -m training --help`"),
+        (["--model-dir", __file__], "--model-dir"),
+        (["--tracking-uri", "mlruns"], "'mlruns'"),
+        (["promote"], "`python -m training promote --help`"),
         (["promote", "two"], "version"),
+        (["score", "--data", "none.csv"], "--out"),
     ],
 )
-def test_a_mistake_is_answered_by_one_sentence_and_code_two(tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    mine = [] if arguments[0] in ("promote", "rollback", "list", "retrain", "--tracking-uri") else ["--no-tracking"]
-    assert sentence in complaint(train(tmp_path, *arguments, *mine, code=2))
+def test_wrong_usage_ends_with_one_message_and_code_two(tmp_path: Path, arguments: list[str], named: str) -> None:
+    no_tracking = ["--no-tracking"] if arguments[0].startswith("--") and arguments[0] != "--tracking-uri" else []
+    assert named in complaint(train(tmp_path, *arguments, *no_tracking, code=2))
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["list"], ["models"], ["promote"], ["rollback"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["list"], ["models"], ["promote"], ["rollback"], ["score"]])
 def test_every_command_explains_itself(tmp_path: Path, command: list[str]) -> None:
     assert "Usage" in train(tmp_path, *command, "--help").stdout
 
 
 def test_an_empty_store_is_listed_and_has_nothing_to_go_back_to(tmp_path: Path) -> None:
-    assert "holds no published model" in train(tmp_path, "list").stdout
-    assert "nothing to roll back" in complaint(train(tmp_path, "rollback", code=1))
-    assert "no version 7" in complaint(train(tmp_path, "promote", "7", code=1))
+    assert listed(tmp_path) == []
+    assert len(train(tmp_path, "list").stdout.splitlines()) == 1
+    assert f"{tmp_path}/models" in complaint(train(tmp_path, "rollback", code=1))
+    assert " 7" in complaint(train(tmp_path, "promote", "7", code=1))
     assert not (tmp_path / "models").exists()
 
 
@@ -221,7 +231,7 @@ def test_a_full_disk_ends_the_training_with_one_sentence_and_changes_nothing(tmp
         command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, preexec_fn=small_files, timeout=SECONDS
     )
     assert done.returncode == 1, done.stderr
-    assert "nothing was published" in complaint(done)
+    assert os.strerror(errno.EFBIG) in complaint(done)
     assert sorted(path.name for path in (tmp_path / "models").rglob("*")) == before
     assert served(tmp_path).version == "1"
 
@@ -253,22 +263,24 @@ def test_a_training_that_is_killed_at_any_moment_leaves_the_old_model_or_the_new
 
 def test_a_model_published_meanwhile_is_compared_with_before_anything_is_published(tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
-    poor: dict[str, Any] = {"params": {"n_estimators": 1, "max_depth": 1}, "limits": {"accuracy": 0.0}}
+    poor = TrainOptions(
+        n_estimators=1, max_depth=OptionalInt(1), floor=[Floor("accuracy", 0.0)], model_dir=store.root, no_tracking=True
+    )
     steps: list[str] = []
 
     @contextmanager
     def progress(text: str) -> Iterator[None]:
         if text.startswith("publish") and store.pointer() is None:
-            good = Options(params={"n_estimators": 20}, model_dir=store.root, tracking=False)
+            good = TrainOptions(n_estimators=20, model_dir=store.root, no_tracking=True)
             assert train_here(good, lambda _: nullcontext()).entry is not None
         steps.append(text)
         yield
 
-    outcome = train_here(Options(**poor, model_dir=store.root, tracking=False), progress)
+    outcome = train_here(poor, progress)
     assert outcome.entry is None
     assert outcome.verdict.comparison["version"] == "1"
-    assert "worse than" in outcome.verdict.reasons[0]
-    assert steps[-1] == "compare with the model that was published meanwhile"
+    assert [reason.partition(" ")[0] for reason in outcome.verdict.reasons] == ["accuracy"]
+    assert [step.partition(" ")[0] for step in steps[-2:]] == ["publish", "compare"]
     assert [entry.version for entry in store.entries()] == [1]
 
 
@@ -300,9 +312,10 @@ def test_a_search_ends_in_a_published_model_that_names_its_candidates(tmp_path: 
     manifest = served(tmp_path).manifest
     assert manifest.n_estimators == 5
     search = manifest.search
+    assert search is not None
     assert len(search["candidates"]) == 3
     chosen = search["candidates"][search["chosen"]]
-    assert manifest.parameters.items() >= chosen["parameters"].items()
+    assert (manifest.parameters or {}).items() >= chosen["parameters"].items()
 
 
 def test_a_ray_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:

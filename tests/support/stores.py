@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from serve_app.artifacts.manifest import Manifest
 from serve_app.artifacts.names import JOBLIB, METRICS
 from serve_app.artifacts.store import Entry, Store
 from tests.support.models import bundle_manifest
@@ -35,3 +36,9 @@ def damage(entry: Entry, name: str = JOBLIB) -> None:
     raw = path.read_bytes()
     path.unlink()
     path.write_bytes(raw + b"!")
+
+
+def manifest_of(entry: Entry) -> Manifest:
+    """The manifest of an undamaged bundle."""
+    assert entry.manifest is not None
+    return entry.manifest

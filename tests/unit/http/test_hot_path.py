@@ -108,7 +108,8 @@ async def test_a_long_answer_is_sent_in_pieces_and_a_long_body_is_read_in_pieces
 
     scope = {"type": "http", "method": "POST", "path": "/predict/batch", "headers": [(b"x-api-key", KEY.encode())]}
     with client:
-        assert await client.app.state.gate.answer(scope, receive, send)
+        app: Any = client.app
+        assert await app.state.gate.answer(scope, receive, send)
     head, *parts = sent
     assert [part["more_body"] for part in parts] == [True] * (len(parts) - 1) + [False]
     assert len(parts) > 2

@@ -21,7 +21,7 @@ from serve_app.inference.slot import Slot
 from serve_app.inference.warm_up import MAX_SHARED_ROWS, SLOW_SECONDS, warm_up
 from tests.support.apps import HEADERS, client_of
 from tests.support.backends import BrokenBackend, CountingBackend, counting
-from tests.support.models import A_FLOWER, ROW_SECONDS, forest, iris, logistic, publish_iris, sleepy
+from tests.support.models import A_FLOWER, ROW_SECONDS, forest, iris, logistic, publish_iris, slow_model
 from tests.support.policies import ALLOW_ALL
 
 
@@ -140,7 +140,7 @@ def test_rows_of_a_model_that_computes_them_differently_in_company_are_left_alon
 @pytest.fixture
 def slow(tmp_path: Path) -> Store:
     store = Store(tmp_path / "slow")
-    publish_iris(store, sleepy())
+    publish_iris(store, slow_model())
     return store
 
 
@@ -148,13 +148,6 @@ def opened(store: Store) -> Predictor:
     bundle = store.current()
     assert bundle is not None
     return open_predictor(bundle, ALLOW_ALL)
-
-
-def test_the_cost_of_a_call_and_of_each_further_row_is_seen_while_warming_up(slow: Store, predictor: Predictor) -> None:
-    sleeps = opened(slow)
-    assert ROW_SECONDS <= sleeps.profile.row_seconds < 2 * ROW_SECONDS
-    assert 0.8 * ROW_SECONDS <= sleeps.profile.extra_row_seconds < 2 * ROW_SECONDS
-    assert predictor.profile.extra_row_seconds < predictor.profile.row_seconds / 4
 
 
 async def test_a_call_takes_no_more_rows_than_it_answers_in_a_short_time(slow: Store) -> None:
@@ -165,30 +158,6 @@ async def test_a_call_takes_no_more_rows_than_it_answers_in_a_short_time(slow: S
     found = await asyncio.gather(*(batcher.scores(predictor, X[i : i + 1]) for i in range(12)))
     assert max(calls) <= CALL_SECONDS / ROW_SECONDS
     assert np.array_equal(np.concatenate(found), np.concatenate([predictor.scores(X[i : i + 1]) for i in range(12)]))
-
-
-async def test_the_event_loop_goes_on_while_slow_rows_are_predicted(slow: Store) -> None:
-    predictor = opened(slow)
-    X, _ = iris()
-    batcher = AdaptiveBatcher()
-    answers = asyncio.gather(*(batcher.scores(predictor, X[i : i + 1]) for i in range(6)))
-    turns = 0
-    while not answers.done():
-        await asyncio.sleep(0.001)
-        turns += 1
-    assert turns > 12  # a loop that stood still would have come round once for each call
-
-
-async def test_how_long_a_row_would_wait_is_known_before_it_is_let_in(slow: Store) -> None:
-    predictor = opened(slow)
-    X, _ = iris()
-    batcher = AdaptiveBatcher()
-    assert batcher.seconds_ahead(predictor) == 0.0
-    asked = [asyncio.create_task(batcher.scores(predictor, X[i : i + 1])) for i in range(10)]
-    await asyncio.sleep(0)
-    assert 10 * ROW_SECONDS * 0.8 <= batcher.seconds_ahead(predictor) < 10 * ROW_SECONDS * 3
-    await asyncio.gather(*asked)
-    assert batcher.seconds_ahead(predictor) == 0.0
 
 
 def test_who_would_wait_longer_than_allowed_is_told_to_come_back_and_the_others_are_answered(slow: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,13 @@ def test_cuts_anywhere_give_what_the_whole_gives(
 def test_a_large_batch_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces: list[bytes] = []
     cut = codec._pieces
-    monkeypatch.setattr(codec, "_pieces", lambda body: (pieces.append(piece) or piece for piece in cut(body)))
+
+    def recorded(body: bytes) -> Iterator[bytes]:
+        for piece in cut(body):
+            pieces.append(piece)
+            yield piece
+
+    monkeypatch.setattr(codec, "_pieces", recorded)
     raw = json.dumps({"instances": [A_FLOWER | {"sepal_length": i % 20} for i in range(5000)]}).encode()
     found = codec.rows_decoder(iris_signature(), max_rows=5000)(raw)
     np.testing.assert_array_equal(found[:, 0], np.arange(5000) % 20)

@@ -10,6 +10,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support, r2_score
 
+from serve_app.artifacts.manifest import Verdict
 from serve_app.artifacts.signature import Feature, Signature
 from tests.support.bundles import bundle
 from tests.support.models import iris
@@ -56,7 +57,7 @@ def test_classes_that_are_booleans_are_measured() -> None:
 
 
 class TestVerdict:
-    def judge(self, metrics: dict[str, Any], served: dict[str, Any] | None = None, **options: Any) -> evaluate.Verdict:
+    def judge(self, metrics: dict[str, Any], served: dict[str, Any] | None = None, **options: Any) -> Verdict:
         given = {"limits": {}, "comparison": {"version": "4"}, "tolerance": 0.0, **options}
         return evaluate.judge(metrics, metrics if served else None, served, **given)
 
