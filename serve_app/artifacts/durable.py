@@ -22,15 +22,17 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: Any) -> None:
-    """Write bytes as a file, and create the folders above it: other processes read the old content or the new one, never a part.
+def replace_file(path: Path, data: Any, *, mode: int = 0o644) -> None:
+    """Write bytes as a file in one step, also across a power failure, and create the folders above it.
 
+    Other processes read the old content or the new content, never a part. `mode` is that of a new file; the umask applies.
     Raises OSError; the old content stays then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with open(aside, "wb") as file:
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -39,9 +41,11 @@ def replace_file(path: Path, data: Any) -> None:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -65,6 +69,7 @@ def replace_link(path: Path, target: str) -> None:
 
 
 def link_of(path: Path) -> str | None:
+    """The target of a link; None for what is not a link, or cannot be read."""
     try:
         return os.readlink(path)
     except OSError:
