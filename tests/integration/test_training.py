@@ -108,8 +108,9 @@ def test_a_table_of_every_kind_becomes_a_model_that_takes_every_kind(tmp_path: P
     assert ask(predictor, {**row, "age": 20, "active": False, "plan": "basic"})["prediction"] == "no"
     for changed in ({**row, "plan": None}, {**row, "plan": "platinum"}, {key: row[key] for key in ("active", "spent")}):
         assert ask(predictor, changed)["prediction"] in ("yes", "no")
-    assert bundle.manifest.reference is not None
-    assert bundle.manifest.reference["features"]["plan"]["counts"].keys() == {"basic", "gold", "silver"}
+    reference = bundle.manifest.reference
+    assert reference is not None
+    assert reference["features"]["plan"]["counts"].keys() == {"basic", "gold", "silver"}
     assert bundle.signature is not None
     assert bundle.signature.features[0].maximum == 120.0
 
@@ -278,7 +279,7 @@ def test_a_model_published_meanwhile_is_compared_with_before_anything_is_publish
 
     outcome = train_here(poor, progress)
     assert outcome.entry is None
-    assert outcome.verdict.comparison["version"] == "1"
+    assert outcome.comparison.version == "1"
     assert [reason.partition(" ")[0] for reason in outcome.verdict.reasons] == ["accuracy"]
     assert [step.partition(" ")[0] for step in steps[-2:]] == ["publish", "compare"]
     assert [entry.version for entry in store.entries()] == [1]
@@ -311,11 +312,12 @@ def test_a_search_ends_in_a_published_model_that_names_its_candidates(tmp_path: 
     train(tmp_path, "--search", "3", "--no-tracking", "--n-estimators", "5", "--floor", "accuracy=0.5")
     manifest = served(tmp_path).manifest
     assert manifest.n_estimators == 5
-    search = manifest.search
+    search, parameters = manifest.search, manifest.parameters
     assert search is not None
+    assert parameters is not None
     assert len(search["candidates"]) == 3
     chosen = search["candidates"][search["chosen"]]
-    assert (manifest.parameters or {}).items() >= chosen["parameters"].items()
+    assert parameters.items() >= chosen["parameters"].items()
 
 
 def test_a_ray_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def bundle_files(estimator: Any, signature: Signature | None = None, *, onnx: bo
         return files
     from training.convert import to_onnx  # not above: a replica that unpickles an estimator of this module has no training
 
-    return {**files, ONNX: to_onnx(estimator, signature, "float64", exact=True)}
+    return {**files, ONNX: to_onnx(estimator, signature, "float64", float64_operators=True)}
 
 
 def bundle_manifest(signature: Signature | None = None, **changes: Any) -> Manifest:

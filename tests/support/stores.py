@@ -23,6 +23,12 @@ def served(store: Store) -> str:
     return bundle.files[JOBLIB].decode()
 
 
+def manifest_of(entry: Entry) -> Manifest:
+    """The manifest of a bundle that is not damaged."""
+    assert entry.manifest is not None
+    return entry.manifest
+
+
 def versions(store: Store) -> list[int]:
     return [entry.version for entry in store.entries()]
 
@@ -36,9 +42,3 @@ def damage(entry: Entry, name: str = JOBLIB) -> None:
     raw = path.read_bytes()
     path.unlink()
     path.write_bytes(raw + b"!")
-
-
-def manifest_of(entry: Entry) -> Manifest:
-    """The manifest of an undamaged bundle."""
-    assert entry.manifest is not None
-    return entry.manifest

@@ -107,9 +107,7 @@ def test_rare_categories_and_wide_tables_are_bounded() -> None:
     signature = Signature(features, "regression")
     counts = {name: len(names) - place for place, name in enumerate(names)}
     column = {"kind": "category", "counts": counts, "missing": 0}
-    drift_reference = read_reference(
-        {"reference": {"rows": 1, "features": {feature.name: column for feature in features}}}, signature
-    )
+    drift_reference = read_reference({"rows": 1, "features": {feature.name: column for feature in features}}, signature)
     assert drift_reference is not None
     assert len(drift_reference.features) == MAX_FEATURES
     bins = drift_reference.features[0]
