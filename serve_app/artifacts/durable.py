@@ -14,7 +14,7 @@ LINK = ".link-"
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a new file that nobody may write again, not even through a link."""
+    """Write a new file that is read-only, also through a link, and make its bytes durable. Raises OSError, also when it exists."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
     with open(handle, "wb") as file:
         file.write(data)
@@ -22,17 +22,16 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: Any, *, mode: int = 0o644) -> None:
-    """Write bytes as a file in one step, also across a power failure, and create the folders above it.
+def replace_file(path: Path, data: Any) -> None:
+    """Write bytes as a file, and create the folders above it: other processes read the old content or the new one, never a part.
 
-    Other processes read the old content or the new content, never a part. `mode` is that of a new file; the umask applies.
-    Raises OSError; the old content stays then.
+    That is true after a power failure, too. `data` is anything that a binary file writes. Raises OSError; the old content stays
+    then, unless only its folder could not be made durable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(handle, "wb") as file:
+        with open(aside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -45,7 +44,7 @@ def replace_file(path: Path, data: Any, *, mode: int = 0o644) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable; raises OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

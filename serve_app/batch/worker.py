@@ -10,8 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from serve_app.artifacts.bundle import Bundle, plain_digest, verify_files
+from serve_app.artifacts.bundle import Bundle, verify_files
 from serve_app.artifacts.fields import Unknown
+from serve_app.artifacts.legacy import legacy_digest
 from serve_app.batch.results import encode_tables, output_table
 from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import BundleRefused, IrisApiError, UsageError
@@ -38,7 +39,7 @@ class Model:
             bundle = verify_files(
                 bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal
             )
-        elif plain_digest(bundle.files) != bundle.digest:
+        elif legacy_digest(bundle.files) != bundle.digest:
             raise BundleRefused("digest", "the model's files do not have the digest that was read")
         return open_predictor(bundle, LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None))
 

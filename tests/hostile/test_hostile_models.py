@@ -19,7 +19,7 @@ from serve_app.inference.slot import Slot
 from tests.support import hostile
 from tests.support.figures import note
 from tests.support.hostile import Case
-from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, publish_iris, write_plain
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, publish_iris, write_legacy
 from tests.support.native import answer_row
 from tests.support.policies import ALLOW_ALL, load_policy
 
@@ -134,7 +134,7 @@ def test_a_pickle_beside_a_good_onnx_model_is_never_loaded(store: Store, canary:
 
 
 def test_the_plain_files_of_old_are_not_unpickled_where_that_is_forbidden(tmp_path: Path, canary: Path) -> None:
-    write_plain(tmp_path / "models")
+    write_legacy(tmp_path / "models")
     for raw in hostile.traps(canary).values():
         (tmp_path / "models" / "model.joblib").write_bytes(raw)
         slot = Slot(Store(tmp_path / "models"), policy=load_policy(allow_joblib=False))
@@ -165,7 +165,7 @@ def test_only_bundles_with_the_trainers_seal_are_served(store: Store, canary: Pa
     assert slot.refusal.reason == "unsigned"
     store.publish(bundle_files(logistic(0.5)), bundle_manifest(), sign=signer(mine))
     assert slot.refresh()
-    write_plain(tmp_path / "plain")
+    write_legacy(tmp_path / "plain")
     plain = Slot(Store(tmp_path / "plain"), policy=policy)
     assert not plain.refresh()
     assert plain.refusal is not None

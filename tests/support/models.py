@@ -138,7 +138,7 @@ def publish_iris(store: Store, estimator: Any = None, *, onnx: bool = False, **m
     return store.publish(bundle_files(forest() if estimator is None else estimator, onnx=onnx), bundle_manifest(**more))
 
 
-def write_plain(folder: Path, estimator: Any = None, **metadata: Any) -> None:
+def write_legacy(folder: Path, estimator: Any = None, **metadata: Any) -> None:
     """The three plain files that the system of old wrote: no signature, classes as numbers."""
     X, names = iris()
     if estimator is None:

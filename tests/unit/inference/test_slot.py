@@ -22,7 +22,7 @@ from tests.support.models import (
     iris_signature,
     logistic,
     publish_iris,
-    write_plain,
+    write_legacy,
 )
 from tests.support.native import answer_row
 from tests.support.policies import ALLOW_ALL, load_policy
@@ -193,17 +193,17 @@ def test_a_damaged_bundle_is_refused_for_good_and_the_next_one_is_taken(store: S
 
 
 def test_a_plain_model_is_followed_file_by_file_and_then_into_the_bundles(store: Store, slot: Slot) -> None:
-    write_plain(store.root)
+    write_legacy(store.root)
     assert slot.refresh()
     assert version(slot) == "7"
-    write_plain(store.root, mlflow_model_version="8")
+    write_legacy(store.root, mlflow_model_version="8")
     assert slot.refresh()
     assert version(slot) == "8"
     (store.root / "metadata.json").write_text("{}")
     assert not slot.refresh()
     assert slot.refusal is not None
     assert slot.refusal.reason == "signature"
-    write_plain(store.root, mlflow_model_version="9")
+    write_legacy(store.root, mlflow_model_version="9")
     assert slot.refresh()
     publish_iris(store)
     assert slot.refresh()
