@@ -46,7 +46,7 @@ def test_the_rows_of_training_fill_the_bins_as_the_reference_says() -> None:
     assert drift_reference.predictions.expected == pytest.approx((1 / 3, 1 / 3, 1 / 3))
 
 
-def test_a_table_that_moved_is_far_from_the_reference() -> None:
+def test_shifted_values_are_far_from_the_reference() -> None:
     drift_reference = read_reference(REFERENCE, SIGNATURE)
     assert drift_reference is not None
     random = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def test_every_value_falls_into_exactly_one_bin_whatever_it_is() -> None:
     assert list(new.count(np.array([0.0, 1.0, 1.0]))) == [1, 2]
 
 
-def test_a_bin_that_training_left_empty_is_taken_in_by_its_neighbour() -> None:
+def test_an_empty_bin_of_the_training_rows_is_joined_with_its_neighbour() -> None:
     raw = {"rows": 9, "features": {"x": {"kind": "number", "edges": [1.0, 2.0, 3.0], "counts": [0, 4, 0, 5], "missing": 0}}}
     signature = Signature((Feature("x"),), "regression")
     drift_reference = read_reference(raw, signature)
@@ -144,7 +144,7 @@ def samples_after(tmp_path: Path, bundled: Any, rows: Any) -> dict[Any, float]:
     return values(accounts)
 
 
-def test_a_replica_tells_its_rows_by_bin_beside_what_training_saw(tmp_path: Path) -> None:
+def test_a_replica_exports_its_rows_by_bin_and_the_expected_shares(tmp_path: Path) -> None:
     samples = samples_after(tmp_path, bundle(forest(), reference=REFERENCE), X)
     counts = {dict(labels)["bin"]: value for (name, labels), value in samples.items() if name == "model_prediction_bin_total"}
     assert counts == dict(Counter(forest().predict(X)))
@@ -164,7 +164,7 @@ def test_a_replica_tells_its_rows_by_bin_beside_what_training_saw(tmp_path: Path
     assert samples["model_reference_rows", (("model_version", "1"),)] == 150
 
 
-def test_a_regression_is_watched_by_the_bins_of_its_target(tmp_path: Path) -> None:
+def test_a_regression_is_counted_by_the_bins_of_its_target(tmp_path: Path) -> None:
     signature = diabetes_signature()
     rows = np.zeros((30, 10))
     frame = pd.DataFrame(rows, columns=list(signature.names))
