@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.artifacts.signature import LARGEST, Feature, Signature, plain_name, plain_signature
-from serve_app.inference.predictor import sample_rows
+from serve_app.inference.warm_up import sample_rows
 from serve_app.protocols import decode as codec
 from tests.support.signatures import anything, signatures
 
@@ -26,8 +26,8 @@ def test_the_example_of_a_signature_is_an_input_that_is_answered(signature: Sign
 
 @given(signatures())
 def test_sample_rows_stay_inside_the_bounds_and_are_always_the_same(signature: Signature) -> None:
-    rows = sample_rows(signature)
-    assert (rows == sample_rows(signature)).all()
+    rows = sample_rows(signature, 32)
+    assert (rows == sample_rows(signature, 32)).all()
     for column, feature in zip(rows.T, signature.features, strict=True):
         if feature.kind == "number":
             least, most = feature.bounds

@@ -13,6 +13,7 @@ from serve_app.errors import BundleRefused, StoreError
 from serve_app.inference.predictor import open_predictor
 from tests.support.models import A_FLOWER, METRICS_OF, bundle_files, bundle_manifest, forest, publish_iris, write_plain
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL
 
 BODY = orjson.dumps(A_FLOWER)
 
@@ -20,7 +21,7 @@ BODY = orjson.dumps(A_FLOWER)
 def answer(store: Store) -> tuple[str, bytes]:
     bundle = store.current()
     assert bundle is not None
-    predictor = open_predictor(bundle)
+    predictor = open_predictor(bundle, ALLOW_ALL)
     return predictor.version, answer_row(predictor, BODY)
 
 
