@@ -24,7 +24,11 @@ from tests.support.native import answer_row
 
 BODY = json.dumps(A_FLOWER).encode()
 FLIPS = int(os.environ.get("IRIS_TEST_FLIPS", "110"))
+KINDS = 9
+"""Tests that call `all_are_refused`, each with bundles of another kind."""
 tried: Counter[str] = Counter()
+"""Bundles by the reason for which they were refused."""
+kinds: set[str] = set()
 
 
 @pytest.fixture
@@ -66,6 +70,7 @@ def all_are_refused(store: Store, cases: Iterable[Case], canary: Path, terms: Lo
             wrong.append(f"{one.name}: it was executed")
             canary.unlink()
         tried[reason or "served"] += 1
+        kinds.add(os.environ["PYTEST_CURRENT_TEST"])
         count += 1
         for folder in (store.root / "bundles").glob("2-*"):
             folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
@@ -185,7 +190,8 @@ def test_keys_can_be_changed_while_both_are_trusted(store: Store, tmp_path: Path
 
 
 def test_more_than_a_thousand_were_tried() -> None:
+    if len(kinds) < KINDS:
+        pytest.skip(f"{len(kinds)} of {KINDS} kinds of bundles were tried by this process")
     note(f"hostile bundles: {tried.total()}, refused for {dict(sorted(tried.items()))}")
-    if tried["digest"]:  # else this test was chosen alone
-        assert tried.total() >= 1000
-        assert tried["served"] == 0
+    assert tried.total() >= 1000
+    assert tried["served"] == 0
