@@ -113,7 +113,8 @@ def _move_pointer(move: Callable[[Store], Entry], model_dir: Path, tracking_uri:
     store = Store(model_dir)
     entry = move(store)
     typer.echo(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
-    if not entry.metadata.get("mlflow_model_version") or (tracking_uri is None and not Path("mlflow.db").exists()):
+    tracked = entry.manifest is not None and entry.manifest.mlflow_model_version
+    if not tracked or (tracking_uri is None and not Path("mlflow.db").exists()):
         return
     from training import tracking
 
@@ -134,17 +135,17 @@ def _print_tracking_location(uri: str | None) -> None:
 def _print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
     for note in outcome.notes:
         typer.echo(f"note: {note}", err=True)
-    numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.items() if isinstance(value, float))
-    comparison = outcome.verdict.comparison
-    if not comparison["compared"]:
-        typer.echo(f"not compared: {comparison['why']}", err=True)
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.scalars().items())
+    if not outcome.comparison.compared:
+        typer.echo(f"not compared: {outcome.comparison.why}", err=True)
     if not outcome.verdict.accepted:
         word = "published by force although" if outcome.entry else "refused, nothing was published:"
         typer.echo(f"{word} {'; '.join(outcome.verdict.reasons)}", err=True)
     if outcome.entry is None:
         typer.echo(f"metrics: {numbers}; report: {outcome.report}", err=True)
         return
-    kind = "ONNX Runtime" if outcome.metadata["onnx"]["available"] else "scikit-learn"
+    onnx = outcome.manifest.onnx
+    kind = "ONNX Runtime" if onnx is not None and onnx.available else "scikit-learn"
     typer.echo(
         f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}: {numbers}"
     )

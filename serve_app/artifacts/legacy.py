@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from serve_app.artifacts.bundle import JOBLIB, METRICS, Bundle
+import msgspec
+
+from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.manifest import Manifest
+from serve_app.artifacts.names import JOBLIB, MANIFEST, METRICS
 from serve_app.artifacts.signature import Label, Signature, plain_signature
 from serve_app.errors import BundleRefused
 
 
-def signature_of(metadata: Mapping[str, Any], classes: Sequence[Any] = ()) -> Signature:
-    """The signature that `feature_names` and `target_names` of the metadata tell; raises BundleRefused.
+def signature_of(manifest: Manifest, classes: Sequence[Any] = ()) -> Signature:
+    """The signature that `feature_names` and `target_names` of the manifest tell; raises BundleRefused `signature`.
 
-    `classes` are the estimator's own, for metadata that names none.
+    `classes` are the estimator's own, for a manifest that names none.
     """
-    names: Any = metadata.get("feature_names")
-    named = metadata.get("target_names") or [label.item() if hasattr(label, "item") else label for label in classes]
-    if not _texts(names) or not isinstance(named, list) or not all(isinstance(label, str | int | float) for label in named):
-        raise BundleRefused("signature", "metadata.json holds no feature_names and target_names")
-    labels: list[Label] = list(named)
+    if not manifest.feature_names:
+        raise BundleRefused("signature", f"{MANIFEST} holds no feature_names and target_names")
+    labels: Sequence[Label] = manifest.target_names or [label.item() if hasattr(label, "item") else label for label in classes]
     try:
-        return plain_signature(names, labels)
+        return plain_signature(manifest.feature_names, labels)
     except ValueError as error:
-        raise BundleRefused("signature", f"metadata.json: {error}") from None
+        raise BundleRefused("signature", f"{MANIFEST}: {error}") from None
 
 
-def adopt(plain: Bundle) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Files and metadata of the bundle that a plain model becomes when the first bundle is published over it."""
+def adopt(plain: Bundle) -> tuple[dict[str, bytes], Manifest]:
+    """Files and manifest of the bundle that a plain model becomes when the first bundle is published over it."""
     files = {JOBLIB: plain.files[JOBLIB], METRICS: plain.files.get(METRICS, b"{}\n")}
-    metadata = {key: value for key, value in plain.metadata.items() if key not in ("files", "format", "signature", "version")}
-    return files, {**metadata, "signature": signature_of(plain.metadata).to_dict(), "origin": "plain"}
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and all(isinstance(v, str) for v in value)
+    return files, msgspec.structs.replace(plain.manifest, signature=signature_of(plain.manifest), origin="plain")

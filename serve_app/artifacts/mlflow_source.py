@@ -18,23 +18,19 @@ from typing import Any
 
 import orjson
 
-from serve_app.artifacts.bundle import (
-    JOBLIB,
-    MANIFEST,
+from serve_app.artifacts.bundle import Bundle, verify_files
+from serve_app.artifacts.manifest import (
     MAX_BUNDLE_BYTES,
     MAX_MANIFEST_BYTES,
-    METRICS,
-    Bundle,
+    Libraries,
+    Manifest,
+    json_object,
     parse_manifest,
     sha256,
-    verify_files,
 )
-from serve_app.artifacts.signing import MAX_SEAL_BYTES, SEAL
+from serve_app.artifacts.names import BUNDLE_FOLDER, DIGEST_TAG, JOBLIB, MANIFEST, METRICS, MODEL_FOLDER, SEAL
+from serve_app.artifacts.signing import MAX_SEAL_BYTES
 from serve_app.errors import BundleRefused
-
-BUNDLE_PATH = "bundle"
-MODEL_PATH = "model"
-DIGEST_TAG = "digest"
 
 _LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """MLflow would wait four minutes for a server that is down; a replica looks again later instead."""
@@ -104,9 +100,9 @@ class Registry:
         mlflow, client = self._client()
         try:
             run = client.get_run(run_id)
-            paths = {item.path for item in client.list_artifacts(run_id, BUNDLE_PATH)}
+            paths = {item.path for item in client.list_artifacts(run_id, BUNDLE_FOLDER)}
             with tempfile.TemporaryDirectory(prefix="iris-api-") as folder:
-                if f"{BUNDLE_PATH}/{MANIFEST}" in paths:
+                if f"{BUNDLE_FOLDER}/{MANIFEST}" in paths:
                     return _read_bundle(mlflow, run, version, Path(folder))
                 return _read_model(mlflow, run, version, Path(folder))
         except BundleRefused:
@@ -132,10 +128,10 @@ class Registry:
     def _named_run(self) -> str | None:
         """The run in the metadata that the system of old left beside no model."""
         try:
-            run_id = orjson.loads(self._metadata.read_bytes()).get("mlflow_run_id")
-        except (OSError, ValueError, AttributeError):
+            run_id = Manifest.from_legacy(json_object(self._metadata.read_bytes(), MANIFEST)).mlflow_run_id
+        except (OSError, BundleRefused):
             return None
-        return run_id if isinstance(run_id, str) and run_id.isalnum() else None
+        return run_id if run_id is not None and run_id.isalnum() else None
 
     def _client(self) -> tuple[Any, Any]:
         for name, value in _LIMITS.items():
@@ -163,7 +159,7 @@ def _in_thread(ask: Callable[[], Any]) -> Future[Any]:
 
 
 def _read_bundle(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
-    here = _downloaded(mlflow, f"runs:/{run.info.run_id}/{BUNDLE_PATH}", folder)
+    here = _downloaded(mlflow, f"runs:/{run.info.run_id}/{BUNDLE_FOLDER}", folder)
     raw = (here / MANIFEST).read_bytes()
     digest = run.data.tags.get(DIGEST_TAG)
     if digest is None:
@@ -171,8 +167,8 @@ def _read_bundle(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
     if len(raw) > MAX_MANIFEST_BYTES or sha256(raw) != digest:
         raise BundleRefused("digest", f"{MANIFEST} in MLflow does not have the digest of the run")
     manifest = parse_manifest(raw)
-    files = {name: (here / name).read_bytes() for name in manifest["files"] if (here / name).is_file()}
-    named = str(manifest.get("version") or version)
+    files = {name: (here / name).read_bytes() for name in manifest.files if (here / name).is_file()}
+    named = str(manifest.version or version)
     seal = here / SEAL
     sealed = seal.read_bytes()[:MAX_SEAL_BYTES] if seal.is_file() else None
     return verify_files(named, digest, raw, files, source="mlflow", seal=sealed)
@@ -180,7 +176,7 @@ def _read_bundle(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
 
 def _read_model(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
     """A model without our bundle: its pickle becomes the `model.joblib` of a plain bundle, its run's metrics the metrics."""
-    here = _downloaded(mlflow, f"runs:/{run.info.run_id}/{MODEL_PATH}", folder)
+    here = _downloaded(mlflow, f"runs:/{run.info.run_id}/{MODEL_FOLDER}", folder)
     model = mlflow.models.Model.load(str(here))
     flavor = model.flavors.get("sklearn")
     if flavor is None:
@@ -189,16 +185,16 @@ def _read_model(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
     data = file.read_bytes() if flavor.get("serialization_format") != "skops" else _skops_to_joblib(file)
     names = model.signature.inputs.input_names() if model.signature and model.signature.inputs else []
     params = run.data.params
-    metadata = {
-        "feature_names": [str(name) for name in names],
-        "model_type": params.get("model_type", "unknown"),
-        "mlflow_run_id": run.info.run_id,
-        "libraries": {"scikit-learn": flavor.get("sklearn_version")} if flavor.get("sklearn_version") else {},
-    }
+    manifest = Manifest(
+        feature_names=tuple(str(name) for name in names),
+        model_type=params.get("model_type", "unknown"),
+        mlflow_run_id=run.info.run_id,
+        libraries=Libraries(scikit_learn=flavor.get("sklearn_version")),
+    )
     metrics = orjson.dumps(dict(run.data.metrics))
     files = {JOBLIB: data, METRICS: metrics}
     shutil.rmtree(here, ignore_errors=True)
-    return Bundle(version, sha256(data), metadata, orjson.loads(metrics), files, None, "mlflow")
+    return Bundle(version, sha256(data), manifest, orjson.loads(metrics), files, "mlflow")
 
 
 def _downloaded(mlflow: Any, uri: str, folder: Path) -> Path:

@@ -19,26 +19,15 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from serve_app.artifacts.bundle import (
-    JOBLIB,
-    MANIFEST,
-    METRICS,
-    PLAIN_FILES,
-    Bundle,
-    describe,
-    folder_name,
-    parse_folder,
-    plain_stamp,
-    read_bundle,
-    read_manifest,
-    read_plain,
-    sha256,
-)
+import msgspec
+
+from serve_app.artifacts.bundle import Bundle, folder_name, parse_folder, plain_stamp, read_bundle, read_manifest, read_plain
 from serve_app.artifacts.durable import LINK, discard, link_of, replace_link, sync_folder, write_file
 from serve_app.artifacts.legacy import adopt
-from serve_app.artifacts.signing import SEAL, Sign
+from serve_app.artifacts.manifest import Manifest, describe, sha256
+from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS, SEAL
+from serve_app.artifacts.signing import Sign
 from serve_app.errors import BundleRefused, StoreError
 
 CURRENT = "current"
@@ -51,12 +40,12 @@ KEEP = 10
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the store's listing."""
+    """One line of the store's listing; `manifest` is None for a damaged bundle."""
 
     version: int
     digest: str
     served: bool
-    metadata: Mapping[str, Any]
+    manifest: Manifest | None
     folder: Path
 
 
@@ -103,7 +92,7 @@ class Store:
         return None
 
     def entries(self) -> list[Entry]:
-        """Every bundle, oldest version first. A damaged one is listed with empty metadata: it can still be seen."""
+        """Every bundle, oldest version first. A damaged one is listed without its manifest."""
         try:
             return self._entries(link_of(self.root / CURRENT))
         except OSError as error:
@@ -114,7 +103,7 @@ class Store:
     def publish(
         self,
         files: Mapping[str, bytes],
-        metadata: Mapping[str, Any],
+        manifest: Manifest,
         *,
         version: int | None = None,
         expected: str | None = None,
@@ -134,7 +123,7 @@ class Store:
             if check and self.pointer() != expected:
                 raise PointerMoved("another model was published meanwhile")
             self._adopt_plain()
-            folder = self._write(files, metadata, version, sign)
+            folder = self._write(files, manifest, version, sign)
             try:
                 read_bundle(folder)  # what is served is what can be read back
                 self._point(folder.name)
@@ -187,10 +176,10 @@ class Store:
     def _entry(self, folder: Path, *, served: bool) -> Entry:
         parsed = parse_folder(folder.name)
         assert parsed is not None
-        metadata: dict[str, Any] = {}
+        manifest: Manifest | None = None
         with contextlib.suppress(OSError, BundleRefused):
-            metadata = read_manifest(folder)
-        return Entry(*parsed, served=served, metadata=metadata, folder=folder)
+            manifest = read_manifest(folder)
+        return Entry(*parsed, served=served, manifest=manifest, folder=folder)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -222,19 +211,19 @@ class Store:
             return wanted
         return max(taken, default=0) + 1
 
-    def _write(self, files: Mapping[str, bytes], metadata: Mapping[str, Any], wanted: int | None, sign: Sign | None = None) -> Path:
+    def _write(self, files: Mapping[str, bytes], manifest: Manifest, wanted: int | None, sign: Sign | None = None) -> Path:
         """Write aside, everything fsynced, the manifest last; then give the folder its name."""
         number = self._free(wanted)
-        manifest = describe(files, {**metadata, "version": number})
+        raw = describe(files, msgspec.structs.replace(manifest, version=number))
         aside = self.root / BUNDLES / f".{uuid.uuid4().hex}"
-        folder = self.root / BUNDLES / folder_name(number, sha256(manifest))
+        folder = self.root / BUNDLES / folder_name(number, sha256(raw))
         aside.mkdir()
         try:
             for name, data in files.items():
                 write_file(aside / name, data)
             if sign is not None:
-                write_file(aside / SEAL, sign(sha256(manifest)))
-            write_file(aside / MANIFEST, manifest)
+                write_file(aside / SEAL, sign(sha256(raw)))
+            write_file(aside / MANIFEST, raw)
             sync_folder(aside)
             os.rename(aside, folder)
             sync_folder(self.root / BUNDLES)
@@ -250,7 +239,7 @@ class Store:
         replace_link(self.root / CURRENT, f"{BUNDLES}/{name}")
 
     def _link_plain_names(self) -> None:
-        for name in PLAIN_FILES:
+        for name in LEGACY_FILES:
             path, target = self.root / name, f"{CURRENT}/{name}"
             if link_of(path) == target:
                 continue
@@ -267,12 +256,12 @@ class Store:
             plain = read_plain(self.root)
             if plain is None:
                 return
-            files, metadata = adopt(plain)
+            files, manifest = adopt(plain)
         except BundleRefused as error:
             if not error.final:  # somebody writes these files at this moment
                 raise
             return
-        folder = self._write(files, metadata, int(plain.version) if plain.version.isdigit() else None)
+        folder = self._write(files, manifest, int(plain.version) if plain.version.isdigit() else None)
         replace_link(self.root / CURRENT, f"{BUNDLES}/{folder.name}")
         self._link_plain_names()
 

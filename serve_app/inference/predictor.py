@@ -12,7 +12,7 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,10 +20,12 @@ import numpy as np
 import onnxruntime
 import orjson
 
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, ONNX, Bundle
+from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.legacy import signature_of
+from serve_app.artifacts.manifest import Libraries
 from serve_app.artifacts.matrix import Matrix, Scores, batched
+from serve_app.artifacts.names import GOLDEN, JOBLIB, ONNX
 from serve_app.artifacts.signature import Feature, Label, Signature
 from serve_app.artifacts.signing import Verify
 from serve_app.errors import BundleRefused, InvalidInput
@@ -142,9 +144,11 @@ def onnx_scores(model: bytes, signature: Signature, *, rounded: bool) -> Score:
 
 
 def _open_onnx(bundle: Bundle, signature: Signature) -> Score:
+    conversion = bundle.manifest.onnx
+    if conversion is None or conversion.rounded is None:
+        raise BundleRefused("load", "the manifest does not say how the ONNX form takes its rows")
     try:
-        rounded = bool(bundle.metadata["onnx"]["rounded"])
-        scores = onnx_scores(bundle.files[ONNX], signature, rounded=rounded)
+        scores = onnx_scores(bundle.files[ONNX], signature, rounded=conversion.rounded)
         shape = scores(np.zeros((1, len(signature.features)))).shape
     except BundleRefused:
         raise
@@ -163,7 +167,7 @@ def _open_joblib(bundle: Bundle) -> Predictor:
     import joblib
     import sklearn
 
-    _check_libraries(bundle.metadata.get("libraries", {}))
+    _check_libraries(bundle.manifest.libraries or Libraries())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", sklearn.exceptions.InconsistentVersionWarning)
@@ -174,7 +178,7 @@ def _open_joblib(bundle: Bundle) -> Predictor:
         ) from error
     except Exception as error:
         raise BundleRefused("load", f"{JOBLIB} cannot be loaded ({type(error).__name__})") from error
-    signature = bundle.signature or signature_of(bundle.metadata, getattr(model, "classes_", ()))
+    signature = bundle.signature or signature_of(bundle.manifest, getattr(model, "classes_", ()))
     return sklearn_predictor(bundle, model, signature)
 
 
@@ -240,14 +244,18 @@ def _class_order(known: list[Any], classes: Sequence[Label]) -> list[int]:
     raise BundleRefused("signature", "the model's classes are not those of its signature")
 
 
-def _check_libraries(made_with: Mapping[str, Any]) -> None:
+def _check_libraries(libraries: Libraries) -> None:
     """A pickled estimator is only right with the scikit-learn minor version and the numpy major version it was made with."""
     import sklearn
 
-    for name, here, parts in (("scikit-learn", sklearn.__version__, 2), ("numpy", np.__version__, 1)):
-        there = made_with.get(name)
-        if there is not None and str(there).split(".")[:parts] != here.split(".")[:parts]:
-            raise BundleRefused("libraries", f"the model was made with {name} {there}, this is {here}: train it again here")
+    for name, trained, installed, parts in (
+        ("scikit-learn", libraries.scikit_learn, sklearn.__version__, 2),
+        ("numpy", libraries.numpy, np.__version__, 1),
+    ):
+        if trained is not None and trained.split(".")[:parts] != installed.split(".")[:parts]:
+            raise BundleRefused(
+                "libraries", f"the model was trained with {name} {trained}, {installed} is installed: train it again here"
+            )
 
 
 # --- proof and warm-up

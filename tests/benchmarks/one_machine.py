@@ -30,7 +30,7 @@ from serve_app.artifacts.store import Entry, Store
 from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.inference.slot import Slot
 from tests.support.load import closed_loop, matches
-from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, iris
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, iris
 from tests.support.native import answer_row, codec_of
 from tests.support.processes import of_session, resident
 from tests.support.server import HEADERS, KEY, Server, serving, stop
@@ -105,7 +105,7 @@ def most_resident() -> int:
 
 
 def publish(store: Store, estimator: Any) -> Entry:
-    return store.publish(bundle_files(estimator, onnx=True), bundle_metadata())
+    return store.publish(bundle_files(estimator, onnx=True), bundle_manifest())
 
 
 def opened(estimator: Any, folder: Path) -> Predictor:

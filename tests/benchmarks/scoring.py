@@ -31,7 +31,7 @@ from serve_app.batch.pool import in_process, on_ray
 from serve_app.batch.run import Outcome, score
 from serve_app.batch.score_options import PART_BYTES, ScoreOptions
 from serve_app.inference.predictor import open_predictor
-from tests.support.models import bundle_files, bundle_metadata, iris, iris_signature
+from tests.support.models import bundle_files, bundle_manifest, iris, iris_signature
 from tests.support.native import answer_rows
 from tests.support.scoring import as_answers, results
 
@@ -115,7 +115,7 @@ def memory(folder: Path, sizes: Sequence[int]) -> None:
 def published(folder: Path, name: str) -> Store:
     estimator, onnx, _ = MODELS[name]
     store = Store(folder / name.replace(" ", "-").replace(",", ""))
-    store.publish(bundle_files(estimator.fit(*iris()), onnx=onnx), bundle_metadata())
+    store.publish(bundle_files(estimator.fit(*iris()), onnx=onnx), bundle_manifest())
     return store
 
 

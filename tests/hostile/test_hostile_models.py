@@ -19,7 +19,7 @@ from serve_app.inference.slot import Slot
 from tests.support import hostile
 from tests.support.figures import note
 from tests.support.hostile import Case
-from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, logistic, publish_iris, write_plain
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, publish_iris, write_plain
 from tests.support.native import answer_row
 
 BODY = json.dumps(A_FLOWER).encode()
@@ -130,7 +130,7 @@ def test_a_model_of_other_libraries_is_refused_before_it_is_unpickled(store: Sto
 
 def test_a_pickle_beside_a_good_onnx_model_is_never_loaded(store: Store, canary: Path) -> None:
     files = {**bundle_files(logistic(0.5), onnx=True), "model.joblib": hostile.traps(canary)["open"]}
-    store.publish(files, bundle_metadata())
+    store.publish(files, bundle_manifest())
     slot = Slot(store)
     assert slot.refresh()
     assert slot.predictor is not None
@@ -168,7 +168,7 @@ def test_only_bundles_with_the_trainers_seal_are_served(store: Store, canary: Pa
     assert not slot.refresh()
     assert slot.refusal is not None
     assert slot.refusal.reason == "unsigned"
-    store.publish(bundle_files(logistic(0.5)), bundle_metadata(), sign=signer(mine))
+    store.publish(bundle_files(logistic(0.5)), bundle_manifest(), sign=signer(mine))
     assert slot.refresh()
     write_plain(tmp_path / "plain")
     plain = Slot(Store(tmp_path / "plain"), terms=terms)
@@ -183,7 +183,7 @@ def test_keys_can_be_changed_while_both_are_trusted(store: Store, tmp_path: Path
     both.write_bytes(old_public.read_bytes() + new_public.read_bytes())
     slot = Slot(store, terms=LoadPolicy(verify=verifier(both)))
     for private in (old, new):
-        entry = store.publish(bundle_files(logistic(0.5)), bundle_metadata(), sign=signer(private))
+        entry = store.publish(bundle_files(logistic(0.5)), bundle_manifest(), sign=signer(private))
         assert slot.refresh()
         assert slot.predictor is not None
         assert slot.predictor.version == str(entry.version)

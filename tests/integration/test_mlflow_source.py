@@ -19,6 +19,7 @@ from tests.support.mlflow_server import mlflow_server
 from tests.support.models import A_FLOWER, iris
 from tests.support.native import answer_row
 from tests.support.server import ROOT, free_port
+from tests.support.stores import manifest_of
 
 NAME = "IrisClassifier"
 pytestmark = [
@@ -72,7 +73,7 @@ def test_a_published_model_takes_over_from_the_registry(tracking: str, trained: 
 def test_the_run_in_the_metadata_of_old_is_served_when_its_model_file_is_gone(
     tracking: str, trained: Store, tmp_path: Path
 ) -> None:
-    run_id = trained.entries()[0].metadata["mlflow_run_id"]
+    run_id = manifest_of(trained.entries()[0]).mlflow_run_id
     (tmp_path / "metadata.json").write_text(f'{{"mlflow_run_id": "{run_id}", "feature_names": []}}')
     slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="NoSuchModel"))
     assert slot.refresh(), slot.problem
@@ -147,7 +148,7 @@ def test_a_model_of_more_bytes_than_a_bundle_may_have_is_refused_before_it_is_fe
 def test_bytes_that_differ_from_the_digest_are_refused(tracking: str, trained: Store, tmp_path: Path) -> None:
     import mlflow
 
-    run_id = trained.entries()[0].metadata["mlflow_run_id"]
+    run_id = manifest_of(trained.entries()[0]).mlflow_run_id
     client = mlflow.MlflowClient(tracking_uri=tracking)
     right = client.get_run(run_id).data.tags["digest"]
     client.set_tag(run_id, "digest", "0" * 64)

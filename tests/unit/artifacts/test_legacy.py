@@ -8,8 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from serve_app.artifacts.bundle import JOBLIB, MANIFEST, METRICS, plain_stamp, read_plain
+from serve_app.artifacts.bundle import plain_stamp, read_plain
 from serve_app.artifacts.legacy import adopt, signature_of
+from serve_app.artifacts.manifest import FORMAT, Manifest
+from serve_app.artifacts.names import JOBLIB, MANIFEST, METRICS
 from serve_app.errors import BundleRefused
 from tests.support.models import IRIS_CLASSES, METRICS_OF, write_plain
 
@@ -26,7 +28,7 @@ def test_the_plain_files_are_read_and_named(tmp_path: Path) -> None:
     assert (bundle.version, bundle.source, bundle.signature) == ("7", "plain", None)
     assert bundle.metrics == METRICS_OF
     assert set(bundle.files) == {JOBLIB, MANIFEST, METRICS}
-    assert signature_of(bundle.metadata).classes == IRIS_CLASSES
+    assert signature_of(bundle.manifest).classes == IRIS_CLASSES
 
 
 @pytest.mark.parametrize("name", [JOBLIB, MANIFEST])
@@ -100,16 +102,16 @@ def test_metadata_that_is_no_json_object_is_refused(tmp_path: Path, raw: bytes) 
 )
 def test_metadata_that_tells_no_signature_is_refused(metadata: dict[str, Any]) -> None:
     with pytest.raises(BundleRefused) as refused:
-        signature_of(metadata)
+        signature_of(Manifest.from_legacy(metadata))
     assert refused.value.reason == "signature"
 
 
 def test_adoption_keeps_what_was_known_and_writes_down_what_was_guessed(tmp_path: Path) -> None:
     write_plain(tmp_path, note="kept", files="not ours", format=99, signature=3, version="5")
     bundle = read(tmp_path)
-    files, metadata = adopt(bundle)
+    files, manifest = adopt(bundle)
     assert files == {JOBLIB: bundle.files[JOBLIB], METRICS: bundle.files[METRICS]}
-    assert metadata["signature"] == signature_of(bundle.metadata).to_dict()
-    assert (metadata["note"], metadata["origin"]) == ("kept", "plain")
-    assert metadata["mlflow_run_id"] == orjson.loads(bundle.files[MANIFEST])["mlflow_run_id"]
-    assert not {"files", "format", "version"} & set(metadata)
+    assert manifest.signature == signature_of(bundle.manifest)
+    assert (manifest.extra, manifest.origin) == ({"note": "kept"}, "plain")
+    assert manifest.mlflow_run_id == orjson.loads(bundle.files[MANIFEST])["mlflow_run_id"]
+    assert (manifest.files, manifest.format, manifest.version) == ({}, FORMAT, None)

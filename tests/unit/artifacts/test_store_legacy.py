@@ -7,11 +7,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serve_app.artifacts.bundle import JOBLIB, MANIFEST, METRICS, PLAIN_FILES
+from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS
 from serve_app.artifacts.store import CURRENT, PointerMoved, Store
 from serve_app.errors import BundleRefused, StoreError
 from serve_app.inference.predictor import open_predictor
-from tests.support.models import A_FLOWER, METRICS_OF, bundle_files, bundle_metadata, forest, publish_iris, write_plain
+from tests.support.models import A_FLOWER, METRICS_OF, bundle_files, bundle_manifest, forest, publish_iris, write_plain
 from tests.support.native import answer_row
 
 BODY = orjson.dumps(A_FLOWER)
@@ -50,7 +50,7 @@ def test_the_first_publication_adopts_the_plain_model_and_it_can_be_rolled_back_
     store = Store(tmp_path)
     plain = answer(store)
     entry = publish_iris(store)
-    assert [(kept.version, kept.served, kept.metadata.get("origin")) for kept in store.entries()] == [
+    assert [(kept.version, kept.served, kept.manifest and kept.manifest.origin) for kept in store.entries()] == [
         (7, False, "plain"),
         (8, True, None),
     ]
@@ -76,9 +76,9 @@ def test_a_publisher_may_compare_with_the_plain_model(tmp_path: Path) -> None:
     before = store.pointer()
     write_plain(tmp_path, note="trained again")
     with pytest.raises(PointerMoved):
-        store.publish(bundle_files(forest()), bundle_metadata(), expected=before, check=True)
+        store.publish(bundle_files(forest()), bundle_manifest(), expected=before, check=True)
     assert store.entries() == []
-    assert store.publish(bundle_files(forest()), bundle_metadata(), expected=store.pointer(), check=True).served
+    assert store.publish(bundle_files(forest()), bundle_manifest(), expected=store.pointer(), check=True).served
 
 
 @pytest.mark.parametrize("version", [None, "latest", "²", "0", "1" * 30])
@@ -99,13 +99,13 @@ def test_a_plain_model_that_could_not_be_served_is_put_aside(tmp_path: Path, raw
     assert answer(store)[0] == "1"
     assert (tmp_path / f"replaced-{JOBLIB}").read_bytes() == model
     assert (tmp_path / f"replaced-{MANIFEST}").read_bytes() == raw
-    assert all((tmp_path / name).is_symlink() for name in PLAIN_FILES)
+    assert all((tmp_path / name).is_symlink() for name in LEGACY_FILES)
 
 
 def test_plain_files_beside_lost_pointers_survive_a_promotion(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish_iris(store)
-    for name in (CURRENT, *PLAIN_FILES):
+    for name in (CURRENT, *LEGACY_FILES):
         (tmp_path / name).unlink()
     write_plain(tmp_path)
     store.promote(1)

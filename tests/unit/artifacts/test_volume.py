@@ -5,17 +5,13 @@ from pathlib import Path
 import orjson
 import pytest
 
+from serve_app.artifacts.names import REPORT
 from serve_app.artifacts.store import Store
-from serve_app.artifacts.volume import REPORT, Volume, look
+from serve_app.artifacts.volume import Volume, look
 from serve_app.inference.slot import Slot
 from serve_app.telemetry.collector import MetricsCollector
-from training.pipeline import REPORT as WRITTEN
 
 AT = "2026-03-01T12:00:00+00:00"
-
-
-def test_serving_reads_the_report_that_training_writes() -> None:
-    assert REPORT == WRITTEN
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from serve_app.artifacts.bundle import JOBLIB
+from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import InvalidInput
@@ -171,7 +171,7 @@ def test_parity_of_a_regression_is_relative_to_its_scale() -> None:
 
 
 def test_trees_need_their_inputs_rounded_as_scikit_learn_rounds_them() -> None:
-    raw = to_onnx(forest(), IRIS, "float64", exact=False)
+    raw = to_onnx(forest(), IRIS, "float64", float64_operators=False)
     rows = np.random.default_rng(0).uniform(0, 8, (2000, 4))
     thresholds = np.concatenate([tree.tree_.threshold[tree.tree_.feature >= 0] for tree in forest().estimators_])
     rows[: len(thresholds)] = thresholds[:2000, None] + 1e-9  # beside the edge in float64, on it in float32

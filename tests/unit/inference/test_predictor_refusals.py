@@ -10,7 +10,8 @@ import orjson
 import pytest
 import sklearn
 
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, ONNX, Bundle
+from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.names import GOLDEN, JOBLIB, ONNX
 from serve_app.artifacts.signature import Feature
 from serve_app.errors import BundleRefused
 from serve_app.inference.predictor import LoadPolicy, open_predictor
@@ -18,7 +19,7 @@ from tests.support.bundles import IRIS, bundle
 from tests.support.models import (
     A_FLOWER,
     bundle_files,
-    bundle_metadata,
+    bundle_manifest,
     diabetes_signature,
     dumped,
     forest,
@@ -64,7 +65,7 @@ def test_a_model_without_golden_examples_is_served() -> None:
 
 
 @pytest.mark.parametrize(
-    "libraries", [{"scikit-learn": "0.24.2"}, {"scikit-learn": "2.0"}, {"numpy": "1.26.4"}, {"scikit-learn": 1}], ids=str
+    "libraries", [{"scikit-learn": "0.24.2"}, {"scikit-learn": "2.0"}, {"numpy": "1.26.4"}, {"scikit-learn": "1"}], ids=str
 )
 def test_a_pickle_of_other_libraries_is_refused_before_it_is_opened(libraries: dict[str, Any]) -> None:
     assert refused(bundle(forest(), files={JOBLIB: b"never looked at"}, libraries=libraries)) == "libraries"
@@ -138,14 +139,14 @@ ODD_SIGNATURES = {
 def test_a_model_that_does_not_fit_its_signature_is_refused(what: str, onnx: bool) -> None:
     signature = ODD_SIGNATURES[what]
     files = {name: data for name, data in bundle_files(forest(), onnx=onnx).items() if name != GOLDEN}
-    assert refused(Bundle("1", "d", bundle_metadata(signature), {}, files, signature)) in ("signature", "load")
+    assert refused(Bundle("1", "d", bundle_manifest(signature), {}, files)) in ("signature", "load")
 
 
 def test_a_model_without_the_promised_probabilities_is_refused() -> None:
     files = {JOBLIB: dumped(without_probabilities())}
-    assert refused(Bundle("1", "d", bundle_metadata(), {}, files, IRIS)) == "signature"
+    assert refused(Bundle("1", "d", bundle_manifest(), {}, files)) == "signature"
 
 
 def test_a_signature_whose_example_is_not_an_input_is_refused() -> None:
     odd = iris_signature(features=(Feature("a", example="text"), *IRIS.features[1:]))
-    assert refused(Bundle("1", "d", bundle_metadata(odd), {}, {JOBLIB: dumped(forest())}, odd)) == "load"
+    assert refused(Bundle("1", "d", bundle_manifest(odd), {}, {JOBLIB: dumped(forest())})) == "load"

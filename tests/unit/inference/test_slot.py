@@ -9,7 +9,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, Bundle
+from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.names import GOLDEN, JOBLIB
 from serve_app.artifacts.store import CURRENT, Entry, Store
 from serve_app.errors import BundleRefused
 from serve_app.inference.predictor import LoadPolicy
@@ -17,7 +18,7 @@ from serve_app.inference.slot import Slot
 from tests.support.models import (
     A_FLOWER,
     bundle_files,
-    bundle_metadata,
+    bundle_manifest,
     forest,
     iris_signature,
     logistic,
@@ -46,7 +47,7 @@ def version(slot: Slot) -> str | None:
 def publish_wrong(store: Store) -> Entry:
     """A bundle that is whole and must not be served: its golden examples are another model's."""
     files = {**bundle_files(forest()), GOLDEN: bundle_files(forest(seed=9))[GOLDEN]}
-    return store.publish(files, bundle_metadata())
+    return store.publish(files, bundle_manifest())
 
 
 def damage(entry: Entry) -> Callable[[], object]:
@@ -148,7 +149,7 @@ def test_a_candidate_that_was_refused_is_looked_at_again_after_the_pointer_was_e
     assert lenient.refresh()
     assert strict.refusal is not None
     assert strict.refusal.reason == "forbidden"
-    store.publish(bundle_files(forest(), onnx=True), bundle_metadata())
+    store.publish(bundle_files(forest(), onnx=True), bundle_manifest())
     assert strict.refresh()
     store.promote(2)
     assert not strict.refresh()
@@ -255,13 +256,13 @@ def test_no_source_can_make_a_refresh_raise(store: Store, error: Exception) -> N
 
 def test_a_model_that_cannot_be_loaded_never_makes_a_refresh_raise(store: Store, slot: Slot) -> None:
     for files in ({JOBLIB: b"rubbish"}, {GOLDEN: b"rubbish"}, {"model.onnx": b"rubbish"}):
-        store.publish({**bundle_files(forest()), **files}, bundle_metadata())
+        store.publish({**bundle_files(forest()), **files}, bundle_manifest())
         assert not slot.refresh()
         assert slot.problem
-    odd = bundle_metadata(iris_signature(classes=("a", "b")))
+    odd = bundle_manifest(iris_signature(classes=("a", "b")))
     store.publish(bundle_files(forest()), odd)
     assert not slot.refresh()
-    store.publish(bundle_files(forest()), bundle_metadata(libraries=None, onnx="x"))
+    store.publish(bundle_files(forest(), onnx=True), bundle_manifest(onnx=None))
     assert not slot.refresh()
     assert slot.predictor is None
     publish_iris(store)
