@@ -50,12 +50,12 @@ def make_slot(settings: Settings) -> Slot:
                 poll_seconds=settings.iris_registry_poll_seconds,
             )
         )
-    terms = LoadPolicy(
+    policy = LoadPolicy(
         allow_joblib=settings.iris_allow_joblib,
-        prefer=settings.iris_predictor,
+        backend=settings.iris_predictor,
         verify=verifier(settings.iris_verify_key) if settings.iris_verify_key else None,
     )
-    return Slot(*sources, terms=terms)
+    return Slot(*sources, policy=policy)
 
 
 def make_options(settings: Settings, *, sends_request_id: bool) -> Options:

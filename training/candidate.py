@@ -15,7 +15,7 @@ from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused
-from serve_app.inference.predictor import ENCODE, sklearn_scores, strip_encoder
+from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
 from training import evaluate, fit
 from training.comparison import Comparison, compare
 from training.dataset import Dataset, json_rows
@@ -76,7 +76,7 @@ def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *
     )
     unpickled = strip_encoder(joblib.load(io.BytesIO(buffer.getvalue())))
     with fit.threads_for(len(train)):
-        scores = sklearn_scores(unpickled, signature)(held_out)
+        scores = SklearnBackend(unpickled, signature).scores(held_out)
     return Candidate(
         dataset=dataset,
         signature=signature,

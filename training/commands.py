@@ -1,6 +1,6 @@
 """The commands of training, for `iris-api` and `python -m training`: train, models, promote, rollback.
 
-Nothing here imports pandas, scikit-learn or MLflow before a command needs it.
+This module does not import pandas, scikit-learn or MLflow; only the commands that use them do.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import typer
 from typer.core import TyperCommand
 
 from serve_app.artifacts.store import Entry, Store
-from serve_app.command_line import INTERRUPTED, REFUSED, options_command
+from serve_app.command_line import INTERRUPTED, MODEL_DIR, REFUSED, ModelDir, options_command
 from serve_app.errors import BackendUnavailable, UsageError
 from serve_app.progress import step
 from training import models_table
-from training.train_options import MODEL_DIR, ModelDir, TrackingUri, TrainOptions
+from training.train_options import TrackingUri, TrainOptions
 
 if TYPE_CHECKING:
     from training.pipeline import Outcome
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 
 class TrainCommand(TyperCommand):
-    """Takes `--tag KEY VALUE`: the parser knows no repeatable option with two values."""
+    """The command `train`; it accepts `--tag KEY VALUE`, although typer has no repeatable option with two values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line after each `--tag KEY VALUE` became `--tag KEY=VALUE`."""
@@ -129,7 +129,7 @@ def _print_tracking_location(uri: str | None) -> None:
 
     server, artifact_root = resolve(uri)
     if artifact_root is not None:
-        typer.echo(f"note: {uri} is a place for files, no tracking server: runs go to {server}, files to {artifact_root}", err=True)
+        typer.echo(f"note: {uri} stores files and cannot record runs: runs go to {server}, files to {artifact_root}", err=True)
 
 
 def _print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:

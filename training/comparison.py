@@ -13,7 +13,7 @@ from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.signature import Signature
 from serve_app.errors import BundleRefused, InvalidInput
-from serve_app.inference.predictor import open_predictor
+from serve_app.inference.predictor import LoadPolicy, open_predictor
 from training.evaluate import Metrics, measure, predictions
 
 
@@ -81,7 +81,7 @@ def compare(
 def served_predictions(bundle: Bundle, rows: Sequence[Mapping[str, Any]], signature: Signature) -> npt.NDArray[Any]:
     """What the served model answers to these rows; raises NotComparable."""
     try:
-        predictor = open_predictor(bundle)
+        predictor = open_predictor(bundle, LoadPolicy(allow_joblib=True, backend="auto", verify=None))
         difference = _difference(predictor.signature, signature)
         if difference:
             raise NotComparable(f"the served model has {difference}")

@@ -16,7 +16,9 @@ import numpy as np
 from serve_app.artifacts.manifest import OnnxConversion
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import UNSEEN, Signature
-from serve_app.inference.predictor import TOLERANCE, onnx_scores, same_scores, sklearn_scores
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
+from serve_app.inference.parity import TOLERANCE, same_scores
 from training import fit
 
 
@@ -64,7 +66,7 @@ def convert(estimator: Any, signature: Signature, train: Matrix, held_out: Matri
         return Converted(None, OnnxConversion(available=False, reason="the estimator gives no probabilities"))
     rows = np.vstack([held_out[:MAX_PROBES], probe_rows(signature, train)])
     with fit.threads_for(len(train)):
-        expected = sklearn_scores(estimator, signature)(rows)
+        expected = SklearnBackend(estimator, signature).scores(rows)
     best: tuple[float, bytes, Conversion] | None = None
     reasons = []
     for conversion in CONVERSIONS:
@@ -101,7 +103,7 @@ class _Different(Exception):
 def _try(conversion: Conversion, estimator: Any, signature: Signature, rows: Matrix, expected: Scores) -> tuple[bytes, float]:
     """The converted model and its largest difference from the expected scores; raises when it is too large."""
     model = to_onnx(estimator, signature, conversion.dtype, float64_operators=conversion.float64_operators)
-    scores = onnx_scores(model, signature, rounded=conversion.rounded)(rows)
+    scores = OnnxBackend(model, signature, rounded=conversion.rounded).scores(rows)
     if scores.shape != expected.shape:
         raise _Different(f"gives scores of shape {scores.shape} instead of {expected.shape}")
     difference = float(np.max(np.abs(expected - scores), initial=0.0))

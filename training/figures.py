@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import Signature
-from serve_app.inference.predictor import Score
+from serve_app.inference.backends import Score
 from training import evaluate
 from training.evaluate import ClassificationMetrics
 

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, Task
 from serve_app.errors import UsageError
-from serve_app.inference.predictor import ENCODE
+from serve_app.inference.backends.sklearn_backend import ENCODE
 from training.estimators import ESTIMATORS, Estimator
 
 THREADED_ROWS = 2000

@@ -17,7 +17,8 @@ from serve_app.artifacts.names import CARD, CONFUSION_IMAGE, IMPORTANCE_IMAGE, R
 from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
-from serve_app.inference.predictor import onnx_scores, sklearn_scores
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.progress import Progress
 from training import card, figures, fit, publish
 from training.candidate import Candidate, fit_candidate, gather_evidence
@@ -164,9 +165,9 @@ def _plots(candidate: Candidate, converted: Converted, seed: int) -> tuple[dict[
     """The figures as PNG files by name, and the importance of each feature."""
     signature = candidate.signature
     if converted.model is None:
-        score = sklearn_scores(candidate.estimator, signature)
+        score = SklearnBackend(candidate.estimator, signature).scores
     else:
-        score = onnx_scores(converted.model, signature, rounded=bool(converted.facts.rounded))
+        score = OnnxBackend(converted.model, signature, rounded=bool(converted.facts.rounded)).scores
     png, importance = figures.importance(
         candidate.estimator, score, candidate.held_out, candidate.target, signature, random_state=seed
     )

@@ -1,7 +1,7 @@
 """A bundle: the immutable folder of one version, and the proof that its bytes are the ones that were published.
 
 The folder's name is `<version>-<digest>`, the digest being the sha256 of `metadata.json`, which in turn lists size and
-sha256 of every other file. Whoever trusts the name can trust every byte, and nothing is parsed before it was compared.
+sha256 of every other file. The name therefore proves every byte, and nothing is parsed before it was compared.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest, json_object, parse_manifest, sha256
-from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS, SEAL
+from serve_app.artifacts.names import MANIFEST, METRICS, SEAL
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.signing import MAX_SEAL_BYTES
 from serve_app.errors import BundleRefused
 
 _FOLDER = re.compile(r"(?P<version>[1-9][0-9]{0,17})-(?P<digest>[0-9a-f]{64})")
-_VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")  # it goes into a header of each answer
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One version, read and verified. `files` holds the bytes that were hashed: nobody reads the disk again."""
+    """One version, read and verified. `files` holds the bytes that were hashed, so that the disk is not read again."""
 
     version: str
     digest: str
@@ -44,17 +43,19 @@ class Bundle:
 
     @property
     def etag(self) -> str:
+        """The digest as an HTTP entity tag."""
         return f'"{self.digest}"'
 
 
 def folder_name(version: int, digest: str) -> str:
+    """The name of a bundle's folder."""
     return f"{version}-{digest}"
 
 
 def parse_folder(name: str) -> tuple[int, str] | None:
-    """(version, digest) of a folder's name; None when it is no bundle."""
-    found = _FOLDER.fullmatch(name)
-    return (int(found["version"]), found["digest"]) if found else None
+    """Version and digest of a folder's name; None for a folder that is not a bundle."""
+    match = _FOLDER.fullmatch(name)
+    return (int(match["version"]), match["digest"]) if match else None
 
 
 def read_bundle(folder: Path, *, source: str = "store") -> Bundle:
@@ -102,44 +103,6 @@ def verify_files(
     return _bundle(version, digest, manifest, {name: files[name] for name in manifest.files}, source, seal)
 
 
-def read_plain(folder: Path) -> Bundle | None:
-    """The three plain files of the system of old, or None when there are none.
-
-    They were written one by one and prove nothing; the digest over the three only gives them a name. Files that change
-    while they are read are looked at again at the next poll.
-    """
-    if not (folder / MANIFEST).is_file() or not (folder / JOBLIB).is_file():
-        return None
-    try:
-        before = _stamp(folder)
-        data = {name: (folder / name).read_bytes() for name in LEGACY_FILES if (folder / name).is_file()}
-        if _stamp(folder) != before:
-            raise BundleRefused("unreadable", "the model's files are being written", final=False)
-    except OSError as error:
-        raise _unreadable(folder.name, error) from None
-    if MANIFEST not in data or JOBLIB not in data:
-        raise BundleRefused("unreadable", "the model's files are being written", final=False)
-    manifest = Manifest.from_legacy(json_object(data[MANIFEST], MANIFEST))
-    metrics = json_object(data[METRICS], METRICS) if METRICS in data else {}
-    number = manifest.mlflow_model_version
-    version = str(number) if number is not None and _VERSION.fullmatch(str(number)) else "0"
-    return Bundle(version, plain_digest(data), manifest, metrics, data, "plain")
-
-
-def plain_digest(files: Mapping[str, bytes]) -> str:
-    """What stands for the digest of files that have no manifest to prove them."""
-    return sha256(b"".join(sha256(files.get(name, b"")).encode() for name in LEGACY_FILES))
-
-
-def plain_stamp(folder: Path) -> tuple[tuple[int, int, int], ...] | None:
-    """Changes when one of the plain files does; None when there is no model. Costs three stat calls."""
-    try:
-        stamp = _stamp(folder)
-    except OSError:
-        return None
-    return stamp if stamp[0][0] and stamp[1][0] else None
-
-
 def _bundle(version: str, digest: str, manifest: Manifest, files: Mapping[str, bytes], source: str, seal: bytes | None) -> Bundle:
     if manifest.signature is None:
         raise BundleRefused("signature", f"{MANIFEST} holds no signature")
@@ -153,7 +116,7 @@ def _opened(folder: Path) -> Iterator[int]:
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
-        raise _unreadable(folder.name, error) from None
+        raise unreadable(folder.name, error) from None
     try:
         yield handle
     finally:
@@ -182,29 +145,19 @@ def _read(folder: int, name: str, limit: int) -> bytes:
     try:
         handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         try:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
                 raise BundleRefused("digest", f"{name} is not a plain file")
-            if found.st_size > limit:
+            if status.st_size > limit:
                 raise BundleRefused("digest", f"{name} is larger than published")
             with open(handle, "rb", closefd=False) as file:
-                return file.read(found.st_size)
+                return file.read(status.st_size)
         finally:
             os.close(handle)
     except OSError as error:
-        raise _unreadable(name, error) from None
+        raise unreadable(name, error) from None
 
 
-def _stamp(folder: Path) -> tuple[tuple[int, int, int], ...]:
-    stamps = []
-    for name in LEGACY_FILES:
-        try:
-            found = (folder / name).stat()
-            stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
-        except FileNotFoundError:
-            stamps.append((0, 0, 0))
-    return tuple(stamps)
-
-
-def _unreadable(name: str, error: OSError) -> BundleRefused:
+def unreadable(name: str, error: OSError) -> BundleRefused:
+    """The refusal of a file that cannot be read now; it may be readable later."""
     return BundleRefused("unreadable", f"{name} cannot be read ({error.strerror})", final=False)

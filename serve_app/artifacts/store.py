@@ -22,9 +22,9 @@ from pathlib import Path
 
 import msgspec
 
-from serve_app.artifacts.bundle import Bundle, folder_name, parse_folder, plain_stamp, read_bundle, read_manifest, read_plain
+from serve_app.artifacts.bundle import Bundle, folder_name, parse_folder, read_bundle, read_manifest
 from serve_app.artifacts.durable import LINK, discard, link_of, replace_link, sync_folder, write_file
-from serve_app.artifacts.legacy import adopt
+from serve_app.artifacts.legacy import adopt, legacy_stamp, read_legacy
 from serve_app.artifacts.manifest import Manifest, describe, sha256
 from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS, SEAL
 from serve_app.artifacts.signing import Sign
@@ -65,7 +65,7 @@ class Store:
         try:
             return os.readlink(self.root / CURRENT)
         except FileNotFoundError:
-            stamp = plain_stamp(self.root)
+            stamp = legacy_stamp(self.root)
             # Looked at twice: a first publication in between makes the plain names lead into its bundle.
             return None if stamp is None else link_of(self.root / CURRENT) or f"plain:{stamp}"
         except OSError as error:
@@ -75,10 +75,10 @@ class Store:
     def read(self, pointer: str) -> Bundle:
         """The verified bundle that `pointer` (from `pointer()`) names; raises BundleRefused."""
         if pointer.startswith("plain:"):
-            plain = read_plain(self.root)
-            if plain is None or os.path.lexists(self.root / CURRENT):
+            legacy = read_legacy(self.root)
+            if legacy is None or os.path.lexists(self.root / CURRENT):
                 raise BundleRefused("unreadable", "the model's files are being written", final=False)
-            return plain
+            return legacy
         return read_bundle(self._target(pointer))
 
     def current(self) -> Bundle | None:
@@ -122,7 +122,7 @@ class Store:
         with self._writing():
             if check and self.pointer() != expected:
                 raise PointerMoved("another model was published meanwhile")
-            self._adopt_plain()
+            self._adopt_legacy()
             folder = self._write(files, manifest, version, sign)
             try:
                 read_bundle(folder)  # what is served is what can be read back
@@ -170,8 +170,8 @@ class Store:
         except FileNotFoundError:
             return []
         folders = [self.root / BUNDLES / name for name in names if parse_folder(name)]
-        found = [self._entry(folder, served=pointer == f"{BUNDLES}/{folder.name}") for folder in folders]
-        return sorted(found, key=lambda entry: entry.version)
+        entries = [self._entry(folder, served=pointer == f"{BUNDLES}/{folder.name}") for folder in folders]
+        return sorted(entries, key=lambda entry: entry.version)
 
     def _entry(self, folder: Path, *, served: bool) -> Entry:
         parsed = parse_folder(folder.name)
@@ -235,10 +235,10 @@ class Store:
 
     def _point(self, name: str) -> None:
         """The last step that may fail: the plain names lead through the pointer, so they are made before it moves."""
-        self._link_plain_names()
+        self._link_legacy_names()
         replace_link(self.root / CURRENT, f"{BUNDLES}/{name}")
 
-    def _link_plain_names(self) -> None:
+    def _link_legacy_names(self) -> None:
         for name in LEGACY_FILES:
             path, target = self.root / name, f"{CURRENT}/{name}"
             if link_of(path) == target:
@@ -248,22 +248,22 @@ class Store:
                 os.replace(path, self.root / f"replaced-{name}")
             replace_link(path, target)
 
-    def _adopt_plain(self) -> None:
-        """Keep the model that the system of old left, as a bundle that can be rolled back to."""
+    def _adopt_legacy(self) -> None:
+        """Keep the model of a legacy layout, as a bundle that can be rolled back to."""
         if os.path.lexists(self.root / CURRENT):
             return
         try:
-            plain = read_plain(self.root)
-            if plain is None:
+            legacy = read_legacy(self.root)
+            if legacy is None:
                 return
-            files, manifest = adopt(plain)
+            files, manifest = adopt(legacy)
         except BundleRefused as error:
             if not error.final:  # somebody writes these files at this moment
                 raise
             return
-        folder = self._write(files, manifest, int(plain.version) if plain.version.isdigit() else None)
+        folder = self._write(files, manifest, int(legacy.version) if legacy.version.isdigit() else None)
         replace_link(self.root / CURRENT, f"{BUNDLES}/{folder.name}")
-        self._link_plain_names()
+        self._link_legacy_names()
 
     def _promote(self, version: int) -> Entry:
         entry = next((entry for entry in self.entries() if entry.version == version), None)
@@ -274,7 +274,7 @@ class Store:
             read_bundle(entry.folder)
         except BundleRefused as error:
             raise StoreError(f"version {version} is damaged and was not promoted: {error}") from error
-        self._adopt_plain()
+        self._adopt_legacy()
         self._point(entry.folder.name)
         return self._entry(entry.folder, served=True)
 

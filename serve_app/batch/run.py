@@ -99,7 +99,7 @@ def _open_model(options: ScoreOptions) -> tuple[Model, Predictor]:
         verify = None if options.verify_key is None else verifier(options.verify_key)
     except SigningError as error:
         raise UsageError(f"--verify-key: {error}") from None
-    policy = LoadPolicy(allow_joblib=options.allow_joblib, prefer=options.prefer, verify=verify)
+    policy = LoadPolicy(allow_joblib=options.allow_joblib, backend=options.prefer, verify=verify)
     try:
         predictor = open_predictor(bundle, policy)
     except BundleRefused as error:

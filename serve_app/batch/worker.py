@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from serve_app.artifacts.bundle import Bundle, plain_digest, verify_files
+from serve_app.artifacts.bundle import Bundle, verify_files
 from serve_app.artifacts.fields import Unknown
+from serve_app.artifacts.legacy import legacy_digest
 from serve_app.batch.results import encode_tables, output_table
 from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import BundleRefused, IrisApiError, UsageError
-from serve_app.inference.predictor import LoadPolicy, Predictor, Prefer, open_predictor
+from serve_app.inference.predictor import BackendChoice, LoadPolicy, Predictor, open_predictor
 from serve_app.tables.columns import Reading, Rows, csv_rows, parquet_rows
 from serve_app.tables.location import Folder, Kind, Location
 from serve_app.tables.splits import Part
@@ -27,7 +28,7 @@ class Model:
 
     bundle: Bundle = field(repr=False)
     manifest: bytes | None = field(repr=False)
-    prefer: Prefer = "auto"
+    prefer: BackendChoice = "auto"
     allow_joblib: bool = True
     unknown: Unknown = "refuse"
 
@@ -38,9 +39,9 @@ class Model:
             bundle = verify_files(
                 bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal
             )
-        elif plain_digest(bundle.files) != bundle.digest:
+        elif legacy_digest(bundle.files) != bundle.digest:
             raise BundleRefused("digest", "the model's files do not have the digest that was read")
-        return open_predictor(bundle, LoadPolicy(allow_joblib=self.allow_joblib, prefer=self.prefer))
+        return open_predictor(bundle, LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Reference:
 
 
 def read_reference(raw: Mapping[str, Any] | None, signature: Signature) -> Reference | None:
-    """The reference of a manifest; None when it has none. A part that cannot be read is left out."""
+    """The reference of a manifest; None when there is none. A part that cannot be read is left out."""
     if raw is None:
         return None
     columns = raw.get("features")

@@ -25,6 +25,7 @@ from serve_app.inference.slot import Slot
 from serve_app.telemetry.collector import MetricsCollector
 from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
 from tests.support.native import codec_of
+from tests.support.policies import ALLOW_ALL
 from training.reference import reference
 
 REQUESTS = 8192
@@ -41,7 +42,7 @@ class Silent(MetricsCollector):
 
 
 def gate(folder: Path, *, counts: bool) -> tuple[Gateway, MetricsCollector]:
-    slot = Slot(Store(folder))
+    slot = Slot(Store(folder), policy=ALLOW_ALL)
     slot.refresh()
     found: Gateway = create_app(slot).state.gate
     accounts = (MetricsCollector if counts else Silent)(slot, folder)

@@ -32,6 +32,7 @@ from serve_app.inference.slot import Slot
 from tests.support.load import closed_loop, matches
 from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, iris
 from tests.support.native import answer_row, codec_of
+from tests.support.policies import ALLOW_ALL
 from tests.support.processes import of_session, resident
 from tests.support.server import HEADERS, KEY, Server, serving, stop
 from tests.support.waiting import until
@@ -84,7 +85,7 @@ def jungle(number: int) -> Any:
 def loading(models: tuple[Any, Any], folder: Path) -> str:
     """Seconds and memory of a swap in this process: at most so much more than before was in use meanwhile."""
     store = Store(folder)
-    slot = Slot(store)
+    slot = Slot(store, policy=ALLOW_ALL)
     publish(store, models[0])
     slot.refresh()
     entry = publish(store, models[1])
@@ -109,7 +110,7 @@ def publish(store: Store, estimator: Any) -> Entry:
 
 
 def opened(estimator: Any, folder: Path) -> Predictor:
-    return open_predictor(read_bundle(publish(Store(folder), estimator).folder))
+    return open_predictor(read_bundle(publish(Store(folder), estimator).folder), ALLOW_ALL)
 
 
 def row_microseconds(predictor: Predictor, *, rounds: int = 15, calls: int = 2000) -> str:

@@ -33,6 +33,7 @@ from serve_app.batch.score_options import PART_BYTES, ScoreOptions
 from serve_app.inference.predictor import open_predictor
 from tests.support.models import bundle_files, bundle_manifest, iris, iris_signature
 from tests.support.native import answer_rows
+from tests.support.policies import ALLOW_ALL
 from tests.support.scoring import as_answers, results
 
 LOGISTIC = "logistic regression, ONNX Runtime"
@@ -147,7 +148,7 @@ def check(store: Store, data: Path, out: Path) -> None:
     bundle = store.current()
     assert bundle is not None
     rows = [dict(zip(iris_signature().names, map(float, line.split(",")), strict=True)) for line in lines[1:]]
-    expected = orjson.loads(answer_rows(open_predictor(bundle), orjson.dumps({"instances": rows})))["predictions"]
+    expected = orjson.loads(answer_rows(open_predictor(bundle, ALLOW_ALL), orjson.dumps({"instances": rows})))["predictions"]
     if as_answers(results(out)) != expected:
         raise AssertionError("different answers")
 

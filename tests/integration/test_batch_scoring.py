@@ -30,7 +30,7 @@ from tests.support.models import (
     iris_signature,
     publish_iris,
     without_probabilities,
-    write_plain,
+    write_legacy,
 )
 from tests.support.scoring import as_answers, everything, results, served, trained
 from tests.support.stores import damage
@@ -100,7 +100,7 @@ def test_a_classifier_without_probabilities_gives_none(tmp_path: Path) -> None:
 
 
 def test_a_legacy_layout_is_scored_with(tmp_path: Path) -> None:
-    write_plain(tmp_path / "models")
+    write_legacy(tmp_path / "models")
     path = flowers(tmp_path)
     outcome = run(tmp_path, path)
     assert outcome.version == "7"

@@ -23,6 +23,7 @@ from serve_app.rayserve.isolation import FREE_PORTS, MAX_PORT, MIN_PORT
 from tests.support.load import closed_loop, matches
 from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest, logistic, publish_iris
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL
 from tests.support.processes import alive, of_session
 from tests.support.server import HEADERS, KEY, ROOT, Server, environment, free_port, serving, stop
 from tests.support.waiting import until
@@ -44,7 +45,7 @@ def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def expected_body(entry: Entry) -> str:
-    return answer_row(open_predictor(read_bundle(entry.folder)), json.dumps(A_FLOWER).encode()).decode()
+    return answer_row(open_predictor(read_bundle(entry.folder), ALLOW_ALL), json.dumps(A_FLOWER).encode()).decode()
 
 
 def visible(server: Server, version: int) -> None:

@@ -22,6 +22,7 @@ from serve_app.artifacts.store import Store
 from serve_app.inference.predictor import Predictor, open_predictor
 from tests.support import tables
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL
 from tests.support.server import ROOT
 from tests.support.training import SECONDS, SMALL, complaint, environment, train
 from training.pipeline import train as train_here
@@ -86,7 +87,7 @@ def test_the_iris_bundle_answers_and_tells_where_it_comes_from(tmp_path: Path) -
     assert manifest.target_names == ("setosa", "versicolor", "virginica")
     assert set(bundle.files) >= {"card.html", "confusion_matrix.png", "feature_importance.png", "golden.json", "model.onnx"}
     assert set(bundle.metrics) >= {"accuracy", "precision", "recall", "f1_score", "per_class", "confusion_matrix"}
-    predictor = open_predictor(bundle)
+    predictor = open_predictor(bundle, ALLOW_ALL)
     assert predictor.kind == "onnx"
     answer = ask(predictor, {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2})
     assert answer["prediction"] == "setosa"
@@ -100,7 +101,7 @@ def test_a_table_of_every_kind_becomes_a_model_that_takes_every_kind(tmp_path: P
     arguments = ("--data", str(path), "--target", "stays", "--estimator", estimator, "--bounds", "age=0:120", "--no-tracking")
     train(tmp_path, *arguments, "--floor", "f1_score=0.6")
     bundle = served(tmp_path)
-    predictor = open_predictor(bundle)
+    predictor = open_predictor(bundle, ALLOW_ALL)
     assert predictor.kind == "onnx"
     row = {"age": 60, "plan": "gold", "active": True, "newsletter": None, "spent": 10.5}
     assert ask(predictor, row)["prediction"] == "yes"
@@ -118,7 +119,7 @@ def test_a_regression_is_trained_and_compared_by_its_error(tmp_path: Path) -> No
     path = str(tables.written(tables.houses(), tmp_path))
     train(tmp_path, "--data", path, "--target", "price", "--estimator", "logistic-regression", "--no-tracking")
     assert served(tmp_path).metrics["r2"] > 0.9
-    predictor = open_predictor(served(tmp_path))
+    predictor = open_predictor(served(tmp_path), ALLOW_ALL)
     cheap, dear = (ask(predictor, {"area": area, "rooms": 3, "town": "Bonn"})["prediction"] for area in (50.0, 200.0))
     assert 20_000 < cheap < dear
     train(tmp_path, "--data", path, "--target", "price", "--n-estimators", "1", "--max-depth", "1", "--no-tracking", code=3)
@@ -248,7 +249,7 @@ def test_a_training_that_is_killed_at_any_moment_leaves_the_old_model_or_the_new
         )
         bundle = store.current()
         assert bundle is not None
-        assert open_predictor(bundle).digest == bundle.digest
+        assert open_predictor(bundle, ALLOW_ALL).digest == bundle.digest
         seen.add("old" if bundle.digest == old else "new")
         if done.returncode == 0:
             break

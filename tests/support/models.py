@@ -25,7 +25,7 @@ from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.names import GOLDEN, JOBLIB, MANIFEST, METRICS, ONNX
 from serve_app.artifacts.signature import IRIS_BOUNDS, Feature, Signature
 from serve_app.artifacts.store import Entry, Store
-from serve_app.inference.predictor import sklearn_scores
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 
 IRIS_CLASSES = ("setosa", "versicolor", "virginica")
 A_FLOWER = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
@@ -94,7 +94,7 @@ def dumped(estimator: Any) -> bytes:
 
 def golden(estimator: Any, signature: Signature, X: Matrix) -> bytes:
     rows = [dict(zip(signature.names, map(float, row), strict=True)) for row in X]
-    return orjson.dumps({"rows": rows, "scores": sklearn_scores(estimator, signature)(X).tolist()})
+    return orjson.dumps({"rows": rows, "scores": SklearnBackend(estimator, signature).scores(X).tolist()})
 
 
 @cache
@@ -138,7 +138,7 @@ def publish_iris(store: Store, estimator: Any = None, *, onnx: bool = False, **m
     return store.publish(bundle_files(forest() if estimator is None else estimator, onnx=onnx), bundle_manifest(**more))
 
 
-def write_plain(folder: Path, estimator: Any = None, **metadata: Any) -> None:
+def write_legacy(folder: Path, estimator: Any = None, **metadata: Any) -> None:
     """The three plain files that the system of old wrote: no signature, classes as numbers."""
     X, names = iris()
     if estimator is None:

@@ -16,6 +16,7 @@ from serve_app.inference.predictor import open_predictor
 from serve_app.tables.location import Location, sources
 from serve_app.tables.splits import Part, csv_header, csv_parts, last_byte, scan_range, split_ranges
 from tests.support.apps import HEADERS, client_of
+from tests.support.policies import ALLOW_ALL
 from training.dataset import json_rows
 from training.pipeline import train
 from training.train_options import TrainOptions
@@ -41,7 +42,7 @@ def served(store: Store, table: pd.DataFrame, **options: Any) -> list[dict[str, 
     """The answers of /predict/batch to the rows of a table."""
     bundle = store.current()
     assert bundle is not None
-    body = {"instances": json_rows(table, open_predictor(bundle).signature)}
+    body = {"instances": json_rows(table, open_predictor(bundle, ALLOW_ALL).signature)}
     with client_of(store, **options) as client:
         reply = client.post("/predict/batch", json=body, headers=HEADERS)
     assert reply.status_code == 200, reply.text

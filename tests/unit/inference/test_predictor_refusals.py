@@ -27,11 +27,12 @@ from tests.support.models import (
     linear,
     without_probabilities,
 )
+from tests.support.policies import ALLOW_ALL, load_policy
 
 
-def refused(candidate: Bundle, terms: LoadPolicy | None = None) -> str:
+def refused(candidate: Bundle, policy: LoadPolicy = ALLOW_ALL) -> str:
     with pytest.raises(BundleRefused) as error:
-        open_predictor(candidate, terms)
+        open_predictor(candidate, policy)
     assert error.value.final
     return error.value.reason
 
@@ -61,7 +62,7 @@ def test_golden_examples_that_cannot_be_replayed_refuse_the_model(raw: bytes) ->
 
 
 def test_a_model_without_golden_examples_is_served() -> None:
-    assert open_predictor(bundle(forest(), golden=False)).kind == "scikit-learn-fast"
+    assert open_predictor(bundle(forest(), golden=False), ALLOW_ALL).kind == "scikit-learn"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_a_pickle_of_other_libraries_is_refused_before_it_is_opened(libraries: d
     "libraries", [{}, {"python": "2.7"}, {"scikit-learn": sklearn.__version__, "numpy": np.__version__}], ids=str
 )
 def test_libraries_that_fit_or_are_not_told_are_taken(libraries: dict[str, str]) -> None:
-    assert open_predictor(bundle(forest(), libraries=libraries)).version == "1"
+    assert open_predictor(bundle(forest(), libraries=libraries), ALLOW_ALL).version == "1"
 
 
 def test_a_pickle_that_was_made_with_another_scikit_learn_is_refused_though_nothing_says_so() -> None:
@@ -86,7 +87,7 @@ def test_a_pickle_that_was_made_with_another_scikit_learn_is_refused_though_noth
 
 
 def test_onnx_does_not_care_which_libraries_trained() -> None:
-    assert open_predictor(bundle(forest(), onnx=True, libraries={"scikit-learn": "0.1"})).kind == "onnx"
+    assert open_predictor(bundle(forest(), onnx=True, libraries={"scikit-learn": "0.1"}), ALLOW_ALL).kind == "onnx"
 
 
 class Bomb:
@@ -102,11 +103,11 @@ class Bomb:
 def test_a_forbidden_pickle_is_never_opened(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     bomb = dumped(Bomb(mark))
-    assert refused(bundle(forest(), files={JOBLIB: bomb}), LoadPolicy(allow_joblib=False)) == "forbidden"
-    assert refused(bundle(forest(), files={JOBLIB: bomb}), LoadPolicy(allow_joblib=False, prefer="scikit-learn")) == "forbidden"
-    assert refused(bundle(forest(), files={JOBLIB: bomb}), LoadPolicy(prefer="onnx")) == "forbidden"
-    assert open_predictor(bundle(forest(), onnx=True, files={JOBLIB: bomb}), LoadPolicy(allow_joblib=False)).kind == "onnx"
-    assert open_predictor(bundle(forest(), onnx=True, files={JOBLIB: bomb})).kind == "onnx"
+    assert refused(bundle(forest(), files={JOBLIB: bomb}), load_policy(allow_joblib=False)) == "forbidden"
+    assert refused(bundle(forest(), files={JOBLIB: bomb}), load_policy(allow_joblib=False, backend="scikit-learn")) == "forbidden"
+    assert refused(bundle(forest(), files={JOBLIB: bomb}), load_policy(backend="onnx")) == "forbidden"
+    assert open_predictor(bundle(forest(), onnx=True, files={JOBLIB: bomb}), load_policy(allow_joblib=False)).kind == "onnx"
+    assert open_predictor(bundle(forest(), onnx=True, files={JOBLIB: bomb}), ALLOW_ALL).kind == "onnx"
     assert not mark.exists()
     assert refused(bundle(forest(), files={JOBLIB: bomb})) in ("load", "signature")
     assert mark.exists()

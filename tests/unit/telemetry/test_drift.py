@@ -17,6 +17,7 @@ from serve_app.telemetry.collector import MetricsCollector
 from serve_app.telemetry.drift import MAX_BINS, MAX_FEATURES, Bins, read_reference
 from tests.support.bundles import bundle
 from tests.support.models import diabetes_signature, forest, iris, iris_signature, linear
+from tests.support.policies import ALLOW_ALL
 from tests.unit.telemetry.test_collector import values
 from training.reference import reference
 
@@ -135,9 +136,9 @@ def test_a_bundle_without_a_usable_reference_is_served_without_drift(raw: Any) -
 
 def samples_after(tmp_path: Path, bundled: Any, rows: Any) -> dict[Any, float]:
     """The exported samples after these rows were predicted."""
-    slot = Slot(Store(tmp_path))
+    slot = Slot(Store(tmp_path), policy=ALLOW_ALL)
     accounts = MetricsCollector(slot)
-    slot.predictor = open_predictor(bundled)
+    slot.predictor = open_predictor(bundled, ALLOW_ALL)
     for part in np.array_split(rows, 3):
         accounts.flush()
         accounts.predicted(slot.predictor, part, slot.predictor.scores(part))

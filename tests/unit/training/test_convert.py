@@ -12,7 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.artifacts.manifest import OnnxConversion
 from serve_app.artifacts.signature import Feature, Signature
-from serve_app.inference.predictor import onnx_scores, sklearn_scores
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from tests.support import tables
 from training import convert
 from training.candidate import Candidate, fit_candidate
@@ -56,7 +57,7 @@ def test_a_forest_gives_the_very_numbers_of_scikit_learn(tmp_path: Path) -> None
     converted = convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out)
     assert converted.model is not None
     rows = np.vstack([convert.probe_rows(fitted.signature, fitted.train), np.random.default_rng(1).uniform(0, 8, (3000, 4))])
-    scores = onnx_scores(converted.model, fitted.signature, rounded=bool(converted.facts.rounded))(rows)
+    scores = OnnxBackend(converted.model, fitted.signature, rounded=bool(converted.facts.rounded)).scores(rows)
     np.testing.assert_array_equal(scores, fitted.estimator.predict_proba(rows))
 
 
@@ -149,10 +150,10 @@ def test_probes_sit_on_both_sides_of_every_threshold_of_a_small_table() -> None:
 def test_the_stock_converter_would_not_do(tmp_path: Path) -> None:
     """The reason for our own operators: without them a forest's numbers are float32."""
     fitted = candidate("three classes", "random-forest", tmp_path)
-    stock = onnx_scores(
+    stock = OnnxBackend(
         convert.to_onnx(fitted.estimator, fitted.signature, "float64", float64_operators=False), fitted.signature, rounded=True
-    )
-    expected = sklearn_scores(fitted.estimator, fitted.signature)(fitted.held_out)
+    ).scores
+    expected = SklearnBackend(fitted.estimator, fitted.signature).scores(fitted.held_out)
     assert 0 < np.abs(stock(fitted.held_out) - expected).max() < 1e-6
     assert RandomForestClassifier in converters()
 

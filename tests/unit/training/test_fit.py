@@ -21,7 +21,7 @@ from sklearn.pipeline import Pipeline
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.errors import UsageError
-from serve_app.inference.predictor import ENCODE, sklearn_scores, strip_encoder
+from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
 from tests.support import tables
 from training import fit
 from training.candidate import fit_candidate
@@ -150,7 +150,7 @@ def test_the_whole_pipeline_on_the_table_is_its_estimator_on_the_matrix(tmp_path
     candidate = fit_candidate(dataset, estimator, {}, random_state=1)
     assert candidate.model.steps[0][0] == ENCODE
     matrix = read_rows(dataset.signature, json_rows(dataset.test, dataset.signature))
-    scores = sklearn_scores(strip_encoder(joblib.load(io.BytesIO(candidate.pickle))), dataset.signature)(matrix)
+    scores = SklearnBackend(strip_encoder(joblib.load(io.BytesIO(candidate.pickle))), dataset.signature).scores(matrix)
     np.testing.assert_array_equal(candidate.model.predict_proba(dataset.test), scores)
     np.testing.assert_array_equal(candidate.scores, scores)
     assert candidate.metrics.scalars()["accuracy"] > 0.8
@@ -174,7 +174,7 @@ def test_an_unseen_category_is_answered_like_none_of_the_known(tmp_path: Path) -
     matrix = read_rows(dataset.signature, [row], unknown="unseen")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = sklearn_scores(candidate.estimator, dataset.signature)(matrix)
+        scores = SklearnBackend(candidate.estimator, dataset.signature).scores(matrix)
     assert np.isfinite(scores).all()
 
 

@@ -17,9 +17,10 @@ from serve_app.artifacts.manifest import OnnxConversion, Verdict
 from serve_app.artifacts.names import GOLDEN, JOBLIB, METRICS, ONNX
 from serve_app.artifacts.store import Store
 from serve_app.errors import UsageError
-from serve_app.inference.predictor import LoadPolicy, open_predictor
+from serve_app.inference.predictor import open_predictor
 from tests.support import tables
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL, load_policy
 from training import card, figures, publish
 from training.candidate import Candidate, fit_candidate
 from training.convert import Converted, convert
@@ -64,7 +65,7 @@ def test_what_is_published_opens_and_repeats_its_golden_examples(tmp_path: Path,
     fitted = candidate(tmp_path, table, target)
     converted = convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out)
     bundle = published(Store(tmp_path / "models"), publication(fitted, converted))
-    predictor = open_predictor(bundle, LoadPolicy(prefer=prefer))
+    predictor = open_predictor(bundle, load_policy(backend=prefer))
     assert predictor.kind.startswith(prefer)
     answer = orjson.loads(answer_row(predictor, orjson.dumps(fitted.rows[0])))
     assert answer["prediction"] == fitted.predictions[0]
@@ -78,7 +79,7 @@ def test_a_classifier_without_probabilities_is_published_and_answers(tmp_path: P
     fitted = fit_candidate(dataset, "estimators_of_a_user:ridge", {}, random_state=1)
     converted = convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out)
     bundle = published(Store(tmp_path / "models"), publication(fitted, converted))
-    predictor = open_predictor(bundle)
+    predictor = open_predictor(bundle, ALLOW_ALL)
     answer = orjson.loads(answer_row(predictor, orjson.dumps(fitted.rows[0])))
     assert answer == {"prediction": fitted.predictions[0], "confidence": None, "probabilities": None}
 
@@ -150,10 +151,10 @@ def test_the_card_is_one_page_that_loads_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("table", "target"), [(tables.customers, "stays"), (tables.houses, "price")])
 def test_figures_are_png_and_importance_names_what_matters(tmp_path: Path, table: Any, target: str) -> None:
-    from serve_app.inference.predictor import sklearn_scores
+    from serve_app.inference.backends.sklearn_backend import SklearnBackend
 
     fitted = candidate(tmp_path, table, target)
-    score = sklearn_scores(fitted.estimator, fitted.signature)
+    score = SklearnBackend(fitted.estimator, fitted.signature).scores
     png, means = figures.importance(fitted.estimator, score, fitted.held_out, fitted.target, fitted.signature, random_state=0)
     assert png.startswith(b"\x89PNG")
     assert max(means, key=lambda name: means[name]) in {"age", "area"}
