@@ -82,23 +82,19 @@ class Tracing:
         self._tracer = self._provider.get_tracer("iris_api", __version__)
         self._ratio = ratio
 
-    def around(self, answer: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:
-        """`Gateway.answer` with a span per request that it answers."""
+    def around(self, answer: Callable[..., Awaitable[bool]], route_of: Callable[[Scope], Any]) -> Callable[..., Awaitable[bool]]:
+        """`Gateway.answer` with a span per request that it answers: those for which `route_of` gives a route, with its `path`."""
 
         async def traced(scope: Scope, receive: Receive, send: Send, **more: Any) -> bool:
-            if scope["type"] != "http" or scope["method"] != "POST":
-                return await answer(scope, receive, send, **more)
-            span = self._start(scope)
+            route = route_of(scope)
+            span = self._start(scope) if route is not None else None
             if span is None:
                 return await answer(scope, receive, send, **more)
             seen = _Seen(send)
-            answered = True
             try:
-                answered = await answer(scope, receive, seen, **more)
+                return await answer(scope, receive, seen, **more)
             finally:
-                if answered:  # else it never ends, and so is never sent: the middleware makes another
-                    _end(span, scope, "/predict/batch" if scope["path"].endswith("/batch") else "/predict", seen)
-            return answered
+                _end(span, scope, route.path, seen)
 
         return traced
 
@@ -117,9 +113,7 @@ class Tracing:
             try:
                 await app(scope, receive, seen)
             finally:
-                route = getattr(scope.get("route"), "path", "")
-                hot = scope["path"].removeprefix(scope.get("root_path") or "")
-                _end(span, scope, route or (hot if hot in ("/predict", "/predict/batch") else ""), seen)
+                _end(span, scope, getattr(scope.get("route"), "path", ""), seen)
 
         return traced
 

@@ -85,7 +85,10 @@ SECURITY: Groups = (
             ("The time of a refusal tells nothing about a key", "test_auth::the_time_of_a_refusal_does_not_tell"),
             ("A leak in the time would be seen", "test_auth::the_measure_of_time_sees_a_leak"),
             ("Refusals without a right key are all alike", "test_hostile_clients::refusals_without_a_right_key_are_all_alike"),
-            ("A forwarded address is believed from configured proxies only", "test_rate_limit::a_forwarded_address_is_believed_only"),
+            (
+                "A forwarded address is believed from configured proxies only",
+                "test_rate_limit::a_forwarded_address_is_believed_only",
+            ),
             ("Production without a good key does not start", "test_settings::a_wrong_setting_is_one_sentence"),
         ),
     ),
