@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 # What serves has an environment of its own, as it has an image of its own: Ray imports pandas into each of its processes where
 # it finds it, and there it would only cost memory and time.
 SERVE_PYTHON ?= $(VENV)/serve/bin/python
+# The command line `iris-api`, run from this folder.
+IRIS_API := $(BIN)/python -m serve_app.cli
+SERVE_IRIS_API := $(SERVE_PYTHON) -m serve_app.cli
 PORT ?= 8000
 MODEL_DIR := $(or $(MODEL_DIR),models)
 ARGS ?=
@@ -24,45 +27,55 @@ help: ## list the targets
 install: $(VENV)/.dev ## make the virtual environment with everything in it
 
 serve: $(VENV)/.serve ## train if the store is empty, then serve on 127.0.0.1, port PORT=8000, until Ctrl-C
+	@$(SERVE_IRIS_API) serve --check $(ARGS)
 	@test -e "$(MODEL_DIR)/model.joblib" || { echo "iris-api: the store $(MODEL_DIR) is empty, training the iris model …"; $(MAKE) --no-print-directory train ARGS=; }
-	@exec $(SERVE_PYTHON) -m serve_app $(ARGS)
+	@exec $(SERVE_IRIS_API) serve $(ARGS)
 
 train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target y"
-	@$(BIN)/python -m training train $(ARGS)
+	@$(IRIS_API) train $(ARGS)
 
 test: $(VENV)/.dev ## the fast tests
-	$(BIN)/pytest tests/unit $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --durations 10 tests/unit $(ARGS)
 
 ##@ The store
 .PHONY: score models promote rollback mlflow-ui
 
 score: $(VENV)/.train ## predict every row of a table larger than memory; ARGS="--data t.csv --out scores"
-	@$(BIN)/python -m training score $(ARGS)
+	@$(IRIS_API) score $(ARGS)
 
 models: $(VENV)/.train ## list the models: version, digest, metrics, when, which one is served
-	@$(BIN)/python -m training list $(ARGS)
+	@$(IRIS_API) models $(ARGS)
 
 promote: $(VENV)/.train ## serve VERSION=…
-	@$(BIN)/python -m training promote $(or $(VERSION),$(error which version? make promote VERSION=3)) $(ARGS)
+	@$(IRIS_API) promote $(or $(VERSION),$(error which version? make promote VERSION=3)) $(ARGS)
 
 rollback: $(VENV)/.train ## serve the version before the one served now
-	@$(BIN)/python -m training rollback $(ARGS)
+	@$(IRIS_API) rollback $(ARGS)
 
 mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127.0.0.1:5000
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check format test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check coverage format test-hostile test-timing test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
-check: $(VENV)/.dev ## format, lint, types, import directions
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
+	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
+
+check: $(VENV)/.dev ## format, lint, types, import directions, YAML, shell scripts, spelling
+	@PATH="$(abspath $(BIN)):$$PATH"; for check in $(CHECKS); do echo "$$check"; $$check; done; echo "make check took $$SECONDS s"
+
+coverage: $(VENV)/.dev ## the fast tests on all cores, and how much of serve_app and training they run; below the floor is a failure
+	$(BIN)/pytest -n auto --dist worksteal --durations 10 --cov --cov-report=term:skip-covered tests/unit $(ARGS)
 
 format: $(VENV)/.dev ## rewrite the code as ruff wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+test-hostile: $(VENV)/.dev ## ten thousand bad requests, a thousand malicious bundles, the OpenAPI document fuzzed
+	$(BIN)/pytest -n auto --dist loadfile --durations 10 tests/hostile $(ARGS)
+
+test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
+	$(BIN)/pytest --durations 10 tests/timing $(ARGS)
 
 test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve, a real MLflow server, real processes
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(ARGS)
@@ -88,7 +101,7 @@ audit: $(VENV)/.uv ## known vulnerabilities of the locked dependencies; exceptio
 	$(PYTHON) .ci/audit $(BIN)/uv
 
 docs-settings: $(VENV)/.dev ## write docs/settings.md from the code
-	$(BIN)/python -m serve_app settings --write docs/settings.md
+	$(IRIS_API) settings --write docs/settings.md
 
 docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/reliability.md and docs/security.md
 	$(BIN)/python -m tests.support.figures
@@ -97,12 +110,16 @@ lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements/serve.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train -c requirements/serve.txt pyproject.toml -o requirements/train.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
 
 clean: ## remove the environment and caches; models and runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+# The command `iris-api` of an environment runs the code of this folder.
+INSTALL_COMMAND = $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements/build.txt --editable . --python
 
 # Bytecode is compiled at once: Ray starts many processes, and each would compile everything again.
 $(VENV)/.uv:
@@ -116,16 +133,19 @@ $(VENV)/.serve: requirements/serve.txt | $(VENV)/.uv
 	@echo "iris-api: installing what serving needs …"
 	@$(PYTHON) -m venv --without-pip $(VENV)/serve
 	@$(BIN)/uv pip install --python $(VENV)/serve --compile-bytecode --require-hashes -r requirements/serve.txt
+	@$(INSTALL_COMMAND) $(VENV)/serve
 	@touch $@
 
 $(VENV)/.train: requirements/train.txt | $(VENV)/.uv
 	@echo "iris-api: installing what serving and training need (some 320 MB), and compiling it: a minute or more …"
 	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/train.txt
+	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
 	@echo "iris-api: installing everything, with the tools (some 400 MB), and compiling it: a minute or more …"
 	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/dev.txt
+	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@ $(VENV)/.train
 
 -include kuberay/k8s.mk

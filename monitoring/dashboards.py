@@ -150,7 +150,7 @@ def overview() -> Json:
                     ),
                     table(
                         "Alerts firing",
-                        "Watchdog is always here: it proves that alerting works.",
+                        "IrisApiWatchdog is always here: it proves that alerting works.",
                         'max by (alertname, severity, component) (ALERTS{alertstate="firing"})',
                         width=8,
                     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.figures import is_promised, keep
 
 TESTS = Path(__file__).parent
-TIERS = {"unit", "manifests", "monitoring", "integration", "e2e", "faults", "soak"}
+TIERS = {"unit", "hostile", "timing", "manifests", "monitoring", "integration", "e2e", "faults", "soak"}
 
 # A busy machine is no failure.
 settings.register_profile("iris-api", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
@@ -25,6 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """The outcome of what the docs promise, for their tables; a figure of a test that failed is none."""
+    """Keep the outcome of each test that the docs name, for their tables. With pytest-xdist the controller does it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     if (report.when == "call" or report.failed) and not report.skipped and is_promised(report.nodeid):
         keep(report.nodeid, outcome=report.outcome)

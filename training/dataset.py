@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from serve_app.artifacts.bundle import sha256
 from serve_app.artifacts.signature import IRIS_BOUNDS, Feature, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.tables.table import first_row, plain_column, read_table
+from training.train_options import TaskChoice
 
 MAX_CLASSES = 100
 """Different values of a target that is predicted as a class."""
@@ -25,7 +26,6 @@ MAX_CLASS_NUMBERS = 20
 """Up to so many different whole numbers a numeric target is taken for classes, when nobody says otherwise."""
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
-TaskChoice = Literal["auto", "classification", "regression"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,20 +12,21 @@ import secrets
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from serve_app.artifacts.signing import Sign, SigningError, signer
-from serve_app.artifacts.store import KEEP, Entry, PointerMoved, Store
+from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import IrisApiError, UsageError
 from serve_app.inference.predictor import onnx_scores, sklearn_scores
-from training import card, convert, evaluate, fit, pictures, publish
+from training import card, convert, evaluate, figures, fit, publish
 from training.candidate import Candidate, fit_candidate, judge
-from training.dataset import Bounds, Dataset, TaskChoice, load
+from training.dataset import Dataset, load
 from training.evaluate import Verdict
+from training.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from training.tracking import Run
@@ -34,35 +35,6 @@ REPORT = "verdict.json"
 
 Progress = Callable[[str], AbstractContextManager[None]]
 """Given what is being done, and entered while it is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a training was asked to do."""
-
-    data: Path | None = None
-    target: str | None = None
-    task: TaskChoice = "auto"
-    drop: tuple[str, ...] = ()
-    bounds: Bounds = field(default_factory=dict)
-    estimator: str = "random-forest"
-    params: Mapping[str, Any] = field(default_factory=dict)
-    test_size: float = 0.2
-    random_state: int | None = 42
-    search: int = 0
-    limits: Mapping[str, float] = field(default_factory=dict)
-    tolerance: float = 0.0
-    force: bool = False
-    model_dir: Path = Path("models")
-    keep: int = KEEP
-    signing_key: Path | None = None
-    report: Path | None = None
-    tracking: bool = True
-    tracking_uri: str | None = None
-    experiment: str = "iris-classification"
-    run_name: str | None = None
-    model_name: str = "IrisClassifier"
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,35 +49,34 @@ class Outcome:
     notes: tuple[str, ...]
 
 
-def train(options: Options, progress: Progress) -> Outcome:
+def train(options: TrainOptions, progress: Progress) -> Outcome:
     """Train, judge and publish. Raises UsageError, BackendUnavailable or StoreError; a refused model is an outcome."""
-    _check(options)
     sign = None if options.signing_key is None else _signer(options.signing_key)
-    seed = secrets.randbelow(2**31) if options.random_state is None else options.random_state
+    seed = secrets.randbelow(2**31) if options.random_state.value is None else options.random_state.value
     with progress("read the data"):
         dataset = load(
             options.data,
             target=options.target,
             task=options.task,
             drop=options.drop,
-            bounds=options.bounds,
+            bounds=options.column_bounds,
             test_size=options.test_size,
             random_state=seed,
         )
         limits = _limits(options, dataset)
         fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # a wrong name shows now
-    if not options.tracking:
+    if options.no_tracking:
         return _train(options, dataset, limits, seed, progress, None, sign)
     with progress("connect to MLflow"):
         from training import tracking
 
-        server = tracking.connect(options.tracking_uri, options.experiment)
+        server = tracking.connect(options.tracking_uri, options.experiment_name)
     with tracking.running(server, options.run_name) as run:
         return _train(options, dataset, limits, seed, progress, run, sign)
 
 
 def _train(
-    options: Options,
+    options: TrainOptions,
     dataset: Dataset,
     limits: Mapping[str, float],
     seed: int,
@@ -126,8 +97,8 @@ def _train(
         pointer, verdict = judge(candidate, store, limits=limits, tolerance=options.tolerance)
     with progress("convert to ONNX and compare"):
         converted = convert.convert(candidate.tail, candidate.signature, candidate.train, candidate.held_out)
-    with progress("draw the pictures"):
-        images, importance = _pictures(candidate, converted, seed)
+    with progress("draw the figures"):
+        images, importance = _figures(candidate, converted, seed)
     metadata = publish.describe(candidate, estimator=options.estimator, random_state=seed, onnx=converted.facts)
     metadata |= {"importance": importance, "search": searched, "test_size": options.test_size, "limits": dict(limits)}
     metadata |= {"tags": dict(options.tags), "tracking": "none" if run is None else "mlflow"}
@@ -174,44 +145,33 @@ def _signer(file: Path) -> Sign:
         raise UsageError(f"--signing-key: {error}") from None
 
 
-def _check(options: Options) -> None:
-    if not 0.0 < options.test_size < 1.0:
-        raise UsageError(f"--test-size {options.test_size:g} must be a share between 0 and 1, like 0.2")
-    if options.model_dir.exists() and not options.model_dir.is_dir():
-        raise UsageError(f"--model-dir {options.model_dir} is a file: name a folder")
-    for name, value in options.params.items():
-        if isinstance(value, int) and value < 1:
-            also = ", or None for no limit" if name == "max_depth" else ""
-            raise UsageError(f"--{name.replace('_', '-')} {value} must be at least 1{also}")
-
-
-def _limits(options: Options, dataset: Dataset) -> dict[str, float]:
+def _limits(options: TrainOptions, dataset: Dataset) -> dict[str, float]:
     known = evaluate.NAMES[dataset.signature.task]
-    for name in options.limits:
+    for name in options.floors:
         if name not in known:
             raise UsageError(f"a {dataset.signature.task} has no metric '{name}': use {', '.join(known)}")
     defaults = evaluate.default_floors(dataset.test_target, dataset.signature, built_in=options.data is None)
-    return {**defaults, **options.limits}
+    return {**defaults, **options.floors}
 
 
-def _pictures(candidate: Candidate, converted: convert.Converted, seed: int) -> tuple[dict[str, bytes], dict[str, float]]:
+def _figures(candidate: Candidate, converted: convert.Converted, seed: int) -> tuple[dict[str, bytes], dict[str, float]]:
     signature = candidate.signature
     if converted.model is None:
         score = sklearn_scores(candidate.tail, signature)
     else:
         score = onnx_scores(converted.model, signature, rounded=converted.facts["rounded"])
-    drawn, importance = pictures.importance(
+    drawn, importance = figures.importance(
         candidate.tail, score, candidate.held_out, candidate.target, signature, random_state=seed
     )
     images = {"feature_importance.png": drawn}
     if signature.task == "classification":
-        images["confusion_matrix.png"] = pictures.confusion(candidate.metrics["confusion_matrix"], signature.classes)
+        images["confusion_matrix.png"] = figures.confusion(candidate.metrics["confusion_matrix"], signature.classes)
     else:
-        images["predicted_and_true.png"] = pictures.residuals(candidate.target, candidate.predictions)
+        images["predicted_and_true.png"] = figures.residuals(candidate.target, candidate.predictions)
     return images, importance
 
 
-def _record(run: Run, options: Options, candidate: Candidate, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _record(run: Run, options: TrainOptions, candidate: Candidate, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters, metrics and the model; gives the metadata that name them."""
     from training import tracking
 
@@ -233,7 +193,7 @@ def _record(run: Run, options: Options, candidate: Candidate, metadata: Mapping[
     }
 
 
-def _register(run: Run, options: Options, metadata: Mapping[str, Any]) -> dict[str, str]:
+def _register(run: Run, options: TrainOptions, metadata: Mapping[str, Any]) -> dict[str, str]:
     from training import tracking
 
     version = tracking.register(run, metadata["mlflow_model_uri"], options.model_name)
@@ -268,7 +228,7 @@ def _finish(
 
 
 def _write_report(
-    path: Path, options: Options, verdict: Verdict, candidate: Candidate, metadata: Mapping[str, Any], entry: Entry | None
+    path: Path, options: TrainOptions, verdict: Verdict, candidate: Candidate, metadata: Mapping[str, Any], entry: Entry | None
 ) -> list[str]:
     document = {
         **verdict.to_dict(),

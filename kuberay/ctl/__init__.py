@@ -1,1 +1,1 @@
-"""Behind `make k8s-*`: what a person would do with kubectl, with the waiting and the explaining. Needs Python and kubectl only."""
+"""The commands behind `make k8s-*`: kubectl with waiting and explanations. They need Python's standard library and kubectl only."""

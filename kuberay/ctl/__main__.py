@@ -1,85 +1,79 @@
-"""`python3 -m kuberay.ctl COMMAND`: what the make targets k8s-* call. Where to: K8S_NS, KUBECONFIG, KUBECTL."""
+"""`python3 -m kuberay.ctl COMMAND`: the commands behind `make k8s-*`, for the cluster of K8S_NS, KUBECONFIG and KUBECTL."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 
-from kuberay.ctl import clean, deploy, doctor, look, store, train
+from kuberay.ctl import api_client, clean, deploy, doctor, status, train
 from kuberay.ctl.kube import Cluster, CommandError
+from kuberay.ctl.smoke_test import smoke_test
+from kuberay.ctl.store_job import store_command
+
+Handler = Callable[[Cluster, argparse.Namespace], int | None]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; each command's handler is its default `handler`."""
+    result = argparse.ArgumentParser(prog="python3 -m kuberay.ctl", description=__doc__)
+    commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help_text: str, handler: Handler) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_text)
+        command.set_defaults(handler=handler)
+        return command
+
+    command = add("setup", "install the KubeRay operator", lambda cluster, options: deploy.setup(cluster, options.version))
+    command.add_argument("--version", required=True)
+    command = add(
+        "deploy", "apply an overlay and wait until it answers", lambda cluster, options: deploy.deploy(cluster, options.overlay)
+    )
+    command.add_argument("overlay")
+    for name, help_text, run_job in (
+        ("train", "run the training job and wait for its model", train.train),
+        ("score", "run a bulk scoring and follow it", train.score),
+    ):
+        command = add(name, help_text, functools.partial(_run_job, run_job))
+        command.add_argument("folder")
+        command.add_argument("--arguments", default="", help="flags of the job's command")
+    add("status", "what runs", lambda cluster, _: status.status(cluster))
+    command = add("logs", "the application's logs", lambda cluster, options: status.logs(cluster, options.lines, options.follow))
+    command.add_argument("--lines", type=int, default=50)
+    command.add_argument("--follow", action="store_true")
+    add("test", "a prediction, with a verdict", lambda cluster, _: smoke_test(cluster))
+    command = add(
+        "forward",
+        "a port of this machine for a Service",
+        lambda cluster, options: api_client.forward(cluster, options.target, options.port),
+    )
+    command.add_argument("target", choices=("api", "mlflow"))
+    command.add_argument("port", type=int)
+    add("models", "list the store", lambda cluster, _: store_command(cluster, "list"))
+    command = add("promote", "serve a version", lambda cluster, options: store_command(cluster, "promote", options.version))
+    command.add_argument("version")
+    add("rollback", "serve the version before", lambda cluster, _: store_command(cluster, "rollback"))
+    add("delete", "remove the workloads", lambda cluster, _: clean.delete(cluster))
+    add("clean", "remove everything", lambda cluster, _: clean.clean(cluster))
+    add("doctor", "look for known faults", lambda cluster, _: 1 if doctor.doctor(cluster) else 0)
+    return result
+
+
+def _run_job(run_job: Callable[[Cluster, str, str], None], cluster: Cluster, options: argparse.Namespace) -> None:
+    run_job(cluster, options.folder, options.arguments)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m kuberay.ctl", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, meaning: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=meaning)
-
-    add("setup", "install the KubeRay operator").add_argument("--version", required=True)
-    add("deploy", "apply an overlay and wait until it answers").add_argument("overlay")
-    command = add("train", "run the training job and wait for its model")
-    command.add_argument("folder")
-    command.add_argument("--arguments", default="")
-    command = add("score", "run a bulk scoring and follow it")
-    command.add_argument("folder")
-    command.add_argument("--arguments", default="")
-    add("status", "what runs")
-    command = add("logs", "the application's logs")
-    command.add_argument("--lines", type=int, default=50)
-    command.add_argument("--follow", action="store_true")
-    add("test", "a prediction, with a verdict")
-    command = add("forward", "a port of this machine for a Service")
-    command.add_argument("what", choices=("api", "mlflow"))
-    command.add_argument("port", type=int)
-    add("models", "list the store")
-    add("promote", "serve a version").add_argument("version")
-    add("rollback", "serve the version before")
-    add("delete", "remove the workloads")
-    add("clean", "remove everything")
-    add("doctor", "look for known failures")
-    chosen = parser.parse_args()
-    cluster = Cluster.from_environment()
+    """Run one command; the exit code is 0, 1 for an error or a fault, 130 after Ctrl-C."""
+    options = parser().parse_args()
     try:
-        return run(cluster, chosen)
-    except CommandError as stop:
-        sys.stderr.write(f"error: {stop}\n")
+        return options.handler(Cluster.from_environment(), options) or 0
+    except CommandError as error:
+        sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def run(cluster: Cluster, chosen: argparse.Namespace) -> int:
-    match chosen.command:
-        case "setup":
-            deploy.setup(cluster, chosen.version)
-        case "deploy":
-            deploy.deploy(cluster, chosen.overlay)
-        case "train":
-            train.train(cluster, chosen.folder, chosen.arguments)
-        case "score":
-            train.score(cluster, chosen.folder, chosen.arguments)
-        case "status":
-            look.status(cluster)
-        case "logs":
-            look.logs(cluster, chosen.lines, chosen.follow)
-        case "test":
-            look.test(cluster)
-        case "forward":
-            look.forward(cluster, chosen.what, chosen.port)
-        case "models":
-            store.command(cluster, "list")
-        case "promote":
-            store.command(cluster, "promote", chosen.version)
-        case "rollback":
-            store.command(cluster, "rollback")
-        case "delete":
-            clean.delete(cluster)
-        case "clean":
-            clean.clean(cluster)
-        case "doctor":
-            return 1 if doctor.doctor(cluster) else 0
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,31 +1,34 @@
-"""delete and clean: the workloads, or everything; custom resources first, while the operator can still finish them."""
+"""delete and clean: remove the workloads, or everything. Custom resources go first, while the operator can still finish them."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Sequence
 
-from kuberay.ctl.kube import PART_OF, PODS, Cluster, Json, field, say
-from kuberay.ctl.waiting import Progress
+from kuberay.ctl.kube import PART_OF, PODS, Cluster, Json, echo, field
+from kuberay.ctl.waiting import DeadlineExceeded, Progress, poll
 
 CUSTOM = ("raycronjobs", "rayjobs", "rayservices", "rayclusters")
 WORKLOADS = "cronjobs,jobs,deployments,statefulsets,ingresses,poddisruptionbudgets,networkpolicies,services"
 OPERATED = ("externalsecrets.external-secrets.io", "secretstores.external-secrets.io", "issuers.cert-manager.io")
-"""What other operators would make Secrets from again; not on every cluster."""
+"""Kinds from which other operators would make Secrets again; a cluster may not know them."""
 KEPT = "volumes (models-pvc, mlflow-pvc), Secrets and ConfigMaps stay; `make k8s-clean` removes them too"
-STUCK_AFTER = 120.0
+DELETION_TIMEOUT = 120.0
+PODS_TIMEOUT = 180.0
+VOLUMES_TIMEOUT = 60.0
+NO_FINALIZERS = '{"metadata":{"finalizers":null}}'
 
 
 def delete(cluster: Cluster) -> None:
-    """The workloads; what people made stays."""
+    """Remove the workloads; volumes, Secrets and ConfigMaps stay."""
     remove_workloads(cluster)
-    say(f"the workloads in {cluster.namespace} are gone; {KEPT}")
+    echo(f"the workloads in {cluster.namespace} are gone; {KEPT}")
 
 
 def clean(cluster: Cluster) -> None:
-    """Everything: workloads, volumes with the models, Secret, namespace."""
+    """Remove everything: workloads, volumes with the models, the Secret, and the namespace when this project created it."""
     namespace = cluster.get("namespace", cluster.namespace, namespaced=False)
     if namespace is None:
-        say(f"there is no namespace {cluster.namespace}: nothing to do")
+        echo(f"there is no namespace {cluster.namespace}: nothing to do")
         return
     volumes = [field(claim, "spec.volumeName") for claim in cluster.items("persistentvolumeclaims", PART_OF)]
     remove_workloads(cluster)
@@ -33,61 +36,87 @@ def clean(cluster: Cluster) -> None:
         _delete(cluster, kind, PART_OF)
     _delete(cluster, "persistentvolumeclaims,configmaps,secrets,serviceaccounts,roles,rolebindings", PART_OF)
     _delete(cluster, "persistentvolumes", PART_OF, namespaced=False)
-    if field(namespace, "metadata.labels", {}).get("app.kubernetes.io/part-of") == "iris-api":
-        say(f"  namespace {cluster.namespace}")
-        cluster.run("delete", "namespace", cluster.namespace, "--wait=false", "--ignore-not-found", namespaced=False)
-        _until_gone("the namespace", lambda: [cluster.get("namespace", cluster.namespace, namespaced=False)])
-    else:
-        say(f"the namespace {cluster.namespace} was not made by this project, so it stays; what the project put into it is gone")
-    left = [name for name in volumes if name and field(cluster.get("pv", name, namespaced=False), "spec") is not None]
-    _until_gone("volumes", lambda: [cluster.get("pv", name, namespaced=False) for name in left], limit=60.0)
-    kept = [name for name in left if cluster.get("pv", name, namespaced=False) is not None]
-    say(f"everything is gone{f', except volumes that their class retains: {kept}' if kept else ''}")
+    _delete_namespace(cluster, namespace)
+    names = [name for name in volumes if name and cluster.get("pv", name, namespaced=False) is not None]
+
+    def existing() -> list[str]:
+        return [name for name in names if cluster.get("pv", name, namespaced=False) is not None]
+
+    _wait_until_gone("volumes", existing, VOLUMES_TIMEOUT)
+    retained = existing()
+    echo(f"everything is gone{f', except volumes that their class retains: {retained}' if retained else ''}")
 
 
 def remove_workloads(cluster: Cluster) -> None:
-    """Owners before what they own, and wait: what is deleted under the operator's hands it would make again."""
+    """Delete owners before what they own, and wait: the operator would create again what is deleted before its owner."""
     for kind in CUSTOM:
-        if cluster.ask("get", kind, "-o", "name"):
+        if cluster.try_run("get", kind, "-o", "name"):
             _delete(cluster, kind, PART_OF if kind != "rayclusters" else "")
     _delete(cluster, WORKLOADS, PART_OF)
-    _until_gone("pods", lambda: list(cluster.pods(PODS)))
+    _wait_until_gone("pods", lambda: cluster.pods(PODS), PODS_TIMEOUT)
+
+
+def _delete_namespace(cluster: Cluster, namespace: Json) -> None:
+    if field(namespace, "metadata.labels", {}).get("app.kubernetes.io/part-of") != "iris-api":
+        echo(
+            f"the namespace {cluster.namespace} was not created by this project, so it stays; the project's objects in it are gone"
+        )
+        return
+    echo(f"  namespace {cluster.namespace}")
+    cluster.run("delete", "namespace", cluster.namespace, "--wait=false", "--ignore-not-found", namespaced=False)
+
+    def existing() -> list[Json]:
+        document = cluster.get("namespace", cluster.namespace, namespaced=False)
+        return [document] if document else []
+
+    _wait_until_gone("the namespace", existing, PODS_TIMEOUT)
 
 
 def _delete(cluster: Cluster, kinds: str, selector: str, *, namespaced: bool = True) -> None:
+    """Delete the objects of some kinds that match a label selector (all without one), and wait until they are gone."""
     arguments = ("-l", selector) if selector else ("--all",)
-    out = cluster.ask("delete", kinds, *arguments, "--wait=false", "--ignore-not-found", namespaced=namespaced) or ""
-    for line in out.splitlines():
+    output = cluster.try_run("delete", kinds, *arguments, "--wait=false", "--ignore-not-found", namespaced=namespaced) or ""
+    for line in output.splitlines():
         if "deleted" in line:
-            say(f"  {line.split(' from ')[0]}")
+            echo(f"  {line.split(' from ')[0]}")
     for kind in kinds.split(","):
         _finish(cluster, kind, selector, namespaced=namespaced)
 
 
 def _finish(cluster: Cluster, kind: str, selector: str, *, namespaced: bool) -> None:
-    """Wait until they are gone; one whose operator never answers loses its finalizers."""
-    progress = Progress()
-    while left := [one for one in cluster.items(kind, selector, namespaced=namespaced) if field(one, "metadata.deletionTimestamp")]:
-        if kind in CUSTOM and progress.seconds > STUCK_AFTER:
-            for one in left:
-                name = one["metadata"]["name"]
-                say(f"  {kind}/{name}: nobody finishes its deletion (is the operator gone?), its finalizers are taken away")
-                cluster.ask("patch", kind, name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}', namespaced=namespaced)
-        elif progress.seconds > STUCK_AFTER:
-            say(f"  {kind}: {len(left)} still being deleted after {STUCK_AFTER:.0f} s")
+    """Wait until the objects that are being deleted are gone; those of an operator that does not answer lose their finalizers."""
+
+    def deleted() -> list[Json]:
+        items = cluster.items(kind, selector, namespaced=namespaced)
+        return [item for item in items if field(item, "metadata.deletionTimestamp")]
+
+    if _gone(deleted, DELETION_TIMEOUT):
+        return
+    if kind in CUSTOM:
+        for item in deleted():
+            name = item["metadata"]["name"]
+            echo(f"  {kind}/{name}: its operator does not finish the deletion (is it installed?), so its finalizers are removed")
+            cluster.try_run("patch", kind, name, "--type=merge", "-p", NO_FINALIZERS, namespaced=namespaced)
+        if _gone(deleted, DELETION_TIMEOUT):
             return
-        time.sleep(0.5)
+    echo(f"  {kind}: {len(deleted())} still being deleted after {DELETION_TIMEOUT:.0f} s: run `make k8s-doctor`")
 
 
-def _until_gone(what: str, look: object, limit: float = 180.0) -> None:
-    assert callable(look)
-    progress = Progress()
-    while True:
-        left: list[Json | None] = [one for one in look() if one is not None]
-        if not left:
-            return
-        progress(f"waiting for {len(left)} {what} to end")
-        if progress.seconds > limit:
-            say(f"  {what}: {len(left)} still there after {limit:.0f} s: run `make k8s-doctor`")
-            return
-        time.sleep(1)
+def _wait_until_gone(what: str, remaining: Callable[[], Sequence[object]], timeout: float) -> None:
+    if not _gone(remaining, timeout, what):
+        echo(f"  {what}: {len(remaining())} still there after {timeout:.0f} s: run `make k8s-doctor`")
+
+
+def _gone(remaining: Callable[[], Sequence[object]], timeout: float, what: str = "") -> bool:
+    """Whether nothing remains within `timeout` seconds; with `what`, the number that remains is printed."""
+
+    def check(progress: Progress) -> bool | None:
+        count = len(remaining())
+        if count and what:
+            progress(f"waiting for {count} {what} to end")
+        return True if not count else None
+
+    try:
+        return poll(check, timeout=timeout, failure=f"{what or 'objects'} still exist", interval=0.5)
+    except DeadlineExceeded:
+        return False

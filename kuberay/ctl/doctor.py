@@ -1,36 +1,49 @@
-"""doctor: the known failures, looked for one after another; cause and fix in one line each. It changes nothing."""
+"""doctor: check for the known faults one after another; cause and fix in one line each. It changes nothing."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from kuberay.ctl.deploy import CRD, operator
+from kuberay.ctl.deploy import CRD, installed_operator
 from kuberay.ctl.faults import Fault, application_fault, pod_faults
-from kuberay.ctl.kube import RAYJOB, RAYSERVICE, SECRET, Cluster, conditions, field, say
-from kuberay.ctl.manifests import HERE, MIN_KEY
-from kuberay.ctl.reach import api_key
+from kuberay.ctl.kube import (
+    CONFIG,
+    KUBERAY,
+    MLFLOW,
+    MLFLOW_SERVICE,
+    OVERRIDES,
+    RAYSERVICE,
+    SECRET,
+    TRAINING_JOB,
+    Cluster,
+    conditions,
+    echo,
+    field,
+)
+from kuberay.ctl.manifests import EXAMPLE_KEY, MIN_KEY_LENGTH, secret_value
 
-LEAST = {"ray-head": 1536, "ray-worker": 768, "mlflow": 768}
-"""MiB of memory limit below which a container was seen to be killed or to be near it."""
+MINIMUM_MEMORY = {"ray-head": 1536, "ray-worker": 768, "mlflow": 768}
+"""MiB of a container's memory limit; below it the container was killed, or nearly, in tests."""
 UNITS = {"Ki": 1 / 1024, "Mi": 1.0, "Gi": 1024.0, "M": 0.9537, "G": 953.7}
 
 
 def doctor(cluster: Cluster) -> int:
-    """Number of faults found."""
-    if cluster.ask("version", "-o", "json", namespaced=False) is None:
-        say(str(Fault("cluster", "no cluster answers", "kubectl cluster-info; set KUBECONFIG or KUBECTL='kubectl --context NAME'")))
+    """Print the result of each check; returns the number of faults."""
+    if cluster.try_run("version", "-o", "json", namespaced=False) is None:
+        echo(
+            str(Fault("cluster", "no cluster answers", "kubectl cluster-info; set KUBECONFIG or KUBECTL='kubectl --context NAME'"))
+        )
         return 1
     faults: list[Fault] = []
     for title, check in CHECKS:
-        found = list(check(cluster))
-        faults += found
-        say(f"{'!!' if found else 'ok'}  {title}")
-        for fault in found:
-            say(f"    {fault}")
-    say(f"{len(faults)} found" if faults else "nothing found")
+        results = list(check(cluster))
+        faults += results
+        echo(f"{'!!' if results else 'ok'}  {title}")
+        for fault in results:
+            echo(f"    {fault}")
+    echo(f"{len(faults)} found" if faults else "nothing found")
     return len(faults)
 
 
@@ -38,11 +51,11 @@ def _operator(cluster: Cluster) -> Iterator[Fault]:
     if cluster.get("crd", CRD, namespaced=False) is None:
         yield Fault("cluster", "the custom resources of KubeRay are missing", "make k8s-setup")
         return
-    found = operator(cluster)
-    if found is None:
+    operator = installed_operator(cluster)
+    if operator is None:
         yield Fault("cluster", "KubeRay's custom resources are there, but no operator acts on them", "make k8s-setup")
-    elif found[1] < 1:
-        yield Fault("operator", f"{found[0]} does not run", "kubectl get pods -A | grep kuberay; then describe the pod")
+    elif operator[1] < 1:
+        yield Fault("operator", f"{operator[0]} does not run", "kubectl get pods -A | grep kuberay; then describe the pod")
 
 
 def _namespace(cluster: Cluster) -> Iterator[Fault]:
@@ -53,42 +66,43 @@ def _namespace(cluster: Cluster) -> Iterator[Fault]:
 def _secret(cluster: Cluster) -> Iterator[Fault]:
     if cluster.get("namespace", cluster.namespace, namespaced=False) is None:
         return
-    if cluster.get("secret", SECRET) is None:
+    secret = cluster.get("secret", SECRET)
+    if secret is None:
         yield Fault(f"Secret {SECRET}", "is missing", "kubectl apply -f kuberay/base/secret.yaml (made from secret.yaml.example)")
         return
-    key = api_key(cluster)
-    mode = field(cluster.get("configmap", "iris-api-config"), "data", {}).get("ENVIRONMENT", "")
-    if mode == "production" and len(key) < MIN_KEY:
-        cause = "holds no API_KEY" if not key else f"holds an API_KEY of {len(key)} characters; production needs {MIN_KEY}"
+    key = secret_value(secret, "API_KEY")
+    mode = field(cluster.get("configmap", CONFIG), "data", {}).get("ENVIRONMENT", "")
+    if mode == "production" and len(key) < MIN_KEY_LENGTH:
+        cause = "holds no API_KEY" if not key else f"holds an API_KEY of {len(key)} characters; production needs {MIN_KEY_LENGTH}"
         yield Fault(
             f"Secret {SECRET}", cause, "put the output of `openssl rand -hex 32` into kuberay/base/secret.yaml; make k8s-deploy"
         )
-    elif key.startswith("replace-me"):
+    elif key.startswith(EXAMPLE_KEY):
         yield Fault(f"Secret {SECRET}", "holds the API_KEY of the example", "put your own key in; make k8s-deploy")
 
 
 def _tracking(cluster: Cluster) -> Iterator[Fault]:
-    import base64
-
-    data = field(cluster.get("secret", SECRET), "data", {})
-    uri = base64.b64decode(data.get("MLFLOW_TRACKING_URI", "")).decode()
-    overrides = field(cluster.get("configmap", "iris-api-overrides"), "data", {})
+    uri = secret_value(cluster.get("secret", SECRET), "MLFLOW_TRACKING_URI")
+    overrides = field(cluster.get("configmap", OVERRIDES), "data", {})
     if uri.startswith("gs://") and "MLFLOW_TRACKING_URI" not in overrides:
         yield Fault(
             f"Secret {SECRET}",
             f"MLFLOW_TRACKING_URI is {uri}, a place for files and no tracking server",
             "make k8s-deploy OVERLAY=gcs",
         )
-    server = cluster.get("deployment", "mlflow-server")
-    if server is None and "mlflow-server-service" in uri:
+    has_server = cluster.get("deployment", MLFLOW) is not None
+    if not has_server and MLFLOW_SERVICE in uri:
         yield Fault(
             f"Secret {SECRET}",
             f"MLFLOW_TRACKING_URI is {uri}, but there is no MLflow here",
             "make k8s-deploy-mlflow, or another URI",
         )
-    if server is None:
-        return
-    log = cluster.ask("logs", "deployment/mlflow-server", "--tail=2000") or ""
+    if has_server:
+        yield from _mlflow_log(cluster)
+
+
+def _mlflow_log(cluster: Cluster) -> Iterator[Fault]:
+    log = cluster.try_run("logs", "deployment/mlflow-server", "--tail=2000") or ""
     refused = re.findall(r"Rejected request with invalid Host header: (\S+)", log)
     if refused:
         fix = f"add {refused[-1]} to --allowed-hosts in kuberay/components/mlflow/mlflow.yaml"
@@ -103,7 +117,9 @@ def _claims(cluster: Cluster) -> Iterator[Fault]:
     for claim in cluster.items("persistentvolumeclaims"):
         name = f"claim {claim['metadata']['name']}"
         if field(claim, "status.phase") == "Pending":
-            events = [e for e in cluster.items("events") if field(e, "involvedObject.name") == claim["metadata"]["name"]]
+            events = [
+                event for event in cluster.items("events") if field(event, "involvedObject.name") == claim["metadata"]["name"]
+            ]
             last = events[-1] if events else {}
             if last.get("reason") != "WaitForFirstConsumer":
                 cause = str(last.get("message", "no volume was made for it")).split("\n")[0]
@@ -118,14 +134,14 @@ def _application(cluster: Cluster) -> Iterator[Fault]:
     service = cluster.get("rayservice", RAYSERVICE)
     fault = application_fault(service)
     if fault is not None:
-        yield Fault(fault.where, fault.cause, fault.fix.replace("NAMESPACE", cluster.namespace))
+        yield fault
     ready = conditions(service).get("Ready", {})
     if ready.get("reason") == "ValidationFailed":
         yield Fault("RayService", str(ready.get("message", "")), "correct the YAML that the message names; make k8s-deploy")
 
 
 def _job(cluster: Cluster) -> Iterator[Fault]:
-    job = cluster.get("rayjob", RAYJOB)
+    job = cluster.get("rayjob", TRAINING_JOB)
     if field(job, "status.jobDeploymentStatus") in ("Failed", "ValidationFailed"):
         lines = [line for line in str(field(job, "status.message", "")).splitlines() if line.strip()]
         cause = f"{field(job, 'status.reason', 'failed')}: {lines[-1] if lines else 'no message'}"
@@ -133,8 +149,8 @@ def _job(cluster: Cluster) -> Iterator[Fault]:
 
 
 def _versions(cluster: Cluster) -> Iterator[Fault]:
-    lock = re.search(r"^ray==(\S+)", Path(HERE.parent / "requirements" / "serve.txt").read_text(), re.MULTILINE)
-    for kind, name, path in (("rayservice", RAYSERVICE, "spec.rayClusterConfig"), ("rayjob", RAYJOB, "spec.rayClusterSpec")):
+    lock = re.search(r"^ray==(\S+)", (KUBERAY.parent / "requirements" / "serve.txt").read_text(), re.MULTILINE)
+    for kind, name, path in (("RayService", RAYSERVICE, "spec.rayClusterConfig"), ("RayJob", TRAINING_JOB, "spec.rayClusterSpec")):
         stated = field(cluster.get(kind, name), f"{path}.rayVersion")
         if lock and stated and stated != lock.group(1):
             yield Fault(
@@ -145,31 +161,31 @@ def _versions(cluster: Cluster) -> Iterator[Fault]:
 
 
 def _memory(cluster: Cluster) -> Iterator[Fault]:
-    seen = set()
+    reported = set()
     for pod in cluster.pods("app in (iris-api, iris-train, mlflow-server)"):
         for container in field(pod, "spec.containers", []):
             limit = mebibytes(field(container, "resources.limits.memory"))
-            least = LEAST.get(container["name"])
+            minimum = MINIMUM_MEMORY.get(container["name"])
             key = (field(pod, "metadata.labels.app"), container["name"])
-            if least and limit is not None and limit < least and key not in seen:
-                seen.add(key)
+            if minimum and limit is not None and limit < minimum and key not in reported:
+                reported.add(key)
                 yield Fault(
-                    f"container {container['name']}", f"its memory limit is {limit:.0f} MiB", f"give it {least} MiB or more"
+                    f"container {container['name']}", f"its memory limit is {limit:.0f} MiB", f"give it {minimum} MiB or more"
                 )
 
 
 def mebibytes(quantity: object) -> float | None:
-    """`1Gi` as 1024; None for no quantity."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|M|G)?", str(quantity))
-    return float(found.group(1)) * UNITS.get(found.group(2), 1 / 2**20) if found else None
+    """A quantity of memory in MiB, such as 1024 for `1Gi`; None when it is no quantity."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|M|G)?", str(quantity))
+    return float(match.group(1)) * UNITS.get(match.group(2), 1 / 2**20) if match else None
 
 
 def _rolled_out(cluster: Cluster) -> Iterator[Fault]:
-    """A config that changed without a roll-out: pods keep what they read at their start."""
+    """Settings that changed after the pods had read them at their start."""
     pods = cluster.pods("app=iris-api,component=worker")
     started = max((str(field(pod, "metadata.creationTimestamp")) for pod in pods), default="")
-    for kind, name in (("secret", SECRET), ("configmap", "iris-api-config")):
-        text = cluster.ask("get", kind, name, "-o", "json", "--show-managed-fields", "--ignore-not-found")
+    for kind, name in (("Secret", SECRET), ("ConfigMap", CONFIG)):
+        text = cluster.try_run("get", kind, name, "-o", "json", "--show-managed-fields", "--ignore-not-found")
         entries = field(json.loads(text), "metadata.managedFields", []) if text and text.strip() else []
         changed = max((str(entry.get("time", "")) for entry in entries), default="")
         if started and changed > started:

@@ -1,4 +1,4 @@
-"""kubectl, and nothing else: every look at a cluster and every change to it passes here."""
+"""kubectl: every read from a cluster and every change to it passes through this module."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+KUBERAY = Path(__file__).resolve().parent.parent
+"""The folder with the manifests."""
 PART_OF = "app.kubernetes.io/part-of=iris-api"
 APPS = (
     *("iris-api", "iris-train", "iris-score", "iris-score-files", "iris-store", "iris-train-schedule"),
@@ -18,54 +21,66 @@ APPS = (
 )
 PODS = f"app in ({', '.join(APPS)})"
 SERVICE = "iris-api-service"
+MLFLOW = "mlflow-server"
 MLFLOW_SERVICE = "mlflow-server-service"
 RAYSERVICE = "iris-api"
-RAYJOB = "iris-train"
-SCOREJOB = "iris-score"
+TRAINING_JOB = "iris-train"
+SCORING_JOB = "iris-score"
 SECRET = "iris-api-secrets"  # noqa: S105  the name of a Secret
+CONFIG = "iris-api-config"
+OVERRIDES = "iris-api-overrides"
+SERVE_IMAGE = "iris-api:latest"
+TRAIN_IMAGE = "iris-train:latest"
 
 Json = dict[str, Any]
 
 
 class CommandError(Exception):
-    """Work cannot go on; the message is one sentence that names the fix."""
+    """The command cannot go on. The message is one sentence that names the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where the product goes: the kubectl command (with its context), the namespace, the images."""
+    """Where the product goes: the kubectl command with its context, the namespace, the images."""
 
     kubectl: tuple[str, ...]
     namespace: str
-    serve_image: str
-    train_image: str
+    serve_image: str = SERVE_IMAGE
+    train_image: str = TRAIN_IMAGE
+    secret_file: Path = KUBERAY / "base" / "secret.yaml"
+    timeout: float = 600.0
+    """Seconds that a deployment may take until it is ready."""
 
     @classmethod
     def from_environment(cls) -> Cluster:
+        """Read KUBECTL, K8S_NS, DOCKER_IMAGE, TRAIN_IMAGE, K8S_SECRET and K8S_TIMEOUT."""
         env = os.environ
         return cls(
             kubectl=tuple(shlex.split(env.get("KUBECTL") or "kubectl")),
             namespace=env.get("K8S_NS") or "mlops",
-            serve_image=env.get("DOCKER_IMAGE") or "iris-api:latest",
-            train_image=env.get("TRAIN_IMAGE") or "iris-train:latest",
+            serve_image=env.get("DOCKER_IMAGE") or SERVE_IMAGE,
+            train_image=env.get("TRAIN_IMAGE") or TRAIN_IMAGE,
+            secret_file=Path(env.get("K8S_SECRET") or KUBERAY / "base" / "secret.yaml"),
+            timeout=float(env.get("K8S_TIMEOUT") or 600),
         )
 
     def command(self, *arguments: str, namespaced: bool = True) -> list[str]:
+        """The argument vector of one kubectl call."""
         return [*self.kubectl, *(("-n", self.namespace) if namespaced else ()), *arguments]
 
     def run(self, *arguments: str, text: str | None = None, namespaced: bool = True) -> str:
-        """Output of one kubectl call; raises Stop with what kubectl said."""
+        """Standard output of one kubectl call with `text` as its input; raises CommandError with the last line of its errors."""
         try:
-            done = subprocess.run(  # noqa: S603  the command is the user's own kubectl
+            process = subprocess.run(  # noqa: S603  the command is the user's own kubectl
                 self.command(*arguments, namespaced=namespaced), input=text, capture_output=True, text=True, check=False
             )
         except FileNotFoundError:
             raise CommandError(f"{self.kubectl[0]} is not installed (or not in PATH): install kubectl, or set KUBECTL") from None
-        if done.returncode:
-            raise CommandError(_last_line(done.stderr) or f"kubectl {arguments[0]} failed")
-        return done.stdout
+        if process.returncode:
+            raise CommandError(_last_line(process.stderr) or f"kubectl {arguments[0]} failed")
+        return process.stdout
 
-    def ask(self, *arguments: str, namespaced: bool = True) -> str | None:
+    def try_run(self, *arguments: str, namespaced: bool = True) -> str | None:
         """Like `run`, but None when kubectl fails."""
         try:
             return self.run(*arguments, namespaced=namespaced)
@@ -73,35 +88,40 @@ class Cluster:
             return None
 
     def get(self, kind: str, name: str, *, namespaced: bool = True) -> Json | None:
-        out = self.ask("get", kind, name, "-o", "json", "--ignore-not-found", namespaced=namespaced)
-        found: Json | None = json.loads(out) if out and out.strip() else None
-        return found
+        """One object; None when it does not exist or the cluster does not answer."""
+        output = self.try_run("get", kind, name, "-o", "json", "--ignore-not-found", namespaced=namespaced)
+        document: Json | None = json.loads(output) if output and output.strip() else None
+        return document
 
-    def items(self, kind: str, selector: str = "", *, namespaced: bool = True, everywhere: bool = False) -> list[Json]:
-        arguments = ["get", kind, "-o", "json", *(("-l", selector) if selector else ()), *(("-A",) if everywhere else ())]
-        out = self.ask(*arguments, namespaced=namespaced and not everywhere)
-        found: list[Json] = json.loads(out).get("items", []) if out else []
-        return found
+    def items(self, kind: str, selector: str = "", *, namespaced: bool = True, all_namespaces: bool = False) -> list[Json]:
+        """The objects of a kind that match a label selector; none when the cluster does not answer."""
+        arguments = ["get", kind, "-o", "json", *(("-l", selector) if selector else ()), *(("-A",) if all_namespaces else ())]
+        output = self.try_run(*arguments, namespaced=namespaced and not all_namespaces)
+        documents: list[Json] = json.loads(output).get("items", []) if output else []
+        return documents
 
     def pods(self, selector: str) -> list[Json]:
+        """The pods that match a label selector, by name."""
         return sorted(self.items("pods", selector), key=lambda pod: str(pod["metadata"]["name"]))
 
-    def stream(self, *arguments: str) -> subprocess.Popen[str]:
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        """A kubectl call that goes on in the background; its output and errors are one pipe."""
         return subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
 
-    def become(self, *arguments: str) -> None:
-        """Hand the terminal over to kubectl (logs, port-forward) until the person ends it."""
+    def replace_process(self, *arguments: str) -> None:
+        """Replace this process by a kubectl call that the user ends (logs, port-forward)."""
         command = self.command(*arguments)
         os.execvp(command[0], command)  # noqa: S606
 
 
-def say(line: str = "") -> None:
+def echo(line: str = "") -> None:
+    """Print a line at once, also into a pipe."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def field(document: Json | None, path: str, default: Any = None) -> Any:
-    """A value deep inside a document: `field(pod, "status.phase")`."""
+    """A value deep inside a document, such as `field(pod, "status.phase")`; `default` when a part of the path is missing."""
     value: Any = document
     for name in path.split("."):
         if not isinstance(value, dict) or name not in value:
@@ -111,10 +131,11 @@ def field(document: Json | None, path: str, default: Any = None) -> Any:
 
 
 def conditions(document: Json | None) -> dict[str, Json]:
+    """The conditions of an object's status by type."""
     return {str(item["type"]): item for item in field(document, "status.conditions", [])}
 
 
-def containers(pod: Json) -> Iterator[Json]:
+def container_statuses(pod: Json) -> Iterator[Json]:
     """The statuses of a pod's containers, init containers first."""
     yield from field(pod, "status.initContainerStatuses", [])
     yield from field(pod, "status.containerStatuses", [])

@@ -1,75 +1,144 @@
-"""From the files in kuberay/ to what is applied: kustomize's output with the user's namespace, images and checksum in it."""
+"""From the files in kuberay/ to the objects that are applied: kustomize sets the namespace and the images, and the result is JSON.
+
+A temporary kustomization over the user's folder does what the user could do by hand, so no YAML is read or written here.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
-import re
+import shutil
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from kuberay.ctl.kube import SECRET, Cluster, CommandError, field
-from kuberay.ctl.reach import api_key
+from kuberay.ctl.kube import KUBERAY, SECRET, SERVE_IMAGE, TRAIN_IMAGE, Cluster, CommandError, Json, field
 
-HERE = Path(__file__).resolve().parent.parent
-SECRET_FILE = Path(os.environ.get("K8S_SECRET") or HERE / "base" / "secret.yaml")
-MIN_KEY = 32
+CHECKSUM = "iris-api/config-checksum"
+"""Annotation of the pod templates of the RayService: pods read their settings when they start, so new settings need new pods."""
+UNSET = "unset"
+"""The annotation's value in kuberay/base/rayservice.yaml; another value belongs to the user and stays."""
+MIN_KEY_LENGTH = 32
+EXAMPLE_KEY = "replace-me"
 
 
 def overlay(name: str) -> Path:
-    """Folder of a variant: overlays/NAME, or any path."""
-    for folder in (HERE / "overlays" / name, Path(name)):
+    """The folder kuberay/overlays/NAME or any folder with a kustomization.yaml; raises CommandError when there is neither."""
+    for folder in (KUBERAY / "overlays" / name, Path(name)):
         if (folder / "kustomization.yaml").is_file():
             return folder
-    known = ", ".join(sorted(path.parent.name for path in (HERE / "overlays").glob("*/kustomization.yaml")))
-    raise CommandError(f"there is no overlay '{name}': use one of {known}, or a folder with a kustomization.yaml")
+    names = ", ".join(sorted(path.parent.name for path in (KUBERAY / "overlays").glob("*/kustomization.yaml")))
+    raise CommandError(f"there is no overlay '{name}': use one of {names}, or a folder with a kustomization.yaml")
 
 
-def build(cluster: Cluster, folder: Path) -> list[str]:
-    """The documents of a kustomization, ready to apply (but for the checksum)."""
-    text = cluster.run("kustomize", str(folder), namespaced=False)
-    return [place(cluster, document) for document in re.split(r"^---\n", text, flags=re.MULTILINE) if document.strip()]
+def build(cluster: Cluster, source: Path) -> list[Json]:
+    """The objects of a kustomization's folder or of one manifest, in the namespace and with the images of `cluster`."""
+    with tempfile.TemporaryDirectory(prefix="iris-api-") as name:
+        folder = Path(name).resolve()
+        if source.is_file():
+            # kustomize reads no file outside of its folder.
+            shutil.copy(source, folder / "manifest.yaml")
+            resource = "manifest.yaml"
+        else:
+            resource = os.path.relpath(source.resolve(), folder)
+        (folder / "kustomization.yaml").write_text(json.dumps(kustomization(cluster, resource)))
+        return parse(cluster, cluster.run("kustomize", str(folder), namespaced=False))
 
 
-def place(cluster: Cluster, text: str) -> str:
-    """The same YAML for the user's namespace and images."""
-    text = re.sub(r"\bmlops\b", cluster.namespace, text)
-    text = re.sub(r"(image: )iris-api:latest$", rf"\g<1>{cluster.serve_image}", text, flags=re.MULTILINE)
-    return re.sub(r"(image: )iris-train:latest$", rf"\g<1>{cluster.train_image}", text, flags=re.MULTILINE)
+def kustomization(cluster: Cluster, resource: str) -> Json:
+    """The kustomization over `resource`. An image that the user did not name stays as the folder has it."""
+    images = [
+        image_override(default, reference)
+        for default, reference in ((SERVE_IMAGE, cluster.serve_image), (TRAIN_IMAGE, cluster.train_image))
+        if reference != default
+    ]
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": cluster.namespace,
+        "resources": [resource],
+        "images": images,
+    }
 
 
-def kind(document: str) -> str:
-    found = re.search(r"^kind: (\w+)$", document, re.MULTILINE)
-    return found.group(1) if found else ""
+def image_override(name: str, reference: str) -> dict[str, str]:
+    """An entry of kustomize's `images`: `reference` (registry:port/path:tag@digest) takes the place of the image `name`."""
+    path, _, digest = reference.partition("@")
+    repository, colon, tag = path.rpartition(":")
+    if not colon or "/" in tag:  # the colon of a registry's port, or none
+        repository, tag = path, "" if digest else "latest"
+    override = {"name": name.partition(":")[0], "newName": repository, "newTag": tag, "digest": digest}
+    return {key: value for key, value in override.items() if value}
 
 
-def stamp(cluster: Cluster, documents: list[str]) -> list[str]:
-    """Put the checksum of ConfigMaps and Secret into the pod templates: when one of them changes, new pods are made."""
-    digest = hashlib.sha256()
-    for document in documents:
-        if kind(document) == "ConfigMap":
-            digest.update(document.encode())
-    digest.update(json.dumps(field(cluster.get("secret", SECRET), "data", {}), sort_keys=True).encode())
-    value = digest.hexdigest()[:16]
-    return [re.sub(r"(iris-api/config-checksum: )unset$", rf'\g<1>"{value}"', text, flags=re.MULTILINE) for text in documents]
+def parse(cluster: Cluster, text: str) -> list[Json]:
+    """The objects of a YAML stream. kubectl converts it, without a cluster: this package has no YAML library."""
+    output = cluster.run("patch", "--local", "-f", "-", "--type=merge", "-p", "{}", "-o", "json", text=text, namespaced=False)
+    documents: list[Json] = []
+    decoder, position = json.JSONDecoder(), 0
+    while rest := output[position:].lstrip():
+        document, length = decoder.raw_decode(rest)
+        documents.append(document)
+        position = len(output) - len(rest) + length
+    return documents
 
 
-def check_secret(cluster: Cluster) -> str | None:
-    """The Secret's YAML when there is a file; None when it is on the cluster already. Raises Stop when it is nowhere or useless."""
-    if SECRET_FILE.is_file():
-        text = SECRET_FILE.read_text()
-        found = re.search(r"^\s*API_KEY:\s*[\"']?([^\"'\n]*?)[\"']?\s*$", text, re.MULTILINE)
-        _check_key(found.group(1) if found else "", SECRET_FILE.name)
-        return place(cluster, text)
-    if cluster.get("secret", SECRET) is not None:
-        _check_key(api_key(cluster), f"the Secret {SECRET}")
-        return None
-    raise CommandError(
-        f"{os.path.relpath(SECRET_FILE)} is missing: make one with "
-        'sed "s/replace-me.*/$(openssl rand -hex 32)/" kuberay/base/secret.yaml.example > kuberay/base/secret.yaml'
-    )
+def dump(documents: Iterable[Json]) -> str:
+    """One List for `kubectl apply -f -`."""
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
 
 
-def _check_key(key: str, where: str) -> None:
-    if len(key) < MIN_KEY or key.startswith("replace-me"):
-        raise CommandError(f"API_KEY in {where} must be at least {MIN_KEY} characters of your own: openssl rand -hex 32")
+def of_kind(documents: Iterable[Json], kind: str) -> list[Json]:
+    """The objects of one kind."""
+    return [document for document in documents if document["kind"] == kind]
+
+
+def set_checksum(documents: list[Json], secret: Json | None) -> None:
+    """Write the checksum of the ConfigMaps and of the Secret's data into the pod templates of the RayService."""
+    settings = [document.get("data", {}) for document in of_kind(documents, "ConfigMap")]
+    settings.append(field(secret, "data", {}))
+    checksum = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    for service in of_kind(documents, "RayService"):
+        cluster_spec = field(service, "spec.rayClusterConfig", {})
+        for group in (cluster_spec.get("headGroupSpec", {}), *cluster_spec.get("workerGroupSpecs", [])):
+            annotations = field(group, "template.metadata.annotations", {})
+            if annotations.get(CHECKSUM) == UNSET:
+                annotations[CHECKSUM] = checksum
+
+
+def secret_documents(cluster: Cluster) -> list[Json]:
+    """The objects of K8S_SECRET, in the user's namespace; none when the Secret is on the cluster already.
+
+    Raises CommandError when the Secret is nowhere or holds no API key of the user's own.
+    """
+    if cluster.secret_file.is_file():
+        documents = parse(cluster, cluster.secret_file.read_text())
+        for document in documents:
+            document["metadata"]["namespace"] = cluster.namespace
+        keys = [secret_value(one, "API_KEY") for one in documents if one["metadata"]["name"] == SECRET]
+        check_key(keys[0] if keys else "", cluster.secret_file.name)
+        return documents
+    secret = cluster.get("secret", SECRET)
+    if secret is None:
+        raise CommandError(
+            f"{os.path.relpath(cluster.secret_file)} is missing: make one with "
+            'sed "s/replace-me.*/$(openssl rand -hex 32)/" kuberay/base/secret.yaml.example > kuberay/base/secret.yaml'
+        )
+    check_key(secret_value(secret, "API_KEY"), f"the Secret {SECRET}")
+    return []
+
+
+def secret_value(secret: Json | None, key: str) -> str:
+    """A value of a Secret, from `stringData` or decoded from `data`; empty when it is not there."""
+    plain: dict[str, Any] = field(secret, "stringData") or {}
+    encoded: dict[str, Any] = field(secret, "data") or {}
+    return str(plain[key]) if key in plain else base64.b64decode(encoded.get(key) or "").decode()
+
+
+def check_key(key: str, where: str) -> None:
+    """Raise CommandError for an API key that is too short or the example's."""
+    if len(key) < MIN_KEY_LENGTH or key.startswith(EXAMPLE_KEY):
+        raise CommandError(f"API_KEY in {where} must be at least {MIN_KEY_LENGTH} characters of your own: openssl rand -hex 32")

@@ -1,131 +1,124 @@
-"""train and score: one RayJob, its output as it runs, and the moment from which every replica answers with the new model."""
+"""train and score: one RayJob, its output while it runs, and for a training the moment when every replica serves the new model."""
 
 from __future__ import annotations
 
-import json
 import re
-import time
 
 from kuberay.ctl import manifests
 from kuberay.ctl.deploy import require_operator
-from kuberay.ctl.faults import pod_faults
-from kuberay.ctl.kube import RAYJOB, RAYSERVICE, SCOREJOB, Cluster, CommandError, field, say
-from kuberay.ctl.reach import api
-from kuberay.ctl.waiting import PATIENCE, Progress
+from kuberay.ctl.faults import Fault, pod_faults
+from kuberay.ctl.kube import RAYSERVICE, SCORING_JOB, TRAINING_JOB, Cluster, CommandError, Json, echo, field
+from kuberay.ctl.readiness import wait_for_version
+from kuberay.ctl.waiting import Progress, poll
 
-LIMIT = 1900.0
-SCORE_LIMIT = 21_700.0
-SAME = 20
-"""Answers in a row, each on a connection of its own, before all replicas are taken to serve a version."""
+TRAINING_TIMEOUT = 1900.0
+SCORING_TIMEOUT = 21_700.0
+DRIVER_LOG = "cat /tmp/ray/session_latest/logs/job-driver-*.log 2>&1"
 
 
-def train(cluster: Cluster, folder: str, arguments: str) -> None:
+def train(cluster: Cluster, folder: str, flags: str) -> None:
+    """Run the training job of `folder` with more `flags`; returns when every replica serves the model that it published."""
     require_operator(cluster)
     documents = manifests.build(cluster, manifests.overlay(folder))
-    cluster.run("replace", "--force", "-f", "-", text="---\n".join(started_by(one, "", arguments) for one in documents))
+    for job in manifests.of_kind(documents, "RayJob"):
+        job["spec"]["entrypoint"] = f"{job['spec']['entrypoint']} {flags}".strip()
+    submit(cluster, documents)
     progress = Progress()
-    output = follow(cluster, progress)
-    found = re.search(r"^version (\d+) \(\w+\) is served", output, re.MULTILINE)
-    if found and cluster.get("rayservice", RAYSERVICE) is not None:
-        wait_for_version(cluster, found.group(1))
-        say(f"{progress.seconds:5.0f} s  every replica answers with version {found.group(1)}")
+    output = follow(cluster, TRAINING_JOB, TRAINING_TIMEOUT, progress)
+    version = served_version(output)
+    if version and cluster.get("rayservice", RAYSERVICE) is not None:
+        wait_for_version(cluster, version)
+        echo(f"{progress.seconds:5.0f} s  every replica answers with version {version}")
 
 
-def score(cluster: Cluster, folder: str, arguments: str) -> None:
-    """The same for a scoring; its volume is made when it is missing, and never replaced."""
+def score(cluster: Cluster, folder: str, flags: str) -> None:
+    """Run the scoring job of `folder`; `flags`, when there are any, take the place of those in its manifest."""
     require_operator(cluster)
     documents = manifests.build(cluster, manifests.overlay(folder))
-    jobs = [one for one in documents if manifests.kind(one) == "RayJob"]
-    kept = [one for one in documents if one not in jobs]
-    if kept:
-        cluster.run("apply", "-f", "-", text="---\n".join(kept))
-    if arguments:
-        jobs = [started_by(one, "score", arguments) for one in jobs]
-    cluster.run("replace", "--force", "-f", "-", text="---\n".join(jobs))
-    follow(cluster, Progress(), SCOREJOB, limit=SCORE_LIMIT)
+    for job in manifests.of_kind(documents, "RayJob"):
+        job["spec"]["entrypoint"] = with_flags(job["spec"]["entrypoint"], flags)
+    submit(cluster, documents)
+    follow(cluster, SCORING_JOB, SCORING_TIMEOUT, Progress())
 
 
-def started_by(document: str, command: str, arguments: str) -> str:
-    """The RayJob with another command line."""
-    entrypoint = f"entrypoint: {json.dumps(' '.join(f'python -m training {command} {arguments}'.split()))}"
-    return re.sub(r"^(\s*)entrypoint: .*$", lambda found: found.group(1) + entrypoint, document, flags=re.MULTILINE)
+def with_flags(entrypoint: str, flags: str) -> str:
+    """The command of an entrypoint with other flags; the entrypoint itself when there are none."""
+    command, _, _ = entrypoint.partition(" --")
+    return f"{command} {flags}" if flags else entrypoint
 
 
-def follow(cluster: Cluster, progress: Progress, name: str = RAYJOB, *, limit: float = LIMIT) -> str:
-    """Print the job's output as it grows; returns it when the job succeeded."""
-    shown = ""
-    faulty_since: float | None = None
-    missing_since: float | None = None
-    while True:
-        job = cluster.get("rayjob", name)
-        missing_since = (missing_since or progress.seconds) if job is None else None
-        if missing_since is not None and progress.seconds - missing_since > PATIENCE:
-            raise CommandError(
-                f"the RayJob {name} is gone before it ended, or the cluster does not answer: look at `kubectl get events`"
-            )
-        deployment, status = field(job, "status.jobDeploymentStatus", ""), field(job, "status.jobStatus", "")
-        if not shown:
+def served_version(output: str) -> str | None:
+    """The version that the training's command line says it has put into service; None when it kept the one before."""
+    match = re.search(r"^version (\d+) \(\w+\) is served", output, re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def submit(cluster: Cluster, documents: list[Json]) -> None:
+    """Create the RayJobs anew; what they need, such as a claim, is applied and never replaced."""
+    jobs = manifests.of_kind(documents, "RayJob")
+    others = [document for document in documents if document not in jobs]
+    if others:
+        cluster.run("apply", "-f", "-", text=manifests.dump(others))
+    cluster.run("replace", "--force", "-f", "-", text=manifests.dump(jobs))
+
+
+def follow(cluster: Cluster, name: str, timeout: float, progress: Progress) -> str:
+    """Print the output of a RayJob while it grows and return it; raises CommandError when the job fails or does not end in time."""
+    job = JobOutput(cluster, name)
+    return poll(job.check, timeout=timeout, failure=f"the RayJob {name} has not ended", faults=job.faults, progress=progress)
+
+
+class JobOutput:
+    """A RayJob's status and the output of its driver."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._job: Json | None = None
+        self._output = ""
+
+    def check(self, progress: Progress) -> str | None:
+        """The output when the job has succeeded, else None; prints what is new. Raises CommandError when the job has failed."""
+        self._job = self._cluster.get("rayjob", self._name)
+        deployment, status = field(self._job, "status.jobDeploymentStatus", ""), field(self._job, "status.jobStatus", "")
+        if not self._output:
             progress(f"RayJob {deployment or 'created'} {status}".rstrip())
-        output = driver_log(cluster, field(job, "status.rayClusterName", ""))
-        if output.startswith(shown) and len(output) > len(shown):
-            say(output[len(shown) :].rstrip("\n"))
-            shown = output
-        elif output and not output.startswith(shown):
-            say("-- again, on a new cluster --")
-            shown = ""
+        self._print(driver_log(self._cluster, field(self._job, "status.rayClusterName", "")))
         if status == "SUCCEEDED":
-            return shown
-        if (status in ("FAILED", "STOPPED") and deployment == "Failed") or deployment in ("Failed", "ValidationFailed"):
-            raise CommandError(_failure(field(job, "status.reason", ""), field(job, "status.message", "")))
-        faults = [fault for fault in pod_faults(cluster, f"app={name}") if fault.final]
-        faulty_since = (faulty_since or progress.seconds) if faults else None
-        if faulty_since is not None and progress.seconds - faulty_since > PATIENCE:
-            raise CommandError(str(faults[0]))
-        if progress.seconds > limit:
-            raise CommandError("the job does not end: run `make k8s-doctor`")
-        time.sleep(1)
+            return self._output
+        # A job whose status is FAILED may be tried again; its deployment's status tells.
+        if deployment in ("Failed", "ValidationFailed"):
+            raise CommandError(_failure(field(self._job, "status.reason", ""), field(self._job, "status.message", "")))
+        return None
+
+    def faults(self) -> list[Fault]:
+        """The faults of the job's pods, or the absence of the job."""
+        if self._job is None:
+            cause = "it is gone before it ended, or the cluster does not answer"
+            return [Fault(f"RayJob {self._name}", cause, "look at `kubectl get events`")]
+        return pod_faults(self._cluster, f"app={self._name}")
+
+    def _print(self, output: str) -> None:
+        if output.startswith(self._output) and len(output) > len(self._output):
+            echo(output[len(self._output) :].rstrip("\n"))
+            self._output = output
+        elif output and not output.startswith(self._output):
+            echo("-- again, on a new cluster --")
+            self._output = ""
 
 
 def driver_log(cluster: Cluster, ray_cluster: str) -> str:
-    """What the job has printed so far on this RayCluster: it runs inside the head, so its output is a file there."""
+    """What the job has printed so far on this RayCluster: the driver runs inside the head, so its output is a file there."""
     for pod in cluster.pods(f"ray.io/cluster={ray_cluster},ray.io/node-type=head") if ray_cluster else []:
-        found = cluster.ask(
-            "exec",
-            pod["metadata"]["name"],
-            "-c",
-            "ray-head",
-            "--",
-            "sh",
-            "-c",
-            "cat /tmp/ray/session_latest/logs/job-driver-*.log 2>&1",
-        )
-        if found:
-            return "".join(f"{line}\n" for line in found.splitlines() if " -- Runtime env is setting up" not in line)
+        log = cluster.try_run("exec", pod["metadata"]["name"], "-c", "ray-head", "--", "sh", "-c", DRIVER_LOG)
+        if log:
+            return "".join(f"{line}\n" for line in log.splitlines() if " -- Runtime env is setting up" not in line)
     return ""
 
 
-def wait_for_version(cluster: Cluster, version: str, limit: float = 90.0) -> None:
-    """Until the API answers with `version` and nothing else; raises Stop when it does not."""
-    progress = Progress()
-    seen: set[str | None] = set()
-    with api(cluster) as client:
-        while progress.seconds < limit:
-            seen = set()
-            for _ in range(SAME):
-                try:
-                    seen.add(client.call("/model/info").version)
-                except OSError as error:
-                    seen.add(f"no answer ({error})")
-            if seen == {version}:
-                return
-            time.sleep(0.5)
-    raise CommandError(
-        f"after {limit:.0f} s the API answers with version {sorted(map(str, seen))} instead of {version}: see `make k8s-test`"
-    )
-
-
 def _failure(reason: str, message: str) -> str:
+    """Print the end of the job's output but for its last line, which goes into the error's message."""
     tail = [line for line in message.splitlines() if line.strip()][-15:]
     for line in tail[:-1]:
-        say(f"    {line}")
+        echo(f"    {line}")
     return f"the job failed ({reason or 'no reason given'}): {tail[-1].removeprefix('error: ') if tail else 'no output'}"

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from serve_app.batch.results import Format, OnError
+from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import UsageError
 from serve_app.tables.location import Folder, Kind, Source
 from serve_app.tables.splits import Part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +12,11 @@ from pyarrow import parquet
 
 from serve_app.artifacts.matrix import PIECE_ROWS, Matrix, Scores, batched
 from serve_app.artifacts.signature import Signature
+from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import UsageError
 from serve_app.protocols.encode import numbers
 from serve_app.tables.columns import Rows
 
-Format = Literal["parquet", "csv"]
-OnError = Literal["refuse", "keep"]
 ERROR = "error"
 
 

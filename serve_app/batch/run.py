@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,44 +12,22 @@ import pyarrow as pa
 
 from serve_app import progress as shown
 from serve_app.artifacts.bundle import MANIFEST, Bundle, read_bundle
-from serve_app.artifacts.fields import Unknown
 from serve_app.artifacts.signing import SigningError, verifier
 from serve_app.artifacts.store import Store
 from serve_app.batch import job as plan
 from serve_app.batch.job import DONE, PLAN, JobSpec, Plan
 from serve_app.batch.pool import Pool, WorkerPool, in_process, on_ray
-from serve_app.batch.results import ERROR, Format, OnError, errors_in, output_schema
+from serve_app.batch.results import ERROR, errors_in, output_schema
+from serve_app.batch.score_options import PART_BYTES, ScoreOptions
 from serve_app.batch.worker import Job, Model, file_name
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
-from serve_app.inference.predictor import LoadPolicy, Predictor, Prefer, open_predictor
+from serve_app.inference.predictor import LoadPolicy, Predictor, open_predictor
 from serve_app.tables import splits as cuts
 from serve_app.tables.columns import Reading, check_columns, check_types
 from serve_app.tables.location import Folder, Location, Source, sources
 from serve_app.tables.splits import Part
 
-PART_BYTES = 16 << 20
-
 Progress = Callable[[str], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a scoring was asked to do."""
-
-    data: str
-    out: str
-    model_dir: Path = Path("models")
-    version: int | None = None
-    keep: tuple[str, ...] = ()
-    on_error: OnError = "refuse"
-    unknown: Unknown = "refuse"
-    form: Format = "parquet"
-    restart: bool = False
-    workers: int | None = None
-    part_bytes: int = PART_BYTES
-    prefer: Prefer = "auto"
-    allow_joblib: bool = True
-    verify_key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +45,7 @@ class Outcome:
     peak_bytes: int = 0
 
 
-def score(options: Options, progress: Progress, pool: Pool | None = None) -> Outcome:
+def score(options: ScoreOptions, progress: Progress, pool: Pool | None = None) -> Outcome:
     """Raises UsageError, BackendUnavailable, StoreError or BundleRefused. Finished parts stay: the same call continues.
 
     A table of one part is not worth the start of Ray: unless told a pool, this process scores it.
@@ -79,7 +56,7 @@ def score(options: Options, progress: Progress, pool: Pool | None = None) -> Out
     with progress("list the input"):
         kind, files = sources(data)
     asked = JobSpec(
-        *(predictor.version, predictor.digest, predictor.kind, kind, tuple(files), options.keep),
+        *(predictor.version, predictor.digest, predictor.kind, kind, tuple(files), options.kept_columns),
         *(options.unknown, options.on_error, options.form, options.part_bytes),
     )
     names = folder.names()
@@ -91,7 +68,7 @@ def score(options: Options, progress: Progress, pool: Pool | None = None) -> Out
         plan.check_same(begun, asked, options.out)
         if DONE in names:
             return Outcome(**orjson.loads(folder.read(DONE)), already=len(begun.parts))
-    reading = Reading(predictor.signature, options.keep, options.unknown)
+    reading = Reading(predictor.signature, options.kept_columns, options.unknown)
     size = sum(source.size for source in files)
     if pool is None:
         pool = in_process if size <= options.part_bytes else lambda: on_ray(options.workers)
@@ -103,7 +80,7 @@ def score(options: Options, progress: Progress, pool: Pool | None = None) -> Out
         return _finish(folder, begun, _job(data, folder, begun, reading), model, hands, names)
 
 
-def _model(options: Options) -> tuple[Model, Predictor]:
+def _model(options: ScoreOptions) -> tuple[Model, Predictor]:
     store = Store(options.model_dir)
     bundle: Bundle | None
     manifest: bytes | None = None

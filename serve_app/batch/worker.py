@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from serve_app.artifacts.bundle import Bundle, plain_digest, verify_files
 from serve_app.artifacts.fields import Unknown
-from serve_app.batch.results import Format, OnError, encoded, scored
+from serve_app.batch.results import encoded, scored
+from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import BundleRefused, IrisApiError, UsageError
 from serve_app.inference.predictor import LoadPolicy, Predictor, Prefer, open_predictor
 from serve_app.tables.columns import Reading, Rows, csv_rows, parquet_rows

@@ -1,1 +1,1 @@
-"""Everything that only Ray Serve needs: ingress hook, autoscaling policy, metrics export, shared counters, local launcher."""
+"""The parts that depend on Ray Serve: ingress hook, autoscaling policy, metrics export, rate counter, local launcher."""

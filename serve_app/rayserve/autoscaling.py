@@ -1,10 +1,12 @@
-"""How many replicas: the largest of what CPU, memory and requests in flight ask for, damped like the HPA it replaces.
+"""The autoscaling policy: the largest number of replicas that CPU, memory or requests in flight need, damped as the HPA does.
 
-Serve applies the bounds (2 to 10) and the delays (up after seconds, down after minutes) of the deployment's configuration.
+Ray Serve applies the bounds (`min_replicas`, `max_replicas`) and the delays (`upscale_delay_s`, `downscale_delay_s`) of the
+deployment's `autoscaling_config` to what the policy returns.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import resource
@@ -13,14 +15,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger("ray.serve.iris_api.autoscaling")
+"""The policy runs in Serve's controller: below Serve's logger, its lines reach the controller's log file."""
+
 CPU_TARGET = 70.0
+"""Percent of the CPUs of a replica."""
 MEMORY_TARGET = 80.0
+"""Percent of the memory limit of a replica's container."""
 TOLERANCE = 0.1
-"""Within ten per cent of the target nothing is changed."""
+"""Relative distance to the target within which the number of replicas stays, as in the HPA."""
+
+_logged_errors: set[type[Exception]] = set()
 
 
-def wanted_replicas(current: int, usage: Mapping[str, float], targets: Mapping[str, float]) -> int:
-    """Replicas that bring every mean back to its target; at most doubled (or +2) upwards, at most halved downwards."""
+def desired_replicas(current: int, usage: Mapping[str, float], targets: Mapping[str, float]) -> int:
+    """The number of replicas that brings every mean back to its target.
+
+    `usage` and `targets` hold a mean per replica by the name of a resource, in the same unit. One step at most doubles the
+    number (or adds two) and at most halves it. The formula is that of Kubernetes' HorizontalPodAutoscaler.
+    """
     ratios = [usage[name] / target for name, target in targets.items() if name in usage and target > 0]
     if not ratios or current < 1:
         return max(current, 1)
@@ -31,20 +44,27 @@ def wanted_replicas(current: int, usage: Mapping[str, float], targets: Mapping[s
 
 
 def autoscale(context: Any) -> tuple[int, dict[str, Any]]:
-    """Serve's autoscaling policy. It never raises: one raising policy would stop the scaling of every application."""
+    """Ray Serve's autoscaling policy: the target number of replicas, and an empty policy state.
+
+    The policy never raises, because an exception would stop the scaling of every application of the cluster. After an
+    error the number of replicas stays, and the log has one line for each type of error.
+    """
     current = context.target_num_replicas
     try:
         running = max(1, context.current_num_replicas)
         usage = {name: _mean(values) for name, values in (context.aggregated_metrics or {}).items() if values}
         usage["in_flight"] = usage.get("in_flight", 0.0) + context.total_num_requests / running
         targets = {"cpu": CPU_TARGET, "memory": MEMORY_TARGET, "in_flight": context.config.target_ongoing_requests}
-        return wanted_replicas(running, usage, targets), {}
-    except Exception:
+        return desired_replicas(running, usage, targets), {}
+    except Exception as error:
+        if type(error) not in _logged_errors:  # Serve calls the policy several times a second
+            _logged_errors.add(type(error))
+            log.exception("the autoscaling policy failed; the number of replicas stays at %s", current)
         return current, {}
 
 
 class Usage:
-    """CPU and memory of this replica in percent of what it may use, as the policy reads them."""
+    """CPU and memory of this replica, in percent of its CPUs (`cpus`, at least 0.001) and of its memory limit."""
 
     def __init__(self, cpus: float) -> None:
         self._cpus = max(cpus, 0.001)
@@ -52,15 +72,16 @@ class Usage:
         self._last = (time.monotonic(), _cpu_seconds())
 
     def read(self) -> dict[str, float]:
-        now, used = time.monotonic(), _cpu_seconds()
-        before, used_before = self._last
-        self._last = (now, used)
-        share = (used - used_before) / max(now - before, 0.001) / self._cpus
+        """`cpu` since the last call (or since the start), and `memory` now, both in percent."""
+        now, seconds = time.monotonic(), _cpu_seconds()
+        last, last_seconds = self._last
+        self._last = (now, seconds)
+        share = (seconds - last_seconds) / max(now - last, 0.001) / self._cpus
         return {"cpu": 100.0 * share, "memory": 100.0 * _resident_bytes() / self._limit}
 
 
 def assigned_cpus() -> float:
-    """The CPUs that Ray has set aside for this replica (serveConfigV2 may say another number than the code); 0 outside of Ray."""
+    """The CPUs that Ray has assigned to this replica (serveConfigV2 overrides the number in the code); 0 outside of Ray."""
     import ray
 
     if not ray.is_initialized():
@@ -69,7 +90,7 @@ def assigned_cpus() -> float:
 
 
 def memory_limit() -> float:
-    """Bytes this container may use; the machine's memory where there is no limit."""
+    """Bytes that this container may use; the machine's memory when the container has no limit."""
     machine = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -82,8 +103,8 @@ def memory_limit() -> float:
 
 
 def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _resident_bytes() -> float:

@@ -1,4 +1,4 @@
-"""The application on one machine: start Ray and Serve, say when it answers, stop everything on a signal."""
+"""Launcher of the application on one machine: starts Ray and Serve, reports when it answers, stops everything on a signal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -21,14 +20,16 @@ import ray
 from ray import serve
 
 from serve_app.errors import IrisApiError
-from serve_app.rayserve import scrape_targets as targets
+from serve_app.rayserve.isolation import check_port
+from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
 
 START_SECONDS = 120.0
-LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108, where Ray puts them
-NOTES = ("metrics", "haproxy")
-QUIET = ("ray._private.authentication.authentication_token_setup",)
-"""Tells of Ray's own token, which protects what it starts here and asks nothing of the user."""
+"""Time limit from the start of the application to its first answer."""
+LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108, Ray's folder
+METRICS_SOURCES = ("metrics", "haproxy")
+SILENCED_LOGGERS = ("ray._private.authentication.authentication_token_setup",)
+"""Loggers whose lines need no action of the user: this one reports that Ray has created a token for its own processes."""
 
 
 class StartError(IrisApiError):
@@ -36,35 +37,40 @@ class StartError(IrisApiError):
 
 
 def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, name: str, host: str, port: int) -> None:
-    """Serve what `application` builds, as `name`, until SIGINT or SIGTERM; then stop every process. Raises StartError."""
-    _check_port(host, port)
+    """Serve the application on `host` and `port` until SIGINT or SIGTERM, then stop every process.
+
+    `application` builds the bound deployment, after Ray has started; `name` is its name in Ray Serve. Raises StartError when
+    the port is in use, when Ray or Serve do not start, and when nothing answers within `START_SECONDS`.
+    """
+    check_port(host, port)
     stop = threading.Event()
-    _listen(stop)
+    _set_signal_handlers(stop)
     started = time.monotonic()
-    say(f"starting Ray Serve with {settings.iris_replicas} replica(s), models from {settings.model_dir.absolute()} …")
+    echo(f"starting Ray Serve with {settings.iris_replicas} replica(s), models from {settings.model_dir.absolute()} …")
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104, compared, not bound
     try:
         _start(application, settings, name, host, port, stop)
-        _wait(url, stop)
+        _wait_until_live(url, stop)
         if not stop.is_set():
-            say(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
-            _say_how(url, settings)
+            echo(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
+            _print_example(url, settings)
         while not stop.wait(0.5):
             pass
     finally:
-        say("stopping …")
-        for what in NOTES:
-            targets.note(port, what).unlink(missing_ok=True)
-        _stop()
-    say("stopped")
+        echo("stopping …")
+        for source in METRICS_SOURCES:
+            targets_file(port, source).unlink(missing_ok=True)
+        _shut_down()
+    echo("stopped")
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
+    """Print a line of the application to standard output, at once."""
     sys.stdout.write(f"iris-api: {text}\n")
     sys.stdout.flush()
 
 
-def _listen(stop: threading.Event) -> None:
+def _set_signal_handlers(stop: threading.Event) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
 
@@ -72,22 +78,22 @@ def _listen(stop: threading.Event) -> None:
 def _start(application: Callable[[], Any], settings: Settings, name: str, host: str, port: int, stop: threading.Event) -> None:
     """Ray, Serve and the application; StartError when one of them does not come up."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    for logger in QUIET:
+    for logger in SILENCED_LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if not sys.stdout.isatty():
-        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # a file is read by programs
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # programs read the output
     os.environ["IRIS_TERMINAL"] = "1" if sys.stderr.isatty() else "0"
-    # Ray's processes import this package wherever they run.
+    # Ray's processes have another working directory, and import this package.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     for setting, value in settings:
         if isinstance(value, Path):
-            os.environ[setting.upper()] = str(value.absolute())  # a replica's working directory is another
+            os.environ[setting.upper()] = str(value.absolute())  # a replica has another working directory
     try:
         session = _start_ray(settings, host)
-        _listen(stop)  # again: Ray puts a handler of its own on SIGTERM, which leaves Serve's processes behind
+        _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
         ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
-        targets.write_notes(port, **dict(zip(NOTES, ports, strict=True)))
+        write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
         serve.run(application(), name=name, blocking=False)
     except Exception as error:
@@ -96,11 +102,11 @@ def _start(application: Callable[[], Any], settings: Settings, name: str, host: 
 
 
 def _start_ray(settings: Settings, host: str) -> Any:
-    """A Ray of our own; tried twice, because Ray gives its node 30 s to start, too few on a busy machine."""
+    """Start a local Ray, with one retry: Ray gives its node 30 s to start, which is too short on a busy machine."""
     for last in (False, True):
         try:
             return ray.init(
-                address="local",  # a cluster that runs here already is somebody else's
+                address="local",  # never join a cluster that already runs on this machine
                 num_cpus=max(os.cpu_count() or 1, settings.iris_replicas),
                 include_dashboard=False,
                 logging_level=logging.WARNING,
@@ -111,25 +117,16 @@ def _start_ray(settings: Settings, host: str) -> Any:
             ray.shutdown()
             if last:
                 raise
-            say(f"Ray did not start ({' '.join(str(error).split())[:80]}); once more …")
+            echo(f"Ray did not start ({' '.join(str(error).split())[:80]}); once more …")
     raise AssertionError
 
 
-def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartError(f"{host}:{port} cannot be used ({error.strerror}); choose another, e.g. PORT={port + 1}") from None
-
-
-def _wait(url: str, stop: threading.Event) -> None:
-    """Until the proxy answers; a model may still be missing then, and is said so."""
+def _wait_until_live(url: str, stop: threading.Event) -> None:
+    """Wait until the proxy answers; the model may still be missing then."""
     deadline = time.monotonic() + START_SECONDS
     while not stop.is_set():
         try:
-            with urllib.request.urlopen(f"{url}/livez", timeout=2):  # noqa: S310, our own address
+            with urllib.request.urlopen(f"{url}/livez", timeout=2):  # noqa: S310, the address of this application
                 return
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
@@ -137,23 +134,24 @@ def _wait(url: str, stop: threading.Event) -> None:
         stop.wait(0.05)
 
 
-def _say_how(url: str, settings: Settings) -> None:
+def _print_example(url: str, settings: Settings) -> None:
+    """Print a request that the served model answers, or why there is no model."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310
             pass
         with urllib.request.urlopen(f"{url}/openapi.json", timeout=5) as response:  # noqa: S310
             row = json.load(response)["components"]["schemas"]["Row"]
     except urllib.error.HTTPError as error:
-        say(f"{json.load(error)['detail']} It is picked up as soon as it is there: make train")
+        echo(f"{json.load(error)['detail']} The application loads it as soon as it is published: make train")
         return
     key = ' -H "X-API-Key: $API_KEY"' if settings.api_key or settings.iris_api_keys_file else ""
-    say(f"try it: curl {url}/predict{key} -H 'Content-Type: application/json' -d '{json.dumps(row.get('example', {}))}'")
+    echo(f"try it: curl {url}/predict{key} -H 'Content-Type: application/json' -d '{json.dumps(row.get('example', {}))}'")
 
 
-def _stop() -> None:
-    """Serve first, then Ray: HAProxy belongs to Serve, and an orphan would hold the port."""
+def _shut_down() -> None:
+    """Stop Serve, then Ray: HAProxy is a process of Serve, and an orphan would keep the port."""
     if not ray.is_initialized():
         return
-    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        serve.shutdown()  # Ray reports the end of its own controller as a failure
+    with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        serve.shutdown()  # Ray logs the end of its own controller as a failure
         ray.shutdown()

@@ -1,8 +1,9 @@
-"""The accounts of a replica on Ray's metrics port, so that one scrape per pod sees every replica in it.
+"""Export of a replica's metrics to Ray's metrics port, so that one scrape per pod sees every replica in the pod.
 
-Each sample becomes a Ray gauge that is set to the running total, under the name it has on `/metrics` (Ray puts `ray_` before
-it, which the scrape takes off again). A Ray counter would do worse: it cannot start at zero, so that `increase()` misses the
-first event; a Ray histogram guesses its sum, and costs a call per value. And a gauge goes when its replica goes.
+Each sample becomes a Ray gauge that is set to the running total. It has the name of the sample on `/metrics`, with the
+prefix `ray_` that Ray adds and that the scrape configuration removes. Counters are not exported as Ray counters, because
+these cannot start at zero, so that `increase()` misses the first event. Histograms are not exported as Ray histograms,
+because these estimate their sum and cost a call per value. A gauge disappears together with its replica.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from ray.serve import metrics
 from serve_app.telemetry.collector import MetricsCollector
 
 SECONDS = 5.0
-"""Between two exports: Ray collects every 10 seconds, and a gauge that was not set in between is gone."""
+"""Interval of the export. Ray collects every 10 seconds and drops a gauge that was not set since its last collection."""
 
 
 class Exporter:
-    """Called about once a second with the accounts, in their thread; sets Ray's gauges every few seconds.
+    """Sets Ray's gauges every `SECONDS`; the application calls it about once a second, in the thread of the collector.
 
-    Ray adds the labels deployment, replica and application.
+    Ray adds the labels `deployment`, `replica` and `application` to each gauge.
     """
 
     def __init__(self) -> None:
         self._gauges: dict[str, metrics.Gauge] = {}
         self._due = 0.0
 
-    def __call__(self, accounts: MetricsCollector) -> None:
+    def __call__(self, collector: MetricsCollector) -> None:
         now = time.monotonic()
         if now < self._due:
             return
         self._due = now + SECONDS
-        for family in accounts.collect():
+        for family in collector.collect():
             for sample in family.samples:
                 self._gauge(family, sample.name, tuple(sample.labels)).set(sample.value, sample.labels)
 

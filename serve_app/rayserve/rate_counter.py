@@ -1,4 +1,4 @@
-"""The book of the rate limits: one small Ray actor that counts for all replicas of the application."""
+"""The rate counter of the cluster: one small Ray actor that counts the requests of all replicas of the application."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ NAME = "iris-api-limits"
 NAMESPACE = "iris-api"
 
 
-class _Counter:
-    """What runs in the actor."""
+class _RateCounterActor:
+    """The class of the actor."""
 
     def __init__(self) -> None:
         self._windows = RateLimitWindow()
@@ -21,22 +21,23 @@ class _Counter:
 
 
 def open_rate_counter() -> RateCounter:
-    """The book of this cluster; it is made when there is none. A new one starts with empty windows.
+    """The rate counter of this Ray cluster. The actor is created when there is none; a new one starts with empty windows.
 
-    It outlives the replica that made it. When it cannot be reached each replica counts by itself, and looks for it again.
+    The actor outlives the replica that created it. The rate counter raises RayActorError when the actor is dead, and looks
+    for the actor again in the next call.
     """
     actor: ray.actor.ActorHandle | None = None
 
     async def take(name: str, rate: Rate) -> Grant:
         nonlocal actor
         if actor is None:
-            made = ray.remote(num_cpus=0, max_restarts=-1)(_Counter)
-            actor = made.options(name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True).remote()
+            actor_class = ray.remote(num_cpus=0, max_restarts=-1)(_RateCounterActor)
+            actor = actor_class.options(name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True).remote()
         try:
-            given, seconds = await actor.take.remote(name, rate.count, rate.seconds)
+            count, seconds = await actor.take.remote(name, rate.count, rate.seconds)
         except ray.exceptions.RayActorError:
             actor = None
             raise
-        return int(given), float(seconds)
+        return int(count), float(seconds)
 
     return take

@@ -1,4 +1,4 @@
-"""The notes that tell a Prometheus on this machine where the metrics are: their ports are chosen anew at each start."""
+"""Files with scrape targets for a Prometheus on this machine: the ports of the metrics differ from start to start."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import tempfile
 from pathlib import Path
 
 
-def note(port: int, what: str = "metrics") -> Path:
-    """The file about the application on `port`, as Prometheus' `file_sd_configs` reads it; `what`: metrics or haproxy."""
-    return Path(tempfile.gettempdir()) / f"iris-api-{port}-{what}.json"
+def targets_file(port: int, source: str = "metrics") -> Path:
+    """The file with the targets of the application on `port`, in the format of Prometheus' `file_sd_configs`.
+
+    `source` is `metrics` (Ray's metrics port) or `haproxy` (HAProxy's exporter).
+    """
+    return Path(tempfile.gettempdir()) / f"iris-api-{port}-{source}.json"
 
 
-def write_notes(port: int, **ports: int) -> None:
-    """A note for each of `ports`, by what listens there."""
-    for what, at in ports.items():
-        note(port, what).write_text(json.dumps([{"targets": [f"127.0.0.1:{at}"], "labels": {"app": "iris-api"}}]))
+def write_targets(port: int, **metrics_ports: int) -> None:
+    """Write one file for each source: `write_targets(8000, metrics=44217, haproxy=9101)`."""
+    for source, metrics_port in metrics_ports.items():
+        targets = [{"targets": [f"127.0.0.1:{metrics_port}"], "labels": {"app": "iris-api"}}]
+        targets_file(port, source).write_text(json.dumps(targets))

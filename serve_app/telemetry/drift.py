@@ -1,7 +1,8 @@
-"""Drift: how today's rows differ from those of training.
+"""Drift: how the rows of the requests differ from the rows of the training.
 
-The bundle's reference says how training rows spread over bins. A replica only counts its rows by the same bins: counts of any
-number of replicas can be added up, and Prometheus compares the sum with the reference (monitoring/rules/drift.yaml).
+The reference in a bundle holds the distribution of the training rows over bins. A replica counts its rows by the same bins.
+Prometheus adds up the counts of all replicas and compares the sum with the reference
+(monitoring/base/rules/recording.yaml, group `iris-drift`).
 """
 
 from __future__ import annotations
@@ -18,35 +19,36 @@ from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import Feature, Signature
 
 MAX_FEATURES = 100
-"""Columns watched; a wider table is watched in its first ones, so that the number of series stays bounded."""
+"""Features that are counted; of a wider table the first ones, so that the number of series stays bounded."""
 MAX_BINS = 20
-"""Categories or classes counted by name; the rarest share the bin `other`."""
+"""Categories or classes counted by name; the rarest ones share the bin `other`."""
 
 OTHER = "other"
 MISSING = "missing"
 
 Positions = npt.NDArray[np.intp]
 Binner = Callable[[Matrix], Positions]
+"""From the values of a column, shape (rows,), to the positions of their bins, shape (rows,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """The bins of one column: its name and place, the bins' names, their shares at training, and where values fall."""
+    """The bins of one column: its name and position, the labels of the bins, their shares at training, and the binner."""
 
     name: str
     column: int
     labels: tuple[str, ...]
     expected: tuple[float, ...]
-    place: Binner
+    binner: Binner
 
     def count(self, values: Matrix) -> npt.NDArray[np.float64]:
-        """Values per bin."""
-        return np.bincount(self.place(values), minlength=len(self.labels)).astype(np.float64)
+        """The number of values in each bin, shape (bins,), for the values of the column, shape (rows,)."""
+        return np.bincount(self.binner(values), minlength=len(self.labels)).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What training saw: how many rows, the bins of the features, and those of what was to be predicted."""
+    """The distribution of the training table: its number of rows, the bins of the features, and the bins of the target."""
 
     rows: int
     features: tuple[Bins, ...]
@@ -54,7 +56,7 @@ class Reference:
 
 
 def read_reference(metadata: Mapping[str, Any], signature: Signature) -> Reference | None:
-    """The reference in a bundle's metadata; None when it brought none. A part that cannot be read is left out."""
+    """The reference in the metadata of a bundle; None when there is none. A part that cannot be read is left out."""
     raw = metadata.get("reference")
     if not isinstance(raw, Mapping):
         return None
@@ -75,69 +77,70 @@ def read_reference(metadata: Mapping[str, Any], signature: Signature) -> Referen
 
 def _feature(feature: Feature, column: int, raw: Mapping[str, Any]) -> Bins:
     missing = float(raw["missing"])
-    absent = missing if feature.nullable or missing else None
+    missing_count = missing if feature.nullable or missing else None
     if feature.kind == "number":
-        return Bins(feature.name, column, *_numbers(raw, absent))
+        return Bins(feature.name, column, *_numbers(raw, missing_count))
     counts = {str(name): float(count) for name, count in raw["counts"].items()}
     known = feature.categories if feature.kind == "category" else ("false", "true")
-    return Bins(feature.name, column, *_names(known, counts, absent, unseen=feature.kind == "category"))
+    return Bins(feature.name, column, *_names(known, counts, missing_count, unknown=feature.kind == "category"))
 
 
 def _predictions(raw: Mapping[str, Any], signature: Signature) -> Bins:
     if signature.task == "regression":
         return Bins(signature.target, 0, *_numbers(raw["target"], None))
     counts = {name: float(share) * float(raw["rows"]) for name, share in raw["classes"].items()}
-    return Bins(signature.target, 0, *_names(tuple(map(str, signature.classes)), counts, None, unseen=False))
+    return Bins(signature.target, 0, *_names(tuple(map(str, signature.classes)), counts, None, unknown=False))
 
 
 Parts = tuple[tuple[str, ...], tuple[float, ...], Binner]
+"""Labels, expected shares and binner of a column."""
 
 
 def _numbers(raw: Mapping[str, Any], missing: float | None) -> Parts:
     edges, counts = [float(edge) for edge in raw["edges"]], [float(count) for count in raw["counts"]]
     if len(counts) != len(edges) + 1 or edges != sorted(set(edges)) or min(counts) < 0 or not np.all(np.isfinite(edges)):
         raise ValueError("edges and counts do not belong together")
-    while edges and 0.0 in counts:  # an empty bin has nothing to compare with: its neighbour takes it in
-        gone = min(counts.index(0.0), len(edges) - 1)
-        del edges[gone]
-        counts[gone : gone + 2] = [counts[gone] + counts[gone + 1]]
+    while edges and 0.0 in counts:  # nothing can be compared with an empty bin: it is joined with its neighbour
+        edge = min(counts.index(0.0), len(edges) - 1)
+        del edges[edge]
+        counts[edge : edge + 2] = [counts[edge] + counts[edge + 1]]
     inner = [f"{low!r} to {high!r}" for low, high in pairwise(edges)]
     labels = [f"< {edges[0]!r}", *inner, f">= {edges[-1]!r}"] if edges else ["any"]
     bounds = np.array(edges)
     return _with_missing(labels, counts, missing, lambda values: np.searchsorted(bounds, values, side="right"))
 
 
-def _names(known: tuple[str, ...], counts: Mapping[str, float], missing: float | None, *, unseen: bool) -> Parts:
-    """Bins of codes: a code is a position in `known`; where `unseen` says so, also -1 for what training never saw."""
-    most = set(sorted(known, key=lambda name: -counts.get(name, 0.0))[:MAX_BINS])
-    labels = [name for name in known if name in most]
+def _names(known: tuple[str, ...], counts: Mapping[str, float], missing: float | None, *, unknown: bool) -> Parts:
+    """Bins of codes: a code is a position in `known`. With `unknown` a code may also be -1, an unknown category."""
+    frequent = set(sorted(known, key=lambda name: -counts.get(name, 0.0))[:MAX_BINS])
+    labels = [name for name in known if name in frequent]
     values = [counts.get(name, 0.0) for name in labels]
-    table = np.array([labels.index(name) if name in most else len(labels) for name in known] + [len(labels)])
-    if unseen or len(labels) < len(known):
-        values.append(sum(counts.get(name, 0.0) for name in known if name not in most))
-        labels.append(_free(OTHER, labels))
+    table = np.array([labels.index(name) if name in frequent else len(labels) for name in known] + [len(labels)])
+    if unknown or len(labels) < len(known):
+        values.append(sum(counts.get(name, 0.0) for name in known if name not in frequent))
+        labels.append(_unused(OTHER, labels))
     return _with_missing(labels, values, missing, lambda codes: table[codes.astype(np.intp)])
 
 
-def _with_missing(labels: list[str], counts: list[float], missing: float | None, place: Binner) -> Parts:
+def _with_missing(labels: list[str], counts: list[float], missing: float | None, binner: Binner) -> Parts:
     if missing is None:
-        return tuple(labels), _shares(counts), place
+        return tuple(labels), _shares(counts), binner
     last = len(labels)
 
-    def place_or_missing(values: Matrix) -> Positions:
-        absent = np.isnan(values)
-        return np.where(absent, last, place(np.where(absent, 0.0, values)))
+    def binner_or_missing(values: Matrix) -> Positions:
+        is_missing = np.isnan(values)
+        return np.where(is_missing, last, binner(np.where(is_missing, 0.0, values)))
 
-    return (*labels, _free(MISSING, labels)), _shares([*counts, missing]), place_or_missing
+    return (*labels, _unused(MISSING, labels)), _shares([*counts, missing]), binner_or_missing
 
 
-def _free(name: str, taken: list[str]) -> str:
-    while name in taken:
+def _unused(name: str, labels: list[str]) -> str:
+    while name in labels:
         name = f"({name})"
     return name
 
 
 def _shares(counts: list[float]) -> tuple[float, ...]:
-    """Shares in which no bin is quite empty (half a row is added to each): PSI takes their logarithm."""
+    """Shares of the bins, none of them zero because PSI takes their logarithm: half a row is added to each bin."""
     total = sum(counts) + 0.5 * len(counts)
     return tuple((count + 0.5) / total for count in counts)

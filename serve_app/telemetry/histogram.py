@@ -1,4 +1,4 @@
-"""Histograms as arrays: thousands of values are added in one go, and read as Prometheus buckets."""
+"""Histograms as arrays: many values are added in one call, and the counts are read as Prometheus buckets."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ SECONDS_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 ROWS_BOUNDS = (1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0)
 
 Histogram = npt.NDArray[np.float64]
-"""Counts per bucket, the last for values above all bounds; then the sum of the values."""
+"""Shape (bounds + 2,): the count of each bucket, the count of the values above all bounds, and the sum of all values."""
 
 
 def empty(bounds: tuple[float, ...]) -> Histogram:
+    """A histogram without values over these upper bounds, in ascending order."""
     return np.zeros(len(bounds) + 2)
 
 
 def add(histogram: Histogram, bounds: tuple[float, ...], values: npt.NDArray[np.float64]) -> None:
-    """Add values in place; a bucket holds values up to and including its bound."""
+    """Add values, shape (n,), in place. A bucket holds the values up to and including its bound."""
     positions = np.searchsorted(bounds, values, side="left")
     histogram[:-1] += np.bincount(positions, minlength=len(bounds) + 1)
     histogram[-1] += values.sum()
 
 
 def count(histogram: Histogram) -> float:
-    """How many values there were."""
+    """The number of values."""
     return float(histogram[:-1].sum())
 
 
 def buckets(histogram: Histogram, bounds: tuple[float, ...]) -> tuple[list[tuple[str, float]], float]:
-    """The cumulative buckets by the text of their bound, and the sum."""
+    """The cumulative buckets with the text of their bound, as prometheus_client takes them, and the sum of the values."""
     cumulative = np.cumsum(histogram[:-1])
     texts = (*map(str, bounds), "+Inf")
     return [(text, float(value)) for text, value in zip(texts, cumulative, strict=True)], float(histogram[-1])

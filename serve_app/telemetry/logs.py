@@ -1,4 +1,4 @@
-"""How the application logs: JSON lines for machines, one readable line for a terminal."""
+"""Log formats of the application: JSON lines for machines, one readable line for a terminal."""
 
 from __future__ import annotations
 
@@ -8,37 +8,32 @@ import sys
 from pythonjsonlogger.json import JsonFormatter
 
 ROOT = "iris_api"
+"""Logger above all loggers of the application."""
 LIBRARY = "opentelemetry"
-"""Its lines about spans that were lost look like ours."""
-_EXTRAS = (
-    "request_id",
-    "trace_id",
-    "model_version",
-    "route",
-    "status",
-    "candidate",
-    "reason",
-    "why",
-    "serving",
-    "predictor",
-    "seconds",
-)
+"""Logger of the tracing library: its lines about lost spans have the application's format."""
+STANDARD = frozenset({"message", "asctime", "taskName"})
+"""Attributes that formatters and newer Python versions add to a record; they are no fields of the caller."""
 
 
-class _TextFormatter(logging.Formatter):
-    """`12:00:01 INFO model swapped model_version=7 …`"""
+class TextFormatter(logging.Formatter):
+    """`12:00:01 INFO model swapped model_version=7 …`: the message, then every field that the caller passed as `extra`.
+
+    A field whose value is None is left out.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+        # The record factory in use may add attributes of its own: Ray's does.
+        self._standard = STANDARD | vars(logging.makeLogRecord({})).keys()
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, the standard library's name
-        fields = " ".join(f"{name}={value}" for name in _EXTRAS if (value := getattr(record, name, None)) is not None)
-        line = super().formatMessage(record)
-        return f"{line} {fields}" if fields else line
+        """The line without a traceback."""
+        extras = {name: value for name, value in vars(record).items() if name not in self._standard and value is not None}
+        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras.items())])
 
 
 def configure(*, level: str, json: bool) -> None:
-    """Send what the application logs to standard error; safe to call again."""
+    """Send the log lines of the application to standard error; a second call replaces the format of the first."""
     handler = logging.StreamHandler(sys.stderr)
     if json:
         formatter: logging.Formatter = JsonFormatter(
@@ -47,7 +42,7 @@ def configure(*, level: str, json: bool) -> None:
             datefmt="%Y-%m-%dT%H:%M:%S%z",
         )
     else:
-        formatter = _TextFormatter()
+        formatter = TextFormatter()
     handler.setFormatter(formatter)
     for name in (ROOT, LIBRARY):
         logger = logging.getLogger(name)

@@ -1,7 +1,7 @@
 """One OpenTelemetry span per request, sent over OTLP/HTTP to a collector.
 
-Imported only when `IRIS_OTLP_ENDPOINT` is set. It goes around what answers instead of into it: without it a request takes
-the same way as if it did not exist. The answer carries no trace: a client knows its own, and ours are nobody's business.
+This module is imported only when `IRIS_OTLP_ENDPOINT` is set. It wraps the functions that answer requests, so that a request
+costs nothing more when tracing is off. A response has no trace header, because a client knows its own trace id.
 """
 
 from __future__ import annotations
@@ -44,29 +44,31 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PATH = "/v1/traces"
 EXPORT_SECONDS = 3.0
-"""A batch is given up after so long, retries included; a replica that stops waits as long for its last one."""
+"""Time limit for the export of a batch, retries included. A replica that stops waits this long for its last batch."""
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
 _ROOT = Context()
 
 
 def open_tracing(endpoint: str, ratio: float) -> Tracing:
-    """Spans to the collector at this address, e.g. `http://collector:4318`, in batches and from a thread of their own.
+    """Tracing that sends its spans to the collector at `endpoint`, e.g. `http://collector:4318`.
 
-    A request never waits for the collector: while it is away spans are dropped, with a line in the log per lost batch.
+    `ratio` is the share of requests, 0 to 1, that are sampled when the caller has not decided. A thread sends the spans in
+    batches. A request never waits for the collector: while the collector is away spans are dropped, with one log line per
+    lost batch.
     """
-    quieten()
+    silence_library_warnings()
     address = endpoint.rstrip("/")
     exporter = OTLPSpanExporter(endpoint=address if address.endswith(PATH) else address + PATH, timeout=EXPORT_SECONDS)
     return Tracing(BatchSpanProcessor(exporter), ratio)
 
 
-def quieten() -> None:
-    """Only what was lost is logged. The library's warnings would repeat whatever a client wrote into `tracestate`."""
+def silence_library_warnings() -> None:
+    """Log only the errors of the library, such as lost spans: its warnings repeat what a client wrote into `tracestate`."""
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
 
 
 class Tracing:
-    """Makes the spans. The caller's decision to sample is kept; of requests without one the share `ratio` is sampled."""
+    """The tracer of a replica. It keeps the caller's sampling decision; of requests without one it samples the share `ratio`."""
 
     def __init__(self, processor: SpanProcessor, ratio: float) -> None:
         resource = Resource.create(
@@ -76,30 +78,30 @@ class Tracing:
                 "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
             }
         )
-        # A provider of our own: the process-wide one is Ray's and MLflow's to set.
+        # A provider of its own, because Ray and MLflow may set the process-wide one.
         self._provider = TracerProvider(sampler=ALWAYS_ON, resource=resource)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("iris_api", __version__)
         self._ratio = ratio
 
     def around(self, answer: Callable[..., Awaitable[bool]], route_of: Callable[[Scope], Any]) -> Callable[..., Awaitable[bool]]:
-        """`Gateway.answer` with a span per request that it answers: those for which `route_of` gives a route, with its `path`."""
+        """`Gateway.answer` with one span for each request that it answers; `route_of` gives the route of such a request."""
 
         async def traced(scope: Scope, receive: Receive, send: Send, **more: Any) -> bool:
             route = route_of(scope)
             span = self._start(scope) if route is not None else None
             if span is None:
                 return await answer(scope, receive, send, **more)
-            seen = _Seen(send)
+            response = _ResponseRecorder(send)
             try:
-                return await answer(scope, receive, seen, **more)
+                return await answer(scope, receive, response, **more)
             finally:
-                _end(span, scope, route.path, seen)
+                _end(span, scope, route.path, response)
 
         return traced
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """The app with a span per request, whatever its route."""
+        """The app with one span for each request, on every route."""
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":
@@ -109,16 +111,19 @@ class Tracing:
             if span is None:
                 await app(scope, receive, send)
                 return
-            seen = _Seen(send)
+            response = _ResponseRecorder(send)
             try:
-                await app(scope, receive, seen)
+                await app(scope, receive, response)
             finally:
-                _end(span, scope, getattr(scope.get("route"), "path", ""), seen)
+                _end(span, scope, getattr(scope.get("route"), "path", ""), response)
 
         return traced
 
     def _start(self, scope: Scope) -> Span | None:
-        """The span of a request; None when it is not sampled. That is decided here: the library takes much longer to say no."""
+        """The span of a request; None when the request is not sampled.
+
+        The decision is made here because the sampler of the library takes much longer for it.
+        """
         parent = traces.parent(scope["headers"])
         if not (parent.flags & TraceFlags.SAMPLED if parent is not None else random.random() < self._ratio):  # noqa: S311
             return None
@@ -129,7 +134,7 @@ class Tracing:
         return span
 
     def _closing(self, send: Send) -> Send:
-        """Sends what is left before the application says that it has stopped."""
+        """`send` that exports the remaining spans before the application reports that it has stopped."""
 
         async def closing(message: Message) -> None:
             if message["type"] == "lifespan.shutdown.complete":
@@ -139,8 +144,8 @@ class Tracing:
         return closing
 
 
-class _Seen:
-    """`send`, which remembers what the answer was."""
+class _ResponseRecorder:
+    """`send` that keeps the status code and the model version of the response."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -155,24 +160,24 @@ class _Seen:
 
 
 def _context(parent: traces.Parent, headers: list[tuple[bytes, bytes]]) -> Context:
-    """The caller's span as the parent, never what happens to be current in this process."""
+    """A context whose parent is the caller's span, not the span that is current in this process."""
     state = TraceState.from_header([value.decode("latin-1") for name, value in headers if name == b"tracestate"])
     context = SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, TraceFlags(parent.flags), state)
     return set_span_in_context(NonRecordingSpan(context), _ROOT)
 
 
-def _end(span: Span, scope: Scope, route: str, seen: _Seen) -> None:
+def _end(span: Span, scope: Scope, route: str, response: _ResponseRecorder) -> None:
     method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
     attributes: dict[str, str | int] = {"http.request.method": method, "url.scheme": scope.get("scheme", "http")}
     if route:
         attributes["http.route"] = route
         span.update_name(f"{method} {route}")
-    if seen.status:
-        attributes["http.response.status_code"] = seen.status
-    if seen.version:
-        attributes["iris.model.version"] = seen.version
-    if seen.status >= 500:
-        attributes["error.type"] = str(seen.status)
+    if response.status:
+        attributes["http.response.status_code"] = response.status
+    if response.version:
+        attributes["iris.model.version"] = response.version
+    if response.status >= 500:
+        attributes["error.type"] = str(response.status)
         span.set_status(Status(StatusCode.ERROR))
     span.set_attributes(attributes)
     span.end()

@@ -46,7 +46,7 @@ def main() -> int:
         store = published(folder, "flags", "logistic regression")
         body = json.dumps(samples()[7])
         for variant, flags in VARIANTS.items():
-            with serving(store.root, folder, IRIS_ACCESS_LOG_EVERY="0", **flags) as server:
+            with serving(store.root, folder, replicas=1, IRIS_ACCESS_LOG_EVERY="0", **flags) as server:
                 url, session = f"{server.url}/predict", server.process.pid
                 flush(session)
                 wrk(url, body, 32, 1, folder)

@@ -16,4 +16,4 @@ class Hello:
         return "hello"
 
 
-app = Hello.bind()
+app = Hello.bind()  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,20 @@ from serve_app.artifacts.bundle import read_bundle
 from serve_app.artifacts.store import Entry, Store
 from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.inference.slot import Slot
-from tests.support.load import traffic
+from serve_app.protocols.codec import Buffer
+from serve_app.protocols.native import NativeRowCodec
+from tests.support.load import closed_loop, matches
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, iris
-from tests.support.native import answer_row, codec_of
+from tests.support.native import answer_row, context_of
 from tests.support.processes import of_session, resident
-from tests.support.server import HEADERS, serving, stop
+from tests.support.server import HEADERS, KEY, Server, serving, stop
 from tests.support.waiting import until
 
 BODY = orjson.dumps(A_FLOWER)
+
+
+def _serves(server: Server, version: int) -> bool:
+    return server.versions() == {str(version)}
 
 
 def main() -> int:
@@ -109,12 +116,13 @@ def opened(estimator: Any, folder: Path) -> Predictor:
 
 def row_microseconds(predictor: Predictor, *, rounds: int = 15, calls: int = 2000) -> str:
     """The model alone, and from the request's body to the answer's: the best round of each."""
-    codec = codec_of(predictor)
+    codec = NativeRowCodec(context_of(predictor))
 
-    def answered(body: bytes) -> bytes:
-        return codec.encode_row(predictor.row_scores(codec.decode_row(body)))
+    def answered(body: bytes) -> Buffer:
+        batch = codec.decode(body, ())
+        return codec.encode(batch, predictor.row_scores(batch.matrix))
 
-    row = codec.decode_row(BODY)
+    row = codec.decode(BODY, ()).matrix
 
     def best(call: Any, argument: Any) -> float:
         found = []
@@ -135,7 +143,7 @@ def running(folder: Path, *, swaps: int, replicas: int) -> dict[str, str]:
     # Published models are immutable, so the right answers are known before the first replica sees them.
     models = [logistic(number) if number % 2 else forest(number) for number in range(1, swaps + 1)]
     expected = {
-        str(version): answer_row(opened(model, folder / f"preview-{version}"), BODY)
+        str(version): answer_row(opened(model, folder / f"preview-{version}"), BODY).decode()
         for version, model in enumerate([forest(0), *models], first.version)
     }
     delays = []
@@ -144,14 +152,14 @@ def running(folder: Path, *, swaps: int, replicas: int) -> dict[str, str]:
         until(lambda: httpx2.post(f"{server.url}/predict", json=A_FLOWER, headers=HEADERS).status_code == 200)
         answered = time.monotonic() - started
         until(lambda: server.versions() == {str(first.version)}, seconds=60)
-        with traffic(server.url, A_FLOWER, expected, headers=HEADERS) as record:
+        with closed_loop(server.url, A_FLOWER, key=KEY, check=matches(expected)) as load:
             for model in models:
                 version = publish(store, model).version
                 published = time.monotonic()
-                until(lambda version=version: server.versions() == {str(version)}, seconds=60)
+                until(partial(_serves, server, version), seconds=60)
                 delays.append(time.monotonic() - published)
-        if record.failures or len(record.versions) != swaps + 1:
-            raise AssertionError(f"not every answer was right: {record.failures[:3]}, versions {sorted(record.versions)}")
+        if load.failures or load.reconnects or len(load.versions) != swaps + 1:
+            raise AssertionError(f"not every answer was right: {load.failures[:3]}, versions {sorted(load.versions)}")
         asked = time.monotonic()
         stop(server.process)
         until(lambda: not of_session(server.process.pid), seconds=60)
@@ -161,7 +169,7 @@ def running(folder: Path, *, swaps: int, replicas: int) -> dict[str, str]:
         f"from publishing to visible on all of {replicas} replicas, {swaps} times": (
             f"median {statistics.median(delays):.2f} s, worst {max(delays):.2f} s"
         ),
-        "answers meanwhile": f"{record.answered}, 0 failed or mislabelled",
+        "answers meanwhile": f"{load.answered}, 0 failed or mislabelled",
         "from Ctrl-C to no process left": f"{stopped:.1f} s",
     }
 

@@ -28,7 +28,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.artifacts.store import Store
 from serve_app.batch.pool import in_process, on_ray
-from serve_app.batch.run import PART_BYTES, Options, Outcome, score
+from serve_app.batch.run import Outcome, score
+from serve_app.batch.score_options import PART_BYTES, ScoreOptions
 from serve_app.inference.predictor import open_predictor
 from tests.support.models import bundle_files, bundle_metadata, iris, iris_signature
 from tests.support.native import answer_rows
@@ -86,14 +87,14 @@ def bare(folder: Path, store: Store, rows: int, count: int) -> float:
     processes = [context.Process(target=_share, args=(folder, store.root, at, barrier, seconds)) for at in range(count)]
     for process in processes:
         process.start()
-    found = [seconds.get(timeout=400) for _ in processes]
+    found: list[float] = [seconds.get(timeout=400) for _ in processes]
     for process in processes:
         process.join()
     return max(found)
 
 
 def _share(folder: Path, model_dir: Path, at: int, barrier: Any, seconds: Any) -> None:
-    options = Options(data=str(folder / "share.csv"), out=str(folder / f"bare-{at}"), model_dir=model_dir, restart=True)
+    options = ScoreOptions(data=str(folder / "share.csv"), out=str(folder / f"bare-{at}"), model_dir=model_dir, restart=True)
     barrier.wait(timeout=200)
     seconds.put(score(options, lambda _: nullcontext(), in_process).seconds)
 
@@ -132,7 +133,7 @@ def table(path: Path, *, rows: int = 0, size: int = 0) -> Path:
 
 def run(store: Store, data: Path, out: Path, count: int, *, parts: int = 0) -> Outcome:
     part_bytes = data.stat().st_size // parts if parts else PART_BYTES
-    options = Options(data=str(data), out=str(out), model_dir=store.root, part_bytes=part_bytes, restart=True)
+    options = ScoreOptions(data=str(data), out=str(out), model_dir=store.root, part_bytes=part_bytes, restart=True)
     return score(options, lambda _: nullcontext(), lambda: on_ray(count))
 
 
@@ -142,7 +143,7 @@ def check(store: Store, data: Path, out: Path) -> None:
         lines = [next(file) for _ in range(10_001)]
     few = data.with_name("few.csv")
     few.write_text("".join(lines))
-    score(Options(data=str(few), out=str(out), model_dir=store.root, restart=True), lambda _: nullcontext(), in_process)
+    score(ScoreOptions(data=str(few), out=str(out), model_dir=store.root, restart=True), lambda _: nullcontext(), in_process)
     bundle = store.current()
     assert bundle is not None
     rows = [dict(zip(iris_signature().names, map(float, line.split(",")), strict=True)) for line in lines[1:]]

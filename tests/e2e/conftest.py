@@ -39,24 +39,24 @@ def _with_key(line: str) -> str:
 @pytest.fixture(scope="session")
 def empty() -> None:
     """A cluster with the operator and nothing of ours."""
-    done = make("k8s-clean")
-    assert done.code == 0, done.output
+    result = make("k8s-clean")
+    assert result.code == 0, result.output
 
 
 @pytest.fixture(scope="session")
 def deployed(empty: None, secret_file: Path) -> str:
     """The whole system, without a model; what `make` said."""
-    done = make("k8s-deploy-mlflow", K8S_SECRET=str(secret_file))
-    assert done.code == 0, done.output
-    return done.output
+    result = make("k8s-deploy-mlflow", K8S_SECRET=str(secret_file))
+    assert result.code == 0, result.output
+    return result.output
 
 
 @pytest.fixture(scope="session")
 def trained(deployed: str) -> str:
     """The whole system with its first model; what `make` said."""
-    done = make("k8s-train")
-    assert done.code == 0, done.output
-    return done.output
+    result = make("k8s-train")
+    assert result.code == 0, result.output
+    return result.output
 
 
 @pytest.fixture(scope="session")

@@ -38,8 +38,8 @@ class Doors:
     mlflow: Pod
     sources: dict[str, Pod]
 
-    def names(self, found: set[Pair]) -> set[str]:
-        return {name for name, pair in self.targets.items() if pair in found}
+    def names(self, pairs: set[Pair]) -> set[str]:
+        return {name for name, pair in self.targets.items() if pair in pairs}
 
     def reached_from(self, source: Pod) -> set[str]:
         return self.names(source.reaches(set(self.targets.values())))
@@ -88,9 +88,9 @@ def doors(trained: str) -> Iterator[Doors]:
 
 def listening(doors: Doors) -> set[str]:
     """What listens, as the pods themselves see it on their own address."""
-    found = doors.head.reaches({pair for pair in doors.targets.values() if pair[0] == doors.head.ip})
-    found |= doors.replica.reaches({pair for pair in doors.targets.values() if pair[0] == doors.replica.ip})
-    return doors.names(found)
+    pairs = doors.head.reaches({pair for pair in doors.targets.values() if pair[0] == doors.head.ip})
+    pairs |= doors.replica.reaches({pair for pair in doors.targets.values() if pair[0] == doors.replica.ip})
+    return doors.names(pairs)
 
 
 def test_each_pod_reaches_what_it_needs_and_nothing_else(doors: Doors) -> None:
@@ -112,16 +112,17 @@ def test_each_pod_reaches_what_it_needs_and_nothing_else(doors: Doors) -> None:
     }
     pairs = 0
     for name, source in doors.sources.items():
-        found: list[set[str]] = []
+        reached: set[str] = set()
 
-        def as_it_should(source: Pod = source, name: str = name, found: list[set[str]] = found) -> bool:
-            found[:] = [doors.reached_from(source)]
-            return found[0] == allowed[name]
+        def as_allowed(source: Pod = source, name: str = name, reached: set[str] = reached) -> bool:
+            reached.clear()
+            reached.update(doors.reached_from(source))
+            return reached == allowed[name]
 
         try:
-            until(as_it_should, seconds=30, every=1, what="the allowed connections and no other")
+            until(as_allowed, seconds=30, every=1, what="the allowed connections and no other")
         except AssertionError:
-            pytest.fail(f"from {name}: too many {found[0] - allowed[name]}, too few {allowed[name] - found[0]}")
+            pytest.fail(f"from {name}: too many {reached - allowed[name]}, too few {allowed[name] - reached}")
         pairs += len(allowed[name]) + len((inside | {"mlflow", "api server", "elsewhere", "unlabelled", "trainer"}) - allowed[name])
     note(f"{pairs} pairs of pod and open port tried, none wrong")
 
@@ -143,8 +144,8 @@ def test_nobody_submits_a_job_or_changes_the_application_without_the_token(doors
     )
     with_network = {"the operator", "a worker", "the head"}
     for name, source in doors.sources.items():
-        got = {source.status(method, dashboard + path, body) for method, path, body in attempts}
-        assert got == ({"401"} if name in with_network else {"no answer"}), name
+        statuses = {source.status(method, dashboard + path, body) for method, path, body in attempts}
+        assert statuses == ({"401"} if name in with_network else {"no answer"}), name
     note(f"{len(attempts)} requests from each of {len(doors.sources)} pods: 401, or no connection")
 
 
@@ -161,13 +162,13 @@ EVERYBODY = ("selfsubject", "[")
 
 
 def rights(account: str) -> dict[str, set[str]]:
-    out = kubectl("-n", "mlops", "auth", "can-i", "--list", f"--as=system:serviceaccount:mlops:{account}", "--no-headers")
-    found: dict[str, set[str]] = {}
-    for line in out.splitlines():
+    output = kubectl("-n", "mlops", "auth", "can-i", "--list", f"--as=system:serviceaccount:mlops:{account}", "--no-headers")
+    verbs_of: dict[str, set[str]] = {}
+    for line in output.splitlines():
         name, verbs = line.split()[0], line[line.rindex("[") + 1 : line.rindex("]")].split()
         if not name.startswith(EVERYBODY):
-            found.setdefault(name, set()).update(verbs)
-    return found
+            verbs_of.setdefault(name, set()).update(verbs)
+    return verbs_of
 
 
 def test_no_account_may_do_more_than_it_needs(trained: str) -> None:
@@ -185,18 +186,18 @@ def test_no_account_may_do_more_than_it_needs(trained: str) -> None:
 
 def test_the_token_is_in_the_autoscaler_and_nowhere_else(trained: str) -> None:
     holders = set()
-    for one in json.loads(kubectl("-n", "mlops", "get", "pods", "-o", "json"))["items"]:
-        for container in one["spec"]["containers"] + one["spec"].get("initContainers", []):
+    for item in json.loads(kubectl("-n", "mlops", "get", "pods", "-o", "json"))["items"]:
+        for container in item["spec"]["containers"] + item["spec"].get("initContainers", []):
             mounts = {mount["mountPath"] for mount in container.get("volumeMounts", [])}
             if "/var/run/secrets/kubernetes.io/serviceaccount" in mounts:
-                holders.add((one["metadata"]["labels"]["app"], container["name"]))
+                holders.add((item["metadata"]["labels"]["app"], container["name"]))
     assert holders == {("iris-api", "autoscaler")}
 
 
 def test_no_pod_can_write_to_its_root_and_no_replica_to_the_store(doors: Doors) -> None:
-    for one in json.loads(kubectl("-n", "mlops", "get", "pods", "-o", "json"))["items"]:
-        for container in one["spec"]["containers"] + one["spec"].get("initContainers", []):
-            assert container["securityContext"]["readOnlyRootFilesystem"] is True, (one["metadata"]["name"], container["name"])
+    for item in json.loads(kubectl("-n", "mlops", "get", "pods", "-o", "json"))["items"]:
+        for container in item["spec"]["containers"] + item["spec"].get("initContainers", []):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, (item["metadata"]["name"], container["name"])
     program = (
         "import errno, pathlib\n"
         "for path in ('/app/models/x', '/app/x', '/opt/venv/x'):\n"

@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
 import yaml
 
+from kuberay.ctl.api_client import port_forward
 from kuberay.ctl.kube import Cluster
-from kuberay.ctl.reach import reached
+from monitoring.operator_rules import runbook_base_url
 from tests.support import cluster
 from tests.support.cluster import get, kubectl, load, make, request
 from tests.support.figures import note
@@ -52,10 +54,10 @@ ROWS = [
 @pytest.fixture(scope="module")
 def prometheus(trained: str) -> Iterator[Prometheus]:
     """The stack beside the trained system; its Prometheus through a port-forward."""
-    done = make("k8s-monitoring-deploy", MONITORING="no-grafana")
-    assert done.code == 0, done.output
+    result = make("k8s-monitoring-deploy", MONITORING="no-grafana")
+    assert result.code == 0, result.output
     try:
-        with reached(Cluster.from_environment(), "prometheus", 9090) as address:
+        with port_forward(Cluster.from_environment(), "prometheus", 9090) as address:
             yield Prometheus(address)
     finally:
         make("k8s-monitoring-delete", MONITORING="no-grafana")
@@ -97,9 +99,15 @@ def test_everything_is_scraped(prometheus: Prometheus) -> None:
         return down + sorted(JOBS - {target["labels"]["job"] for target in targets})
 
     until(lambda: not missing() or None, seconds=180, every=2, what=f"all targets ({missing()})")
-    assert "Watchdog" in prometheus.alerts()
+    assert "IrisApiWatchdog" in prometheus.alerts()
+    (watchdog,) = [a for a in prometheus.get("/api/v1/alerts")["data"]["alerts"] if a["labels"]["alertname"] == "IrisApiWatchdog"]
+    assert watchdog["annotations"]["runbook_url"] == f"{runbook_base_url()}#irisapiwatchdog"
     status = make("k8s-monitoring-status")
     assert status.code == 0, status.output
+
+
+def _reaches_nothing(source: Pod, pairs: set[tuple[str, int]]) -> bool:
+    return source.reaches(pairs) == set()
 
 
 def test_prometheus_and_its_neighbours_answer_nobody_else(prometheus: Prometheus) -> None:
@@ -110,9 +118,9 @@ def test_prometheus_and_its_neighbours_answer_nobody_else(prometheus: Prometheus
     with pod("unlabelled", {}) as stranger, pod("grafana-probe", {"app": "grafana"}) as grafana:
         sources = (stranger, Pod(replica["metadata"]["name"], "ray-worker"), Pod(mlflow["metadata"]["name"], "mlflow"))
         for source in sources:
-            until(lambda source=source: source.reaches(pairs) == set(), seconds=30, every=1, what=f"closed doors for {source.name}")
-        asked = {pair for pair in pairs if pair[1] == 9090}
-        until(lambda: grafana.reaches(pairs) == asked, seconds=30, every=1, what="Prometheus for Grafana, and no other")
+            until(partial(_reaches_nothing, source, pairs), seconds=30, every=1, what=f"closed doors for {source.name}")
+        prometheus_port = {pair for pair in pairs if pair[1] == 9090}
+        until(lambda: grafana.reaches(pairs) == prometheus_port, seconds=30, every=1, what="Prometheus for Grafana, and no other")
 
 
 def test_watching_stays_cheap(prometheus: Prometheus) -> None:
@@ -146,17 +154,17 @@ def value(prometheus: Prometheus, expression: str) -> float:
 
 def test_every_query_of_every_panel_and_every_rule_has_data_under_load(prometheus: Prometheus, key: str) -> None:
     with mixed_load(key):
-        done = make("k8s-train")  # a second version: swaps, training pods, MLflow at work
-        assert done.code == 0, done.output
+        result = make("k8s-train")  # a second version: swaps, training pods, MLflow at work
+        assert result.code == 0, result.output
 
         def empty() -> list[str]:
             now = time.time()
-            found = []
+            missing = []
             for query in queries():
                 window = {"query": query.expression, "start": str(now - 900), "end": str(now), "step": "15"}
                 if query.panel not in NOT_EVERYWHERE and not prometheus.get("/api/v1/query_range", **window)["data"]["result"]:
-                    found.append(str(query))
-            return found + [rule["record"] for rule in rules("record") if not prometheus.query(rule["record"])]
+                    missing.append(str(query))
+            return missing + [rule["record"] for rule in rules("record") if not prometheus.query(rule["record"])]
 
         last: list[str] = ["not asked yet"]
 
@@ -188,12 +196,16 @@ def test_three_faults_arrive_at_the_receiver_and_resolve(prometheus: Prometheus,
     arrived: dict[str, float] = {}
     killing, stop = None, threading.Event()
     try:
-        began = {"ModelRefused": store("corrupt"), "MLflowDown": time.time(), "ReplicaCrashLooping": time.time()}
+        began = {
+            "IrisApiModelRefused": store("corrupt"),
+            "IrisApiMLflowDown": time.time(),
+            "IrisApiReplicaCrashLooping": time.time(),
+        }
         kubectl("-n", "mlops", "scale", "deployment/mlflow-server", "--replicas=0")
         killing = threading.Thread(target=kill_replicas, args=(stop,), daemon=True)
         killing.start()
-        for alert in ("ModelRefused", "MLflowDown", "ReplicaCrashLooping"):
-            until(lambda alert=alert: received(alert, "firing"), seconds=600, every=1, what=f"{alert} at the receiver")
+        for alert in ("IrisApiModelRefused", "IrisApiMLflowDown", "IrisApiReplicaCrashLooping"):
+            until(partial(received, alert, "firing"), seconds=600, every=1, what=f"{alert} at the receiver")
             arrived[alert] = time.time() - began[alert]
         assert request("/predict", key=key, row=ROWS[0]).status == 200
     finally:
@@ -204,23 +216,23 @@ def test_three_faults_arrive_at_the_receiver_and_resolve(prometheus: Prometheus,
         kubectl("-n", "mlops", "scale", "deployment/mlflow-server", "--replicas=1")
     repaired = time.monotonic()
     resolved = {}
-    for alert in ("ModelRefused", "MLflowDown", "ReplicaCrashLooping"):
-        until(lambda alert=alert: received(alert, "resolved"), seconds=1200, every=2, what=f"the end of {alert} at the receiver")
+    for alert in ("IrisApiModelRefused", "IrisApiMLflowDown", "IrisApiReplicaCrashLooping"):
+        until(partial(received, alert, "resolved"), seconds=1200, every=2, what=f"the end of {alert} at the receiver")
         resolved[alert] = time.monotonic() - repaired
     note(
         "seconds from the fault to the receiver, and from the repair to the end: "
         + ", ".join(f"{alert} {arrived[alert]:.0f} and {resolved[alert]:.0f}" for alert in arrived)
     )
     severities = {line["alert"]: (line["receiver"], line["severity"]) for line in notifications()}
-    assert severities["ModelRefused"] == ("tickets", "warning")
-    assert severities["Watchdog"] == ("watchdog", "none")
+    assert severities["IrisApiModelRefused"] == ("tickets", "warning")
+    assert severities["IrisApiWatchdog"] == ("watchdog", "none")
 
 
 def test_removing_the_monitoring_does_not_touch_serving(prometheus: Prometheus, key: str) -> None:
     with load(20, key=key) as record:
-        done = make("k8s-monitoring-delete", MONITORING="no-grafana")
-        assert done.code == 0, done.output
-        until(lambda: record.sent > 200, seconds=60, what="two hundred requests")
+        result = make("k8s-monitoring-delete", MONITORING="no-grafana")
+        assert result.code == 0, result.output
+        until(lambda: record.finished > 200, seconds=60, what="two hundred requests")
     note(str(record))
     assert record.failures == []
     assert get("deployment", "prometheus") == {}
@@ -245,12 +257,14 @@ def kill_replicas(stop: threading.Event) -> None:
         "        os.kill(int(entry.name), signal.SIGKILL)\n"
     )
     while not stop.wait(10):
-        for one in cluster.pods("app=iris-api,ray.io/node-type=worker")[:1]:
-            kubectl("-n", "mlops", "exec", one["metadata"]["name"], "-c", "ray-worker", "--", "python", "-c", program, check=False)
+        for worker in cluster.pods("app=iris-api,ray.io/node-type=worker")[:1]:
+            kubectl(
+                "-n", "mlops", "exec", worker["metadata"]["name"], "-c", "ray-worker", "--", "python", "-c", program, check=False
+            )
 
 
 def store(action: str) -> float:
-    """Damage: a copy of the served bundle with another byte, and the pointer on it. Repair: the pointer back. When it was done."""
+    """`corrupt`: point to a copy of the served bundle with another byte; `repair`: point back. Returns the time of the change."""
     program = {
         "corrupt": (
             "import os, pathlib, shutil\n"

@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from tests.support import cluster
-from tests.support.checker import Load, Report, judge, load
+from tests.support.checker import Report, check_history
 from tests.support.cluster import NODE_PORT, ROW, component, kubectl, ready, ready_pods, request
 from tests.support.figures import note
+from tests.support.load import Load, open_loop
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -60,7 +61,8 @@ def is_whole() -> bool:
 
 @contextlib.contextmanager
 def traffic(key: str, tmp_path: Path) -> Iterator[Load]:
-    with load(f"http://127.0.0.1:{NODE_PORT}", ROW, tmp_path / "history.jsonl", key=key, rate=RATE, timeout=20) as record:
+    url, history = f"http://127.0.0.1:{NODE_PORT}", tmp_path / "history.jsonl"
+    with open_loop(url, ROW, key=key, rate=RATE, timeout=20, history=history) as record:
         more(record, RATE)
         yield record
         more(record, RATE * 3)
@@ -68,8 +70,8 @@ def traffic(key: str, tmp_path: Path) -> Iterator[Load]:
 
 def more(record: Load, count: float, *, within: float = 120) -> None:
     """Until so many more right answers have come."""
-    before = record.right_answers()
-    until(lambda: record.right_answers() >= before + count, seconds=within, every=0.1, what="right answers")
+    before = record.answered
+    until(lambda: record.answered >= before + count, seconds=within, every=0.1, what="right answers")
 
 
 def judged(record: Load, key: str, what: str) -> Report:
@@ -77,7 +79,7 @@ def judged(record: Load, key: str, what: str) -> Report:
     right = request("/predict", key=key, row=ROW)
     assert json.loads(right.body)["prediction"] == "setosa"
     assert right.version is not None
-    report = judge(record.lines(), {right.version: right.body.decode()}, [(0.0, right.version)], minimum=RATE * 3)
+    report = check_history(record.history, {right.version: right.body.decode()}, [(0.0, right.version)], minimum=RATE * 3)
     note(f"{what}: {report}")
     assert report.violations == ()
     return report
@@ -151,7 +153,7 @@ def test_a_part_of_the_node_or_of_the_control_plane_is_gone_for_a_while(name: st
             component("start", name)
         until(lambda: "Ready" in kubectl("get", "nodes", check=False).split(), seconds=120, every=1, what="a ready node")
         until(is_whole, seconds=180, every=1, what="everything whole again")
-    meanwhile = [line for line in record.lines() if line.sent < back and line.attempt == 1]
+    meanwhile = [line for line in record.history if line.sent < back and line.attempt == 1]
     failed = sum(bool(line.error) or line.status >= 500 for line in meanwhile)
     report = judged(record, key, f"{name} stopped for {seconds} s: {failed} of {len(meanwhile)} failed meanwhile; in all")
     assert failed == 0

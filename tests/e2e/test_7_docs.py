@@ -29,11 +29,11 @@ def test_every_command_of_the_operations_page_works(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS")}
     try:
         for block in blocks:
-            done = subprocess.run(
+            process = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", block], cwd=here, env=environment, capture_output=True, text=True, check=False
             )
-            assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
+            assert process.returncode == 0, f"{block}\n{process.stdout}{process.stderr}"
             if "curl" in block:
-                assert '"prediction":"setosa"' in done.stdout
+                assert '"prediction":"setosa"' in process.stdout
     finally:
         make("k8s-clean")

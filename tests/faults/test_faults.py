@@ -13,7 +13,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -24,8 +23,9 @@ from serve_app.errors import StoreError
 from serve_app.http.auth import change_file, make_key
 from tests.support import processes
 from tests.support.checker import DOCUMENTED
-from tests.support.experiment import RATE, judged, more, served, traffic
+from tests.support.experiment import RATE, checked, constant_load, served, wait_for_responses
 from tests.support.figures import note
+from tests.support.load import closed_loop
 from tests.support.models import A_FLOWER, forest, logistic, publish_iris
 from tests.support.server import KEY, Server, serving
 from tests.support.unwell import SICK, Unwell, unwell
@@ -98,15 +98,15 @@ def test_a_killed_replica_costs_no_request_after_one_retry(
     server: Server, store: Store, keys: dict[str, str], tmp_path: Path
 ) -> None:
     back = []
-    with traffic(server, store, tmp_path, keys["kill"]) as record:
+    with constant_load(server, store, tmp_path, keys["kill"]) as load:
         for _ in range(KILLS):
             victim = min(loaded(server))
             started = time.monotonic()
             processes.kill(victim)
             until(lambda: len(loaded(server)) == 2, seconds=150, what="another replica with a model")
             back.append(time.monotonic() - started)
-            more(record, RATE)
-    report = judged(record, store, f"replica killed {KILLS} times, another after {max(back):.1f} s at worst")
+            wait_for_responses(load, RATE)
+    report = checked(load, store, f"replica killed {KILLS} times, another after {max(back):.1f} s at worst")
     assert report.failed_after_retry == 0
 
 
@@ -114,7 +114,7 @@ def test_a_frozen_replica_is_replaced_and_costs_few_requests_after_one_retry(
     server: Server, store: Store, keys: dict[str, str], tmp_path: Path
 ) -> None:
     pids = processes.replicas(server.process.pid)
-    with traffic(server, store, tmp_path, keys["freeze"]) as record:
+    with constant_load(server, store, tmp_path, keys["freeze"]) as load:
         processes.freeze(pids[0])
         started = time.monotonic()
         try:
@@ -122,21 +122,21 @@ def test_a_frozen_replica_is_replaced_and_costs_few_requests_after_one_retry(
             gone = time.monotonic() - started
         finally:
             processes.thaw(pids[0])
-    report = judged(record, store, f"replica frozen, removed after {gone:.1f} s")
+    report = checked(load, store, f"replica frozen, removed after {gone:.1f} s")
     assert report.failed_after_retry <= report.requests // 100
 
 
 def test_a_killed_haproxy_comes_back_by_itself(server: Server, store: Store, keys: dict[str, str], tmp_path: Path) -> None:
-    with traffic(server, store, tmp_path, keys["haproxy"]) as record:
+    with constant_load(server, store, tmp_path, keys["haproxy"]) as load:
         before = set(processes.haproxies(server.process.pid))
         assert before
         for pid in before:
             with contextlib.suppress(ProcessLookupError):
                 processes.kill(pid)
         until(lambda: set(processes.haproxies(server.process.pid)) - before, seconds=120, what="another HAProxy")
-        more(record, RATE)
+        wait_for_responses(load, RATE)
     # The new one says 404 for a second, until Serve tells it where the replicas are.
-    report = judged(record, store, "HAProxy killed", documented=DOCUMENTED | {404})
+    report = checked(load, store, "HAProxy killed", documented=DOCUMENTED | {404})
     note(f"of these answers {report.statuses[404]} were 404 of a HAProxy that knew no replica yet")
     assert report.longest_silence < 60
 
@@ -144,20 +144,20 @@ def test_a_killed_haproxy_comes_back_by_itself(server: Server, store: Store, key
 def test_a_corrupt_pointer_changes_no_answer_and_a_good_one_is_followed(
     server: Server, store: Store, keys: dict[str, str], tmp_path: Path
 ) -> None:
-    with traffic(server, store, tmp_path, keys["pointer"]) as record:
+    with constant_load(server, store, tmp_path, keys["pointer"]) as load:
         right = store.pointer()
         assert right is not None
         for target in ("bundles/nothing", "../elsewhere", right[:-1] + "x", "bundles/9-" + "0" * 64):
             point(store, target)
-            more(record, RATE)
+            wait_for_responses(load, RATE)
         (store.root / CURRENT).unlink()
-        more(record, RATE)
+        wait_for_responses(load, RATE)
         point(store, right)
         first = served(store)
         second = publish_iris(store, forest(), onnx=True)
-        record.now_served(str(second.version))
+        load.now_served(str(second.version))
         until(lambda: server.versions() == {str(second.version)}, seconds=60)
-    judged(record, store, "corrupt pointer, then a new model", first)
+    checked(load, store, "corrupt pointer, then a new model", first)
 
 
 def point(store: Store, target: str) -> None:
@@ -174,7 +174,7 @@ def test_a_thousand_clients_that_send_slowly_disturb_nobody_and_are_cut_off(
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: {keys['slow']}\r\nContent-Type: application/json\r\n".encode()
     before = max(processes.resident(pid) for pid in processes.replicas(server.process.pid))
-    with contextlib.ExitStack() as stack, traffic(server, store, tmp_path, keys["slow"]) as record:
+    with contextlib.ExitStack() as stack, constant_load(server, store, tmp_path, keys["slow"]) as load:
         started = time.monotonic()
         slow = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(SLOW)]
         for number, connection in enumerate(slow):
@@ -182,9 +182,9 @@ def test_a_thousand_clients_that_send_slowly_disturb_nobody_and_are_cut_off(
         said: dict[int, bytes] = {}
         until(lambda: trickle(slow, said) == SLOW, seconds=60, every=1, what="the end of all slow clients")
         cut = time.monotonic() - started
-        more(record, RATE)
+        wait_for_responses(load, RATE)
     answers = Counter(answer[9:12].decode() for answer in said.values())
-    report = judged(record, store, f"{SLOW} clients that send slowly, all cut off after {cut:.0f} s with {dict(answers)}")
+    report = checked(load, store, f"{SLOW} clients that send slowly, all cut off after {cut:.0f} s with {dict(answers)}")
     assert (report.failed_first, report.refused) == (0, 0)
     assert set(answers) <= {"408", "400"}  # 400: a HAProxy that is being replaced just then
     assert answers["408"] >= SLOW / 2  # the replica's, for the bodies
@@ -211,7 +211,7 @@ def test_bodies_without_end_and_giant_headers_are_cut_off(
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     key = keys["bodies"]
     before = max(processes.resident(pid) for pid in processes.replicas(server.process.pid))
-    with traffic(server, store, tmp_path, key) as record:
+    with constant_load(server, store, tmp_path, key) as load:
         chunked = f"POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
         for _ in range(3):
@@ -220,8 +220,8 @@ def test_bodies_without_end_and_giant_headers_are_cut_off(
         assert status_of(address, giant, b"x" * 65536, 160) in (400, 414, 431)
         many = b"GET /health HTTP/1.1\r\nHost: x\r\n"
         assert status_of(address, many, b"X-A: b\r\n" * 1000, 20) in (400, 431)
-        more(record, RATE * 3)
-    report = judged(record, store, "bodies without end, giant headers")
+        wait_for_responses(load, RATE * 3)
+    report = checked(load, store, "bodies without end, giant headers")
     assert report.failed_first == 0
     grown = max(processes.resident(pid) for pid in processes.replicas(server.process.pid)) - before
     note(f"memory of a replica grew by {grown / 1e6:.1f} MB")
@@ -248,18 +248,18 @@ def test_a_full_volume_costs_no_answer_and_a_publisher_says_so(
 ) -> None:
     if not os.path.ismount(store.root):
         pytest.skip("a small volume can be mounted by root only")
-    with traffic(server, store, tmp_path, keys["full"]) as record:
+    with constant_load(server, store, tmp_path, keys["full"]) as load:
         first = served(store)
         ballast = fill(store.root)
         with pytest.raises(StoreError, match="No space left on device"):
             publish_iris(store, forest(), onnx=True)
-        more(record, RATE * 2)
+        wait_for_responses(load, RATE * 2)
         assert server.versions() == {str(first.version)}
         ballast.unlink()
         second = publish_iris(store, forest(), onnx=True)
-        record.now_served(str(second.version))
+        load.now_served(str(second.version))
         until(lambda: server.versions() == {str(second.version)}, seconds=60)
-    report = judged(record, store, "volume full while it serves and while somebody publishes", first)
+    report = checked(load, store, "volume full while it serves and while somebody publishes", first)
     assert report.failed_first == 0
 
 
@@ -272,7 +272,7 @@ def test_keys_come_and_go_within_ten_seconds_without_a_refusal_for_the_others(
 ) -> None:
     file = Path(keys["file"])
     new, entry = make_key("new")
-    with traffic(server, store, tmp_path, keys["rotation"]) as record:
+    with constant_load(server, store, tmp_path, keys["rotation"]) as load:
         assert ask(server, new) == 403
         change_file(file, add=entry)
         started = time.monotonic()
@@ -283,27 +283,19 @@ def test_keys_come_and_go_within_ten_seconds_without_a_refusal_for_the_others(
         until(lambda: {ask(server, keys["revoked"]) for _ in range(6)} == {403}, seconds=30, what="the end of the revoked key")
         dead = time.monotonic() - started
         file.write_text("[broken")
-        more(record, RATE * 3)
+        wait_for_responses(load, RATE * 3)
         assert ask(server, new) == 200
-    report = judged(record, store, f"new key known after {known:.1f} s, revoked one dead after {dead:.1f} s")
-    assert (report.failed_first, report.statuses.keys()) == (0, {200})
+    report = checked(load, store, f"new key known after {known:.1f} s, revoked one dead after {dead:.1f} s")
+    assert (report.failed_first, set(report.statuses)) == (0, {200})
     assert ask(server, KEY) == 200
 
 
 def test_the_limit_of_a_key_holds_over_both_replicas_within_five_percent(server: Server, keys: dict[str, str]) -> None:
-    with (
-        ThreadPoolExecutor(8) as pool,
-        httpx2.Client(headers={"X-API-Key": keys["limit"]}, timeout=30) as client,
-    ):
-
-        def one(_: int) -> int:
-            status: int = client.post(f"{server.url}/predict", json=A_FLOWER).status_code
-            return status
-
-        statuses = list(pool.map(one, range(LIMIT + 500)))
-    admitted = statuses.count(200)
-    note(f"limit {LIMIT}, admitted {admitted} of {len(statuses)} over two replicas: {100 * admitted / LIMIT - 100:+.2f} %")
-    assert set(statuses) == {200, 429}
+    with closed_loop(server.url, A_FLOWER, key=keys["limit"], clients=8, requests=LIMIT + 500, timeout=30) as load:
+        until(lambda: load.finished == LIMIT + 500, seconds=120, what="the last response")
+    admitted = load.statuses[200]
+    note(f"limit {LIMIT}, admitted {admitted} of {load.finished} over two replicas: {100 * admitted / LIMIT - 100:+.2f} %")
+    assert load.statuses.keys() == {200, 429}
     assert 0.95 * LIMIT <= admitted <= LIMIT
 
 

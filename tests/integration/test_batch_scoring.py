@@ -17,7 +17,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.artifacts.store import Store
 from serve_app.batch.pool import Pool, in_process, on_ray
-from serve_app.batch.run import Options, Outcome, score
+from serve_app.batch.run import Outcome, score
+from serve_app.batch.score_options import ScoreOptions
 from serve_app.errors import StoreError, UsageError
 from tests.support import tables
 from tests.support.models import (
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def run(folder: Path, data: Path | str, *, pool: Pool = in_process, **options: Any) -> Outcome:
     """In this process unless told: what a worker does is the same."""
     out = str(options.pop("out", folder / "out"))
-    return score(Options(data=str(data), out=out, model_dir=folder / "models", **options), lambda _: nullcontext(), pool)
+    return score(ScoreOptions(data=str(data), out=out, model_dir=folder / "models", **options), lambda _: nullcontext(), pool)
 
 
 def flowers(folder: Path, name: str = "flowers.csv", *, times: int = 1) -> Path:
@@ -66,10 +67,10 @@ def flowers(folder: Path, name: str = "flowers.csv", *, times: int = 1) -> Path:
 def test_every_number_is_the_one_that_the_api_answers(
     tmp_path: Path, table: pd.DataFrame, target: str, estimator: str, ending: str
 ) -> None:
-    params = {"n_estimators": 10} if estimator == "random-forest" else {}
-    store = trained(tmp_path, tables.written(table, tmp_path), target, estimator=estimator, params=params)
+    trees = 10 if estimator == "random-forest" else None
+    store = trained(tmp_path, tables.written(table, tmp_path), target, estimator=estimator, n_estimators=trees)
     path = tables.written(table, tmp_path, f"again.{ending}")
-    found = run(tmp_path, path, part_bytes=2000, keep=(target,))
+    found = run(tmp_path, path, part_bytes=2000, keep=target)
     rows = results(tmp_path / "out")
     assert as_answers(rows) == served(store, table)
     assert [str(row[target]) for row in rows] == [str(value) for value in table[target]]
@@ -107,7 +108,7 @@ def test_the_three_plain_files_of_old_are_scored_with_too(tmp_path: Path) -> Non
 
 def test_an_unseen_category_is_an_error_or_predicted_as_the_operator_says(tmp_path: Path) -> None:
     table = tables.customers()
-    store = trained(tmp_path, tables.written(table, tmp_path), "stays")
+    store = trained(tmp_path, tables.written(table, tmp_path), "stays", n_estimators=10)
     table.loc[7, "plan"] = "platinum"
     path = tables.written(table, tmp_path)
     with pytest.raises(
@@ -120,7 +121,7 @@ def test_an_unseen_category_is_an_error_or_predicted_as_the_operator_says(tmp_pa
 
 def test_a_bad_row_is_written_with_its_error_when_that_is_asked_for(tmp_path: Path) -> None:
     table = tables.customers().astype(object)
-    store = trained(tmp_path, tables.written(table, tmp_path), "stays")
+    store = trained(tmp_path, tables.written(table, tmp_path), "stays", n_estimators=10)
     good = served(store, table)
     table.loc[3, "spent"] = "a lot"
     table.loc[100, ["plan", "active"]] = ["platinum", "perhaps"]
@@ -189,7 +190,7 @@ def test_what_changed_since_the_beginning_is_named_and_nothing_is_mixed(tmp_path
     run(tmp_path, path)
     before = everything(tmp_path / "out")
     with pytest.raises(UsageError, match="begun with --keep nothing, not petal_width: use --restart"):
-        run(tmp_path, path, keep=("petal_width",))
+        run(tmp_path, path, keep="petal_width")
     publish_iris(store, onnx=True)
     with pytest.raises(UsageError, match=r"begun with version 1 .* not with version 2 .*: --version 1 goes on with it, --restart"):
         run(tmp_path, path)

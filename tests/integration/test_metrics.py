@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitoring.operator_rules import runbook_base_url
 from serve_app.artifacts.store import Store
-from serve_app.rayserve.scrape_targets import note
+from serve_app.rayserve.scrape_targets import targets_file
 from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
 from tests.support.monitoring import Prometheus
 from tests.support.server import HEADERS, ROOT, Server, free_port, serving
@@ -48,7 +49,7 @@ def port_of(server: Server) -> int:
 
 def exported(server: Server) -> dict[str, list[tuple[dict[str, str], float]]]:
     """Samples of ours on Ray's port by name, without Ray's prefix."""
-    (entry,) = json.loads(note(port_of(server)).read_text())
+    (entry,) = json.loads(targets_file(port_of(server)).read_text())
     text = httpx2.get(f"http://{entry['targets'][0]}/metrics").text
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(text):
@@ -88,7 +89,7 @@ def test_a_prometheus_beside_it_computes_the_rules_of_the_cluster(server: Server
     command = [
         sys.executable,
         "-m",
-        "monitoring.local",
+        "monitoring.local_prometheus",
         "--port",
         str(port),
         "--api",
@@ -113,7 +114,11 @@ def test_a_prometheus_beside_it_computes_the_rules_of_the_cluster(server: Server
         until(lambda: answered("sum(up)") == answered("count(up)") == ["3"], seconds=60, every=1, what="all targets up")
         assert answered("sum(model_predictions_total)") == [str(REQUESTS)]
         until(lambda: answered("iris:versions_in_use:count") == ["1"], seconds=60, every=1, what="the version in use")
-        until(lambda: prometheus.alerts().get("Watchdog") == "firing", seconds=60, every=1, what="the watchdog")
+        until(lambda: prometheus.alerts().get("IrisApiWatchdog") == "firing", seconds=60, every=1, what="the watchdog")
+        annotations = {
+            alert["labels"]["alertname"]: alert["annotations"] for alert in prometheus.get("/api/v1/alerts")["data"]["alerts"]
+        }
+        assert annotations["IrisApiWatchdog"]["runbook_url"] == f"{runbook_base_url()}#irisapiwatchdog"
     finally:
         process.terminate()
         process.wait(30)
@@ -121,7 +126,7 @@ def test_a_prometheus_beside_it_computes_the_rules_of_the_cluster(server: Server
 
 def test_a_prometheus_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
     environment = {**os.environ, "PROMETHEUS": "no-such-program"}
-    command = [sys.executable, "-m", "monitoring.local", "--data", str(tmp_path)]
+    command = [sys.executable, "-m", "monitoring.local_prometheus", "--data", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: there is no prometheus in PATH: apt install prometheus")
@@ -141,12 +146,13 @@ def test_predictions_are_answered_before_serves_own_request_handling_and_only_un
         own = [value for labels, value in found["http_requests_total"] if labels["route"] == "/predict"]
         return {"ours": sum(own), "serve": sum(value for labels, value in served if labels["route"] == "/predict")}
 
+    before = counted()
+
     def settled() -> bool:
         nonlocal before
         last, before = before, counted()
         return before == last
 
-    before = counted()
     until(settled, seconds=60, every=5, what="the counts of the requests before")
     for _ in range(REQUESTS):
         post()

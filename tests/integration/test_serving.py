@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,12 @@ import pytest
 from serve_app.artifacts.bundle import JOBLIB, read_bundle
 from serve_app.artifacts.store import Entry, Store
 from serve_app.inference.predictor import open_predictor
-from serve_app.rayserve.isolation import FREE, LEAST, MOST
-from tests.support.load import traffic
+from serve_app.rayserve.isolation import FREE_PORTS, MAX_PORT, MIN_PORT
+from tests.support.load import closed_loop, matches
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, forest, logistic, publish_iris
 from tests.support.native import answer_row
-from tests.support.processes import of_session
-from tests.support.server import HEADERS, ROOT, Server, environment, free_port, serving, stop
+from tests.support.processes import alive, of_session
+from tests.support.server import HEADERS, KEY, ROOT, Server, environment, free_port, serving, stop
 from tests.support.waiting import until
 
 SWAPS = 20
@@ -41,8 +42,8 @@ def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield server
 
 
-def right_answer(entry: Entry) -> bytes:
-    return answer_row(open_predictor(read_bundle(entry.folder)), json.dumps(A_FLOWER).encode())
+def expected_body(entry: Entry) -> str:
+    return answer_row(open_predictor(read_bundle(entry.folder)), json.dumps(A_FLOWER).encode()).decode()
 
 
 def visible(server: Server, version: int) -> None:
@@ -62,50 +63,50 @@ def test_a_prediction_comes_back_through_the_proxy_with_one_request_id(server: S
 def test_models_are_replaced_under_load_without_a_failed_or_mislabelled_answer(server: Server, store: Store) -> None:
     (first,) = (entry for entry in store.entries() if entry.served)
     visible(server, first.version)
-    expected = {str(first.version): right_answer(first)}
+    expected = {str(first.version): expected_body(first)}
     delays = []
-    with traffic(server.url, A_FLOWER, expected, headers=HEADERS) as record:
+    with closed_loop(server.url, A_FLOWER, key=KEY, check=matches(expected)) as load:
         for number in range(SWAPS):
             model = logistic(0.5 + number / 10) if number % 2 else forest(seed=number)
             version = max(entry.version for entry in store.entries()) + 1
             # Published models are immutable, so the right answer can be known before the first replica sees it.
             preview = Store(store.root.parent / f"preview-{number}")
-            expected[str(version)] = right_answer(publish_iris(preview, model, onnx=True))
+            expected[str(version)] = expected_body(publish_iris(preview, model, onnx=True))
             entry = publish_iris(store, model, onnx=True)
             assert entry.version == version
             started = time.monotonic()
             visible(server, version)
             delays.append(time.monotonic() - started)
-    assert record.failures == []
-    assert len(record.versions) == SWAPS + 1
-    assert record.answered > 10 * SWAPS
+    assert (load.failures, load.reconnects) == ([], 0)
+    assert len(load.versions) == SWAPS + 1
+    assert load.answered > 10 * SWAPS
     delays.sort()
     median, worst = delays[SWAPS // 2], delays[-1]
-    print(f"published to visible on both: median {median:.2f} s, worst {worst:.2f} s; {record.answered} answers, 0 failed")
+    print(f"published to visible on both: median {median:.2f} s, worst {worst:.2f} s; {load.answered} answers, 0 failed")
 
 
-def test_a_damaged_model_is_refused_with_its_reason_while_the_old_one_answers(server: Server, store: Store) -> None:
+def test_a_damaged_model_is_refused_with_its_reason_while_the_old_one_answers(server: Server, store: Store, tmp_path: Path) -> None:
     (served,) = (entry for entry in store.entries() if entry.served)
     visible(server, served.version)
-    with traffic(server.url, A_FLOWER, {str(served.version): right_answer(served)}, headers=HEADERS) as record:
-        damaged = publish_iris(store, forest(seed=99))
-        os.chmod(damaged.folder / JOBLIB, 0o644)
-        until(lambda: _refusal(server) is not None or server.versions() == {str(damaged.version)}, seconds=30)
-    assert record.answered > 0
-    # It may have been read before it was damaged; what counts is that a damaged one is never taken.
-    store.promote(served.version)
-    visible(server, served.version)
-    data = bytearray((damaged.folder / JOBLIB).read_bytes())
+    # Damaged before a replica can read it: it is made elsewhere and comes into the store without one byte of the right model.
+    version = max(entry.version for entry in store.entries()) + 1
+    whole = Store(tmp_path).publish(bundle_files(forest(seed=99)), bundle_metadata(), version=version)
+    damaged = store.root / "bundles" / whole.folder.name
+    shutil.copytree(whole.folder, damaged)
+    data = bytearray((damaged / JOBLIB).read_bytes())
     data[len(data) // 2] ^= 1
-    (damaged.folder / JOBLIB).write_bytes(bytes(data))
-    os.replace(_link(store, damaged), store.root / "current")
-    until(lambda: (_refusal(server) or {}).get("reason") == "digest", seconds=30)
-    with traffic(server.url, A_FLOWER, {str(served.version): right_answer(served)}, headers=HEADERS) as record:
-        until(lambda: record.answered > 50, seconds=30)
-    assert record.failures == []
+    (damaged / JOBLIB).chmod(0o644)
+    (damaged / JOBLIB).write_bytes(bytes(data))
+    expected = {str(served.version): expected_body(served)}
+    with closed_loop(server.url, A_FLOWER, key=KEY, check=matches(expected)) as load:
+        point(store, damaged)
+        until(lambda: refusals(server) == {"digest"}, seconds=30, what="the refusal on both replicas")
+        answered = load.answered
+        until(lambda: load.answered > answered + 50, seconds=30, what="responses of the old model")
+    assert (load.failures, load.reconnects) == ([], 0)
     assert 'model_refused{reason="digest"} 1.0' in httpx2.get(f"{server.url}/metrics").text
     store.promote(served.version)
-    until(lambda: _refusal(server) is None, seconds=30)
+    until(lambda: refusals(server) == {None}, seconds=30, what="the end of the refusal")
 
 
 def test_rolling_back_needs_only_the_pointer(server: Server, store: Store) -> None:
@@ -131,20 +132,20 @@ def test_a_replica_without_a_model_waits_for_one_and_a_signal_ends_every_process
         assert httpx2.get(f"{server.url}/readyz").status_code == 503
         publish_iris(store, forest(), onnx=True)
         until(lambda: httpx2.get(f"{server.url}/readyz").status_code == 200, seconds=30)
-        family = _processes_of(server.process.pid)
+        family = of_session(server.process.pid)
         assert any("haproxy" in command for command in family.values())
         started = time.monotonic()
         stop(server.process)
         print(f"stopped in {time.monotonic() - started:.1f} s")
         assert server.process.returncode == 0
-        until(lambda: not _alive(family), seconds=10)
+        until(lambda: not alive(family), seconds=10)
 
 
 def test_a_second_application_beside_it_chooses_its_own_ports_and_serves_its_own_model(server: Server, tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     entry = store.publish(bundle_files(logistic(), onnx=True), bundle_metadata(), version=777)
-    unset = dict.fromkeys((*FREE, LEAST, MOST), "")
-    with serving(store.root, tmp_path, **unset) as other:
+    unset = dict.fromkeys((*FREE_PORTS, MIN_PORT, MAX_PORT), "")
+    with serving(store.root, tmp_path, replicas=1, **unset) as other:
         before = server.versions()
         assert other.versions() == {str(entry.version)}
         assert server.versions() == before != other.versions()
@@ -163,13 +164,14 @@ def test_a_wrong_setting_or_a_taken_port_is_one_sentence(server: Server, tmp_pat
 
     wrong = start("--port", str(free_port()), ENVIRONMENT="production", API_KEY="short")
     assert wrong.returncode == 2
-    assert wrong.stderr.splitlines() == [
-        "error: API_KEY: production needs a key of at least 32 characters, e.g. from `openssl rand -hex 32`"
-    ]
-    taken = start("--port", server.url.rpartition(":")[2])
+    (sentence,) = wrong.stderr.splitlines()
+    assert sentence.startswith("error: API_KEY: ")
+    port = server.url.rpartition(":")[2]
+    taken = start("--port", port)
     assert taken.returncode == 2
-    assert len(taken.stderr.splitlines()) == 1
-    assert "choose another" in taken.stderr
+    (sentence,) = taken.stderr.splitlines()
+    assert sentence.startswith("error: ")
+    assert f"127.0.0.1:{port} " in sentence
 
 
 def test_serve_run_works_by_itself(tmp_path: Path) -> None:
@@ -206,37 +208,14 @@ def _ready(url: str) -> bool:
         return False
 
 
-def _refusal(server: Server) -> dict[str, str] | None:
-    refusals = [httpx2.get(f"{server.url}/model", headers=HEADERS).json()["refused"] for _ in range(6)]
-    return next((refusal for refusal in refusals if refusal is None), refusals[0]) if None in refusals else refusals[0]
+def refusals(server: Server) -> set[str | None]:
+    """Why the replicas refuse their candidates; each request opens a new connection, so both replicas are asked."""
+    models = [httpx2.get(f"{server.url}/model", headers=HEADERS).json() for _ in range(8)]
+    return {model["refused"] and model["refused"]["reason"] for model in models}
 
 
-def _link(store: Store, entry: Entry) -> Path:
+def point(store: Store, bundle: Path) -> None:
+    """Move the pointer by hand, past the checks of a publisher."""
     link = store.root / "hand-made"
-    link.symlink_to(f"bundles/{entry.folder.name}")
-    return link
-
-
-def _processes_of(session: int) -> dict[int, str]:
-    """Every process of this session, which Ray's are too, and its command line."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                if os.getsid(int(folder.name)) == session:
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except (ProcessLookupError, FileNotFoundError):
-                continue
-    return found
-
-
-def _alive(family: dict[int, str]) -> list[str]:
-    alive = []
-    for pid, command in family.items():
-        try:
-            state = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if state != "Z":
-            alive.append(command)
-    return alive
+    link.symlink_to(f"bundles/{bundle.name}")
+    os.replace(link, store.root / "current")

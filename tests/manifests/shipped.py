@@ -16,9 +16,9 @@ Json = dict[str, Any]
 
 
 def files() -> list[Path]:
-    """Every manifest; a real secret that somebody made is not one of them."""
-    found = [*KUBERAY.rglob("*.yaml"), *KUBERAY.rglob("*.yaml.example")]
-    return sorted(path for path in found if path.name != "secret.yaml")
+    """Every manifest but the real Secret of a user."""
+    paths = [*KUBERAY.rglob("*.yaml"), *KUBERAY.rglob("*.yaml.example")]
+    return sorted(path for path in paths if path.name != "secret.yaml")
 
 
 def kustomizations() -> list[Path]:
@@ -29,13 +29,13 @@ def kustomizations() -> list[Path]:
 @functools.cache
 def documents() -> list[tuple[str, Json]]:
     """(file, document) of everything that is applied: no kustomizations, no patches."""
-    found = []
+    named = []
     for path in files():
         if path.name == "kustomization.yaml" or path.name.startswith("patch"):
             continue
         name = str(path.relative_to(KUBERAY))
-        found += [(name, document) for document in yaml.safe_load_all(path.read_text()) if document and "kind" in document]
-    return found
+        named += [(name, document) for document in yaml.safe_load_all(path.read_text()) if document and "kind" in document]
+    return named
 
 
 def one(kind: str, name: str) -> Json:
@@ -66,6 +66,6 @@ def all_pod_templates() -> list[tuple[str, Json]]:
 
 def locked(package: str, lock: str = "serve") -> str:
     """The version of a package in a lock file."""
-    found = re.search(rf"^{re.escape(package)}==(\S+)", (ROOT / "requirements" / f"{lock}.txt").read_text(), re.MULTILINE)
-    assert found is not None, f"{package} is not in requirements/{lock}.txt"
-    return found.group(1)
+    match = re.search(rf"^{re.escape(package)}==(\S+)", (ROOT / "requirements" / f"{lock}.txt").read_text(), re.MULTILINE)
+    assert match is not None, f"{package} is not in requirements/{lock}.txt"
+    return match.group(1)

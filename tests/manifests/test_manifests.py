@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -29,20 +30,20 @@ OTHERS = {"redis:7", "fsouza/fake-gcs-server:1.52.3"}
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(KUBERAY)))
-def test_every_file_is_yaml_and_says_why_it_exists_or_is_short(path) -> None:
+def test_every_file_is_yaml_and_says_why_it_exists_or_is_short(path: Path) -> None:
     text = path.read_text()
     assert list(yaml.safe_load_all(text))
     assert text.startswith("#") or len(text.splitlines()) <= 15
 
 
 @pytest.mark.parametrize("folder", kustomizations(), ids=lambda path: str(path.relative_to(KUBERAY)))
-def test_kustomize_builds_every_variant_without_a_warning(folder) -> None:
+def test_kustomize_builds_every_variant_without_a_warning(folder: Path) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("NOT TESTED: kubectl is not installed, so no kustomization was built")
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    built = list(yaml.safe_load_all(done.stdout))
+    process = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    built = list(yaml.safe_load_all(process.stdout))
     names = [(document["kind"], document["metadata"]["name"]) for document in built]
     assert len(names) == len(set(names))
     for document in built:
@@ -134,8 +135,8 @@ def test_a_change_of_the_config_can_reach_head_and_workers() -> None:
 
 def test_the_example_secret_is_no_real_one_and_git_ignores_the_real_one() -> None:
     assert one("Secret", "iris-api-secrets")["stringData"]["API_KEY"].startswith("replace-me")
-    done = subprocess.run(["git", "check-ignore", "-q", "kuberay/base/secret.yaml"], cwd=ROOT, check=False)
-    assert done.returncode == 0
+    process = subprocess.run(["git", "check-ignore", "-q", "kuberay/base/secret.yaml"], cwd=ROOT, check=False)
+    assert process.returncode == 0
 
 
 def test_the_service_keeps_its_node_port_and_the_name_the_operator_looks_for() -> None:
@@ -170,17 +171,18 @@ def test_the_store_is_written_by_training_and_only_read_by_the_api() -> None:
     mounts = [m for m in template["spec"]["containers"][0]["volumeMounts"] if m["name"] == "models"]
     assert [(m["mountPath"], m.get("readOnly", False)) for m in mounts] == [("/app/models", False)]
     ((_, template),) = pod_templates(one("RayJob", "iris-score"))
-    mounts = {m["mountPath"]: m.get("readOnly", False) for m in template["spec"]["containers"][0]["volumeMounts"]}
-    assert mounts == {"/tmp": False, "/app/models": True, "/data": False}
+    read_only = {m["mountPath"]: m.get("readOnly", False) for m in template["spec"]["containers"][0]["volumeMounts"]}
+    assert read_only == {"/tmp": False, "/app/models": True, "/data": False}
 
 
 def test_mlflow_lets_in_every_name_under_which_its_service_is_known() -> None:
     container = one("Deployment", "mlflow-server")["spec"]["template"]["spec"]["containers"][0]
     (hosts,) = [arg.partition("=")[2].split(",") for arg in container["args"] if arg.startswith("--allowed-hosts=")]
-    short = "mlflow-server-service"
-    assert {f"{name}:5000" for name in (short, f"{short}.mlops", f"{short}.mlops.svc", f"{short}.mlops.svc.cluster.local")} <= set(
-        hosts
-    )
+    namespace = next(entry for entry in container["env"] if entry["name"] == "NAMESPACE")
+    assert namespace["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    name = "mlflow-server-service"
+    names = (name, f"{name}.$(NAMESPACE)", f"{name}.$(NAMESPACE).svc", f"{name}.$(NAMESPACE).svc.cluster.local")
+    assert {f"{name}:5000" for name in names} <= set(hosts)
     assert "*" not in hosts
     service = one("Service", "mlflow-server-service")["spec"]
     labels = one("Deployment", "mlflow-server")["spec"]["template"]["metadata"]["labels"]

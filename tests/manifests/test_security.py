@@ -33,10 +33,10 @@ def test_every_policy_selects_pods_that_exist() -> None:
     labels = [template["metadata"]["labels"] for _, template in all_pod_templates()]
     for policy in POLICIES:
         selector = policy["spec"]["podSelector"]
-        wanted = selector.get("matchLabels", {})
+        match_labels = selector.get("matchLabels", {})
         keys = {expression["key"] for expression in selector.get("matchExpressions", [])}
         if policy["metadata"]["name"] != "acme":  # cert-manager's own pods
-            assert any(wanted.items() <= have.items() and keys <= set(have) for have in labels), policy["metadata"]["name"]
+            assert any(match_labels.items() <= label.items() and keys <= set(label) for label in labels), policy["metadata"]["name"]
 
 
 @pytest.mark.parametrize(("where", "template"), all_pod_templates(), ids=lambda value: value if isinstance(value, str) else "")
@@ -81,18 +81,20 @@ def test_serving_pods_cannot_write_to_the_claim_of_the_store() -> None:
 def built(overlay: str) -> list[Json]:
     if shutil.which("kubectl") is None:
         pytest.skip("NOT TESTED: kubectl is not installed, so no kustomization was built")
-    done = subprocess.run(["kubectl", "kustomize", str(KUBERAY / "overlays" / overlay)], capture_output=True, text=True, check=True)
-    return list(yaml.safe_load_all(done.stdout))
+    process = subprocess.run(
+        ["kubectl", "kustomize", str(KUBERAY / "overlays" / overlay)], capture_output=True, text=True, check=True
+    )
+    return list(yaml.safe_load_all(process.stdout))
 
 
-def only(made: list[Json], kind: str) -> Json:
-    (found,) = [document for document in made if document["kind"] == kind]
-    return found
+def only(objects: list[Json], kind: str) -> Json:
+    (match,) = [document for document in objects if document["kind"] == kind]
+    return match
 
 
 def test_cert_manager_finds_the_issuer_the_host_and_the_class_of_the_ingress() -> None:
-    made = built("tls")
-    ingress, issuer = only(made, "Ingress"), only(made, "Issuer")
+    objects = built("tls")
+    ingress, issuer = only(objects, "Ingress"), only(objects, "Issuer")
     assert issuer["apiVersion"] == "cert-manager.io/v1"
     assert ingress["metadata"]["annotations"] == {"cert-manager.io/issuer": issuer["metadata"]["name"]}
     ((tls,), (rule,)) = ingress["spec"]["tls"], ingress["spec"]["rules"]
@@ -104,8 +106,8 @@ def test_cert_manager_finds_the_issuer_the_host_and_the_class_of_the_ingress() -
 
 
 def test_external_secrets_makes_the_secret_that_the_pods_read() -> None:
-    made = built("external-secrets")
-    external, store = only(made, "ExternalSecret"), only(made, "SecretStore")
+    objects = built("external-secrets")
+    external, store = only(objects, "ExternalSecret"), only(objects, "SecretStore")
     assert external["apiVersion"] == store["apiVersion"] == "external-secrets.io/v1"
     assert external["spec"]["secretStoreRef"] == {"kind": "SecretStore", "name": store["metadata"]["name"]}
     target = external["spec"]["target"]
@@ -115,7 +117,7 @@ def test_external_secrets_makes_the_secret_that_the_pods_read() -> None:
     assert target["template"]["data"]["API_KEY"] == "{{ .key }}"
     assert keys == {"key"}
     account = store["spec"]["provider"]["gcpsm"]["auth"]["workloadIdentity"]["serviceAccountRef"]["name"]
-    assert account in {document["metadata"]["name"] for document in made if document["kind"] == "ServiceAccount"}
+    assert account in {document["metadata"]["name"] for document in objects if document["kind"] == "ServiceAccount"}
 
 
 def test_mlflow_with_a_password_takes_it_from_the_secret_that_its_clients_read() -> None:
@@ -123,8 +125,8 @@ def test_mlflow_with_a_password_takes_it_from_the_secret_that_its_clients_read()
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert "--app-name=basic-auth" in container["args"]
     secret = one("Secret", "mlflow-auth")["stringData"]
-    taken = {entry["valueFrom"]["secretKeyRef"]["key"] for entry in container["env"] if "valueFrom" in entry}
-    assert taken == set(secret)
+    references = [entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]
+    assert {reference["key"] for reference in references} == set(secret)
     assert all(value.startswith("replace-me") for name, value in secret.items() if name != "MLFLOW_TRACKING_USERNAME")
     assert "default_permission = NO_PERMISSIONS" in one("ConfigMap", "mlflow-auth")["data"]["basic_auth.ini"]
     for kind, name in (("RayService", "iris-api"), ("RayJob", "iris-train"), ("Job", "iris-store")):

@@ -17,18 +17,20 @@ from tests.manifests.shipped import Json, one
 
 @pytest.fixture(scope="module")
 def config() -> Json:
-    return yaml.safe_load(one("RayService", "iris-api")["spec"]["serveConfigV2"])
+    config: Json = yaml.safe_load(one("RayService", "iris-api")["spec"]["serveConfigV2"])
+    return config
 
 
 @pytest.fixture(scope="module")
 def api(config: Json) -> Json:
+    application: Json
     (application,) = config["applications"]
     return application
 
 
-def unknown(model: type[BaseModel], given: Json) -> set[str]:
+def unknown(model: type[BaseModel], document: Json) -> set[str]:
     aliases = {field.alias for field in model.model_fields.values() if field.alias}
-    return set(given) - set(model.model_fields) - aliases
+    return set(document) - set(model.model_fields) - aliases
 
 
 def test_ray_accepts_it(config: Json) -> None:
@@ -54,7 +56,7 @@ def test_it_deploys_what_the_code_defines(api: Json) -> None:
     module, _, attribute = api["import_path"].partition(":")
     assert (module, attribute) == (deployment.__name__, "app")
     assert api["name"] == deployment.APPLICATION
-    assert [item["name"] for item in api["deployments"]] == [deployment.IrisApi.name]
+    assert [item["name"] for item in api["deployments"]] == [deployment.IrisApi.name]  # type: ignore[attr-defined]
 
 
 def test_the_autoscaling_is_ours_and_scales_from_two_to_ten(api: Json) -> None:

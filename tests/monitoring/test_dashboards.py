@@ -14,7 +14,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring import dashboards, page
+from monitoring import dashboards, panel_docs
 from tests.monitoring.tools import run
 from tests.support.monitoring import BASE, DASHBOARDS, panels, queries
 
@@ -30,8 +30,8 @@ def test_the_files_are_what_the_program_writes() -> None:
 
 
 def test_the_docs_tell_what_each_panel_tells() -> None:
-    text = page.PAGE.read_text()
-    assert text == page.page(text), "run `make dashboards`"
+    text = panel_docs.PAGE.read_text()
+    assert text == panel_docs.page(text), "run `make dashboards`"
     for document in LOADED.values():
         for panel in panels(document):
             assert f"| {panel['title']} | {panel['description']} |" in text
@@ -47,7 +47,7 @@ def test_every_file_is_shipped_under_a_name_and_an_id_of_its_own() -> None:
 
 
 @each
-def test_grafanas_schema_knows_every_setting(document: dict) -> None:
+def test_grafanas_schema_knows_every_setting(document: dict[str, Any]) -> None:
     register_default_plugins()
     again = json.loads(JSONEncoder().encode(Dashboard.from_json(document)))
     assert [path for path in lost(document, again) if path.rpartition(".")[2] not in ANNOTATION_KEYS] == []
@@ -69,7 +69,7 @@ def lost(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
 
 
 @each
-def test_panels_have_a_title_a_meaning_a_unit_and_a_place_of_their_own(document: dict) -> None:
+def test_panels_have_a_title_a_meaning_a_unit_and_a_place_of_their_own(document: dict[str, Any]) -> None:
     assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
     taken: set[tuple[int, int]] = set()
     for panel in document["panels"]:
@@ -88,7 +88,7 @@ def test_panels_have_a_title_a_meaning_a_unit_and_a_place_of_their_own(document:
 
 
 @each
-def test_every_variable_is_used_and_every_used_one_is_there(document: dict) -> None:
+def test_every_variable_is_used_and_every_used_one_is_there(document: dict[str, Any]) -> None:
     there = {variable["name"] for variable in document["templating"]["list"]}
     text = json.dumps([document["panels"], document["annotations"]])
     used = set(re.findall(r"\$\{?(\w+)", text)) - {"__rate_interval"}
@@ -96,7 +96,7 @@ def test_every_variable_is_used_and_every_used_one_is_there(document: dict) -> N
 
 
 @each
-def test_no_data_source_is_fixed_and_rates_follow_the_zoom(document: dict) -> None:
+def test_no_data_source_is_fixed_and_rates_follow_the_zoom(document: dict[str, Any]) -> None:
     assert all(target["datasource"]["uid"] == "${datasource}" for panel in panels(document) for target in panel["targets"])
     for panel in panels(document):
         for target in panel["targets"]:

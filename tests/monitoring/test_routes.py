@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -29,7 +30,7 @@ def test_amtool_finds_nothing_wrong_with_the_configuration(config: Path) -> None
 
 
 @pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"])
-def test_each_alert_reaches_the_receiver_meant_for_it(rule: dict, config: Path) -> None:
+def test_each_alert_reaches_the_receiver_meant_for_it(rule: dict[str, Any], config: Path) -> None:
     labels = {"alertname": rule["alert"], "namespace": "mlops", **rule["labels"]}
     found = run(
         "amtool", "config", "routes", "test", f"--config.file={config}", *(f"{name}={value}" for name, value in labels.items())

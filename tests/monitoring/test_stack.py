@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.local import configuration
+from monitoring.local_prometheus import configuration
 from tests.monitoring.tools import run
 from tests.support.monitoring import BASE, queries, rules
 from tests.support.waiting import until
@@ -69,16 +69,16 @@ def test_rights_are_few_and_read_only() -> None:
     assert [resource for rule in wide["rules"] for resource in rule["resources"]] == ["nodes", "nodes/metrics"]
 
 
-def test_the_config_maps_hold_the_very_files_that_are_checked() -> None:
+def test_the_config_maps_hold_the_files_that_are_checked() -> None:
     generators = {entry["name"]: entry for entry in yaml.safe_load((BASE / "kustomization.yaml").read_text())["configMapGenerator"]}
     for generator in generators.values():
-        assert all((BASE / name).is_file() for name in generator["files"])
+        assert all((BASE / name).is_file() for name in generator.get("files", []))
     assert {Path(name).name for name in generators["prometheus-rules"]["files"]} == {
         file.name for file in (BASE / "rules").glob("*.yaml")
     }
     manifests = "".join(file.read_text() for file in BASE.glob("*.yaml"))
-    mounted = set(re.findall(r"configMap: \{name: ([\w-]+)", manifests))
-    assert mounted == set(generators)
+    used = set(re.findall(r"configMap(?:KeyRef)?: \{name: ([\w-]+)", manifests))
+    assert used == set(generators)
 
 
 @pytest.mark.parametrize("where", ["cluster", "local"])
@@ -141,8 +141,8 @@ def test_the_alert_log_writes_one_line_per_alert_and_refuses_rubbish(alert_log: 
     port, process = alert_log
     alert = {
         "status": "firing",
-        "labels": {"alertname": "ModelRefused", "severity": "warning"},
-        "annotations": {"summary": "a\nb", "runbook_url": "docs/runbook.md#modelrefused"},
+        "labels": {"alertname": "IrisApiModelRefused", "severity": "warning"},
+        "annotations": {"summary": "a\nb", "description": "c", "runbook_url": "https://example.org/runbook.md#irisapimodelrefused"},
         "startsAt": "2026-03-01T12:00:00Z",
     }
     for rubbish in (b"rubbish", b"[]", b"{}", b'{"alerts": [{}]}'):
@@ -153,10 +153,11 @@ def test_the_alert_log_writes_one_line_per_alert_and_refuses_rubbish(alert_log: 
     assert lines[0] == {
         "receiver": "pager",
         "status": "firing",
-        "alert": "ModelRefused",
+        "alert": "IrisApiModelRefused",
         "severity": "warning",
         "summary": "a\nb",
-        "runbook": "docs/runbook.md#modelrefused",
+        "description": "c",
+        "runbook": "https://example.org/runbook.md#irisapimodelrefused",
         "labels": alert["labels"],
         "since": "2026-03-01T12:00:00Z",
     }

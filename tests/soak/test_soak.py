@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.artifacts.store import Store
 from tests.support import processes
-from tests.support.experiment import golden, served
+from tests.support.experiment import expected_bodies, served
 from tests.support.models import logistic, publish_iris
 from tests.support.server import serving
 from tests.support.soak import CONNECTIONS, soak
@@ -23,14 +23,14 @@ WARM = REQUESTS // 10
 def test_a_million_requests_leave_nothing_behind(tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     publish_iris(store, logistic(), onnx=True)
-    (expected,) = golden(served(store)).values()
+    ((version, expected),) = expected_bodies(served(store)).items()
     with serving(store.root, tmp_path, replicas=2) as server:
         until(lambda: "iris-api: ready after" in server.output.read_text(), seconds=150, what="the end of the start")
         until(lambda: len(processes.replicas(server.process.pid)) == 2, seconds=60, what="two replicas")
-        record, grown = soak(server, expected, requests=REQUESTS, warm=WARM)
-        assert record.wrong == []
-        assert record.closed <= 2 * CONNECTIONS
-        assert record.answered == REQUESTS
+        record, grown = soak(server, version, expected, requests=REQUESTS, warm=WARM)
+        assert record.load.failures == []
+        assert record.load.reconnects <= 2 * CONNECTIONS
+        assert record.load.answered == REQUESTS
         assert grown < 1e6
         assert record.spread("files", after=WARM) <= 2
         assert record.spread("threads", after=WARM) <= 0

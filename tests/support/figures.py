@@ -1,6 +1,6 @@
 """What the tests measured: noted while they run, and written as tables of promises.
 
-    python -m tests.support.figures     after `make test test-integration test-faults`
+    python -m tests.support.figures     after `make test test-hostile test-timing test-integration test-faults`
 
 A row whose test has not run since the table was last written keeps its figure. One whose test failed says so.
 """
@@ -82,8 +82,8 @@ SECURITY: Groups = (
             ("A new key known, a revoked one dead, within 10 s", "faults::keys_come_and_go_within_ten_seconds"),
             ("A key is good between its dates, also when the clock steps by an hour", "test_auth::a_step_of_the_clock"),
             ("The limit of a key over two replicas, within 5 %", "faults::the_limit_of_a_key_holds_over_both_replicas"),
-            ("The time of a refusal tells nothing about a key", "test_auth::the_time_of_a_refusal_does_not_tell"),
-            ("A leak in the time would be seen", "test_auth::the_measure_of_time_sees_a_leak"),
+            ("The time of a refusal tells nothing about a key", "test_key_timing::the_time_of_a_refusal_does_not_tell"),
+            ("A leak in the time would be seen", "test_key_timing::the_measure_of_time_sees_a_leak"),
             ("Refusals without a right key are all alike", "test_hostile_clients::refusals_without_a_right_key_are_all_alike"),
             (
                 "A forwarded address is believed from configured proxies only",

@@ -14,6 +14,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ class Case:
 
 def case(name: str, reasons: str, build: Callable[[Path], str]) -> Case:
     return Case(name, frozenset(reasons.split()), build)
+
+
+def anything(*values: Any) -> tuple[Any, ...]:
+    """These values, whose types differ on purpose."""
+    return values
 
 
 def put(root: Path, files: Mapping[str, bytes], manifest: bytes, *, version: int = VERSION, name: str | None = None) -> str:
@@ -104,6 +110,10 @@ def damaged(flips: int) -> Iterator[Case]:
     yield from _odd_files(files, manifest, name)
 
 
+def _link_to(target: str, path: Path) -> None:
+    path.symlink_to(target)
+
+
 def _odd_files(files: Mapping[str, bytes], manifest: bytes, name: str) -> Iterator[Case]:
     """Files that are no plain files, or lead out of the store."""
 
@@ -132,7 +142,7 @@ def _odd_files(files: Mapping[str, bytes], manifest: bytes, name: str) -> Iterat
         yield case(f"{file} is missing", "unreadable", replaced(file, lambda path: None))
         yield case(f"{file} leads out of the store", "unreadable", replaced(file, elsewhere))
         for target in ("/etc/passwd", "/dev/zero", "../../../../etc/passwd", ".", file, "/proc/self/mem"):
-            yield case(f"{file} leads to {target}", "unreadable", replaced(file, lambda path, to=target: path.symlink_to(to)))
+            yield case(f"{file} leads to {target}", "unreadable", replaced(file, partial(_link_to, target)))
         yield case(f"{file} is a folder", "digest unreadable", replaced(file, lambda path: path.mkdir()))
         yield case(f"{file} is a pipe", "digest", replaced(file, lambda path: os.mkfifo(path)))
         yield case(f"{file} has ten gigabytes", "digest", replaced(file, giant))
@@ -176,7 +186,7 @@ def pointers() -> Iterator[Case]:
         yield case(
             f"version {VERSION} replayed as {version}",
             "manifest",
-            lambda root, version=version: put(root, files, manifest, version=version),
+            partial(put, files=files, manifest=manifest, version=version),
         )
 
 
@@ -215,10 +225,10 @@ def manifests() -> Iterator[Case]:
         yield case(f"manifest is {raw!r}", "manifest", with_bytes(raw))
     huge = orjson.dumps({**document, "note": "x" * MAX_MANIFEST_BYTES})
     yield case("manifest of more than four megabytes", "digest", with_bytes(huge))
-    for value in (None, 0, 2, 1.5, "1", True, [], -1):
+    for value in anything(None, 0, 2, 1.5, "1", True, [], -1):
         if value is not True:  # equal to 1
             yield case(f"format {value!r}", "format", with_changes(format=value))
-    for value in (None, [], {}, "model.joblib", 5):
+    for value in anything(None, [], {}, "model.joblib", 5):
         yield case(f"files are {value!r}", "manifest", with_changes(files=value))
     for name in (
         "../model.joblib",
@@ -236,17 +246,17 @@ def manifests() -> Iterator[Case]:
         "-rf",
     ):
         yield case(f"lists a file {name[:30]!r}", "manifest", with_changes(files={**listed, name: listed[JOBLIB]}))
-    for size in (-1, 1.0, True, None, "5", 2**33, 2**63, 1e30, []):
+    for size in anything(-1, 1.0, True, None, "5", 2**33, 2**63, 1e30, []):
         odd = {**listed, JOBLIB: {**listed[JOBLIB], "size": size}}
         yield case(f"size {size!r}", "manifest", with_changes(files=odd))
     for digest in (None, 5, "", "0" * 63, "0" * 65, listed[JOBLIB]["sha256"].upper(), "../" * 22, "z" * 64):
         odd = {**listed, JOBLIB: {**listed[JOBLIB], "sha256": digest}}
         yield case(f"sha256 {digest!r}", "manifest", with_changes(files=odd))
-    for entry in (None, [], "x", 5):
+    for entry in anything(None, [], "x", 5):
         yield case(f"an entry is {entry!r}", "manifest", with_changes(files={**listed, JOBLIB: entry}))
     bombs = {f"part-{number}.bin": {"size": 2**30, "sha256": "0" * 64} for number in range(5)}
     yield case("five gigabytes in parts", "manifest", with_changes(files={**listed, **bombs}))
-    for version in (1, 3, "2", None, 2.5, [], True):
+    for version in anything(1, 3, "2", None, 2.5, [], True):
         yield case(f"says version {version!r}", "manifest", with_changes(version=version))
     yield from _signatures(document, with_changes)
 
@@ -255,10 +265,13 @@ def _signatures(document: Mapping[str, Any], with_changes: Callable[..., Callabl
     signature = document["signature"]
     features = signature["features"]
     odd: list[Any] = [None, [], {}, "x", 5, {**signature, "task": "ranking"}, {**signature, "task": None}]
-    odd += [{**signature, "features": value} for value in (None, [], {}, "x", [1], [{}], [{"name": 5}], [*features, features[0]])]
-    odd += [{**signature, "classes": value} for value in (None, [], ["one"], "setosa", [{}], ["a", "a", "b"])]
+    odd += [
+        {**signature, "features": value}
+        for value in anything(None, [], {}, "x", [1], [{}], [{"name": 5}], [*features, features[0]])
+    ]
+    odd += [{**signature, "classes": value} for value in anything(None, [], ["one"], "setosa", [{}], ["a", "a", "b"])]
     odd += [{**signature, "features": [{**features[0], "kind": "picture"}, *features[1:]]}]
-    odd += [{**signature, "features": [{**features[0], "minimum": value}, *features[1:]]} for value in ("0", [], {})]
+    odd += [{**signature, "features": [{**features[0], "minimum": value}, *features[1:]]} for value in anything("0", [], {})]
     for number, value in enumerate(odd):
         yield case(f"signature {number}: {str(value)[:40]}", "signature", with_changes(signature=value))
     wider = {**signature, "features": [*features, {**features[0], "name": "fifth"}]}
@@ -419,7 +432,7 @@ def graphs(folder: Path) -> Iterator[Case]:
     for seed in range(40):
         noise = np.random.default_rng(seed).bytes(len(raw))
         yield case(f"ONNX: noise {seed}", "load forbidden", proven({**files, ONNX: noise}))
-    for onnx_facts in (None, {}, [], "x"):
+    for onnx_facts in anything(None, {}, [], "x"):
         yield case(f"ONNX: facts {onnx_facts!r}", "load", proven(files, onnx=onnx_facts))
 
 

@@ -25,10 +25,10 @@ def reached(pair):
     return True
 pairs = json.loads(sys.argv[1])
 with ThreadPoolExecutor(len(pairs)) as pool:
-    print(json.dumps([pair for pair, found in zip(pairs, pool.map(reached, pairs)) if found]))
+    print(json.dumps([pair for pair, open in zip(pairs, pool.map(reached, pairs)) if open]))
 """
 
-ASK = """
+REQUEST = """
 import json, sys, urllib.error, urllib.request
 method, url, body = sys.argv[1:]
 request = urllib.request.Request(url, data=body.encode() or None, method=method, headers={"Content-Type": "application/json"})
@@ -61,12 +61,12 @@ class Pod:
 
     def reaches(self, pairs: Iterable[Pair]) -> set[Pair]:
         """Those of (host, port) with which a connection comes about within four seconds."""
-        out = self.run(CONNECT, json.dumps(sorted(pairs))).splitlines()[-1]
-        return {(host, port) for host, port in json.loads(out)}
+        output = self.run(CONNECT, json.dumps(sorted(pairs))).splitlines()[-1]
+        return {(host, port) for host, port in json.loads(output)}
 
     def status(self, method: str, url: str, body: str = "") -> str:
         """The status of one HTTP request without any token or key, or `no answer`."""
-        return self.run(ASK, method, url, body).splitlines()[-1]
+        return self.run(REQUEST, method, url, body).splitlines()[-1]
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def pod(name: str, labels: Mapping[str, str], namespace: str = "mlops") -> Itera
         },
     }
     kubectl("apply", "-f", "-", text=json.dumps(document))
-    made = Pod(name, "probe", namespace)
+    probe = Pod(name, "probe", namespace)
     try:
         until(
             lambda: get("pod", name, namespace).get("status", {}).get("phase") == "Running",
@@ -114,7 +114,9 @@ def pod(name: str, labels: Mapping[str, str], namespace: str = "mlops") -> Itera
             every=0.5,
             what=f"pod {name}",
         )
-        until(lambda: ("127.0.0.1", 8080) in made.reaches([("127.0.0.1", 8080)]), seconds=60, every=0.5, what=f"the port of {name}")
-        yield made
+        until(
+            lambda: ("127.0.0.1", 8080) in probe.reaches([("127.0.0.1", 8080)]), seconds=60, every=0.5, what=f"the port of {name}"
+        )
+        yield probe
     finally:
         kubectl("-n", namespace, "delete", "pod", name, "--ignore-not-found", "--wait=false")

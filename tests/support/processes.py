@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.support.waiting import until
@@ -52,6 +53,11 @@ def state(pid: int) -> str:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+def alive(pids: Iterable[int]) -> set[int]:
+    """Those of the processes that have not ended."""
+    return {pid for pid in pids if state(pid) not in ("", "Z")}
 
 
 def resident(pid: int) -> int:

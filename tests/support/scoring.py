@@ -17,13 +17,14 @@ from serve_app.tables.location import Location, sources
 from serve_app.tables.splits import Part, Range, RangeScan, csv_header, csv_parts, last_byte, ranges, scan_range
 from tests.support.apps import HEADERS, client_of
 from training.dataset import json_rows
-from training.pipeline import Options, train
+from training.pipeline import train
+from training.train_options import TrainOptions
 
 
 def trained(folder: Path, table: Path, target: str, **options: Any) -> Store:
     """A store with a model of this table."""
-    given = {"params": {"n_estimators": 10}, "force": True, **options}
-    train(Options(data=table, target=target, model_dir=folder / "models", tracking=False, **given), lambda _: nullcontext())
+    options = {"force": True, "no_tracking": True, **options}
+    train(TrainOptions(data=table, target=target, model_dir=folder / "models", **options), lambda _: nullcontext())
     return Store(folder / "models")
 
 

@@ -56,6 +56,7 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
 def _die(model_dir: Path, at: int) -> None:
     """Count the steps of the pipeline and whatever touches the store's files; be gone at the `at`-th."""
     from training import pipeline
+    from training.train_options import TrainOptions
 
     passed = 0
 
@@ -79,7 +80,7 @@ def _die(model_dir: Path, at: int) -> None:
             count()
 
     sys.addaudithook(audit)
-    pipeline.train(pipeline.Options(params={"n_estimators": 3}, model_dir=model_dir, tracking=False, force=True), progress)
+    pipeline.train(TrainOptions(n_estimators=3, model_dir=model_dir, no_tracking=True, force=True), progress)
     sys.stdout.write(f"survived {passed}\n")
 
 

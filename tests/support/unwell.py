@@ -59,7 +59,7 @@ class Unwell:
         with connection, contextlib.suppress(OSError):
             for byte in b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n" + b" " * 1000:
                 connection.sendall(bytes([byte]))
-                time.sleep(0.2)
+                time.sleep(0.2)  # being slow is what this server is for
 
 
 @contextlib.contextmanager

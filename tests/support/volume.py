@@ -9,7 +9,7 @@ from pathlib import Path
 
 def mount(folder: Path, options: str) -> bool:
     """A file system in memory at this folder; False where that is not allowed."""
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,25 +13,26 @@ from typing import Any
 
 import pytest
 
-from tests.support.checker import Line, Report, judge, load, read_history
+from tests.support.checker import Report, check_history
+from tests.support.load import WRONG_REQUEST, Attempt, Load, closed_loop, matches, open_loop
 from tests.support.waiting import until
 
 GOLDEN = {"1": '{"prediction":"a"}', "2": '{"prediction":"b"}'}
 PUBLISHED = [(0.0, "1"), (100.0, "2")]
 
 
-def line(number: int, at: float, **changes: Any) -> Line:
+def line(number: int, at: float, **changes: Any) -> Attempt:
     right: dict[str, Any] = {"status": 200, "version": "1", "body": GOLDEN["1"]}
-    return Line(f"c-{number}", changes.pop("attempt", 1), at, at, at + 0.01, **{**right, **changes})
+    return Attempt(f"c-{number}", changes.pop("attempt", 1), at, at, at + 0.01, **{**right, **changes})
 
 
-def judged(*lines: Line, minimum: int = 1, **options: Any) -> Report:
+def judged(*lines: Attempt, minimum: int = 1, **options: Any) -> Report:
     right = [line(number, number / 10) for number in range(1000, 1010)]
-    moved = [Line(**{**vars_of(one), "due": 1.0, "sent": 1.0, "end": 1.01}) for one in right]
-    return judge([*moved, *lines], GOLDEN, PUBLISHED, minimum=minimum, grace=5, **options)
+    moved = [Attempt(**{**vars_of(one), "due": 1.0, "sent": 1.0, "end": 1.01}) for one in right]
+    return check_history([*moved, *lines], GOLDEN, PUBLISHED, minimum=minimum, grace=5, **options)
 
 
-def vars_of(one: Line) -> dict[str, Any]:
+def vars_of(one: Attempt) -> dict[str, Any]:
     return {name: getattr(one, name) for name in one.__struct_fields__}
 
 
@@ -41,34 +44,33 @@ def test_a_right_history_has_no_violation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "code"),
     [
-        (line(1, 2, body=GOLDEN["2"]), "answered"),
-        (line(1, 2, body=""), "answered"),
-        (line(1, 2, version=""), "nobody published"),
-        (line(1, 2, version="7"), "nobody published"),
-        (line(1, 2, version="2", body=GOLDEN["2"]), "not the published one"),
-        (line(1, 106), "not the published one"),
-        (line(1, 2, status=404), "not documented"),
-        (line(1, 2, status=422), "not documented"),
-        (line(1, 2, status=401), "not documented"),
-        (line(1, 2, status=429, body="{}"), "without Retry-After"),
-        (line(1, 2, error="the answer to another request"), "another request"),
+        (line(1, 2, body=GOLDEN["2"]), "body"),
+        (line(1, 2, body=""), "body"),
+        (line(1, 2, version=""), "unknown_version"),
+        (line(1, 2, version="7"), "unknown_version"),
+        (line(1, 2, version="2", body=GOLDEN["2"]), "period"),
+        (line(1, 106), "period"),
+        (line(1, 2, status=404), "status"),
+        (line(1, 2, status=422), "status"),
+        (line(1, 2, status=401), "status"),
+        (line(1, 2, status=429, body="{}"), "retry_after"),
+        (line(1, 2, error=WRONG_REQUEST), "mixed_up"),
     ],
 )
-def test_each_wrong_answer_is_found(wrong: Line, said: str) -> None:
+def test_each_wrong_response_is_a_violation(wrong: Attempt, code: str) -> None:
     (violation,) = judged(wrong).violations
-    assert said in violation
-    assert "c-1" in violation
+    assert (violation.code, violation.attempt) == (code, "c-1/1")
 
 
-def test_an_answer_of_a_refused_model_is_found() -> None:
-    assert "was refused" in judged(line(1, 2), refused=frozenset({"1"})).violations[0]
+def test_a_response_of_a_refused_model_is_a_violation() -> None:
+    assert judged(line(1, 2), refused=frozenset({"1"})).violations[0].code == "refused_version"
 
 
-def test_too_few_answers_are_no_run() -> None:
-    assert "only 10 right answers" in judged(minimum=11).violations[0]
-    assert "only 0 right answers" in judge([], GOLDEN, PUBLISHED, minimum=1).violations[0]
+def test_too_few_responses_are_no_run() -> None:
+    assert [violation.code for violation in judged(minimum=11).violations] == ["too_few"]
+    assert [violation.code for violation in check_history([], GOLDEN, PUBLISHED, minimum=1).violations] == ["too_few"]
 
 
 def test_failures_are_counted_with_and_without_the_retry() -> None:
@@ -105,7 +107,8 @@ class Handler(BaseHTTPRequestHandler):
         if Handler.behaviour == "slow":
             Handler.slow.wait(60)
         if Handler.behaviour == "gone":
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)  # close() alone leaves it open as long as the handler's files are
+            self.close_connection = True
             return
         body = GOLDEN["1"].encode()
         self.send_response(500 if Handler.behaviour == "broken" else 200)
@@ -134,41 +137,67 @@ def server() -> Iterator[str]:
     server.server_close()
 
 
-def run(server: str, tmp_path: Path, behaviour: str, count: int) -> tuple[list[Line], Report]:
-    file = tmp_path / "history.jsonl"
+def run(server: str, tmp_path: Path, behaviour: str, count: int) -> tuple[list[Attempt], Report]:
     Handler.behaviour = behaviour
     Handler.asked = 0
-    with load(server, {"x": 1}, file, key="k", rate=200, timeout=20) as record:
-        record.published.append((0.0, "1"))
+    with open_loop(server, {"x": 1}, key="k", rate=200, timeout=20, history=tmp_path / "history.jsonl") as load:
+        load.published.append((0.0, "1"))
         until(lambda: Handler.asked > count, seconds=60, every=0.01)
         Handler.slow.set()
-    lines = read_history(file)
-    return lines, judge(lines, GOLDEN, record.published, minimum=1)
+    return load.history, check_history(load.history, GOLDEN, load.published, minimum=1)
 
 
-def test_every_request_is_in_the_history_with_its_answer(server: str, tmp_path: Path) -> None:
-    lines, report = run(server, tmp_path, "right", 30)
+def test_every_request_is_in_the_history_with_its_response(server: str, tmp_path: Path) -> None:
+    history, report = run(server, tmp_path, "right", 30)
     assert report.violations == ()
-    assert report.requests == len(lines) == report.answers["1"] >= 20
-    assert len({one.id for one in lines}) == len(lines)
-    assert json.loads((tmp_path / "history.jsonl").read_text().splitlines()[0])["status"] == 200
+    assert report.requests == len(history) == report.answers["1"] >= 20
+    assert len({attempt.id for attempt in history}) == len(history)
+    lines = [json.loads(text) for text in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [(text["id"], text["status"]) for text in lines] == [(attempt.id, 200) for attempt in history]
 
 
-def test_a_slow_server_is_asked_at_the_same_rate(server: str, tmp_path: Path) -> None:
-    lines, report = run(server, tmp_path, "slow", 30)
-    first = min(one.end for one in lines if one.status == 200)
-    assert sum(one.sent < first for one in lines) >= 15
+def test_a_slow_server_gets_requests_at_the_same_rate(server: str, tmp_path: Path) -> None:
+    history, report = run(server, tmp_path, "slow", 30)
+    first = min(attempt.end for attempt in history if attempt.status == 200)
+    assert sum(attempt.sent < first for attempt in history) >= 15
     assert report.violations == ()
 
 
-def test_a_failing_server_is_asked_once_more(server: str, tmp_path: Path) -> None:
-    for behaviour in ("broken", "gone"):
-        lines, report = run(server, tmp_path, behaviour, 10)
-        assert {one.attempt for one in lines} == {1, 2}
-        assert report.failed_after_retry == report.failed_first == report.requests > 0
-        assert report.violations == ("only 0 right answers, which is less than the 1 that make a run",)
+@pytest.mark.parametrize("behaviour", ["broken", "gone"])
+def test_a_failed_request_is_sent_once_more(server: str, tmp_path: Path, behaviour: str) -> None:
+    history, report = run(server, tmp_path, behaviour, 10)
+    assert {attempt.attempt for attempt in history} == {1, 2}
+    assert report.failed_after_retry == report.failed_first == report.requests > 0
+    assert [violation.code for violation in report.violations] == ["too_few"]
 
 
-def test_answers_that_are_mixed_up_are_found(server: str, tmp_path: Path) -> None:
+def test_responses_that_are_mixed_up_are_violations(server: str, tmp_path: Path) -> None:
     _, report = run(server, tmp_path, "mixed", 10)
-    assert len(report.violations) > report.requests
+    assert Counter(violation.code for violation in report.violations) == {"mixed_up": 2 * report.requests, "too_few": 1}
+
+
+def closed(server: str, behaviour: str, expected: dict[str, str], *, requests: int = 40) -> Load:
+    Handler.behaviour = behaviour
+    with closed_loop(server, {"x": 1}, key="k", clients=4, requests=requests, check=matches(expected)) as load:
+        until(lambda: load.finished == requests, seconds=60, every=0.01, what="the last response")
+    assert load.finished == requests
+    return load
+
+
+def test_a_closed_loop_sends_as_many_requests_as_it_shall_and_counts_right_responses_by_version(server: str) -> None:
+    load = closed(server, "right", GOLDEN)
+    assert (load.versions, load.statuses, load.failures) == ({"1": 40}, {200: 40}, [])
+    assert len(load.durations) == 40
+    assert min(load.durations) > 0
+
+
+@pytest.mark.parametrize(("behaviour", "expected"), [("right", {"1": "{}"}), ("right", {}), ("broken", GOLDEN), ("mixed", GOLDEN)])
+def test_a_closed_loop_counts_each_wrong_response_as_a_failure(server: str, behaviour: str, expected: dict[str, str]) -> None:
+    load = closed(server, behaviour, expected)
+    assert (load.answered, load.failed, len(load.failures)) == (0, 40, 40)
+
+
+def test_a_closed_loop_counts_requests_that_it_had_to_send_on_a_new_connection(server: str) -> None:
+    load = closed(server, "gone", GOLDEN)
+    assert (load.answered, load.failed, load.reconnects) == (0, 40, 40)
+    assert load.statuses == {0: 40}

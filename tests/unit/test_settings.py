@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.__main__ import main
-from serve_app.http.auth import Keys, change_file, make_key, read_keys
+from serve_app.http.auth import change_file, make_key
 from serve_app.settings import Settings, SettingsError, load_settings, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -85,17 +84,6 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
     assert load_settings().model_dir == Path("models")
 
 
-@pytest.mark.parametrize("port", ["http", "0", "65536", "-1", "8000.5", "٨٠٠٠"])
-def test_a_port_that_is_none_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], port: str
-) -> None:
-    monkeypatch.setenv("PORT", port)
-    assert main([]) == 2
-    assert main([f"--port={port}"]) == 2
-    for line, name in zip(capsys.readouterr().err.splitlines(), ("PORT", "--port"), strict=True):
-        assert line == f"error: {name}: '{port}' is no port; give a number from 1 to 65535"
-
-
 def test_production_starts_with_a_file_of_keys_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     monkeypatch.setenv("ENVIRONMENT", "production")
@@ -121,23 +109,6 @@ def test_limits_and_proxies_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings()
     assert (settings.iris_rate_limit_per_key, settings.iris_rate_limit_per_client) == ("600/minute", None)
     assert settings.iris_trusted_proxies == ("10.0.0.0/8", "::1")
-
-
-def test_a_key_is_made_by_one_command_and_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "keys.json"
-    assert main(["key", "--name", "alice", "--days", "30", "--file", str(file)]) == 0
-    key = capsys.readouterr().out.strip()
-    assert len(key) >= 32
-    assert key not in file.read_text()
-    (found,) = read_keys(file)
-    assert Keys(None, file).check(key.encode(), None) == found
-    assert main(["key", "--name", "alice", "--revoke", "--file", str(file)]) == 0
-    assert read_keys(file) == ()
-    assert main(["key", "--name", "alice", "--revoke", "--file", str(file)]) == 1
-    assert main(["key", "--name", "a b"]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1].startswith("error: ")
-    assert captured.out == ""
 
 
 def test_the_table_in_the_docs_is_the_one_of_the_code() -> None:

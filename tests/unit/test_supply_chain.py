@@ -58,8 +58,8 @@ def test_every_package_is_pinned_with_hashes_and_no_address() -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_workflow_has_only_the_rights_it_names(path: Path) -> None:
-    workflow: dict[str, Any] = yaml.safe_load(path.read_text())
-    triggers = workflow.get("on", workflow.get(True))  # `on` is a truth to YAML
+    workflow: dict[Any, Any] = yaml.safe_load(path.read_text())
+    triggers: dict[str, Any] = workflow.get("on") or workflow[True]  # `on` is a truth to YAML
     assert workflow["permissions"] == {}
     assert "pull_request_target" not in triggers
     assert "workflow_run" not in triggers

@@ -1,6 +1,6 @@
-"""The alert log: a webhook receiver that writes each notification as one JSON line, for those who have no pager yet.
+"""The alert log: a webhook receiver that writes each alert of a notification as one JSON line to standard output.
 
-Standard library alone: it runs in any image with Python. `kubectl logs deployment/alert-log` reads it.
+It stands in for a pager and needs the standard library alone. `kubectl logs deployment/alert-log` shows the lines.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ MAX_BYTES = 4 * 1024 * 1024
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """`POST /NAME`: the body is Alertmanager's webhook document. `GET`: alive."""
+    """`POST /RECEIVER` takes Alertmanager's webhook document and answers 200, or 400 when it cannot be read; `GET` answers 200."""
 
     timeout = 10
 
     def do_GET(self) -> None:
+        """The readiness probe."""
         self._answer(200)
 
     def do_POST(self) -> None:
+        """Write one line for each alert in the body."""
         try:
             document = json.loads(self.rfile.read(min(int(self.headers["Content-Length"]), MAX_BYTES)))
             lines = [
@@ -31,6 +33,7 @@ class Receiver(BaseHTTPRequestHandler):
                     "alert": alert["labels"]["alertname"],
                     "severity": alert["labels"].get("severity"),
                     "summary": alert["annotations"].get("summary"),
+                    "description": alert["annotations"].get("description"),
                     "runbook": alert["annotations"].get("runbook_url"),
                     "labels": alert["labels"],
                     "since": alert["startsAt"],
@@ -46,7 +49,7 @@ class Receiver(BaseHTTPRequestHandler):
         self._answer(200)
 
     def log_message(self, *_: object) -> None:
-        """Requests themselves are not worth a line."""
+        """Requests are not logged: standard output holds the alerts alone."""
 
     def _answer(self, status: int) -> None:
         self.send_response(status)

@@ -157,13 +157,6 @@ def opened(store: Store) -> Predictor:
     return open_predictor(bundle)
 
 
-def test_the_cost_of_a_call_and_of_each_further_row_is_seen_while_warming_up(slow: Store, predictor: Predictor) -> None:
-    sleeps = opened(slow)
-    assert ROW_SECONDS <= sleeps.row_seconds < 2 * ROW_SECONDS
-    assert 0.8 * ROW_SECONDS <= sleeps.further_seconds < 2 * ROW_SECONDS
-    assert predictor.further_seconds < predictor.row_seconds / 4
-
-
 async def test_a_call_takes_no_more_rows_than_it_answers_in_a_short_time(slow: Store) -> None:
     predictor = opened(slow)
     X, _ = iris()
@@ -172,30 +165,6 @@ async def test_a_call_takes_no_more_rows_than_it_answers_in_a_short_time(slow: S
     found = await asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(12)))
     assert max(calls) <= CALL_SECONDS / ROW_SECONDS
     assert np.array_equal(np.concatenate(found), np.concatenate([predictor.scores(X[i : i + 1]) for i in range(12)]))
-
-
-async def test_the_event_loop_goes_on_while_slow_rows_are_predicted(slow: Store) -> None:
-    predictor = opened(slow)
-    X, _ = iris()
-    turn = AdaptiveBatcher()
-    answers = asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(6)))
-    turns = 0
-    while not answers.done():
-        await asyncio.sleep(0.001)
-        turns += 1
-    assert turns > 12  # a loop that stood still would have come round once for each call
-
-
-async def test_how_long_a_row_would_wait_is_known_before_it_is_let_in(slow: Store) -> None:
-    predictor = opened(slow)
-    X, _ = iris()
-    turn = AdaptiveBatcher()
-    assert turn.seconds_ahead(predictor) == 0.0
-    asked = [asyncio.create_task(turn.scores(predictor, X[i : i + 1])) for i in range(10)]
-    await asyncio.sleep(0)
-    assert 10 * ROW_SECONDS * 0.8 <= turn.seconds_ahead(predictor) < 10 * ROW_SECONDS * 3
-    await asyncio.gather(*asked)
-    assert turn.seconds_ahead(predictor) == 0.0
 
 
 def test_who_would_wait_longer_than_allowed_is_told_to_come_back_and_the_others_are_answered(slow: Store) -> None:

@@ -79,7 +79,7 @@ def test_a_plan_does_not_change_what_it_is_given() -> None:
     np.testing.assert_array_equal(before, X[:5])
 
 
-class Cautious(LogisticRegression):
+class Cautious(LogisticRegression):  # type: ignore[misc]
     """Looks like one that has a plan, and computes something else."""
 
     def predict_proba(self, X: Any) -> Any:

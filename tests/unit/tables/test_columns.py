@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pandas._libs.parsers import STR_NA_VALUES  # type: ignore[attr-defined]
+from pandas._libs.parsers import STR_NA_VALUES  # type: ignore[import-not-found]
 from pyarrow import parquet
 
 from serve_app.artifacts.fields import read_rows

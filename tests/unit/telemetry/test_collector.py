@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,93 +27,93 @@ X, y = iris()
 
 
 @pytest.fixture
-def accounts(tmp_path: Path) -> MetricsCollector:
+def collector(tmp_path: Path) -> MetricsCollector:
     return MetricsCollector(Slot(Store(tmp_path)))
 
 
-def ask(accounts: MetricsCollector, predictor: Predictor, rows: Any) -> Any:
+def predict(collector: MetricsCollector, predictor: Predictor, rows: Any) -> Any:
     scores = predictor.scores(rows)
-    accounts.predicted(predictor, rows, scores)
+    collector.predicted(predictor, rows, scores)
     return scores
 
 
-def values(accounts: MetricsCollector) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def values(collector: MetricsCollector) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Every sample that Prometheus would see, by name and labels."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in accounts.collect()
+        for family in collector.collect()
         for sample in family.samples
     }
 
 
-def test_rows_are_counted_by_class_and_by_confidence(accounts: MetricsCollector) -> None:
+def test_rows_are_counted_by_class_and_by_confidence(collector: MetricsCollector) -> None:
     predictor = open_predictor(bundle(forest()))
-    scores = np.vstack([ask(accounts, predictor, X[:1]), ask(accounts, predictor, X)])
-    found = values(accounts)
-    chosen = np.array(predictor.signature.classes)[scores.argmax(axis=1)]
+    scores = np.vstack([predict(collector, predictor, X[:1]), predict(collector, predictor, X)])
+    samples = values(collector)
+    predicted_classes = np.array(predictor.signature.classes)[scores.argmax(axis=1)]
     for label in predictor.signature.classes:
-        mine = scores[chosen == label].max(axis=1)
-        assert found["model_predictions_total", (("predicted_class", str(label)),)] == len(mine)
+        probabilities = scores[predicted_classes == label].max(axis=1)
+        assert samples["model_predictions_total", (("predicted_class", str(label)),)] == len(probabilities)
         for bound in (0.5, 0.9, 1.0):
-            counted = found["model_confidence_bucket", (("le", str(bound)), ("predicted_class", str(label)))]
-            assert counted == np.count_nonzero(mine <= bound)
-        assert found["model_confidence_sum", (("predicted_class", str(label)),)] == pytest.approx(mine.sum())
-    assert found["model_rows_per_request_bucket", (("le", "1.0"),)] == 1
-    assert found["model_rows_per_request_count", ()] == 2
-    assert found["model_rows_per_request_sum", ()] == 151
+            count = samples["model_confidence_bucket", (("le", str(bound)), ("predicted_class", str(label)))]
+            assert count == np.count_nonzero(probabilities <= bound)
+        assert samples["model_confidence_sum", (("predicted_class", str(label)),)] == pytest.approx(probabilities.sum())
+    assert samples["model_rows_per_request_bucket", (("le", "1.0"),)] == 1
+    assert samples["model_rows_per_request_count", ()] == 2
+    assert samples["model_rows_per_request_sum", ()] == 151
 
 
-def test_values_outside_what_training_saw_are_counted_by_feature(accounts: MetricsCollector) -> None:
+def test_values_outside_what_training_saw_are_counted_by_feature(collector: MetricsCollector) -> None:
     predictor = open_predictor(bundle(forest()))
-    ask(accounts, predictor, np.array([[5.1, 3.5, 1.4, 0.2], [19.0, 3.5, 0.0, 0.2], [19.0, 3.5, 1.4, np.nan]]))
-    found = values(accounts)
-    assert found["model_input_out_of_range_total", (("feature", "sepal_length"),)] == 2
-    assert found["model_input_out_of_range_total", (("feature", "petal_length"),)] == 1
-    assert ("model_input_out_of_range_total", (("feature", "petal_width"),)) not in found
+    predict(collector, predictor, np.array([[5.1, 3.5, 1.4, 0.2], [19.0, 3.5, 0.0, 0.2], [19.0, 3.5, 1.4, np.nan]]))
+    samples = values(collector)
+    assert samples["model_input_out_of_range_total", (("feature", "sepal_length"),)] == 2
+    assert samples["model_input_out_of_range_total", (("feature", "petal_length"),)] == 1
+    assert ("model_input_out_of_range_total", (("feature", "petal_width"),)) not in samples
 
 
-def test_a_wide_table_does_not_add_a_series_per_feature(accounts: MetricsCollector) -> None:
+def test_a_wide_table_does_not_add_a_series_per_feature(collector: MetricsCollector) -> None:
     wide = Signature(tuple(Feature(f"f{i}", low=0.0, high=1.0) for i in range(MAX_FEATURES + 20)), "regression")
     rows = np.full((3, len(wide.features)), 2.0)
-    accounts.predicted(SimpleNamespace(signature=wide, version="1", digest=""), rows, np.zeros((3, 1)))  # type: ignore[arg-type]
-    accounts.flush()
-    assert len(accounts.out_of_range) == MAX_FEATURES
+    collector.predicted(SimpleNamespace(signature=wide, version="1", digest=""), rows, np.zeros((3, 1)))  # type: ignore[arg-type]
+    collector.flush()
+    assert len(collector.state.out_of_range) == MAX_FEATURES
 
 
-def test_a_regression_and_a_classifier_without_probabilities_are_counted_too(accounts: MetricsCollector) -> None:
-    ask(accounts, open_predictor(bundle(linear(), diabetes_signature())), np.zeros((3, 10)))
+def test_a_regression_and_a_classifier_without_probabilities_are_counted_too(collector: MetricsCollector) -> None:
+    predict(collector, open_predictor(bundle(linear(), diabetes_signature())), np.zeros((3, 10)))
     hard = open_predictor(bundle(without_probabilities(), iris_signature(probabilistic=False)))
-    scores = ask(accounts, hard, X)
-    found = values(accounts)
-    assert found["model_predictions_total", (("predicted_class", "value"),)] == 3
-    assert found["model_predictions_total", (("predicted_class", "setosa"),)] == np.count_nonzero(scores == 0)
-    assert not any(name.startswith("model_confidence") for name, _ in found)
+    scores = predict(collector, hard, X)
+    samples = values(collector)
+    assert samples["model_predictions_total", (("predicted_class", "value"),)] == 3
+    assert samples["model_predictions_total", (("predicted_class", "setosa"),)] == np.count_nonzero(scores == 0)
+    assert not any(name.startswith("model_confidence") for name, _ in samples)
 
 
-def test_requests_and_their_time_are_counted_by_route_kind_of_answer_and_model(accounts: MetricsCollector) -> None:
+def test_requests_and_their_time_are_counted_by_route_kind_of_answer_and_model(collector: MetricsCollector) -> None:
     for status in (200, 200, 422, 401, 503):
-        accounts.answered("/predict", status, "3", 0.003)
-    accounts.answered("/predict", 200, "4", 99.0)
-    accounts.failed("InvalidInput", "/predict")
-    found = values(accounts)
+        collector.answered("/predict", status, "3", 0.003)
+    collector.answered("/predict", 200, "4", 99.0)
+    collector.failed("InvalidInput", "/predict")
+    samples = values(collector)
 
     def requests(version: str, kind: str, **more: str) -> tuple[tuple[str, str], ...]:
         return tuple(sorted({"model_version": version, "route": "/predict", "status_class": kind, **more}.items()))
 
-    assert [found["http_requests_total", requests("3", kind)] for kind in ("2xx", "4xx", "5xx")] == [2, 2, 1]
-    assert found["http_requests_total", requests("4", "2xx")] == 1
-    assert found["api_errors_total", (("endpoint", "/predict"), ("error_type", "InvalidInput"))] == 1
-    assert found["http_request_duration_seconds_bucket", requests("3", "2xx", le="0.0025")] == 0
-    assert found["http_request_duration_seconds_bucket", requests("3", "2xx", le="0.005")] == 2
-    assert found["http_request_duration_seconds_bucket", requests("4", "2xx", le="10.0")] == 0
-    assert found["http_request_duration_seconds_bucket", requests("4", "2xx", le="+Inf")] == 1
-    assert found["http_request_duration_seconds_sum", requests("4", "2xx")] == 99
+    assert [samples["http_requests_total", requests("3", kind)] for kind in ("2xx", "4xx", "5xx")] == [2, 2, 1]
+    assert samples["http_requests_total", requests("4", "2xx")] == 1
+    assert samples["api_errors_total", (("endpoint", "/predict"), ("error_type", "InvalidInput"))] == 1
+    assert samples["http_request_duration_seconds_bucket", requests("3", "2xx", le="0.0025")] == 0
+    assert samples["http_request_duration_seconds_bucket", requests("3", "2xx", le="0.005")] == 2
+    assert samples["http_request_duration_seconds_bucket", requests("4", "2xx", le="10.0")] == 0
+    assert samples["http_request_duration_seconds_bucket", requests("4", "2xx", le="+Inf")] == 1
+    assert samples["http_request_duration_seconds_sum", requests("4", "2xx")] == 99
 
 
-def test_errors_of_predictions_are_there_at_zero_before_the_first_one(accounts: MetricsCollector) -> None:
-    found = values(accounts)
+def test_errors_of_predictions_are_there_at_zero_before_the_first_one(collector: MetricsCollector) -> None:
+    samples = values(collector)
     for kind in ("4xx", "5xx"):
-        assert found["http_requests_total", (("model_version", ""), ("route", "/predict"), ("status_class", kind))] == 0
+        assert samples["http_requests_total", (("model_version", ""), ("route", "/predict"), ("status_class", kind))] == 0
 
 
 def test_every_metric_is_explained_in_the_docs(tmp_path: Path) -> None:
@@ -119,91 +121,112 @@ def test_every_metric_is_explained_in_the_docs(tmp_path: Path) -> None:
     publish_iris(store, onnx=True)
     slot = Slot(store)
     slot.refresh()
-    found = MetricsCollector(slot, tmp_path)
-    found.poll_store()
+    collector = MetricsCollector(slot, tmp_path)
+    collector.poll_store()
     text = (Path(__file__).parents[3] / "docs" / "monitoring.md").read_text()
-    names = {family.name + ("_total" if family.type == "counter" else "") for family in found.collect()}
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in collector.collect()}
     assert len(names) > 15
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
-def test_counting_twice_counts_nothing_twice(accounts: MetricsCollector) -> None:
-    ask(accounts, open_predictor(bundle(forest())), X)
-    accounts.answered("/predict", 200, "1", 0.1)
-    assert values(accounts) == values(accounts)
+def test_counting_twice_counts_nothing_twice(collector: MetricsCollector) -> None:
+    predict(collector, open_predictor(bundle(forest())), X)
+    collector.answered("/predict", 200, "1", 0.1)
+    assert values(collector) == values(collector)
 
 
 def test_versions_of_long_ago_are_forgotten_so_that_swaps_do_not_add_series_for_ever(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    accounts = MetricsCollector(Slot(store))
+    collector = MetricsCollector(Slot(store))
     sizes = []
     for _ in range(KEPT_VERSIONS + 3):
         publish_iris(store, reference={"rows": 3, "features": {}, "classes": {"setosa": 1.0}})
-        accounts.slot.refresh()
-        predictor = accounts.slot.predictor
+        collector.slot.refresh()
+        predictor = collector.slot.predictor
         assert predictor is not None
-        ask(accounts, predictor, X)
-        accounts.answered("/predict", 200, predictor.version, 0.001)
-        sizes.append(len(values(accounts)))
+        predict(collector, predictor, X)
+        collector.answered("/predict", 200, predictor.version, 0.001)
+        sizes.append(len(values(collector)))
     assert sizes[-1] == sizes[-2] == sizes[-3]
-    versions = {dict(labels).get("model_version") for _, labels in values(accounts)} - {None, ""}
+    versions = {dict(labels).get("model_version") for _, labels in values(collector)} - {None, ""}
     assert versions == {"4", "5", "6"}
 
 
-def test_what_is_pending_stays_small_under_any_load(accounts: MetricsCollector) -> None:
+def test_the_collector_lets_go_of_a_predictor_that_was_replaced(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    collector = MetricsCollector(Slot(store))
+    reference = {"rows": 3, "features": {}, "classes": {"setosa": 1.0}}
+    publish_iris(store, reference=reference)
+    collector.slot.refresh()
+    old = collector.slot.predictor
+    assert old is not None
+    predict(collector, old, X)
+    collector.flush()
+    publish_iris(store, reference=reference)
+    collector.slot.refresh()
+    predict(collector, old, X)  # a request that took the old predictor before the swap
+    alive = weakref.ref(old)
+    del old
+    values(collector)
+    gc.collect()
+    assert alive() is None
+    assert collector.slot.predictor is not None
+
+
+def test_what_is_pending_stays_small_under_any_load(collector: MetricsCollector) -> None:
     predictor = open_predictor(bundle(forest()))
     many = np.repeat(X, 40, axis=0)
     scores = predictor.scores(many)
     for _ in range(30):
-        accounts.predicted(predictor, many, scores)
-        assert sum(len(found) for found in accounts._scores) < module.PENDING_ROWS
+        collector.predicted(predictor, many, scores)
+        assert sum(map(len, collector._scores)) < module.PENDING_ROWS
     for _ in range(2 * module.PENDING):
-        accounts.answered("/predict", 200, "1", 0.1)
-        assert sum(map(len, accounts._answered.values())) < module.PENDING
-    assert values(accounts)["model_rows_per_request_count", ()] == 30
+        collector.answered("/predict", 200, "1", 0.1)
+        assert sum(map(len, collector._seconds.values())) < module.PENDING
+    assert values(collector)["model_rows_per_request_count", ()] == 30
 
 
-def test_the_slot_is_told_with_the_model_or_without(tmp_path: Path) -> None:
+def test_the_state_of_the_slot_is_exported_with_and_without_a_model(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    accounts = MetricsCollector(Slot(store))
-    assert values(accounts)["model_loaded", ()] == 0
+    collector = MetricsCollector(Slot(store))
+    assert values(collector)["model_loaded", ()] == 0
     entry = publish_iris(store, trained_at=dt.datetime.now(dt.UTC).isoformat())
-    accounts.slot.refresh()
-    found = values(accounts)
-    swaps = {result: found["model_swaps_total", (("result", result),)] for result in ("swapped", "refused")}
-    assert (found["model_loaded", ()], swaps) == (1, {"swapped": 1, "refused": 0})
+    collector.slot.refresh()
+    samples = values(collector)
+    swaps = {result: samples["model_swaps_total", (("result", result),)] for result in ("swapped", "refused")}
+    assert (samples["model_loaded", ()], swaps) == (1, {"swapped": 1, "refused": 0})
     labels = {"version": "1", "digest": entry.digest[:12], "predictor": "scikit-learn-fast", "source": "store"}
-    assert found["model_info", tuple(sorted(labels.items()))] == 1
-    assert found["model_age_seconds", ()] >= 0
-    assert all(value == 0 for (name, _), value in found.items() if name == "model_refused")
+    assert samples["model_info", tuple(sorted(labels.items()))] == 1
+    assert samples["model_age_seconds", ()] >= 0
+    assert all(value == 0 for (name, _), value in samples.items() if name == "model_refused")
     store.publish({"model.joblib": b"rubbish", "metrics.json": b"{}"}, {"signature": iris_signature().to_dict()})
-    accounts.slot.refresh()
+    collector.slot.refresh()
     for _ in range(2):  # a refusal that lasts is one refusal
-        found = values(accounts)
-        refused = {dict(labels)["reason"]: value for (name, labels), value in found.items() if name == "model_refused"}
+        samples = values(collector)
+        refused = {dict(labels)["reason"]: value for (name, labels), value in samples.items() if name == "model_refused"}
         assert [reason for reason, value in refused.items() if value] == ["load"]
-        assert found["model_swaps_total", (("result", "refused"),)] == 1
+        assert samples["model_swaps_total", (("result", "refused"),)] == 1
 
 
-def test_prometheus_reads_what_is_collected_whatever_the_names(accounts: MetricsCollector) -> None:
+def test_prometheus_reads_what_is_collected_whatever_the_names(collector: MetricsCollector) -> None:
     odd = {"setosa": 'quote"', "versicolor": "back\\slash", "virginica": "line\nbreak"}
     estimator = GaussianNB().fit(X, [odd[name] for name in y])
     signature = iris_signature(classes=tuple(odd.values()))
-    ask(accounts, open_predictor(bundle(estimator, signature)), X)
+    predict(collector, open_predictor(bundle(estimator, signature)), X)
     registry = CollectorRegistry()
-    registry.register(accounts)  # type: ignore[arg-type]
+    registry.register(collector)
     families = text_string_to_metric_families(generate_latest(registry).decode())
     read = {sample.labels.get("predicted_class") for family in families for sample in family.samples}
     assert set(odd.values()) < read
 
 
 @pytest.mark.parametrize(
-    "told",
+    "metadata",
     [{}, {"trained_at": None}, {"trained_at": "yesterday"}, {"trained_at": "0001-01-01T00:00:00"}, {"trained_at": 3}],
     ids=str,
 )
-def test_a_model_of_unknown_age_has_none(told: dict[str, Any]) -> None:
-    assert age_seconds(bundle(forest(), **told)) is None
+def test_the_age_of_a_model_without_a_readable_date_is_unknown(metadata: dict[str, Any]) -> None:
+    assert age_seconds(bundle(forest(), **metadata)) is None
 
 
 def test_age_is_counted_from_training() -> None:

@@ -1,4 +1,4 @@
-"""Spans, from every way that a request can be answered: at the edge, on the hot path inside the app, by FastAPI's routes."""
+"""Spans of requests that the ingress hook answers, and of those that reach the app."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAMPLED = f"00-{TRACE}-{SPAN}-01"
 NOT_SAMPLED = f"00-{TRACE}-{SPAN}-00"
 BODY = json.dumps(A_FLOWER).encode()
 
-CONVERSIONS = ["edge", "hot", "routed"]
+ENTRANCES = ["ingress hook", "app"]
 
 
 class Traced:
@@ -41,10 +41,11 @@ class Traced:
         store = Store(folder)
         if model and not (folder / "model.joblib").exists():
             publish_iris(store, onnx=True)
-        self.app: Any = client_of(store, around=tracing.middleware, hot_path=way == "hot", **options).app
-        if way == "edge":
-            answer, app = tracing.around(self.app.state.gate.answer), self.app
-            self.app.state.gate._hot_path = True
+        application: Any = client_of(store, around=tracing.middleware, **options).app
+        self.app = application
+        if way == "ingress hook":
+            gateway = application.state.gateway
+            answer, app = tracing.around(gateway.answer, gateway.route_of), application
 
             async def edge(scope: Any, receive: Any, send: Any) -> None:
                 if not await answer(scope, receive, send):
@@ -63,7 +64,7 @@ class Traced:
         return found
 
 
-@pytest.fixture(params=CONVERSIONS)
+@pytest.fixture(params=ENTRANCES)
 def traced(request: pytest.FixtureRequest, tmp_path: Path) -> Traced:
     return Traced(tmp_path, request.param)
 
@@ -125,13 +126,13 @@ def test_a_malformed_traceparent_begins_a_trace_of_its_own(traced: Traced, value
 
 
 def test_a_malformed_tracestate_is_dropped_and_never_repeated_in_the_log(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
-    tracing.quieten()
+    tracing.silence_library_warnings()
     traced.ask("/predict", traceparent=SAMPLED, tracestate="what a client wrote")
     assert len(traced.span().context.trace_state) == 0
     assert "client" not in caplog.text
 
 
-@pytest.mark.parametrize("way", CONVERSIONS)
+@pytest.mark.parametrize("way", ENTRANCES)
 def test_the_callers_flag_decides_and_the_ratio_where_there_is_none(tmp_path: Path, way: str) -> None:
     never, always = Traced(tmp_path, way, ratio=0.0), Traced(tmp_path, way, ratio=1.0)
     never.ask("/predict")
@@ -150,19 +151,19 @@ def test_the_answer_says_nothing_of_the_trace(traced: Traced) -> None:
         assert secret not in text
 
 
-@pytest.mark.parametrize("way", CONVERSIONS)
+@pytest.mark.parametrize("way", ENTRANCES)
 def test_a_line_in_the_log_holds_the_trace_beside_the_requests_id(
     tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     traced = Traced(tmp_path, way, log_every=1)
     with caplog.at_level(logging.INFO, "iris_api.request"):
-        traced.ask("/predict", **{"x-request-id": "mine"})
+        traced.ask("/predict", BODY, "POST", **{"x-request-id": "mine"})
         traced.ask("/predict", traceparent=SAMPLED)
-    own, theirs = caplog.records
+    own, theirs = (vars(record) for record in caplog.records)
     first, _ = traced.exporter.get_finished_spans()
-    assert own.request_id == "mine"
-    assert own.trace_id == format_trace_id(first.context.trace_id)
-    assert theirs.trace_id == TRACE
+    assert own["request_id"] == "mine"
+    assert own["trace_id"] == format_trace_id(first.context.trace_id)
+    assert theirs["trace_id"] == TRACE
 
 
 def test_without_tracing_a_line_still_holds_the_callers_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -175,7 +176,7 @@ def test_without_tracing_a_line_still_holds_the_callers_trace(tmp_path: Path, ca
     assert [getattr(record, "trace_id", None) for record in caplog.records] == [TRACE, None, None]
 
 
-@pytest.mark.parametrize("way", CONVERSIONS)
+@pytest.mark.parametrize("way", ENTRANCES)
 def test_a_failure_of_ours_is_an_error_and_a_client_that_leaves_is_none(tmp_path: Path, way: str) -> None:
     empty = Traced(tmp_path, way, model=False)
     assert empty.ask("/predict").status == 503

@@ -215,7 +215,7 @@ def test_a_factory_is_given_what_it_asks_for(module: types.ModuleType) -> None:
 def test_an_estimator_that_cannot_be_used_is_refused_by_name(module: types.ModuleType, path: str, sentence: str) -> None:
     module.number = 5  # type: ignore[attr-defined]
     module.wrong = lambda n_estimators: RandomForestRegressor(n_estimators)  # type: ignore[attr-defined]
-    module.broken = lambda n_estimators: {}["trees"]  # type: ignore[attr-defined]
+    module.broken = lambda n_estimators: {}["trees"]  # type: ignore[attr-defined, index]
     module.text = lambda n_estimators: "forest"  # type: ignore[attr-defined]
     module.plain = lambda: RandomForestClassifier()  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match=sentence):

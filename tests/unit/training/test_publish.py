@@ -17,7 +17,7 @@ from serve_app.errors import UsageError
 from serve_app.inference.predictor import LoadPolicy, open_predictor
 from tests.support import tables
 from tests.support.native import answer_row
-from training import card, convert, pictures, publish
+from training import card, convert, figures, publish
 from training.candidate import Candidate, fit_candidate
 from training.dataset import load
 from training.reference import reference
@@ -119,7 +119,7 @@ def test_the_reference_of_a_regression_has_its_target(tmp_path: Path) -> None:
 def test_the_card_is_one_page_that_loads_nothing(tmp_path: Path) -> None:
     made = candidate(tmp_path)
     verdict = {"accepted": False, "reasons": ["<b>too bad</b>"], "comparison": {"compared": False, "why": "no model is served yet"}}
-    image = pictures.confusion(made.metrics["confusion_matrix"], made.signature.classes)
+    image = figures.confusion(made.metrics["confusion_matrix"], made.signature.classes)
     page = card.render(
         {**described(made), "verdict": verdict, "forced": True}, made.metrics, {"confusion_matrix.png": image}
     ).decode()
@@ -136,11 +136,11 @@ def test_pictures_are_png_and_importance_names_what_matters(tmp_path: Path, tabl
 
     made = candidate(tmp_path, table, target)
     score = sklearn_scores(made.tail, made.signature)
-    picture, means = pictures.importance(made.tail, score, made.held_out, made.target, made.signature, random_state=0)
+    picture, means = figures.importance(made.tail, score, made.held_out, made.target, made.signature, random_state=0)
     assert picture.startswith(b"\x89PNG")
     assert max(means, key=lambda name: means[name]) in {"age", "area"}
     if target == "price":
-        assert pictures.residuals(made.target, made.predictions).startswith(b"\x89PNG")
+        assert figures.residuals(made.target, made.predictions).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ COLUMNS = ("served", "version", "digest", "predictor", "model", "metrics", "trai
 
 
 def row(entry: Entry) -> dict[str, Any]:
+    """One version for programs: numbers and texts as JSON holds them; `damaged` when its metadata cannot be read."""
     metadata = entry.metadata
     metrics: Mapping[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
@@ -44,9 +45,9 @@ def _cell(name: str, row: Mapping[str, Any]) -> str:
     return "-" if value is None else str(value)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Lines with aligned columns, the header first."""
-    lines = [COLUMNS, *[tuple(_cell(name, row) for name in COLUMNS) for row in rows]]
-    widths = [max(len(line[at]) for line in lines) for at in range(len(COLUMNS))]
-    for line in lines:
+    cells = [COLUMNS, *[tuple(_cell(name, row) for name in COLUMNS) for row in rows]]
+    widths = [max(len(line[at]) for line in cells) for at in range(len(COLUMNS))]
+    for line in cells:
         yield "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()

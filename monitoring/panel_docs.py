@@ -1,4 +1,4 @@
-"""Writes what each panel tells into docs/monitoring.md: `python -m monitoring.page`. A test compares the page with this."""
+"""Writes the tables of panels in docs/monitoring.md: `python -m monitoring.panel_docs`. A test compares the page with them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ UNITS = {
 }
 
 
-def text() -> str:
-    """A table of panels for each dashboard, as Markdown."""
-    return "\n".join(_table(made) for made in (dashboards.overview(), dashboards.model(), dashboards.ray(), dashboards.training()))
+def tables() -> str:
+    """One table of panels for each dashboard, as Markdown."""
+    return "\n".join(
+        _table(dashboard) for dashboard in (dashboards.overview(), dashboards.model(), dashboards.ray(), dashboards.training())
+    )
 
 
-def page(before: str) -> str:
-    """The page with the tables in their place."""
-    head, _, rest = before.partition(START)
-    return f"{head}{START}{text()}{END}{rest.partition(END)[2]}"
+def page(text: str) -> str:
+    """The text of the page with new tables between the two marks."""
+    head, _, rest = text.partition(START)
+    return f"{head}{START}{tables()}{END}{rest.partition(END)[2]}"
 
 
 def _table(dashboard: Json) -> str:
     lines = [f"### {dashboard['title'].rpartition('/ ')[2]}", "", dashboard["description"]]
     for panel in dashboard["panels"]:
         if panel["type"] == "row":
-            lines += ["", f"| {panel['title']} | what it tells | unit | colours |", "| --- | --- | --- | --- |"]
+            lines += ["", f"| {panel['title']} | meaning | unit | colours |", "| --- | --- | --- | --- |"]
         else:
             defaults = panel["fieldConfig"]["defaults"]
             lines.append(f"| {panel['title']} | {panel['description']} | {UNITS[defaults['unit']]} | {_colours(defaults)} |")
@@ -45,12 +47,12 @@ def _table(dashboard: Json) -> str:
 
 
 def _colours(defaults: Json) -> str:
-    """From which value on a panel changes its colour."""
+    """The values from which on the panel has another colour."""
     first, *steps = defaults["thresholds"]["steps"]
     if not steps:
         return ""
-    named = [f"{step['color']} from {_amount(step['value'], defaults['unit'])}" for step in steps]
-    return ", ".join([*([first["color"]] if first["color"] != "green" else []), *named])
+    colours = [f"{step['color']} from {_amount(step['value'], defaults['unit'])}" for step in steps]
+    return ", ".join([*([first["color"]] if first["color"] != "green" else []), *colours])
 
 
 def _amount(value: float, unit: str) -> str:

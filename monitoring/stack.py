@@ -1,10 +1,11 @@
-"""`python3 -m monitoring.ctl COMMAND`: what the make targets k8s-monitoring-* call. Where to: K8S_NS, KUBECONFIG, KUBECTL."""
+"""`python3 -m monitoring.stack COMMAND`: what the make targets k8s-monitoring-* call. Where to: K8S_NS, KUBECONFIG, KUBECTL."""
 
 from __future__ import annotations
 
 import argparse
 import base64
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -12,38 +13,62 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from kuberay.ctl.kube import Cluster, CommandError, containers, field, say
-from kuberay.ctl.manifests import build
-from kuberay.ctl.reach import reached
+from kuberay.ctl.api_client import port_forward
+from kuberay.ctl.kube import Cluster, CommandError, Json, container_statuses, echo, field
+from kuberay.ctl.manifests import build, dump, of_kind
 
 HERE = Path(__file__).resolve().parent
 PART_OF = "app.kubernetes.io/part-of=iris-api-monitoring"
 ADMIN = "grafana-admin"
+NAMESPACE = "mlops"
+"""The namespace that the manifests name."""
 FORWARDS = {"grafana": 3000, "prometheus": 9090, "alertmanager": 9093}
 
 
 def deploy(cluster: Cluster, folder: str, seconds: int) -> None:
     """Apply the stack and wait for its Deployments."""
-    documents = build(cluster, _folder(folder))
+    documents = in_namespace(build(cluster, _folder(folder)), cluster.namespace)
     if cluster.get("namespace", cluster.namespace, namespaced=False) is None:
         raise CommandError(f"the namespace {cluster.namespace} does not exist: make k8s-deploy comes first")
-    if any(f"secretName: {ADMIN}" in text for text in documents):
+    if any(document["metadata"]["name"] == "grafana" for document in of_kind(documents, "Deployment")):
         _password(cluster)
-    cluster.run("apply", "--server-side", "--force-conflicts", "-f", "-", text="---\n".join(documents))
+    cluster.run("apply", "--server-side", "--force-conflicts", "-f", "-", text=dump(documents))
     for name in sorted(str(item["metadata"]["name"]) for item in cluster.items("deployments", PART_OF)):
-        say(f"waiting for {name} …")
+        echo(f"waiting for {name} …")
         try:
             cluster.run("rollout", "status", f"deployment/{name}", f"--timeout={seconds}s")
         except CommandError as stop:
             raise CommandError(f"{name} does not get ready ({stop}): make k8s-monitoring-status tells why") from None
-    say("monitoring runs: make k8s-monitoring-port-forward")
+    echo("monitoring runs: make k8s-monitoring-port-forward")
 
 
 def delete(cluster: Cluster, folder: str) -> None:
     """Remove the stack; the volume of monitoring/components/storage and Grafana's password stay."""
-    documents = [text for text in build(cluster, _folder(folder)) if "kind: PersistentVolumeClaim" not in text]
-    cluster.run("delete", "--ignore-not-found", "--wait=true", "-f", "-", text="---\n".join(documents))
-    say("monitoring is removed; serving was not touched")
+    documents = in_namespace(build(cluster, _folder(folder)), cluster.namespace)
+    documents = [document for document in documents if document["kind"] != "PersistentVolumeClaim"]
+    cluster.run("delete", "--ignore-not-found", "--wait=true", "-f", "-", text=dump(documents))
+    echo("monitoring is removed; serving was not touched")
+
+
+def in_namespace(documents: list[Json], namespace: str) -> list[Json]:
+    """Write the namespace where kustomize does not: names of cluster-wide objects, arguments, Prometheus' regular expressions."""
+    if namespace == NAMESPACE:
+        return documents
+    for document in documents:
+        if document["kind"] in ("ClusterRole", "ClusterRoleBinding"):
+            _prefix(document["metadata"], namespace)
+            _prefix(document.get("roleRef", {}), namespace)
+        for key, text in (document.get("data") or {}).items() if document["kind"] == "ConfigMap" else ():
+            document["data"][key] = text.replace(f';{NAMESPACE}"', f';{namespace}"')
+        for container in field(document, "spec.template.spec.containers", []):
+            if "args" in container:
+                container["args"] = [re.sub(rf"={NAMESPACE}$", f"={namespace}", argument) for argument in container["args"]]
+    return documents
+
+
+def _prefix(reference: Json, namespace: str) -> None:
+    if str(reference.get("name", "")).startswith(f"{NAMESPACE}-"):
+        reference["name"] = namespace + str(reference["name"]).removeprefix(NAMESPACE)
 
 
 def status(cluster: Cluster) -> None:
@@ -53,23 +78,23 @@ def status(cluster: Cluster) -> None:
         raise CommandError("monitoring is not deployed: make k8s-monitoring-deploy")
     for pod in pods:
         ready = all(status.get("ready") for status in field(pod, "status.containerStatuses", []))
-        waiting = [str(field(status, "state.waiting.reason", "")) for status in containers(pod)]
-        say(f"{pod['metadata']['name']:44} {'ready' if ready else ' '.join(filter(None, waiting)) or field(pod, 'status.phase')}")
-    with reached(cluster, "prometheus", 9090) as address:
+        waiting = [str(field(status, "state.waiting.reason", "")) for status in container_statuses(pod)]
+        echo(f"{pod['metadata']['name']:44} {'ready' if ready else ' '.join(filter(None, waiting)) or field(pod, 'status.phase')}")
+    with port_forward(cluster, "prometheus", 9090) as address:
         targets = ask(address, "api/v1/targets?state=active")["data"]["activeTargets"]
     down = [target for target in targets if target["health"] != "up"]
-    say(f"targets: {len(targets) - len(down)} of {len(targets)} answer")
+    echo(f"targets: {len(targets) - len(down)} of {len(targets)} answer")
     for target in down:
-        say(f"  {target['labels']['job']} {target['scrapeUrl']}: {target['lastError']}")
-    with reached(cluster, "alertmanager", 9093) as address:
-        alerts = [alert for alert in ask(address, "api/v2/alerts") if alert["labels"]["alertname"] != "Watchdog"]
-    say(f"alerts: {len(alerts) or 'none'}")
+        echo(f"  {target['labels']['job']} {target['scrapeUrl']}: {target['lastError']}")
+    with port_forward(cluster, "alertmanager", 9093) as address:
+        alerts = [alert for alert in ask(address, "api/v2/alerts") if alert["labels"]["alertname"] != "IrisApiWatchdog"]
+    echo(f"alerts: {len(alerts) or 'none'}")
     for alert in alerts:
-        say(f"  {alert['labels'].get('severity', ''):9} {alert['annotations'].get('summary', alert['labels']['alertname'])}")
+        echo(f"  {alert['labels'].get('severity', ''):9} {alert['annotations'].get('summary', alert['labels']['alertname'])}")
 
 
 def logs(cluster: Cluster, name: str) -> None:
-    cluster.become("logs", f"deployment/{name}", "--tail=100", "--all-containers")
+    cluster.replace_process("logs", f"deployment/{name}", "--tail=100", "--all-containers")
 
 
 def forward(cluster: Cluster) -> None:
@@ -78,14 +103,14 @@ def forward(cluster: Cluster) -> None:
     running = []
     for name, port in FORWARDS.items():
         if name in names:
-            running.append(cluster.stream("port-forward", f"service/{name}", f"{port}:{port}", "--address=127.0.0.1"))
-            say(f"{name}: http://127.0.0.1:{port}")
+            running.append(cluster.popen("port-forward", f"service/{name}", f"{port}:{port}", "--address=127.0.0.1"))
+            echo(f"{name}: http://127.0.0.1:{port}")
     if not running:
         raise CommandError("monitoring is not deployed: make k8s-monitoring-deploy")
     secret = cluster.get("secret", ADMIN)
     if secret is not None and "grafana" in names:
         password = base64.b64decode(field(secret, "data.password", "")).decode()
-        say(f"Grafana: user admin, password {password}  (Ctrl-C ends)")
+        echo(f"Grafana: user admin, password {password}  (Ctrl-C ends)")
     try:
         for process in running:
             process.wait()
@@ -115,11 +140,11 @@ def _password(cluster: Cluster) -> None:
     """A random password for Grafana's admin, once."""
     if cluster.get("secret", ADMIN) is None:
         cluster.run("create", "secret", "generic", ADMIN, f"--from-literal=password={secrets.token_urlsafe(24)}")
-        say(f"made the Secret {ADMIN} with a random password")
+        echo(f"made the Secret {ADMIN} with a random password")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m monitoring.ctl", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python3 -m monitoring.stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in ("deploy", "delete"):
         commands.add_parser(name).add_argument("folder")

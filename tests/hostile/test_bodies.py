@@ -1,4 +1,4 @@
-"""Bodies without end, too large, too slow or unwanted: answered at once, bounded in bytes, time and memory, on both ways."""
+"""Bodies without end, too large, too slow or unwanted: answered at once, bounded in bytes, time and memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import contextlib
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -17,6 +19,7 @@ from serve_app.artifacts.store import Store
 from serve_app.http import body as bodies
 from tests.support.apps import KEY, client_of
 from tests.support.models import A_FLOWER, logistic, publish_iris
+from tests.support.waiting import eventually
 
 MAX_BODY = 20_000
 PIECE = b" " * 65536
@@ -33,10 +36,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-@pytest.fixture(params=[True, False], ids=["hot", "routed"])
-def make(request: pytest.FixtureRequest, store: Store) -> Callable[..., Any]:
+@pytest.fixture
+def make(store: Store) -> Callable[..., Any]:
     def app(**options: Any) -> Any:
-        return client_of(store, **{"hot_path": request.param, "max_body_bytes": MAX_BODY, **options}).app
+        return client_of(store, **{"max_body_bytes": MAX_BODY, **options}).app
 
     return app
 
@@ -70,7 +73,7 @@ class Client:
 
     async def _receive(self) -> dict[str, Any]:
         if self.pause:
-            await asyncio.sleep(self.pause)
+            await asyncio.sleep(self.pause)  # a slow client is what is tested
         self.given += len(self.piece)
         return {"type": "http.request", "body": self.piece, "more_body": True}
 
@@ -157,14 +160,37 @@ async def test_a_body_that_is_there_costs_no_timer(make: Callable[..., Any], mon
 # --- over sockets, through a real server
 
 
+@dataclass(slots=True)
+class Server:
+    """An app under uvicorn as Ray Serve runs it: how many requests it has begun and ended, and how many bytes of bodies it read."""
+
+    app: Any
+    port: int
+    begun: int = 0
+    ended: int = 0
+    read: int = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def counted() -> Any:
+            message = await receive()
+            self.read += len(message.get("body", b""))
+            return message
+
+        self.begun += 1
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self.ended += 1
+
+
 @contextlib.asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[int]:
-    """`app` under uvicorn as Ray Serve runs it; gives the port."""
+async def listening(app: Any) -> AsyncIterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, http="httptools", loop="uvloop", lifespan="off", log_level="error"))
+        watched = Server(app, listener.getsockname()[1])
+        server = uvicorn.Server(uvicorn.Config(watched, http="httptools", loop="uvloop", lifespan="off", log_level="error"))
         running = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            yield listener.getsockname()[1]
+            yield watched
         finally:
             server.should_exit = True
             server.force_exit = True
@@ -189,8 +215,8 @@ async def test_a_client_that_sends_it_all_before_it_reads_gets_the_refusal_and_n
     make: Callable[..., Any], chunked: bool
 ) -> None:
     pieces = 20_000_000 // len(PIECE)
-    async with listening(make()) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with listening(make()) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(head("Transfer-Encoding: chunked" if chunked else f"Content-Length: {pieces * len(PIECE)}"))
         for _ in range(pieces):
             writer.write(b"10000\r\n%b\r\n" % PIECE if chunked else PIECE)
@@ -204,8 +230,8 @@ async def test_a_client_that_sends_it_all_before_it_reads_gets_the_refusal_and_n
 
 
 async def test_one_that_sends_for_ever_loses_its_connection(make: Callable[..., Any]) -> None:
-    async with listening(make()) as port, asyncio.timeout(DEADLINE):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with listening(make()) as server, asyncio.timeout(DEADLINE):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         answered = asyncio.create_task(status_of(reader))  # it can be read while the body is still being sent
         writer.write(head("Transfer-Encoding: chunked"))
         written = 0
@@ -221,12 +247,15 @@ async def test_one_that_sends_for_ever_loses_its_connection(make: Callable[..., 
 
 async def test_a_refused_request_whose_body_is_in_a_second_packet_keeps_its_connection(make: Callable[..., Any]) -> None:
     flower = orjson.dumps(A_FLOWER)
-    async with listening(make()) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for key, status in (("wrong", 403), (KEY, 200), ("wrong", 403), (KEY, 200)):
+    async with listening(make()) as server:
+
+        def has_begun(requests: int) -> bool:
+            return server.begun == requests
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for number, (key, status) in enumerate((("wrong", 403), (KEY, 200), ("wrong", 403), (KEY, 200)), start=1):
             writer.write(head(f"Content-Length: {len(flower)}", key=key))
-            await writer.drain()
-            await asyncio.sleep(0.05)
+            await eventually(partial(has_begun, number), what="the app's look at the head alone")
             writer.write(flower)
             assert await status_of(reader) == status
         writer.close()
@@ -234,12 +263,12 @@ async def test_a_refused_request_whose_body_is_in_a_second_packet_keeps_its_conn
 
 async def test_who_sends_slowly_takes_no_place_from_others(make: Callable[..., Any]) -> None:
     flower = orjson.dumps(A_FLOWER)
-    async with listening(make(max_in_flight=1)) as port:
-        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+    async with listening(make(max_in_flight=1)) as server:
+        slow = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(20)]
         for _, writer in slow:
             writer.write(head("Content-Length: 1000") + b"{")
             await writer.drain()
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         for _ in range(20):
             writer.write(head(f"Content-Length: {len(flower)}") + flower)
             assert await status_of(reader) == 200
@@ -249,16 +278,19 @@ async def test_who_sends_slowly_takes_no_place_from_others(make: Callable[..., A
 
 async def test_bodies_that_arrive_at_once_have_a_bounded_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BUDGET_BODIES", 2)
-    async with listening(client_of(store, max_body_bytes=MAX_BODY).app) as port:
-        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
-        for _, writer in opened:
+    async with listening(client_of(store, max_body_bytes=MAX_BODY).app) as server:
+
+        def has_read(size: int) -> bool:
+            return server.read >= size
+
+        opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(5)]
+        for number, (_, writer) in enumerate(opened, start=1):
             writer.write(head("Transfer-Encoding: chunked") + b"2710\r\n" + b" " * 10_000 + b"\r\n")
-            await writer.drain()
-            await asyncio.sleep(0.05)
+            await eventually(partial(has_read, number * 10_000), what=f"the piece of body {number}")
         assert await status_of(opened[-1][0]) == 429
         for _, writer in opened[1:]:
             writer.close()
-        await asyncio.sleep(0.05)
+        await eventually(lambda: server.ended == len(opened) - 1, what="the end of the other requests")
         reader, writer = opened[0]
         rest = orjson.dumps(A_FLOWER)
         writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest))

@@ -1,0 +1,1 @@
+"""Kubernetes: the manifests (base, components, overlays) and `kuberay.ctl`, the commands that apply them."""

@@ -1,0 +1,31 @@
+"""test: health, a prediction with the key from the Secret, and the model that answered, with a verdict."""
+
+from __future__ import annotations
+
+from kuberay.ctl.api_client import connect
+from kuberay.ctl.kube import Cluster, CommandError, echo
+
+ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
+
+
+def smoke_test(cluster: Cluster) -> None:
+    """Print what the API answers; raises CommandError when it does not predict."""
+    with connect(cluster) as client:
+        try:
+            health = client.request("/health")
+            prediction = client.request("/predict", ROW)
+            model = client.request("/model/info")
+        except OSError as error:
+            raise CommandError(f"the API does not answer ({error}): run `make k8s-doctor`") from None
+    echo(f"health      {health.status}  {health.body.get('status')}, model_loaded={health.body.get('model_loaded')}")
+    echo(f"prediction  {prediction.status}  {prediction.body.get('prediction', prediction.body.get('detail'))}")
+    echo(f"model       {model.status}  version {model.version}, {model.body.get('model_type', model.body.get('detail'))}")
+    if prediction.status == 503:
+        raise CommandError("the API runs but has no model yet: run `make k8s-train`")
+    if prediction.status in (401, 403):
+        raise CommandError("the pods run with another API_KEY than the Secret holds now: run `make k8s-deploy`, which rolls it out")
+    if prediction.status == 422:
+        echo("the served model has other features than the iris flowers: see /docs")
+    elif prediction.status != 200:
+        raise CommandError(f"the prediction failed with {prediction.status}: run `make k8s-logs`")
+    echo("verdict: the API works")

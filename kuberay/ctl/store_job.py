@@ -1,0 +1,56 @@
+"""models, promote, rollback: a short Job beside the store moves its pointer; the replicas follow by themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kuberay.ctl import manifests
+from kuberay.ctl.faults import Fault, pod_faults
+from kuberay.ctl.kube import KUBERAY, RAYSERVICE, Cluster, CommandError, Json, echo, field
+from kuberay.ctl.readiness import wait_for_version
+from kuberay.ctl.train import served_version
+from kuberay.ctl.waiting import Progress, poll
+
+JOB = "iris-store"
+MANIFEST = KUBERAY / "train" / "store-job.yaml"
+TIMEOUT = 300.0
+
+
+def store_command(cluster: Cluster, *arguments: str) -> None:
+    """Run list, promote VERSION or rollback; after a move of the pointer, wait until every replica serves that version."""
+    output = run(cluster, *arguments)
+    echo(output.rstrip())
+    version = served_version(output)
+    if version and cluster.get("rayservice", RAYSERVICE) is not None:
+        seconds = wait_for_version(cluster, version)
+        echo(f"every replica answers with version {version} ({seconds:.1f} s later)")
+
+
+def run(cluster: Cluster, *arguments: str) -> str:
+    """The output of the training's command line, run beside the store with `arguments`; raises CommandError with its error."""
+    if cluster.get("persistentvolumeclaim", "models-pvc") is None:
+        raise CommandError(
+            "there is no store on a volume here; in the gcs overlay MLflow's alias decides (docs/operations.md, bucket)"
+        )
+    documents = manifests.build(cluster, MANIFEST)
+    for job in manifests.of_kind(documents, "Job"):
+        for container in job["spec"]["template"]["spec"]["containers"]:
+            container["args"] = list(arguments)
+    cluster.run("delete", "job", JOB, "--ignore-not-found", "--wait", "--cascade=foreground")
+    cluster.run("apply", "-f", "-", text=manifests.dump(documents))
+
+    def ended(progress: Progress) -> Json | None:
+        status: Json = field(cluster.get("job", JOB), "status", {})
+        return status if status.get("succeeded") or status.get("failed") else None
+
+    def faults() -> list[Fault]:
+        # The Job is short: a pod without room on a node ends the waiting too.
+        return [replace(fault, final=True) for fault in pod_faults(cluster, f"app={JOB}")]
+
+    status = poll(ended, timeout=TIMEOUT, failure=f"the Job {JOB} has not ended", interval=0.5, faults=faults)
+    output = cluster.try_run("logs", f"job/{JOB}") or ""
+    cluster.try_run("delete", "job", JOB, "--wait=false")
+    if status.get("failed"):
+        lines = [line for line in output.splitlines() if line.strip()]
+        raise CommandError(lines[-1].removeprefix("error: ") if lines else f"the Job {JOB} failed without output")
+    return output

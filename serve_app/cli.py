@@ -1,0 +1,247 @@
+"""The command line `iris-api`. Commands that need the libraries of training are loaded when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from serve_app import __version__
+from serve_app.command_line import FAILED, WRONG_USAGE, run_command
+from serve_app.errors import IrisApiError, UsageError
+
+PROGRAM = "iris-api"
+FLAGS = Path(__file__).parent / "rayserve" / "serve.env"
+
+ROOT_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+"""Options of `iris-api` itself; any other option belongs to a command."""
+
+
+def _of_training(name: str) -> Callable[[], TyperCommand]:
+    """A loader of one command of `training`, imported by name: nothing in this package depends on training."""
+
+    def load() -> TyperCommand:
+        group: Any = typer.main.get_command(importlib.import_module("training.commands").app)
+        command: TyperCommand = group.commands[name]
+        return command
+
+    return load
+
+
+def _score() -> TyperCommand:
+    from serve_app.batch.command import register
+
+    app = typer.Typer()
+    register(app)
+    command: Any = typer.main.get_command(app)
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class LazyCommand:
+    """A command with its line in the list of commands; `load` imports the command when it is called."""
+
+    help: str
+    load: Callable[[], TyperCommand]
+
+
+LAZY_COMMANDS: Mapping[str, LazyCommand] = {
+    "train": LazyCommand("Train a model, evaluate it, and publish it when it is accepted.", _of_training("train")),
+    "models": LazyCommand("List the models in the store, and show which one is served.", _of_training("models")),
+    "promote": LazyCommand("Serve the given version from now on.", _of_training("promote")),
+    "rollback": LazyCommand("Serve the version before the served one again.", _of_training("rollback")),
+    "score": LazyCommand("Predict every row of a table that may be larger than memory.", _score),
+}
+
+
+class _Deferred(TyperCommand):
+    """Stands in the list of commands for a LazyCommand; parsing its arguments loads the command."""
+
+    def __init__(self, name: str, lazy: LazyCommand) -> None:
+        super().__init__(name, help=lazy.help, short_help=lazy.help)
+        self._load = lazy.load
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return self._load().make_context(info_name, args, parent=parent, **extra)
+
+
+class _Commands(TyperGroup):
+    """The commands defined in this module, then the deferred ones."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, lazy in LAZY_COMMANDS.items():
+            self.add_command(_Deferred(name, lazy))
+
+
+app = typer.Typer(
+    name=PROGRAM,
+    cls=_Commands,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, publish, serve and score with scikit-learn models. `iris-api COMMAND --help` lists the flags of a command.",
+)
+keys = typer.Typer(help="Make and revoke API keys; the file of keys holds hashes only.")
+app.add_typer(keys, name="keys")
+
+KeyName = Annotated[str, typer.Option("--name", help="Name of the client that the key belongs to.")]
+KeyDays = Annotated[float | None, typer.Option("--days", help="Days until the key expires. (default: it does not expire)")]
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[str | None, typer.Option(help="Port. (default: PORT, else 8000)")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Replicas. (default: IRIS_REPLICAS, else 1)")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check the settings and the port, then exit.")] = False,
+) -> None:
+    """Serve the application on this machine, in the foreground, until Ctrl-C."""
+    from serve_app.rayserve.isolation import check_port, isolated_environment
+    from serve_app.settings import load_settings
+
+    if replicas is not None:
+        os.environ["IRIS_REPLICAS"] = str(replicas)
+    try:
+        settings = load_settings()
+        number = read_port(port)
+        check_port(host, number)
+        if check:
+            return
+        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # no other client sends requests here
+        read_flags(FLAGS)
+        with isolated_environment(number):
+            # After the flags: Ray Serve reads them when it is imported.
+            from serve_app import deployment
+            from serve_app.rayserve.launcher import serve_until_stopped
+
+            serve_until_stopped(lambda: deployment.app, settings, name=deployment.APPLICATION, host=host, port=number)
+    except IrisApiError as error:
+        raise UsageError(str(error)) from error
+
+
+@app.command("settings")
+def print_settings(
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table to FILE.")] = None,
+) -> None:
+    """Print every setting with its default as a Markdown table."""
+    from serve_app.settings import table
+
+    text = f"# Settings\n\nRead from the environment by each replica. `make docs-settings` writes this page.\n\n{table()}"
+    if write is None:
+        typer.echo(text, nl=False)
+    else:
+        write.write_text(text)
+
+
+@keys.command("make")
+def make(
+    name: KeyName,
+    days: KeyDays = None,
+    file: Annotated[Path | None, typer.Option(help="File of keys (IRIS_API_KEYS_FILE) that takes the hash of the key.")] = None,
+) -> None:
+    """Make an API key and print it. It is printed once; the file keeps its hash."""
+    from serve_app.http.auth import KeysError, change_file, make_key
+
+    try:
+        key, entry = make_key(name, days=days)
+        if file is not None:
+            change_file(file, add=entry)
+    except KeysError as error:
+        raise UsageError(str(error)) from error
+    if file is not None:
+        typer.echo(f"its hash is in {file}; the key itself is shown this once:", err=True)
+    else:
+        typer.echo(f"put this into the list in your file of keys: {json.dumps(entry)}", err=True)
+    typer.echo(key)
+
+
+@keys.command("revoke")
+def revoke(name: KeyName, file: Annotated[Path, typer.Option(help="File of keys (IRIS_API_KEYS_FILE).")]) -> None:
+    """Remove every key of this name from the file of keys. Exit code 1 when the file has none."""
+    from serve_app.http.auth import KeysError, change_file
+
+    try:
+        removed = change_file(file, remove=name)
+    except KeysError as error:
+        raise UsageError(str(error)) from error
+    typer.echo(f"{removed} key(s) of {name} removed from {file}", err=True)
+    if not removed:
+        raise typer.Exit(FAILED)
+
+
+@app.command("key", hidden=True)
+def make_or_revoke(
+    name: KeyName,
+    days: KeyDays = None,
+    file: Annotated[Path | None, typer.Option(help="File of keys (IRIS_API_KEYS_FILE).")] = None,
+    revoke_: Annotated[bool, typer.Option("--revoke", help="Remove every key of this name from the file.")] = False,
+) -> None:
+    """The former name of `keys make` and, with --revoke, of `keys revoke`."""
+    if not revoke_:
+        make(name, days, file)
+    elif file is None:
+        raise UsageError("--revoke needs --file")
+    else:
+        revoke(name, file)
+
+
+def read_port(option: str | None) -> int:
+    """Return the port of `--port`, else of PORT, else 8000. Raises UsageError unless it is a number from 1 to 65535."""
+    text = option or os.environ.get("PORT") or "8000"
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise UsageError(f"{'--port' if option else 'PORT'}: '{text[:20]}' is no port; give a number from 1 to 65535")
+    return int(text)
+
+
+def read_flags(path: Path) -> None:
+    """Set the flags of Ray Serve in `path` that the environment does not set already."""
+    for line in path.read_text().splitlines():
+        name, separator, value = line.partition("=")
+        if separator and not line.startswith("#"):
+            os.environ.setdefault(name, value.strip('"'))
+    if sys.platform != "linux":
+        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # its HAProxy is built for Linux only
+
+
+def main(arguments: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
+    """Run one command and return its exit code (see `command_line`); every expected error is one line on stderr."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        return run_command(app, arguments, program)
+    except ModuleNotFoundError as error:
+        if arguments[0] not in LAZY_COMMANDS:
+            raise
+        typer.echo(
+            f"error: `{program} {arguments[0]}` needs `{error.name}`, which the serving environment does not have; "
+            "use the training environment (`make train`) or the training image",
+            err=True,
+        )
+        return WRONG_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

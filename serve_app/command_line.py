@@ -1,0 +1,85 @@
+"""What every command line of the product shares: options declared once, and errors as exit codes.
+
+Exit codes: 0 done; 1 something failed (store, MLflow, disk); 2 wrong usage; 3 the model was refused; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, get_type_hints
+
+import typer
+
+from serve_app.errors import IrisApiError, UsageError
+
+FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 1, 2, 3, 130
+
+Options = TypeVar("Options")
+
+
+def options_command(options: type[Options], run: Callable[[Options], None]) -> Callable[..., None]:
+    """A function that typer turns into a command: one flag for each field of the dataclass `options`.
+
+    A field declares its flag with `Annotated[type, typer.Option(...)]`; its default is the flag's default. The command calls `run`
+    with an instance of `options`; name and help are those of `run`.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    fields = dataclasses.fields(options)  # type: ignore[arg-type]
+
+    def command(**values: Any) -> None:
+        run(options(**values))
+
+    command.__name__, command.__doc__, command.__module__ = run.__name__, run.__doc__, run.__module__
+    command.__annotations__ = {field.name: hints[field.name] for field in fields} | {"return": None}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=command.__annotations__[field.name]
+            )
+            for field in fields
+        ]
+    )
+    return command
+
+
+def run_command(app: typer.Typer, arguments: Sequence[str], prog: str) -> int:
+    """Run a command line and return its exit code; an error becomes one line `error: ...` on stderr.
+
+    `prog` is the name that usage and help show, like `iris-api` or `python -m training`.
+    """
+    try:
+        code = app(list(arguments), standalone_mode=False, prog_name=prog)
+    except typer.TyperException as error:
+        code = _fail(_usage_message(error, prog), error.exit_code)
+    except UsageError as error:
+        code = _fail(str(error), WRONG_USAGE)
+    except IrisApiError as error:
+        code = _fail(str(error), FAILED)
+    except OSError as error:
+        code = _fail(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}", FAILED)
+    except MemoryError:
+        code = _fail("the memory of this machine is too small for this table and estimator", FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("interrupted", INTERRUPTED)
+    sys.stdout.flush()
+    return int(code or 0)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+
+
+def _usage_message(error: typer.TyperException, prog: str) -> str:
+    """The parser's message, and the command that prints the help for it."""
+    context = getattr(error, "ctx", None)
+    return f"{error.format_message().rstrip('.')}: see `{context.command_path if context else prog} --help`"
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"error: {message.rstrip()}", err=True)
+    return code

@@ -1,0 +1,63 @@
+"""The counts of a replica as typed data: the collector writes them, the exposition reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.artifacts.volume import Volume
+from serve_app.telemetry import histogram
+from serve_app.telemetry.drift import Reference
+from serve_app.telemetry.histogram import ROWS_BOUNDS, Histogram
+
+RequestKey = tuple[str, str, str]
+"""Route as in the OpenAPI document, status class (`2xx`), model version ("" for an answer without a model)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BinCounts:
+    """Rows of one model version by the bins of its reference. The arrays are added up in place.
+
+    `features` has one array per feature of the reference, with one count per bin; `predictions` has one count per bin of
+    the training target, or is None when the reference has none. No part of it refers to the predictor.
+    """
+
+    digest: str
+    reference: Reference
+    features: tuple[npt.NDArray[np.float64], ...]
+    predictions: npt.NDArray[np.float64] | None
+
+    @classmethod
+    def empty(cls, digest: str, reference: Reference) -> BinCounts:
+        """Zero rows in every bin of `reference`."""
+        features = tuple(np.zeros(len(bins.labels)) for bins in reference.features)
+        return cls(
+            digest, reference, features, None if reference.predictions is None else np.zeros(len(reference.predictions.labels))
+        )
+
+
+@dataclass(slots=True)
+class MetricsState:
+    """Everything that a replica has counted since it started."""
+
+    requests: dict[RequestKey, Histogram] = field(default_factory=dict)
+    """Seconds to answer (SECONDS_BOUNDS)."""
+    errors: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Requests that ended in an error, by type of the error and route."""
+    predictions: Counter[str] = field(default_factory=Counter)
+    """Predicted rows by class; `value` for a regression."""
+    confidence: dict[str, Histogram] = field(default_factory=dict)
+    """Probability of the predicted class (CONFIDENCE_BOUNDS), by class."""
+    rows: Histogram = field(default_factory=lambda: histogram.empty(ROWS_BOUNDS))
+    """Rows per request."""
+    out_of_range: Counter[str] = field(default_factory=Counter)
+    """Values outside the range of the training rows, by feature."""
+    bins: dict[str, BinCounts] = field(default_factory=dict)
+    """By model version, the oldest first."""
+    refusals: int = 0
+    """Candidates that the slot refused."""
+    volume: Volume = field(default_factory=Volume)
+    """What the last look at the store's volume showed."""

@@ -1,0 +1,151 @@
+"""The commands of training, for `iris-api` and `python -m training`: train, models, promote, rollback.
+
+Nothing here imports pandas, scikit-learn or MLflow before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from serve_app.artifacts.store import Entry, Store
+from serve_app.command_line import INTERRUPTED, REFUSED, options_command
+from serve_app.errors import BackendUnavailable, UsageError
+from serve_app.progress import step
+from training import models_table
+from training.train_options import MODEL_DIR, ModelDir, TrackingUri, TrainOptions
+
+if TYPE_CHECKING:
+    from training.pipeline import Outcome
+
+app = typer.Typer(
+    name="training",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="Train a model and publish it to the store, or manage the models in the store.",
+)
+
+
+class TrainCommand(TyperCommand):
+    """Takes `--tag KEY VALUE`: the parser knows no repeatable option with two values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line after each `--tag KEY VALUE` became `--tag KEY=VALUE`."""
+        return super().parse_args(ctx, join_tags(args))
+
+
+def train(options: TrainOptions) -> None:
+    """Train, judge, and publish what is good enough."""
+    started = time.monotonic()
+    try:
+        with step("load the libraries"):
+            from training import pipeline
+        if not options.no_tracking:
+            _print_tracking_location(options.tracking_uri)
+        outcome = pipeline.train(options, step)
+    except KeyboardInterrupt:
+        typer.echo("error: stopped; nothing was published", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    _print_outcome(outcome, options.model_dir, time.monotonic() - started)
+    if outcome.entry is None:
+        raise typer.Exit(REFUSED)
+
+
+app.command(cls=TrainCommand)(options_command(TrainOptions, train))
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    model_dir: ModelDir = MODEL_DIR,
+) -> None:
+    """List the models in the store, and show which one is served."""
+    rows = [models_table.row(entry) for entry in Store(model_dir).entries()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif not rows:
+        typer.echo(f"{model_dir} holds no published model")
+    else:
+        for line in models_table.lines(rows):
+            typer.echo(line)
+
+
+app.command("list", hidden=True)(models)
+
+
+@app.command()
+def promote(
+    version: Annotated[int, typer.Argument(help="A version that `models` lists.")],
+    model_dir: ModelDir = MODEL_DIR,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Serve this version from now on."""
+    _move_pointer(lambda store: store.promote(version), model_dir, tracking_uri)
+
+
+@app.command()
+def rollback(model_dir: ModelDir = MODEL_DIR, tracking_uri: TrackingUri = None) -> None:
+    """Serve the version before the served one again."""
+    _move_pointer(Store.roll_back, model_dir, tracking_uri)
+
+
+def join_tags(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--tag KEY VALUE` as `--tag KEY=VALUE`."""
+    rest, joined = list(arguments), []
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--tag" and len(rest) > 1 and "=" not in rest[0] and not rest[1].startswith("--"):
+            joined += [argument, f"{rest.pop(0)}={rest.pop(0)}"]
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _move_pointer(move: Callable[[Store], Entry], model_dir: Path, tracking_uri: str | None) -> None:
+    """Move the store's pointer, which decides what is served; MLflow's alias follows if it can."""
+    store = Store(model_dir)
+    entry = move(store)
+    typer.echo(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
+    if not entry.metadata.get("mlflow_model_version") or (tracking_uri is None and not Path("mlflow.db").exists()):
+        return
+    from training import tracking
+
+    try:
+        tracking.follow(tracking_uri, store)
+    except (UsageError, BackendUnavailable) as error:
+        typer.echo(f"note: {error}", err=True)
+
+
+def _print_tracking_location(uri: str | None) -> None:
+    from training.tracking_uri import resolve
+
+    server, artifact_root = resolve(uri)
+    if artifact_root is not None:
+        typer.echo(f"note: {uri} is a place for files, no tracking server: runs go to {server}, files to {artifact_root}", err=True)
+
+
+def _print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
+    for note in outcome.notes:
+        typer.echo(f"note: {note}", err=True)
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.items() if isinstance(value, float))
+    comparison = outcome.verdict.comparison
+    if not comparison["compared"]:
+        typer.echo(f"not compared: {comparison['why']}", err=True)
+    if not outcome.verdict.accepted:
+        word = "published by force although" if outcome.entry else "refused, nothing was published:"
+        typer.echo(f"{word} {'; '.join(outcome.verdict.reasons)}", err=True)
+    if outcome.entry is None:
+        typer.echo(f"metrics: {numbers}; report: {outcome.report}", err=True)
+        return
+    kind = "ONNX Runtime" if outcome.metadata["onnx"]["available"] else "scikit-learn"
+    typer.echo(
+        f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}: {numbers}"
+    )
+    typer.echo(f"done in {seconds:.1f} s", err=True)

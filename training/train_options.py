@@ -1,0 +1,195 @@
+"""The options of `train`, declared once: name, type, default, flag and help."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import typer
+
+from serve_app.artifacts.store import KEEP
+from serve_app.errors import UsageError
+from training.estimators import ESTIMATORS
+
+MODEL_DIR = Path("models")
+"""The store, unless a flag or the environment names another."""
+
+ModelDir = Annotated[Path, typer.Option(envvar="MODEL_DIR", help="The store: folder of published models.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server, or a bucket for its files. (default: sqlite:///mlflow.db)"),
+]
+TaskChoice = Literal["auto", "classification", "regression"]
+
+
+class OptionalInt(NamedTuple):
+    """A whole number, or None where the flag says `None`; a flag that is left out is something else."""
+
+    value: int | None
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+DEFAULT_SEED = OptionalInt(42)
+
+
+class Floor(NamedTuple):
+    """A metric and the value that a model must reach; for mae and rmse, must not exceed."""
+
+    metric: str
+    value: float
+
+
+class ColumnBounds(NamedTuple):
+    """The range of a numeric column, ends included; None leaves an end open."""
+
+    column: str
+    low: float | None
+    high: float | None
+
+
+class Tag(NamedTuple):
+    """A tag of the run."""
+
+    key: str
+    value: str
+
+
+def parse_optional_int(text: str | OptionalInt) -> OptionalInt:
+    """`12` or `None`; raises typer.BadParameter."""
+    if isinstance(text, OptionalInt):  # typer hands the default over as well
+        return text
+    if text.strip().lower() == "none":
+        return OptionalInt(None)
+    with contextlib.suppress(ValueError):
+        return OptionalInt(int(text))
+    raise typer.BadParameter(f"'{text}' is neither a whole number nor None")
+
+
+def parse_floor(text: str | Floor) -> Floor:
+    """`accuracy=0.9`; raises typer.BadParameter."""
+    if isinstance(text, Floor):
+        return text
+    metric, _, value = text.partition("=")
+    with contextlib.suppress(ValueError):
+        return Floor(metric.strip(), float(value))
+    raise typer.BadParameter(f"'{text}' must look like accuracy=0.9")
+
+
+def parse_bounds(text: str | ColumnBounds) -> ColumnBounds:
+    """`age=0:120`, `age=0:` or `age=:120`; raises typer.BadParameter."""
+    if isinstance(text, ColumnBounds):
+        return text
+    column, _, span = text.rpartition("=")
+    start, separator, end = span.partition(":")
+    with contextlib.suppress(ValueError):
+        low, high = (float(start) if start else None, float(end) if end else None)
+        if column and separator and (low is None or high is None or low <= high):
+            return ColumnBounds(column, low, high)
+    raise typer.BadParameter(f"'{text}' must look like age=0:120")
+
+
+def parse_tag(text: str | Tag) -> Tag:
+    """`KEY=VALUE`, which the command makes of `--tag KEY VALUE`; raises typer.BadParameter."""
+    if isinstance(text, Tag):
+        return text
+    key, separator, value = text.partition("=")
+    if not key or not separator:
+        raise typer.BadParameter(f"'{text}' needs a value: --tag {text or 'team'} VALUE")
+    return Tag(key, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What one training does. Raises UsageError when a value is out of its range."""
+
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet table. (default: the iris flowers)")] = None
+    target: Annotated[str | None, typer.Option(help="Column to predict.")] = None
+    task: Annotated[TaskChoice, typer.Option(help="Predict a class or a number; auto decides by the values of the target.")] = (
+        "auto"
+    )
+    drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave a column out; repeatable.")] = field(default_factory=list)
+    bounds: Annotated[
+        list[ColumnBounds],
+        typer.Option(
+            metavar="COLUMN=LOW:HIGH",
+            parser=parse_bounds,
+            help="Requests outside are refused; either end may be empty; repeatable.",
+        ),
+    ] = field(default_factory=list)
+    estimator: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)} or package.module:factory.")] = "random-forest"
+    n_estimators: Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of trees. (default: 200)")] = None
+    max_depth: Annotated[
+        OptionalInt | None,
+        typer.Option(metavar="N|None", parser=parse_optional_int, help="Depth of a tree; None: no limit. (default: 10)"),
+    ] = None
+    test_size: Annotated[float, typer.Option(help="Share of the rows held out.")] = 0.2
+    random_state: Annotated[
+        OptionalInt, typer.Option(metavar="N|None", parser=parse_optional_int, help="Seed; None: another one each time.")
+    ] = DEFAULT_SEED
+    search: Annotated[int, typer.Option(metavar="N", min=0, help="Compare N candidates by cross-validation, as Ray tasks.")] = 0
+    floor: Annotated[
+        list[Floor],
+        typer.Option(metavar="METRIC=VALUE", parser=parse_floor, help="Refuse a model below (mae, rmse: above) this; repeatable."),
+    ] = field(default_factory=list)
+    min_accuracy: Annotated[float | None, typer.Option(help="Same as --floor accuracy=VALUE.")] = None
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0.0, help="How much worse than the served model is allowed: accuracy lost, or share by which rmse grows."),
+    ] = 0.0
+    force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its metadata say so.")] = False
+    report: Annotated[Path | None, typer.Option(help="Where the verdict is written. (default: MODEL_DIR/verdict.json)")] = None
+    keep: Annotated[int, typer.Option(min=1, help="Models that the store keeps.")] = KEEP
+    signing_key: Annotated[
+        Path | None, typer.Option(envvar="IRIS_SIGNING_KEY", help="Sign the bundle with this Ed25519 private key (PEM).")
+    ] = None
+    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Publish without MLflow; the metadata say so.")] = False
+    experiment_name: Annotated[str, typer.Option(help="MLflow experiment.")] = "iris-classification"
+    run_name: Annotated[str | None, typer.Option(help="Name of the MLflow run.")] = None
+    model_name: Annotated[str, typer.Option(help="Name of the registered model.")] = "IrisClassifier"
+    tag: Annotated[list[Tag], typer.Option(metavar="KEY VALUE", parser=parse_tag, help="Tag of the run; repeatable.")] = field(
+        default_factory=list
+    )
+    model_dir: ModelDir = MODEL_DIR
+    tracking_uri: TrackingUri = None
+
+    def __post_init__(self) -> None:
+        seed = self.random_state.value
+        if seed is not None and not 0 <= seed < 2**32:
+            raise UsageError(f"--random-state {seed} must be between 0 and {2**32 - 1}, or None")
+        if not 0.0 < self.test_size < 1.0:
+            raise UsageError(f"--test-size {self.test_size:g} must be a share between 0 and 1, like 0.2")
+        if self.max_depth is not None and self.max_depth.value is not None and self.max_depth.value < 1:
+            raise UsageError(f"--max-depth {self.max_depth} must be at least 1, or None for no limit")
+        if self.model_dir.exists() and not self.model_dir.is_dir():
+            raise UsageError(f"--model-dir {self.model_dir} is a file: name a folder")
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The estimator's parameters that were set by flags."""
+        params: dict[str, Any] = {}
+        if self.n_estimators is not None:
+            params["n_estimators"] = self.n_estimators
+        if self.max_depth is not None:
+            params["max_depth"] = self.max_depth.value
+        return params
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """By metric, what a model must reach; `--min-accuracy` wins over `--floor accuracy=...`."""
+        floors = {floor.metric: floor.value for floor in self.floor}
+        return floors if self.min_accuracy is None else {**floors, "accuracy": self.min_accuracy}
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """The tags of the run by key; the last of two with one key counts."""
+        return {tag.key: tag.value for tag in self.tag}
+
+    @property
+    def column_bounds(self) -> Mapping[str, tuple[float | None, float | None]]:
+        """By column, the lowest and highest value that a request may send."""
+        return {bound.column: (bound.low, bound.high) for bound in self.bounds}
