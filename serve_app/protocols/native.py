@@ -26,7 +26,7 @@ class NativeRowCodec(Codec):
         """One row, shape (1, features). Raises InvalidInput and Malformed."""
         return Batch(self._decode(body))
 
-    def encode(self, batch: Batch, scores: Scores) -> Buffer:
+    def encode(self, batch: Batch, scores: Scores) -> bytes:
         """`{"prediction": …, "confidence": …, "probabilities": {…}}`; a regression has the prediction alone."""
         return self._encode(scores)
 

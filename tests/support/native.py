@@ -21,7 +21,7 @@ def context_of(
     )
 
 
-def answer_row(predictor: Predictor, body: Buffer, *, unknown: Unknown = DEFAULTS.iris_unknown_category) -> Buffer:
+def answer_row(predictor: Predictor, body: Buffer, *, unknown: Unknown = DEFAULTS.iris_unknown_category) -> bytes:
     """The body of the response to one row."""
     codec = NativeRowCodec(context_of(predictor, unknown=unknown))
     batch = codec.decode(body, ())
