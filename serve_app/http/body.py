@@ -65,9 +65,9 @@ class BodyBudget:
 
     __slots__ = ("bytes", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, max_body_bytes: int) -> None:
         self.bytes = 0
-        self.limit = limit
+        self.limit = max_body_bytes * BUDGET_BODIES
 
 
 class Body:

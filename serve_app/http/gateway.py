@@ -21,7 +21,7 @@ from starlette.datastructures import Headers as StarletteHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from serve_app.http.body import BUDGET_BODIES, Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
+from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
 from serve_app.http.forwarding import ForwardedRequest
 from serve_app.http.options import HttpOptions
 from serve_app.http.prediction_service import PredictionService
@@ -103,7 +103,7 @@ class Gateway:
         self._rate_limiter = rate_limiter
         self._cors = cors
         self._executor = executor  # inflates bodies
-        self._budget = BodyBudget(options.max_body_bytes * BUDGET_BODIES)
+        self._budget = BodyBudget(options.max_body_bytes)
         self._recorded = 0
         # Half random, half counted: as unique as a random one, without asking the system for each request.
         self._id_prefix = uuid.uuid4().hex[:16].encode()

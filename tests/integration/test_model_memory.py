@@ -62,7 +62,7 @@ def test_the_memory_of_ten_replaced_models_comes_back(tmp_path: Path) -> None:
         figures = ", ".join(f"{reading / MEGABYTE:.0f}" for reading in readings)
         note(
             f"a model of {size / MEGABYTE:.0f} MB replaced {SWAPS} times while {load.answered} requests were answered: "
-            f"the replica had {first / MEGABYTE:.0f} MB with the first, {figures} after each swap, {last / MEGABYTE:.0f} MB at the end"
+            f"the replica had {first / MEGABYTE:.0f} MB with the first, then {figures}, at the end {last / MEGABYTE:.0f} MB"
         )
         assert load.failed == 0, json.dumps(load.failures[:5])
         assert size > 20 * MEGABYTE

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
+import weakref
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +24,14 @@ from serve_app.http.rate_window import Rate
 from serve_app.http.responses import SEND_BYTES
 from serve_app.http.routes.predictions import PREDICTION_ROUTES
 from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Headers, Operation, ProblemDetails
-from serve_app.protocols.native import NativeBatchCodec
+from serve_app.protocols.native import NativeBatchCodec, NativeRowCodec
 from tests.support.apps import DEFAULTS, KEY, client_of, rate_limits
 from tests.support.asgi import ask
 from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, logistic, publish_iris, sleepy
+from tests.support.waiting import until
 
 FLOWER = orjson.dumps(A_FLOWER)
+BATCH = orjson.dumps({"instances": [A_FLOWER] * 3000})
 PAGE = "http://localhost:3000"
 RIGHT = {"X-API-Key": KEY, "Content-Type": "application/json"}
 PAIRS = [(b"x-api-key", KEY.encode()), (b"content-type", b"application/json")]
@@ -100,7 +104,7 @@ async def post(app: Any, receive: Any, headers: Sequence[tuple[bytes, bytes]], p
 async def test_bodies_share_one_budget_whatever_their_headers(
     store: Store, header: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.http.gateway.BUDGET_BODIES", 1)
+    monkeypatch.setattr(bodies, "BUDGET_BODIES", 1)
     app: Any = client_of(store, cors_origins=(PAGE,), max_body_bytes=10_000).app
     slow = Slow(b" " * 9_000, FLOWER)
     first = asyncio.create_task(post(app, slow, PAIRS))
@@ -159,6 +163,43 @@ async def test_a_long_response_is_sent_in_pieces_and_a_long_body_is_read_in_piec
     answer = b"".join(part["body"] for part in parts)
     assert dict(head["headers"])[b"content-length"] == b"%d" % len(answer)
     assert len(orjson.loads(answer)["predictions"]) == 5000
+
+
+# --- what belongs to a predictor
+
+
+def test_a_replaced_predictor_goes_without_the_garbage_collector_or_a_further_request(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish_iris(store, logistic(), onnx=True)
+    client = client_of(store, cors_origins=(PAGE,), poll_seconds=0.02)
+    slot = client.app_state["slot"]
+    gc.collect()
+    gc.disable()  # reference counts alone have to be enough
+    try:
+        with client:
+            for headers in (RIGHT, {**RIGHT, "Origin": PAGE}):
+                assert client.post("/predict", content=FLOWER, headers=headers).status_code == 200
+                assert client.post("/predict/batch", content=BATCH, headers=headers).status_code == 200
+            assert client.get("/model", headers=RIGHT).status_code == client.get("/openapi.json").status_code == 200
+            replaced = weakref.ref(slot.predictor)
+            publish_iris(store, logistic(2.0), onnx=True)
+            until(lambda: slot.swaps == 2, what="the swap")
+            until(lambda: replaced() is None, seconds=10, what="the end of the replaced predictor")
+    finally:
+        gc.enable()
+
+
+def test_codec_and_headers_are_made_once_for_a_predictor(store: Store) -> None:
+    made: list[str] = []
+
+    class Counted(NativeRowCodec):
+        def __init__(self, context: CodecContext) -> None:
+            made.append(context.model_version)
+            super().__init__(context)
+
+    client = client_of(store, routes={"/predict": Counted})
+    assert [client.post("/predict", content=FLOWER, headers=RIGHT).status_code for _ in range(5)] == [200] * 5
+    assert made == ["1"]
 
 
 # --- content encoding
@@ -237,7 +278,7 @@ def test_a_gzip_body_is_inflated_in_pieces_of_a_bounded_size() -> None:
 
 
 async def test_what_a_gzip_body_inflates_to_is_counted_in_the_budget(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.http.gateway.BUDGET_BODIES", 1)
+    monkeypatch.setattr(bodies, "BUDGET_BODIES", 1)
     app: Any = client_of(store, max_body_bytes=100_000).app
     slow = Slow(b" " * 60_000, FLOWER)
     first = asyncio.create_task(post(app, slow, PAIRS))
