@@ -33,7 +33,9 @@ RUN groupadd --gid 10001 iris \
 COPY --from=serve-environment /opt/venv /opt/venv
 WORKDIR /app
 COPY serve_app /app/serve_app
-RUN python -m compileall -q /app
+RUN python -m compileall -q /app \
+    && printf '#!/opt/venv/bin/python\nimport sys\nfrom serve_app.cli import main\nsys.exit(main())\n' > /opt/venv/bin/iris-api \
+    && chmod 755 /opt/venv/bin/iris-api
 ENV HOME=/tmp \
     PYTHONPATH=/app \
     MODEL_DIR=/app/models \

@@ -10,11 +10,11 @@ TRAIN_IMAGE ?= iris-train:latest
 OVERLAY ?= api
 TRAIN ?= kuberay/train
 SCORE ?= kuberay/score
-# How an image gets to the nodes; empty when they pull it. kind: 'kind load docker-image', minikube: 'minikube image load'.
+# The command that loads an image into the nodes; empty when they pull it. kind: 'kind load docker-image', minikube: 'minikube image load'.
 IMAGE_LOAD ?=
-# How an image is built; `make build` adds: -t NAME --target STAGE .
+# The command that builds an image; `make build` adds: -t NAME --target STAGE .
 IMAGE_BUILD ?= $(DOCKER) build
-# The operator that k8s-setup installs.
+# The version of the operator that k8s-setup installs.
 KUBERAY_VERSION ?= 1.6.2
 # The file with the real Secret.
 K8S_SECRET ?= kuberay/base/secret.yaml
@@ -32,7 +32,7 @@ build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
 	$(IMAGE_BUILD) -t $(DOCKER_IMAGE) --target serve .
 	$(IMAGE_BUILD) -t $(TRAIN_IMAGE) --target train .
 
-k8s-load: ## bring both images to the nodes with IMAGE_LOAD='kind load docker-image'
+k8s-load: ## load both images into the nodes with IMAGE_LOAD='kind load docker-image'
 	@test -n "$(IMAGE_LOAD)" || { echo "error: set IMAGE_LOAD, e.g. IMAGE_LOAD='minikube image load', or push the images to a registry" >&2; exit 1; }
 	$(IMAGE_LOAD) $(DOCKER_IMAGE)
 	$(IMAGE_LOAD) $(TRAIN_IMAGE)
@@ -41,7 +41,7 @@ k8s-setup: ## install the KubeRay operator (once); without a cluster, start mini
 	@$(KUBECTL) version >/dev/null 2>&1 || minikube start --cpus 4 --memory 8g
 	@$(K8S) setup --version $(KUBERAY_VERSION)
 
-k8s-setup-kind: build ## make a kind cluster with the images and the operator in it
+k8s-setup-kind: build ## create a kind cluster with the images and the operator
 	@kind get clusters | grep -qx iris || kind create cluster --name iris --config kuberay/kind.yaml
 	@$(MAKE) --no-print-directory k8s-load IMAGE_LOAD='kind load docker-image --name iris'
 	@$(K8S) setup --version $(KUBERAY_VERSION)
@@ -97,8 +97,8 @@ k8s-doctor: ## look for the known failures; cause and fix in one line each
 test-manifests: $(VENV)/.dev ## the YAML, without a cluster
 	$(BIN)/pytest tests/manifests $(ARGS)
 
-# Both use the cluster that KUBECONFIG names, with the images in it (make build k8s-load). With E2E_CLUSTER=folder the programs
-# up and image in it start a cluster first and build the images into it: see tests/e2e/run.
+# Both use the cluster of KUBECONFIG, which must have the images (make build k8s-load). With E2E_CLUSTER=folder the programs `up` and
+# `image` of that folder start a cluster and build the images into it first: see tests/e2e/run.
 test-e2e: $(VENV)/.dev ## the main story on a real cluster: namespace mlops is emptied first
 	tests/e2e/run "$(BIN)/pytest" -m "not long" $(ARGS)
 

@@ -1,4 +1,4 @@
-"""Writes the dashboards: `python -m monitoring.dashboards`. A test compares the files with what this makes."""
+"""Writes the Grafana dashboards: `python -m monitoring.dashboards`. A test compares the files with `files()`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ POD = variable("pod", "Pod", 'label_values(up{job=~"ray-.+", namespace=~"$namesp
 
 
 def quantile(share: float, metric: str, labels: str, legend: str, *, by: str = "") -> Json:
+    """A quantile of a histogram as a query. `share` is 0 to 1; `by` keeps one more label than the bucket's bound."""
     group = f"le, {by}" if by else "le"
     return query(f"histogram_quantile({share}, sum by ({group}) (rate({metric}_bucket{{{labels}}}{RATE})))", legend)
 
 
 def overview() -> Json:
+    """The dashboard of the whole service: traffic, errors, latency, saturation."""
     return dashboard(
         "iris-overview",
         "iris-api / Overview",
-        "Is the service well? Traffic, errors, time to answer, room left; which model answers.",
+        "The state of the service: traffic, errors, latency, saturation, and the model in use.",
         [NAMESPACE],
         [
             (
@@ -34,27 +36,27 @@ def overview() -> Json:
                 [
                     stat(
                         "Replicas with a model",
-                        "Replicas that can answer.",
+                        "Number of replicas that have loaded a model and can answer predictions.",
                         query(f"sum(model_loaded{{{NS}}})"),
                         thresholds=((1, "green"),),
                         base="red",
                     ),
                     stat(
                         "Version in use",
-                        "More than one name: replicas disagree, for seconds during a swap.",
+                        "The version of the served model. During a swap the replicas serve two versions for some seconds.",
                         query(f"count by (version) (model_info{{{NS}}} == 1)", "{{version}}"),
                         named=True,
                     ),
                     stat(
                         "Age of the model",
-                        "Since it was trained.",
+                        "Time since the served model was trained.",
                         query(f"max(iris:model_age_seconds:max{{{NS}}})"),
                         unit="s",
                         thresholds=((30 * 86400, "orange"), (45 * 86400, "red")),
                     ),
                     stat(
                         "Availability, 3 days",
-                        "Requests without an error of ours; the objective is 99.9 %.",
+                        "Share of the requests without a 5xx response. The objective is 99.9 %.",
                         query(f"1 - max(iris:errors:ratio3d{{{NS}}})"),
                         unit="percentunit",
                         decimals=3,
@@ -63,7 +65,7 @@ def overview() -> Json:
                     ),
                     stat(
                         "Within 100 ms, 3 days",
-                        "Predictions answered by a replica within 100 ms; the objective is 99 %.",
+                        "Share of the predictions that a replica answered within 100 ms. The objective is 99 %.",
                         query(f"1 - max(iris:slow:ratio3d{{{NS}}})"),
                         unit="percentunit",
                         decimals=2,
@@ -72,7 +74,7 @@ def overview() -> Json:
                     ),
                     stat(
                         "Predictions, 24 hours",
-                        "Rows predicted.",
+                        "Number of predicted rows.",
                         query(f"sum(increase(model_predictions_total{{{NS}}}[1d]))"),
                         decimals=0,
                     ),
@@ -83,7 +85,7 @@ def overview() -> Json:
                 [
                     graph(
                         "Traffic",
-                        "Requests per second as HAProxy passed them on, by kind of answer.",
+                        "Requests per second that HAProxy passed on, by status code of the response.",
                         query(
                             f'sum by (code) (rate(haproxy_backend_http_responses_total{{proxy=~"http-.+", {NS}}}{RATE})) > 0',
                             "{{code}}",
@@ -93,35 +95,35 @@ def overview() -> Json:
                     ),
                     graph(
                         "Errors",
-                        "Requests per second that ended in an error, by its code; 4xx are the client's.",
+                        "Requests per second that ended in an error, by the type of the error.",
                         query(f"sum by (error_type) (rate(api_errors_total{{{NS}}}{RATE}))", "{{error_type}}"),
                         unit="reqps",
                     ),
                     graph(
-                        "Time to answer a prediction",
-                        "Measured in the replica. The objective is 100 ms for 99 %.",
-                        quantile(0.5, "http_request_duration_seconds", PREDICT, "half within"),
-                        quantile(0.95, "http_request_duration_seconds", PREDICT, "95 % within"),
-                        quantile(0.99, "http_request_duration_seconds", PREDICT, "99 % within"),
+                        "Latency of predictions",
+                        "Time to answer a prediction, measured in the replica. The objective is 100 ms for 99 % of the predictions.",
+                        quantile(0.5, "http_request_duration_seconds", PREDICT, "median"),
+                        quantile(0.95, "http_request_duration_seconds", PREDICT, "95th percentile"),
+                        quantile(0.99, "http_request_duration_seconds", PREDICT, "99th percentile"),
                         unit="s",
                         thresholds=((0.1, "red"),),
                     ),
                     graph(
                         "CPU of the replicas",
-                        "Percent of a core. One event loop answers, so 100 is the end of a replica.",
+                        "CPU of each replica in percent of a core. A replica cannot use more than one core (100 %).",
                         query(f'ray_component_cpu_percentage{{Component=~"ray::ServeReplica.*", {NS}}}', "{{pod}}"),
                         unit="percent",
                         thresholds=((85, "red"),),
                     ),
                     graph(
                         "Requests in flight",
-                        "Being answered by replicas, and waiting in HAProxy.",
+                        "Number of requests that replicas are answering, and that wait in HAProxy.",
                         query(f"sum(http_requests_in_flight{{{NS}}})", "in replicas"),
-                        query(f'sum(haproxy_backend_current_queue{{proxy=~"http-.+", {NS}}})', "waiting"),
+                        query(f'sum(haproxy_backend_current_queue{{proxy=~"http-.+", {NS}}})', "waiting in HAProxy"),
                     ),
                     graph(
-                        "Error budget burnt",
-                        "Share of failed requests divided by the 0.1 % that are allowed: 1 is just sustainable, 14.4 pages.",
+                        "Burn rate of the error budget",
+                        "Share of failed requests divided by the objective of 0.1 %. At 1 the budget lasts 30 days; at 14.4 an alert pages.",
                         query(f"max(iris:errors:ratio5m{{{NS}}}) / 0.001", "5 minutes"),
                         query(f"max(iris:errors:ratio1h{{{NS}}}) / 0.001", "1 hour"),
                         query(f"max(iris:errors:ratio6h{{{NS}}}) / 0.001", "6 hours"),
@@ -134,23 +136,23 @@ def overview() -> Json:
                 [
                     graph(
                         "Predictions by class",
-                        "Rows per second.",
+                        "Predicted rows per second, by predicted class.",
                         query(f"sum by (predicted_class) (rate(model_predictions_total{{{NS}}}{RATE}))", "{{predicted_class}}"),
                         unit="short",
                         stacked=True,
                     ),
                     graph(
                         "Confidence",
-                        "Probability of the predicted class, from the bounds of its buckets.",
+                        "Probability of the predicted class, estimated from the buckets of a histogram.",
                         quantile(0.5, "model_confidence", NS, "median"),
-                        quantile(0.05, "model_confidence", NS, "lowest 5 % below"),
+                        quantile(0.05, "model_confidence", NS, "5th percentile"),
                         unit="percentunit",
                         min=0,
                         max=1,
                     ),
                     table(
                         "Alerts firing",
-                        "IrisApiWatchdog is always here: it proves that alerting works.",
+                        "Alerts that fire now. IrisApiWatchdog always fires: it proves that alerting works.",
                         'max by (alertname, severity, component) (ALERTS{alertstate="firing"})',
                         width=8,
                     ),
@@ -161,10 +163,11 @@ def overview() -> Json:
 
 
 def model() -> Json:
+    """The dashboard of the served model: versions, drift, predictions."""
     return dashboard(
         "iris-model",
         "iris-api / Model",
-        "What the model in use answers, whether its inputs still look as they did at training, and why a newer one is refused.",
+        "The served model: its predictions, the drift of its inputs, and the reason when a newer model is refused.",
         [NAMESPACE, FEATURE],
         [
             (
@@ -172,19 +175,19 @@ def model() -> Json:
                 [
                     table(
                         "Models in use",
-                        "One line per version, digest and way to compute.",
+                        "One line for each version, digest, predictor and source.",
                         f"count by (version, digest, predictor, source) (model_info{{{NS}}})",
                         width=12,
                     ),
                     graph(
                         "Replicas by version",
-                        "A swap is a step from one line to the other.",
+                        "Number of replicas that serve each version.",
                         query(f"count by (version) (model_info{{{NS}}} == 1)", "{{version}}"),
                         width=6,
                     ),
                     graph(
-                        "Refused",
-                        "1 while a published model is refused for this reason; the one before keeps serving.",
+                        "Refused models",
+                        "1 while replicas refuse the published model for this reason. They go on serving the model before it.",
                         query(f"max by (reason) (model_refused{{{NS}}})", "{{reason}}"),
                         width=6,
                         max=1,
@@ -195,55 +198,55 @@ def model() -> Json:
                 "Drift",
                 [
                     graph(
-                        "Inputs, last hour",
-                        "PSI per feature, of all replicas together. Below 0.1: as at training; above 0.2: act. Needs some hundred rows.",
+                        "Drift of the inputs, last hour",
+                        "PSI of each feature over all replicas. Below 0.1 the inputs match the training data; above 0.2 an alert fires. The figure needs some hundred rows.",
                         query(
                             f"max by (feature, model_version) (iris:input_psi:1h{{{NS}}})", "{{feature}} (model {{model_version}})"
                         ),
                         thresholds=((0.1, "orange"), (0.2, "red")),
                     ),
                     graph(
-                        "Inputs, last day",
-                        "The same over a day, for quiet services and slow changes.",
+                        "Drift of the inputs, last day",
+                        "PSI of each feature over a day, for services with few requests and for slow changes.",
                         query(
                             f"max by (feature, model_version) (iris:input_psi:1d{{{NS}}})", "{{feature}} (model {{model_version}})"
                         ),
                         thresholds=((0.1, "orange"), (0.2, "red")),
                     ),
                     graph(
-                        "Predictions",
-                        "PSI of the mix of predictions against the training target.",
+                        "Drift of the predictions",
+                        "PSI of the predictions against the target of the training data.",
                         query(f"max by (model_version) (iris:prediction_psi:1h{{{NS}}})", "hour, model {{model_version}}"),
                         query(f"max by (model_version) (iris:prediction_psi:1d{{{NS}}})", "day, model {{model_version}}"),
                         thresholds=((0.1, "orange"), (0.2, "red")),
                     ),
                     bars(
-                        "$feature: rows of the last hour by bin",
-                        "Where the values fall now; compare with the panel beside.",
+                        "$feature: requests of the last hour by bin",
+                        "Share of the requested rows in each bin. Compare it with the panel of the training rows.",
                         query(f'max by (bin) (iris:input_bin:share1h{{feature="$feature", {NS}}})', "{{bin}}"),
                         max=1,
                     ),
                     bars(
-                        "$feature: rows of the training by bin",
-                        "Where they fell at training.",
+                        "$feature: training rows by bin",
+                        "Share of the training rows in each bin.",
                         query(f'max by (bin) (iris:input_bin:expected{{feature="$feature", {NS}}})', "{{bin}}"),
                         max=1,
                     ),
                     graph(
-                        "Values outside the range of training",
-                        "Per second and feature; they are answered, but the model guesses.",
+                        "Values outside the range of the training data",
+                        "Values per second, by feature. These rows are predicted, but the model has not seen such values.",
                         query(f"sum by (feature) (rate(model_input_out_of_range_total{{{NS}}}{RATE}))", "{{feature}}"),
                     ),
                     graph(
-                        "Rows behind the drift figures",
-                        "Rows of the last hour and day; alerts wait for 500.",
+                        "Rows in the drift figures",
+                        "Number of rows in the last hour and the last day. The alerts need 500.",
                         query(f"max by (model_version) (iris:prediction_rows:increase1h{{{NS}}})", "hour, model {{model_version}}"),
                         query(f"max by (model_version) (iris:prediction_rows:increase1d{{{NS}}})", "day, model {{model_version}}"),
                         thresholds=((500, "green"),),
                     ),
                     graph(
-                        "Mix of predictions, last hour",
-                        "Shares of the classes (or of the bins of a regression's target).",
+                        "Distribution of the predictions, last hour",
+                        "Share of each class, or of each bin of a regression's target, now and at training.",
                         query(f"max by (bin) (iris:prediction_bin:share1h{{{NS}}})", "{{bin}}"),
                         query(f"max by (bin) (iris:prediction_bin:expected{{{NS}}})", "{{bin}} at training"),
                         unit="percentunit",
@@ -251,11 +254,11 @@ def model() -> Json:
                 ],
             ),
             (
-                "Answers",
+                "Predictions and loads",
                 [
                     graph(
-                        "Unsure answers",
-                        "Share of the predictions with a probability of at most 0.7.",
+                        "Predictions with low confidence",
+                        "Share of the predictions whose probability is at most 0.7.",
                         query(
                             f'sum(rate(model_confidence_bucket{{le="0.7", {NS}}}{RATE})) / (sum(rate(model_confidence_count{{{NS}}}{RATE})) > 0)',
                             "at most 0.7",
@@ -265,7 +268,7 @@ def model() -> Json:
                     ),
                     graph(
                         "Rows per request",
-                        "Rows divided by requests.",
+                        "Mean number of rows in a request.",
                         query(
                             f"sum(rate(model_rows_per_request_sum{{{NS}}}{RATE})) / (sum(rate(model_rows_per_request_count{{{NS}}}{RATE})) > 0)",
                             "mean",
@@ -273,9 +276,9 @@ def model() -> Json:
                     ),
                     graph(
                         "Swaps and refusals",
-                        "Candidates that replicas looked at since they started, summed over the replicas.",
+                        "Number of models that the replicas loaded or refused since they started, over all replicas.",
                         query(f"sum by (result) (model_swaps_total{{{NS}}})", "{{result}}"),
-                        query(f"max(model_load_seconds{{{NS}}})", "seconds the last load took"),
+                        query(f"max(model_load_seconds{{{NS}}})", "duration of the last load in seconds"),
                     ),
                 ],
             ),
@@ -284,11 +287,12 @@ def model() -> Json:
 
 
 def ray() -> Json:
+    """The dashboard of the infrastructure: Ray Serve, HAProxy, pods."""
     pod = f'{NS}, pod=~"$pod"'
     return dashboard(
         "iris-ray-kubernetes",
         "iris-api / Ray and Kubernetes",
-        "The machinery: replicas and scaling, pods, HAProxy, memory, and whether everything is scraped.",
+        "The infrastructure: replicas and scaling, HAProxy, pods, and the scrape targets.",
         [NAMESPACE, POD],
         [
             (
@@ -296,41 +300,41 @@ def ray() -> Json:
                 [
                     graph(
                         "Replicas",
-                        "Wanted by the load, aimed at within the bounds, healthy. Wanted above aimed at: the maximum is too small.",
-                        query(f"max(ray_serve_autoscaling_desired_replicas{{{NS}}})", "wanted"),
-                        query(f"max(ray_serve_autoscaling_target_replicas{{{NS}}})", "aimed at"),
+                        "Desired: what the load needs. Target: the same within the configured bounds. The maximum is too small when desired is above target.",
+                        query(f"max(ray_serve_autoscaling_desired_replicas{{{NS}}})", "desired"),
+                        query(f"max(ray_serve_autoscaling_target_replicas{{{NS}}})", "target"),
                         query(f"sum(ray_serve_deployment_replica_healthy{{{NS}}})", "healthy"),
                     ),
                     graph(
                         "Worker pods",
-                        "As the Ray autoscaler sees them.",
+                        "Number of Ray nodes by group, as the Ray autoscaler reports them.",
                         query(f"sum by (NodeType) (autoscaler_active_nodes{{{NS}}})", "{{NodeType}} active"),
                         query(f"sum by (NodeType) (autoscaler_pending_nodes{{{NS}}})", "{{NodeType}} pending"),
                     ),
                     graph(
-                        "Starts nobody asked for",
-                        "Replicas started in ten minutes beyond what scaling asked for: they died.",
+                        "Unexpected replica starts",
+                        "Replica starts within ten minutes that scaling does not explain: replicas have died.",
                         query(f"max by (application) (iris:unwanted_replica_starts:increase10m{{{NS}}})", "{{application}}"),
                         thresholds=((2.5, "red"),),
                     ),
                     graph(
-                        "State of the application",
-                        "6 is running, 5 deploying, 1 a failed deployment.",
+                        "Status of the application",
+                        "6 is RUNNING (HEALTHY for a deployment), 5 is DEPLOYING, 1 is DEPLOY_FAILED.",
                         query(f"min by (application) (ray_serve_application_status{{{NS}}})", "{{application}}"),
                         query(f"min by (deployment) (ray_serve_deployment_status{{{NS}}})", "{{deployment}}"),
                         max=6,
                         min=0,
                     ),
                     graph(
-                        "Serve's control loop",
-                        "Seconds per turn; it decides on scaling and repairs.",
-                        query(f"max(ray_serve_controller_control_loop_duration_s{{{NS}}})", "turn"),
+                        "Control loop of Ray Serve",
+                        "Duration of one iteration of the controller, which scales and replaces replicas.",
+                        query(f"max(ray_serve_controller_control_loop_duration_s{{{NS}}})", "iteration"),
                         unit="s",
                     ),
                     graph(
-                        "Time a replica takes to start",
-                        "From the decision to the first request it may get.",
-                        quantile(0.95, "ray_serve_replica_startup_latency_ms", NS, "95 % within"),
+                        "Start of a replica",
+                        "Time from the decision to start a replica until it can get requests.",
+                        quantile(0.95, "ray_serve_replica_startup_latency_ms", NS, "95th percentile"),
                         unit="ms",
                     ),
                 ],
@@ -339,8 +343,8 @@ def ray() -> Json:
                 "HAProxy",
                 [
                     graph(
-                        "Answers by code",
-                        "What clients got, health checks of the pods left out.",
+                        "Responses by status code",
+                        "Responses per second that clients got, without the health checks of the pods.",
                         query(
                             f'sum by (code) (rate(haproxy_backend_http_responses_total{{proxy=~"http-.+", {pod}}}{RATE})) > 0',
                             "{{code}}",
@@ -349,32 +353,32 @@ def ray() -> Json:
                     ),
                     graph(
                         "Retries",
-                        "Requests that were tried again, or at another replica: a replica went away.",
-                        query(f"sum(rate(haproxy_backend_retry_warnings_total{{{pod}}}{RATE}))", "tried again"),
-                        query(f"sum(rate(haproxy_backend_redispatch_warnings_total{{{pod}}}{RATE}))", "tried elsewhere"),
-                        query(f"sum(rate(haproxy_backend_connection_errors_total{{{pod}}}{RATE}))", "no connection"),
+                        "Requests per second that HAProxy tried again, at the same or at another replica, because a replica went away.",
+                        query(f"sum(rate(haproxy_backend_retry_warnings_total{{{pod}}}{RATE}))", "same replica"),
+                        query(f"sum(rate(haproxy_backend_redispatch_warnings_total{{{pod}}}{RATE}))", "other replica"),
+                        query(f"sum(rate(haproxy_backend_connection_errors_total{{{pod}}}{RATE}))", "connection errors"),
                     ),
                     graph(
-                        "Replicas it may use",
-                        "By pod; the fallback to Serve's own proxy counts as one.",
+                        "Servers in use",
+                        "Number of replicas that HAProxy sends requests to, by pod of HAProxy. The fallback to Serve's proxy counts as one.",
                         query(f'sum by (pod) (haproxy_server_status{{state="UP", {pod}}})', "{{pod}}"),
                     ),
                     graph(
                         "Connections",
-                        "Open now, by pod.",
+                        "Number of open connections, by pod of HAProxy.",
                         query(f"sum by (pod) (haproxy_process_current_connections{{{pod}}})", "{{pod}}"),
                     ),
                     graph(
-                        "Idle time",
-                        "Percent of its thread that HAProxy has left.",
+                        "Idle time of HAProxy",
+                        "Percent of the time in which the thread of HAProxy is idle.",
                         query(f"min by (pod) (haproxy_process_idle_time_percent{{{pod}}})", "{{pod}}"),
                         unit="percent",
                         min=0,
                         max=100,
                     ),
                     graph(
-                        "Mean time to answer",
-                        "Of the last 1024 requests of each HAProxy, network and waiting included.",
+                        "Mean response time",
+                        "Mean over the last 1024 requests of each HAProxy, with the time in the network and in the queue.",
                         query(
                             f'max by (pod) (haproxy_backend_response_time_average_seconds{{proxy=~"http-.+", {pod}}})', "{{pod}}"
                         ),
@@ -387,13 +391,13 @@ def ray() -> Json:
                 [
                     graph(
                         "Pods by phase",
-                        "All pods of the namespace.",
+                        "Number of pods in the namespace, by phase.",
                         query(f"sum by (phase) (kube_pod_status_phase{{{NS}}}) > 0", "{{phase}}"),
                         stacked=True,
                     ),
                     graph(
                         "Memory of the containers",
-                        "Share of the limit; at 100 % the container is killed.",
+                        "Share of the memory limit. The kernel kills a container at 100 %.",
                         query(
                             f"max by (pod, container) (container_memory_working_set_bytes{{{pod}}}) "
                             f'/ max by (pod, container) (kube_pod_container_resource_limits{{resource="memory", {pod}}})',
@@ -404,7 +408,7 @@ def ray() -> Json:
                     ),
                     graph(
                         "CPU of the containers",
-                        "Cores used.",
+                        "Number of cores in use, by container.",
                         query(
                             f"sum by (pod, container) (rate(container_cpu_usage_seconds_total{{{pod}}}{RATE}))",
                             "{{pod}} {{container}}",
@@ -412,18 +416,18 @@ def ray() -> Json:
                     ),
                     graph(
                         "Restarts",
-                        "Since each pod was made.",
+                        "Number of restarts since the pod was created.",
                         query(f"sum by (pod) (kube_pod_container_status_restarts_total{{{NS}}})", "{{pod}}"),
                     ),
                     graph(
                         "Memory of Ray's processes",
-                        "Resident bytes by process.",
+                        "Resident memory, by process.",
                         query(f"sum by (Component) (ray_component_rss_bytes{{{pod}}})", "{{Component}}"),
                         unit="bytes",
                     ),
                     graph(
-                        "Room for models",
-                        "Free share of the volume that holds the store.",
+                        "Free space for models",
+                        "Free share of the volume that holds the models.",
                         query(f"min(model_store_free_bytes{{{NS}}} / model_store_size_bytes{{{NS}}})", "store"),
                         unit="percentunit",
                         min=0,
@@ -431,10 +435,16 @@ def ray() -> Json:
                         thresholds=((0.15, "green"),),
                         base="red",
                     ),
-                    table("What is scraped", "Value 0: the target does not answer.", "min by (job, pod) (up)", width=12, hidden=()),
+                    table(
+                        "Scrape targets",
+                        "Targets of Prometheus by job and pod. The value 0 means that the target does not answer.",
+                        "min by (job, pod) (up)",
+                        width=12,
+                        hidden=(),
+                    ),
                     graph(
-                        "Time of a scrape",
-                        "Longest by job.",
+                        "Duration of scrapes",
+                        "Longest scrape of each job.",
                         query("max by (job) (scrape_duration_seconds)", "{{job}}"),
                         unit="s",
                         width=12,
@@ -446,10 +456,11 @@ def ray() -> Json:
 
 
 def training() -> Json:
+    """The dashboard of training: verdicts, jobs, MLflow."""
     return dashboard(
         "iris-training",
         "iris-api / Training",
-        "How the last training ended, what MLflow does, and how old the served model is.",
+        "The verdict of the last training, the training jobs, MLflow, and the age of the served model.",
         [NAMESPACE],
         [
             (
@@ -457,21 +468,21 @@ def training() -> Json:
                 [
                     stat(
                         "Last verdict",
-                        "accepted: published; forced: published though it was not good enough; refused: not published.",
+                        "accepted: published. forced: published although it was not good enough. refused: not published.",
                         query(f"max by (verdict) (training_last_verdict{{{NS}}}) == 1", "{{verdict}}"),
                         named=True,
                         width=6,
                     ),
                     stat(
                         "Last training",
-                        "Time since it ended with a verdict.",
+                        "Time since the last training ended with a verdict.",
                         query(f"time() - max(training_last_timestamp_seconds{{{NS}}})"),
                         unit="s",
                         width=6,
                     ),
                     stat(
                         "Age of the served model",
-                        "Older than the last training: that one was refused, or is not served yet.",
+                        "Time since the served model was trained. When it is longer than the time since the last training, that model was refused or is not served yet.",
                         query(f"max(iris:model_age_seconds:max{{{NS}}})"),
                         unit="s",
                         width=6,
@@ -479,7 +490,7 @@ def training() -> Json:
                     ),
                     stat(
                         "Rows of the training table",
-                        "Behind the model in use.",
+                        "Number of training rows of the served model.",
                         query(f"max(model_reference_rows{{{NS}}})"),
                         width=6,
                         decimals=0,
@@ -491,24 +502,24 @@ def training() -> Json:
                 [
                     graph(
                         "Training jobs",
-                        "By state, as the KubeRay operator tells (its metrics must be on).",
+                        "Number of training jobs by status, from the metrics of the KubeRay operator, which must be enabled.",
                         query(f"sum by (deployment_status) (kuberay_job_deployment_status{{{NS}}} == 1)", "{{deployment_status}}"),
                     ),
                     graph(
-                        "Pods of the training",
-                        "Running or waiting, by phase.",
+                        "Training pods",
+                        "Number of training pods, by phase.",
                         query(f'sum by (phase) (kube_pod_status_phase{{pod=~"iris-train-.*", {NS}}})', "{{phase}}"),
                     ),
                     graph(
-                        "MLflow answers",
-                        "1 while its health check passes.",
+                        "MLflow is ready",
+                        "1 while the health check of MLflow passes.",
                         query(f'max(kube_deployment_status_replicas_available{{deployment="mlflow-server", {NS}}})', "MLflow"),
                         min=0,
                         max=1,
                     ),
                     graph(
-                        "Memory of MLflow and of the training",
-                        "Bytes in use.",
+                        "Memory of MLflow and of training",
+                        "Memory in use, by pod.",
                         query(
                             f'sum by (pod) (container_memory_working_set_bytes{{pod=~"(mlflow-server|iris-train)-.*", {NS}}})',
                             "{{pod}}",
@@ -517,8 +528,8 @@ def training() -> Json:
                         width=12,
                     ),
                     graph(
-                        "CPU of MLflow and of the training",
-                        "Cores in use.",
+                        "CPU of MLflow and of training",
+                        "Number of cores in use, by pod.",
                         query(
                             f'sum by (pod) (rate(container_cpu_usage_seconds_total{{pod=~"(mlflow-server|iris-train)-.*", {NS}}}{RATE}))',
                             "{{pod}}",
@@ -532,9 +543,9 @@ def training() -> Json:
 
 
 def files() -> dict[str, str]:
-    """The text of each dashboard by the name of its file."""
-    made = {"overview": overview(), "model": model(), "ray-kubernetes": ray(), "training": training()}
-    return {f"{name}.json": json.dumps(content, indent=1) + "\n" for name, content in made.items()}
+    """The JSON text of each dashboard, by the name of its file."""
+    dashboards = {"overview": overview(), "model": model(), "ray-kubernetes": ray(), "training": training()}
+    return {f"{name}.json": json.dumps(content, indent=1) + "\n" for name, content in dashboards.items()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The few kinds of panels that the dashboards are made of, so that all of them look and behave alike."""
+"""Builders for Grafana panels, variables and dashboards, so that all dashboards look and behave alike."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SCHEMA = 41
 
 
 def query(expression: str, legend: str = "", *, table: bool = False) -> Json:
-    """One query; `table` asks for the newest values only."""
+    """One PromQL query; `table` asks for the newest values instead of a range."""
     expression = re.sub(r"\s+", " ", expression.strip())
     kind = {"instant": True, "format": "table"} if table else {"range": True}
     return {"datasource": SOURCE, "expr": expression, "legendFormat": legend or "__auto", **kind}
 
 
-def _panel(kind: str, title: str, meaning: str, queries: list[Json], size: tuple[int, int], unit: str, **more: Any) -> Json:
+def _panel(kind: str, title: str, description: str, queries: list[Json], size: tuple[int, int], unit: str, **more: Any) -> Json:
     thresholds = more.pop("thresholds", ())
     steps = [
         {"color": more.pop("base", "green"), "value": None},
@@ -33,7 +33,7 @@ def _panel(kind: str, title: str, meaning: str, queries: list[Json], size: tuple
     return {
         "type": kind,
         "title": title,
-        "description": meaning,
+        "description": description,
         "datasource": SOURCE,
         "targets": [{**target, "refId": chr(ord("A") + index)} for index, target in enumerate(queries)],
         "gridPos": {"w": size[0], "h": size[1]},
@@ -43,8 +43,8 @@ def _panel(kind: str, title: str, meaning: str, queries: list[Json], size: tuple
     }
 
 
-def graph(title: str, meaning: str, *queries: Json, unit: str = "short", width: int = 8, height: int = 8, **more: Any) -> Json:
-    """Lines over time; thresholds are drawn as lines."""
+def graph(title: str, description: str, *queries: Json, unit: str = "short", width: int = 8, height: int = 8, **more: Any) -> Json:
+    """A panel of lines over time; `thresholds` are drawn as lines. `width` is in columns of 24, `height` in Grafana's rows."""
     lines = "line" if more.get("thresholds") else "off"
     custom = {
         "drawStyle": "line",
@@ -59,11 +59,13 @@ def graph(title: str, meaning: str, *queries: Json, unit: str = "short", width: 
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    return _panel("timeseries", title, meaning, list(queries), (width, height), unit, custom=custom, options=options, **more)
+    return _panel("timeseries", title, description, list(queries), (width, height), unit, custom=custom, options=options, **more)
 
 
-def stat(title: str, meaning: str, *queries: Json, unit: str = "short", width: int = 4, named: bool = False, **more: Any) -> Json:
-    """One number; `named` shows the name of the series instead."""
+def stat(
+    title: str, description: str, *queries: Json, unit: str = "short", width: int = 4, named: bool = False, **more: Any
+) -> Json:
+    """A panel of one number per query; `named` shows the name of the series instead."""
     options = {
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "textMode": "name" if named else "value",
@@ -71,30 +73,31 @@ def stat(title: str, meaning: str, *queries: Json, unit: str = "short", width: i
         "graphMode": "none",
         "justifyMode": "center",
     }
-    return _panel("stat", title, meaning, list(queries), (width, 4), unit, options=options, **more)
+    return _panel("stat", title, description, list(queries), (width, 4), unit, options=options, **more)
 
 
-def bars(title: str, meaning: str, *queries: Json, unit: str = "percentunit", width: int = 12, **more: Any) -> Json:
-    """The newest value of each series as a bar."""
+def bars(title: str, description: str, *queries: Json, unit: str = "percentunit", width: int = 12, **more: Any) -> Json:
+    """A panel with the newest value of each series as a bar."""
     options = {
         "displayMode": "basic",
         "orientation": "horizontal",
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "showUnfilled": True,
     }
-    return _panel("bargauge", title, meaning, list(queries), (width, 8), unit, options=options, **more)
+    return _panel("bargauge", title, description, list(queries), (width, 8), unit, options=options, **more)
 
 
-def table(title: str, meaning: str, expression: str, *, width: int = 12, hidden: tuple[str, ...] = (), **more: Any) -> Json:
-    """The newest samples with their labels as columns."""
-    away = dict.fromkeys(("Time", "Value", "__name__", "instance", "job", *hidden), True)
-    organize = {"id": "organize", "options": {"excludeByName": away}}
-    found = query(expression, table=True)
-    return _panel("table", title, meaning, [found], (width, 8), "short", transformations=[organize], **more)
+def table(title: str, description: str, expression: str, *, width: int = 12, hidden: tuple[str, ...] = (), **more: Any) -> Json:
+    """A panel with the newest samples, their labels as columns; `hidden` labels are left out."""
+    excluded = dict.fromkeys(("Time", "Value", "__name__", "instance", "job", *hidden), True)
+    organize = {"id": "organize", "options": {"excludeByName": excluded}}
+    return _panel(
+        "table", title, description, [query(expression, table=True)], (width, 8), "short", transformations=[organize], **more
+    )
 
 
 def variable(name: str, label: str, expression: str, *, every: bool = True) -> Json:
-    """A choice among the values of a label."""
+    """A variable of a dashboard whose values are those of a label; `every` allows several of them and all."""
     return {
         "name": name,
         "label": label,
@@ -109,8 +112,8 @@ def variable(name: str, label: str, expression: str, *, every: bool = True) -> J
     }
 
 
-def dashboard(uid: str, title: str, meaning: str, variables: list[Json], rows: list[tuple[str, list[Json]]]) -> Json:
-    """A dashboard of titled rows; panels flow from left to right."""
+def dashboard(uid: str, title: str, description: str, variables: list[Json], rows: list[tuple[str, list[Json]]]) -> Json:
+    """A dashboard: rows with a title and panels, which are placed from left to right."""
     panels: list[Json] = []
     top = 0
     for name, content in rows:
@@ -137,7 +140,7 @@ def dashboard(uid: str, title: str, meaning: str, variables: list[Json], rows: l
     return {
         "uid": uid,
         "title": title,
-        "description": meaning,
+        "description": description,
         "tags": ["iris-api"],
         "schemaVersion": SCHEMA,
         "version": 1,
@@ -167,15 +170,15 @@ def dashboard(uid: str, title: str, meaning: str, variables: list[Json], rows: l
 
 
 def _swaps() -> Json:
-    """A mark where a version is first seen."""
-    seen = 'count by (version) (model_info{namespace=~"$namespace"}%s)'
+    """An annotation at the time at which a version is first in use."""
+    replicas = 'count by (version) (model_info{namespace=~"$namespace"}%s)'
     return {
         "name": "Model swapped",
         "datasource": SOURCE,
         "enable": True,
         "hide": False,
         "iconColor": "purple",
-        "expr": f"{seen % ''} unless {seen % ' offset 1m'}",
+        "expr": f"{replicas % ''} unless {replicas % ' offset 1m'}",
         "step": "30s",
         "titleFormat": "Model {{version}}",
         "textFormat": "first answers of version {{version}}",

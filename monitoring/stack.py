@@ -1,11 +1,13 @@
-"""`python3 -m monitoring.stack COMMAND`: what the make targets k8s-monitoring-* call. Where to: K8S_NS, KUBECONFIG, KUBECTL."""
+"""Commands of the monitoring stack, behind `make k8s-monitoring-*`: `python3 -m monitoring.stack COMMAND`.
+
+The environment variables K8S_NS, KUBECONFIG and KUBECTL choose the namespace, the cluster and the kubectl program.
+"""
 
 from __future__ import annotations
 
 import argparse
 import base64
 import json
-import re
 import secrets
 import subprocess
 import sys
@@ -51,7 +53,7 @@ def delete(cluster: Cluster, folder: str) -> None:
 
 
 def in_namespace(documents: list[Json], namespace: str) -> list[Json]:
-    """Write the namespace where kustomize does not: names of cluster-wide objects, arguments, Prometheus' regular expressions."""
+    """Write the namespace where kustomize does not: names of cluster-wide objects and the metrics that Prometheus keeps."""
     if namespace == NAMESPACE:
         return documents
     for document in documents:
@@ -60,9 +62,6 @@ def in_namespace(documents: list[Json], namespace: str) -> list[Json]:
             _prefix(document.get("roleRef", {}), namespace)
         for key, text in (document.get("data") or {}).items() if document["kind"] == "ConfigMap" else ():
             document["data"][key] = text.replace(f';{NAMESPACE}"', f';{namespace}"')
-        for container in field(document, "spec.template.spec.containers", []):
-            if "args" in container:
-                container["args"] = [re.sub(rf"={NAMESPACE}$", f"={namespace}", argument) for argument in container["args"]]
     return documents
 
 
@@ -94,6 +93,7 @@ def status(cluster: Cluster) -> None:
 
 
 def logs(cluster: Cluster, name: str) -> None:
+    """Replace this process by `kubectl logs` of a Deployment."""
     cluster.replace_process("logs", f"deployment/{name}", "--tail=100", "--all-containers")
 
 
@@ -120,6 +120,7 @@ def forward(cluster: Cluster) -> None:
 
 
 def ask(address: str, path: str) -> Any:
+    """The JSON that Prometheus or Alertmanager answers at `path`. Raises CommandError when there is no answer."""
     try:
         with urllib.request.urlopen(f"{address}/{path}", timeout=20) as reply:  # noqa: S310  always http to 127.0.0.1
             return json.load(reply)
@@ -144,6 +145,7 @@ def _password(cluster: Cluster) -> None:
 
 
 def main() -> int:
+    """Run a command; the exit code is 0, 1 after a CommandError, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python3 -m monitoring.stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in ("deploy", "delete"):
@@ -152,18 +154,18 @@ def main() -> int:
     for name in ("status", "port-forward"):
         commands.add_parser(name)
     commands.add_parser("logs").add_argument("what")
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     cluster = Cluster.from_environment()
     try:
-        match chosen.command:
+        match arguments.command:
             case "deploy":
-                deploy(cluster, chosen.folder, chosen.timeout)
+                deploy(cluster, arguments.folder, arguments.timeout)
             case "delete":
-                delete(cluster, chosen.folder)
+                delete(cluster, arguments.folder)
             case "status":
                 status(cluster)
             case "logs":
-                logs(cluster, chosen.what)
+                logs(cluster, arguments.what)
             case "port-forward":
                 forward(cluster)
     except CommandError as stop:

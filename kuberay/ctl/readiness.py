@@ -65,9 +65,8 @@ class ApiReadiness:
         return [*([fault] if fault else []), *pod_faults(self._cluster, "app=iris-api")]
 
 
-def wait_for_version(cluster: Cluster, version: str) -> float:
-    """Wait until the API answers with the model `version` and no other; returns the seconds, raises CommandError otherwise."""
-    progress = Progress()
+def wait_for_version(cluster: Cluster, version: str, progress: Progress) -> None:
+    """Wait until the API answers with the model `version` and no other; raises CommandError as `poll` does."""
     with connect(cluster) as client:
 
         def switched(progress: Progress) -> bool | None:
@@ -84,7 +83,6 @@ def wait_for_version(cluster: Cluster, version: str) -> float:
             interval=0.5,
             progress=progress,
         )
-    return progress.seconds
 
 
 def served_versions(client: ApiClient) -> set[str | None]:

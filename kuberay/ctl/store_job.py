@@ -22,8 +22,9 @@ def store_command(cluster: Cluster, *arguments: str) -> None:
     echo(output.rstrip())
     version = served_version(output)
     if version and cluster.get("rayservice", RAYSERVICE) is not None:
-        seconds = wait_for_version(cluster, version)
-        echo(f"every replica answers with version {version} ({seconds:.1f} s later)")
+        progress = Progress()
+        wait_for_version(cluster, version, progress)
+        echo(f"every replica answers with version {version} ({progress.seconds:.1f} s later)")
 
 
 def run(cluster: Cluster, *arguments: str) -> str:

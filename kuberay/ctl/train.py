@@ -27,8 +27,8 @@ def train(cluster: Cluster, folder: str, flags: str) -> None:
     output = follow(cluster, TRAINING_JOB, TRAINING_TIMEOUT, progress)
     version = served_version(output)
     if version and cluster.get("rayservice", RAYSERVICE) is not None:
-        wait_for_version(cluster, version)
-        echo(f"{progress.seconds:5.0f} s  every replica answers with version {version}")
+        wait_for_version(cluster, version, progress)
+        progress(f"every replica answers with version {version}")
 
 
 def score(cluster: Cluster, folder: str, flags: str) -> None:

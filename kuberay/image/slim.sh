@@ -1,6 +1,6 @@
 #!/bin/sh
-# Takes out of a virtual environment what no process of the product opens, then compiles the rest.
-# What each line saves is in docs/operations.md (image sizes).
+# Removes the files of a virtual environment that no process of the product opens, then compiles the rest.
+# docs/operations.md (image sizes) says how much each line saves.
 set -eu
 site=$(echo "$1"/lib/python3.*/site-packages)
 find "$site" -depth -type d -name tests -exec rm -rf {} +

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app import __version__
+from serve_app.fast_path import release_memory
 from serve_app.http.auth import Keys
 from serve_app.http.gateway import Gateway, GatewayMiddleware
 from serve_app.http.openapi import install_openapi
@@ -134,9 +135,12 @@ async def _follow_store(slot: Slot, collector: MetricsCollector, seconds: float)
     """Refresh the slot for ever. A thread of its own: a load must not hold up requests, nor wait behind a batch."""
     loop = asyncio.get_running_loop()
     random_source = random.Random()  # noqa: S311, spreads the polls of replicas
+    swapped = False
     with ThreadPoolExecutor(1, "refresh") as thread:
         while True:
-            await loop.run_in_executor(thread, slot.refresh)
+            swapped_before, swapped = swapped, await loop.run_in_executor(thread, slot.refresh)
+            if swapped_before:  # one poll later, when no request and no metric holds the replaced model any more
+                await loop.run_in_executor(thread, release_memory)
             await loop.run_in_executor(thread, collector.poll_store)
             await asyncio.sleep(seconds * random_source.uniform(0.8, 1.0))
 

@@ -30,6 +30,7 @@ class Exporter:
         self._due = 0.0
 
     def __call__(self, collector: MetricsCollector) -> None:
+        """Set every gauge to its current value, unless the last export is less than `SECONDS` ago."""
         now = time.monotonic()
         if now < self._due:
             return

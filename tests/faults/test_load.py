@@ -15,7 +15,7 @@ from tests.support.checker import check_history, quantile
 from tests.support.experiment import expected_bodies, served
 from tests.support.figures import note
 from tests.support.load import Attempt, closed_loop, matches, open_loop
-from tests.support.models import A_FLOWER, logistic, publish_iris, sleepy
+from tests.support.models import A_FLOWER, logistic, publish_iris, slow_model
 from tests.support.server import KEY, Server, serving
 from tests.support.soak import CONNECTIONS, soak
 from tests.support.waiting import until
@@ -43,7 +43,7 @@ def test_requests_beyond_the_capacity_are_refused_at_once_and_the_others_answere
     server: Server, store: Store, tmp_path: Path
 ) -> None:
     """The model costs time and no work, so that capacity is known and the machine has enough left to make the load."""
-    version = str(publish_iris(store, sleepy()).version)
+    version = str(publish_iris(store, slow_model()).version)
     until(lambda: server.versions() == {version}, seconds=60, what="the slow model")
     maximum = capacity(server, expected_bodies(served(store)))
     for factor in (2, 5):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
@@ -111,9 +112,7 @@ def test_an_unseen_category_is_an_error_or_predicted_as_the_operator_says(tmp_pa
     store = trained(tmp_path, tables.written(table, tmp_path), "stays", n_estimators=10)
     table.loc[7, "plan"] = "platinum"
     path = tables.written(table, tmp_path)
-    with pytest.raises(
-        UsageError, match=r"table.csv, row 8: plan: is not one of the categories .* \(correct it, or use --on-error keep"
-    ):
+    with pytest.raises(UsageError, match=r"table\.csv, row 8: plan: .*--on-error keep"):
         run(tmp_path, path)
     run(tmp_path, path, unknown="unseen", restart=True)
     assert as_answers(results(tmp_path / "out")) == served(store, table, unknown="unseen")
@@ -131,9 +130,8 @@ def test_a_bad_row_is_written_with_its_error_when_that_is_asked_for(tmp_path: Pa
         found = run(tmp_path, path, out=out, on_error="keep", form=form, part_bytes=1000)
         rows = results(out)
         assert (found.rows, found.errors) == (240, 2)
-        assert "spent: must be a finite number" in rows[3]["error"]
-        assert rows[100]["error"].startswith("plan: is not one of the categories")
-        assert "active: must be true or false" in rows[100]["error"]
+        assert [problem.partition(":")[0] for problem in rows[3]["error"].split("; ")] == ["spent"]
+        assert [problem.partition(":")[0] for problem in rows[100]["error"].split("; ")] == ["plan", "active"]
         for at in (3, 100):
             assert not rows[at]["prediction"]
             assert rows[at]["confidence"] is None
@@ -172,14 +170,14 @@ def test_another_version_can_be_asked_for(tmp_path: Path) -> None:
     assert run(tmp_path, path).version == "2"
     assert run(tmp_path, path, out=tmp_path / "one", version=1).version == "1"
     assert {row["model_version"] for row in results(tmp_path / "one")} == {"1"}
-    with pytest.raises(StoreError, match="holds no version 9; it holds: 1, 2"):
+    with pytest.raises(StoreError, match=r"\b9\b.*\b1, 2$"):
         run(tmp_path, path, version=9)
 
 
 def test_a_damaged_bundle_scores_nothing(tmp_path: Path) -> None:
     damage(publish_iris(Store(tmp_path / "models")))
     done = train(tmp_path, "score", "--data", str(flowers(tmp_path)), "--out", "out", code=1)
-    assert "larger than published" in complaint(done)
+    assert "model.joblib" in complaint(done)
     assert not (tmp_path / "out").exists()
 
 
@@ -189,14 +187,14 @@ def test_what_changed_since_the_beginning_is_named_and_nothing_is_mixed(tmp_path
     path = flowers(tmp_path)
     run(tmp_path, path)
     before = everything(tmp_path / "out")
-    with pytest.raises(UsageError, match="begun with --keep nothing, not petal_width: use --restart"):
+    with pytest.raises(UsageError, match=r"--keep .*petal_width.*--restart"):
         run(tmp_path, path, keep="petal_width")
     publish_iris(store, onnx=True)
-    with pytest.raises(UsageError, match=r"begun with version 1 .* not with version 2 .*: --version 1 goes on with it, --restart"):
+    with pytest.raises(UsageError, match=r"version 1 .*version 2 .*--version 1 .*--restart"):
         run(tmp_path, path)
     with open(path, "a") as file:
         file.write("1,1,1,1\n")
-    with pytest.raises(UsageError, match=r"flowers.csv was changed since .*out was begun: use --restart"):
+    with pytest.raises(UsageError, match=r"flowers\.csv .*/out .*--restart"):
         run(tmp_path, path, version=1)
     assert everything(tmp_path / "out") == before
     assert run(tmp_path, path, restart=True).rows == 151
@@ -208,7 +206,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("ten years")
     for restart in (False, True):
-        with pytest.raises(UsageError, match="out holds other files"):
+        with pytest.raises(UsageError, match=re.escape(f"{tmp_path}/out ")):
             run(tmp_path, flowers(tmp_path), restart=restart)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "ten years"
 
@@ -230,26 +228,27 @@ def test_killed_in_the_middle_it_goes_on_and_the_result_is_the_same(tmp_path: Pa
     assert not (out / "_done.json").exists()
 
     done = train(tmp_path, *arguments)
-    assert f"of {total} parts were there already" in done.stderr
-    assert "300,000 rows scored by version 1" in done.stdout
+    there = [int(number) for number in re.search(rf"(\d+) of {total} parts", done.stderr).groups()]  # type: ignore[union-attr]
+    assert len(finished) <= there[0] < total
+    assert "300,000 rows" in done.stdout
     assert all((part.stat().st_ino, part.stat().st_mtime_ns) == was for part, was in finished.items()), "done twice"
     assert {name: raw for name, raw in everything(out).items() if not name.startswith(".")} == everything(tmp_path / "whole")
 
-    assert f"{total} of {total} parts were there already" in train(tmp_path, *arguments).stderr
+    assert f"{total} of {total} parts" in train(tmp_path, *arguments).stderr
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     publish_iris(Store(tmp_path / "models"))
     path = flowers(tmp_path)
     bad = tables.lines(tmp_path, "sepal_length,sepal_width,petal_length,petal_width", "1,1,1,1", "1,1,99,1", name="bad.csv")
-    for arguments, sentence in (
-        (("--data", "nowhere.csv"), "nowhere.csv does not exist"),
-        (("--data", "ftp://host/x.csv"), "ftp://host/x.csv cannot be used"),
-        (("--data", "*.parquet"), "names no file that ends in"),
-        (("--data", str(path), "--keep", "nonsense"), "--keep 'nonsense' names no column"),
-        (("--data", str(bad)), f"{bad}, row 2: petal_length: must be between 0 and 20"),
+    for arguments, named in (
+        (("--data", "nowhere.csv"), "nowhere.csv "),
+        (("--data", "ftp://host/x.csv"), "ftp://host/x.csv "),
+        (("--data", "*.parquet"), "*.parquet "),
+        (("--data", str(path), "--keep", "nonsense"), "--keep 'nonsense' "),
+        (("--data", str(bad)), f"{bad}, row 2: petal_length: "),
     ):
-        assert sentence in complaint(train(tmp_path, "score", *arguments, "--out", "out", code=2))
+        assert named in complaint(train(tmp_path, "score", *arguments, "--out", "out", code=2))
 
 
 def test_many_workers_change_nothing_but_the_time(tmp_path: Path) -> None:

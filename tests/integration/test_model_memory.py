@@ -56,7 +56,7 @@ def test_the_memory_of_ten_replaced_models_comes_back(tmp_path: Path) -> None:
         for number in range(3, 3 + SWAPS):
             swap(number)
             readings.append(resident(replica))
-        allowed = first + 1.5 * size
+        allowed = first + size
         until(lambda: resident(replica) <= allowed, seconds=30, what=f"a replica of {allowed / MEGABYTE:.0f} MB at most")
         last = resident(replica)
         figures = ", ".join(f"{reading / MEGABYTE:.0f}" for reading in readings)

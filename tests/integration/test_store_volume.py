@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_on_a_full_disk_nothing_changes_and_when_there_is_room_again_it_works(vo
     ballast = fill(volume, leave=free_bytes)
     before = tree(volume)
     for _ in range(3):
-        with pytest.raises(StoreError, match=r"No space left on device.*nothing was published"):
+        with pytest.raises(StoreError, match=os.strerror(errno.ENOSPC)):
             publish(store, "new")
     assert tree(volume) == before
     assert served(store) == "old"
@@ -77,7 +78,7 @@ def test_a_store_on_a_read_only_volume_is_read_and_not_written(volume: Path) -> 
     assert served(store) == "old"
     assert [entry.version for entry in store.entries()] == [1, 2]
     for change in (lambda: publish(store, "new"), lambda: store.promote(1), store.roll_back):
-        with pytest.raises(StoreError, match="Read-only file system"):
+        with pytest.raises(StoreError, match=os.strerror(errno.EROFS)):
             change()
     assert served(store) == "old"
 
@@ -99,6 +100,6 @@ except StoreError as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("File too large; nothing was published")
+    assert os.strerror(errno.EFBIG) in done.stderr
     assert tree(tmp_path) == before
     assert served(store) == "old"

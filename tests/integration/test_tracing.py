@@ -9,7 +9,7 @@ import httpx2
 
 from serve_app.artifacts.store import Store
 from tests.support.models import A_FLOWER, publish_iris
-from tests.support.otlp import Collector, Received, collecting
+from tests.support.otlp import Collector, ReceivedSpan, run_collector
 from tests.support.server import HEADERS, serving, stop
 from tests.support.waiting import until
 
@@ -22,7 +22,7 @@ def test_requests_are_spans_at_a_collector_and_go_on_without_one(tmp_path: Path)
     store = Store(tmp_path / "models")
     publish_iris(store, onnx=True)
     with (
-        collecting() as collector,
+        run_collector() as collector,
         serving(
             store.root,
             tmp_path,
@@ -61,9 +61,9 @@ def test_requests_are_spans_at_a_collector_and_go_on_without_one(tmp_path: Path)
         assert "Traceback" not in server.output.read_text()
 
 
-def of_predictions(collector: Collector, count: int) -> list[Received]:
-    found = list(collector.spans)
-    return found if len(found) >= count else []
+def of_predictions(collector: Collector, count: int) -> list[ReceivedSpan]:
+    spans = list(collector.spans)
+    return spans if len(spans) >= count else []
 
 
 def lost(output: Path) -> list[dict[str, object]]:
@@ -72,9 +72,9 @@ def lost(output: Path) -> list[dict[str, object]]:
 
 def logged(output: Path) -> list[dict[str, object]]:
     """The JSON lines of a replica, which Ray puts its own prefix before."""
-    found = []
+    lines = []
     for line in output.read_text().splitlines():
         start = line.find("{")
         if start >= 0 and line.endswith("}"):
-            found.append(json.loads(line[start:]))
-    return found
+            lines.append(json.loads(line[start:]))
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -158,8 +159,9 @@ def test_rolling_back_moves_the_alias_too_and_needs_no_server_to_move_the_pointe
     folder = tmp_path / "copy"
     done = train(folder, "rollback", MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
     assert "version 1" in done.stdout
-    assert "note: the alias 'champion'" in done.stderr
-    assert "\n" not in done.stderr.strip()
+    (note,) = done.stderr.splitlines()
+    assert note.startswith("note: ")
+    assert "'champion'" in note
 
     assert train(folder, "rollback", MLFLOW_TRACKING_URI=story.uri, code=1)
     train(folder, "promote", "1", MLFLOW_TRACKING_URI=story.uri)
@@ -171,9 +173,9 @@ def test_rolling_back_moves_the_alias_too_and_needs_no_server_to_move_the_pointe
 def test_a_server_that_is_down_stops_the_training_before_it_begins(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     done = train(tmp_path, *SMALL, code=1, MLFLOW_TRACKING_URI=uri)
-    assert f"MLflow at {uri} cannot be used" in complaint(done)
+    assert uri in complaint(done)
     assert "--no-tracking" in complaint(done)
-    assert "fit random-forest" not in done.stderr
+    assert "random-forest" not in done.stderr
     assert not (tmp_path / "models").exists()
 
 
@@ -199,11 +201,12 @@ def test_without_a_configured_server_several_runs_at_once_share_the_file_and_agr
 
 
 def test_a_bucket_as_address_is_taken_as_the_place_for_files(tmp_path: Path) -> None:
-    """The library of this bucket is not installed: what is checked is where the runs would go, and the sentence."""
+    """The library of this bucket is not installed: what is checked is where the runs would go, and which addresses are named."""
     done = train(tmp_path, *SMALL, code=1, MLFLOW_TRACKING_URI="s3://a-bucket/mlruns/")
-    assert "is a place for files, no tracking server: runs go to sqlite:///mlflow.db, files to s3://a-bucket/mlruns" in done.stderr
-    assert "the files of the runs cannot be put at s3://a-bucket/mlruns/iris-classification" in complaint(done)
-    assert "fit random-forest" not in done.stderr
+    (note,) = (line for line in done.stderr.splitlines() if line.startswith("note: "))
+    assert re.findall(r"\w+:///?[\w./-]+\w", note)[-2:] == ["sqlite:///mlflow.db", "s3://a-bucket/mlruns"]
+    assert "s3://a-bucket/mlruns/iris-classification" in complaint(done)
+    assert "random-forest" not in done.stderr
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         places = [row[0] for row in database.execute("select artifact_location from experiments where name='iris-classification'")]
     database.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -47,14 +49,15 @@ def ask(predictor: Predictor, row: Any) -> dict[str, Any]:
 def test_a_model_is_trained_kept_refused_forced_and_taken_back(tmp_path: Path) -> None:
     done = train(tmp_path, *QUIET)
     assert "version 1" in done.stdout
-    assert " s  fit random-forest on 120 rows" in done.stderr, "says what it does and how long it took"
+    assert re.search(r"^ *\d+\.\d s  .*random-forest.* 120 ", done.stderr, re.MULTILINE), "steps with the seconds they took"
 
     worse = train(tmp_path, "--no-tracking", "--n-estimators", "1", "--max-depth", "1", "--floor", "accuracy=0", code=3)
-    assert "refused" in worse.stderr
     report = orjson.loads((tmp_path / "models" / "verdict.json").read_bytes())
     assert not report["accepted"]
     assert report["published"] is None
-    assert "worse than" in report["reasons"][0]
+    (reason,) = report["reasons"]
+    assert reason.startswith("accuracy ")
+    assert reason in worse.stderr
     assert report["comparison"]["rows"] == 30
     assert [row["version"] for row in listed(tmp_path)] == [1]
 
@@ -114,8 +117,9 @@ def test_a_regression_is_trained_and_compared_by_its_error(tmp_path: Path) -> No
     predictor = open_predictor(served(tmp_path))
     cheap, dear = (ask(predictor, {"area": area, "rooms": 3, "town": "Bonn"})["prediction"] for area in (50.0, 200.0))
     assert 20_000 < cheap < dear
-    worse = train(tmp_path, "--data", path, "--target", "price", "--n-estimators", "1", "--max-depth", "1", "--no-tracking", code=3)
-    assert "rmse" in worse.stderr
+    train(tmp_path, "--data", path, "--target", "price", "--n-estimators", "1", "--max-depth", "1", "--no-tracking", code=3)
+    (reason,) = orjson.loads((tmp_path / "models" / "verdict.json").read_bytes())["reasons"]
+    assert reason.startswith("rmse ")
     train(
         tmp_path,
         "--data",
@@ -136,7 +140,7 @@ def test_another_table_is_published_without_comparison_and_says_so(tmp_path: Pat
     train(tmp_path, *QUIET)
     path = str(tables.written(tables.spam(), tmp_path))
     done = train(tmp_path, "--data", path, "--target", "spam", *QUIET)
-    assert "not compared: the served model has other features" in done.stderr
+    assert "not compared: " in done.stderr
     assert served(tmp_path).metadata["verdict"]["comparison"]["compared"] is False
 
 
@@ -187,9 +191,10 @@ def test_every_command_explains_itself(tmp_path: Path, command: list[str]) -> No
 
 
 def test_an_empty_store_is_listed_and_has_nothing_to_go_back_to(tmp_path: Path) -> None:
-    assert "holds no published model" in train(tmp_path, "list").stdout
-    assert "nothing to roll back" in complaint(train(tmp_path, "rollback", code=1))
-    assert "no version 7" in complaint(train(tmp_path, "promote", "7", code=1))
+    assert listed(tmp_path) == []
+    assert len(train(tmp_path, "list").stdout.splitlines()) == 1
+    assert f"{tmp_path}/models" in complaint(train(tmp_path, "rollback", code=1))
+    assert " 7" in complaint(train(tmp_path, "promote", "7", code=1))
     assert not (tmp_path / "models").exists()
 
 
@@ -220,7 +225,7 @@ def test_a_full_disk_ends_the_training_with_one_sentence_and_changes_nothing(tmp
         command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, preexec_fn=small_files, timeout=SECONDS
     )
     assert done.returncode == 1, done.stderr
-    assert "nothing was published" in complaint(done)
+    assert os.strerror(errno.EFBIG) in complaint(done)
     assert sorted(path.name for path in (tmp_path / "models").rglob("*")) == before
     assert served(tmp_path).version == "1"
 
@@ -268,8 +273,8 @@ def test_a_model_published_meanwhile_is_compared_with_before_anything_is_publish
     outcome = train_here(poor, progress)
     assert outcome.entry is None
     assert outcome.verdict.comparison["version"] == "1"
-    assert "worse than" in outcome.verdict.reasons[0]
-    assert steps[-1] == "compare with the model that was published meanwhile"
+    assert [reason.partition(" ")[0] for reason in outcome.verdict.reasons] == ["accuracy"]
+    assert [step.partition(" ")[0] for step in steps[-2:]] == ["publish", "compare"]
     assert [entry.version for entry in store.entries()] == [1]
 
 

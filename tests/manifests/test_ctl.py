@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +37,13 @@ def images(documents: list[Json]) -> set[str]:
         for _, template in pod_templates(document)
         for container in template["spec"]["containers"] + template["spec"].get("initContainers", [])
     }
+
+
+def test_the_commands_need_no_package_beside_the_standard_library() -> None:
+    process = subprocess.run(
+        [sys.executable, "-S", "-m", "kuberay.ctl", "--help"], cwd=KUBERAY.parent, capture_output=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
 
 
 # --- rendering

@@ -1,4 +1,4 @@
-"""A Grafana is not at hand: the dashboards are read with Grafana's own published schema, and every query with promtool."""
+"""The dashboards are read with Grafana's published schema, and every query with promtool; no Grafana runs here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring import dashboards, panel_docs
 from tests.monitoring.tools import run
-from tests.support.monitoring import BASE, DASHBOARDS, panels, queries
+from tests.support.monitoring import BASE, DASHBOARDS, ROOT, panels, queries
 
 LOADED = {file.stem: json.loads(file.read_text()) for file in DASHBOARDS}
 each = pytest.mark.parametrize("document", LOADED.values(), ids=LOADED)
@@ -29,12 +29,20 @@ def test_the_files_are_what_the_program_writes() -> None:
     assert {file.name: file.read_text() for file in DASHBOARDS} == dashboards.files(), "run `make dashboards`"
 
 
-def test_the_docs_tell_what_each_panel_tells() -> None:
+def test_the_docs_have_the_title_and_the_description_of_each_panel() -> None:
     text = panel_docs.PAGE.read_text()
     assert text == panel_docs.page(text), "run `make dashboards`"
     for document in LOADED.values():
         for panel in panels(document):
             assert f"| {panel['title']} | {panel['description']} |" in text
+
+
+def test_every_panel_that_the_runbook_names_is_there() -> None:
+    titles = {panel["title"] for document in LOADED.values() for panel in panels(document)}
+    dashboard_titles = {document["title"].rpartition("/ ")[2] for document in LOADED.values()}
+    names = set(re.findall(r'"([^"\n]+)"', (ROOT / "docs" / "runbook.md").read_text()))
+    assert len(names) > 5
+    assert names <= titles | dashboard_titles
 
 
 def test_every_file_is_shipped_under_a_name_and_an_id_of_its_own() -> None:
@@ -53,31 +61,31 @@ def test_grafanas_schema_knows_every_setting(document: dict[str, Any]) -> None:
     assert [path for path in lost(document, again) if path.rpartition(".")[2] not in ANNOTATION_KEYS] == []
 
 
-def lost(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
-    """Paths of what is in `wanted` and not, or not so, in `found`."""
-    if isinstance(wanted, dict):
-        for key, value in wanted.items():
-            if not isinstance(found, dict) or key not in found:
+def lost(document: Any, copy: Any, path: str = "") -> Iterator[str]:
+    """Paths of the values in `document` that `copy` lacks, or has with another value."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            if not isinstance(copy, dict) or key not in copy:
                 yield f"{path}.{key}"
             else:
-                yield from lost(value, found[key], f"{path}.{key}")
-    elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
-        for index, value in enumerate(wanted):
-            yield from lost(value, found[index], f"{path}[{index}]")
-    elif wanted != found:
+                yield from lost(value, copy[key], f"{path}.{key}")
+    elif isinstance(document, list) and isinstance(copy, list) and len(document) == len(copy):
+        for index, value in enumerate(document):
+            yield from lost(value, copy[index], f"{path}[{index}]")
+    elif document != copy:
         yield path
 
 
 @each
 def test_panels_have_a_title_a_meaning_a_unit_and_a_place_of_their_own(document: dict[str, Any]) -> None:
     assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in document["panels"]:
         place = panel["gridPos"]
         cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
         assert place["x"] + place["w"] <= 24
-        assert not cells & taken, f"{panel['title']} lies over another panel"
-        taken |= cells
+        assert not cells & occupied, f"{panel['title']} lies over another panel"
+        occupied |= cells
     titles = [panel["title"] for panel in panels(document)]
     assert len(set(titles)) == len(titles)
     for panel in panels(document):
@@ -104,10 +112,10 @@ def test_no_data_source_is_fixed_and_rates_follow_the_zoom(document: dict[str, A
 
 
 def test_promtool_reads_every_query(tmp_path: Path) -> None:
-    found = [{"record": f"query:{index}", "expr": query.expression} for index, query in enumerate(queries())]
-    assert len(found) > 50
+    rules = [{"record": f"query:{index}", "expr": query.expression} for index, query in enumerate(queries())]
+    assert len(rules) > 50
     file = tmp_path / "queries.yaml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": found}]}))
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     run("promtool", "check", "rules", "--lint=none", str(file))
 
 

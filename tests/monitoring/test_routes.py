@@ -32,13 +32,13 @@ def test_amtool_finds_nothing_wrong_with_the_configuration(config: Path) -> None
 @pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"])
 def test_each_alert_reaches_the_receiver_meant_for_it(rule: dict[str, Any], config: Path) -> None:
     labels = {"alertname": rule["alert"], "namespace": "mlops", **rule["labels"]}
-    found = run(
+    routes = run(
         "amtool", "config", "routes", "test", f"--config.file={config}", *(f"{name}={value}" for name, value in labels.items())
     )
-    assert found.split()[-1] == RECEIVERS[rule["labels"]["severity"]]
+    assert routes.split()[-1] == RECEIVERS[rule["labels"]["severity"]]
 
 
-def test_what_nobody_thought_of_becomes_a_ticket(config: Path) -> None:
+def test_an_alert_with_an_unknown_severity_becomes_a_ticket(config: Path) -> None:
     assert (
         run("amtool", "config", "routes", "test", f"--config.file={config}", "alertname=Other", "severity=odd").split()[-1]
         == "tickets"
@@ -48,10 +48,10 @@ def test_what_nobody_thought_of_becomes_a_ticket(config: Path) -> None:
 def test_no_receiver_leads_back_to_alertmanager_and_no_address_is_in_the_file() -> None:
     hooks = [hook for receiver in CONFIG["receivers"] for hook in receiver["webhook_configs"]]
     assert all(set(hook) == {"url_file", "send_resolved"} for hook in hooks)
-    made = yaml.safe_load((BASE / "kustomization.yaml").read_text())["secretGenerator"][0]["literals"]
-    given = dict(literal.split("=", 1) for literal in made)
-    assert {Path(hook["url_file"]).name for hook in hooks} == set(given)
-    assert not any("alertmanager" in address for address in given.values())
+    literals = yaml.safe_load((BASE / "kustomization.yaml").read_text())["secretGenerator"][0]["literals"]
+    addresses = dict(literal.split("=", 1) for literal in literals)
+    assert {Path(hook["url_file"]).name for hook in hooks} == set(addresses)
+    assert not any("alertmanager" in address for address in addresses.values())
 
 
 def test_inhibitions_name_alerts_and_labels_that_exist() -> None:
@@ -60,8 +60,8 @@ def test_inhibitions_name_alerts_and_labels_that_exist() -> None:
     for rule in CONFIG["inhibit_rules"]:
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
             name, _, value = matcher.partition(" ")
-            wanted = set(value.split(" ", 1)[1].strip('"').split("|"))
+            values = set(value.split(" ", 1)[1].strip('"').split("|"))
             if name == "alertname":
-                assert wanted <= alerts
+                assert values <= alerts
             elif name == "component":
-                assert wanted <= components
+                assert values <= components

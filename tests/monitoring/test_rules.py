@@ -59,7 +59,7 @@ def test_each_alert_is_shown_firing_silent_and_with_a_series_that_flaps_or_is_mi
     def expected(test: dict[str, Any]) -> list[list[Any]]:
         return [case["exp_alerts"] for case in test["alert_rule_test"] if case["alertname"] == alert]
 
-    assert any(any(found) for test in own.values() for found in [expected(test)]), "no case fires"
+    assert any(any(expected(test)) for test in own.values()), "no case fires"
     if alert == "IrisApiWatchdog":
         return  # it is never silent
     assert any(" is silent " in name and not any(expected(test)) for name, test in own.items()), "no case is silent"
@@ -73,9 +73,9 @@ def test_every_recorded_series_is_behind_an_alert_or_a_value_of_a_case() -> None
         [rule["expr"] for rule in ALERTS] + [one["expr"] for test in cases for one in test.get("promql_expr_test", [])]
     )
     proven: set[str] = set()
-    while found := {name for name in records if re.search(rf"{name}(?![\w:])", shown)} - proven:
-        proven |= found
-        shown = " ".join(records[name] for name in found)
+    while used := {name for name in records if re.search(rf"{name}(?![\w:])", shown)} - proven:
+        proven |= used
+        shown = " ".join(records[name] for name in used)
     assert proven == set(records)
 
 

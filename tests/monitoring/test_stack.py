@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,9 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
+from kuberay.ctl.kube import Cluster
+from kuberay.ctl.manifests import build
 from monitoring.local_prometheus import configuration
-from tests.monitoring.tools import run
-from tests.support.monitoring import BASE, queries, rules
+from monitoring.stack import in_namespace
+from tests.monitoring.tools import path, run
+from tests.support.monitoring import BASE, Prometheus, queries, rules
 from tests.support.waiting import until
 
 DOCUMENTS = [
@@ -57,6 +62,14 @@ def test_nothing_is_exposed_and_every_pod_is_behind_a_network_policy() -> None:
     for deployment in DEPLOYMENTS.values():
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         assert closed["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="NOT TESTED: kubectl is not installed")
+def test_the_stack_in_another_namespace_names_no_other() -> None:
+    documents = in_namespace(build(Cluster(("kubectl",), "team-a"), BASE), "team-a")
+    assert "mlops" not in json.dumps(documents)
+    names = {document["metadata"]["name"] for document in documents if document["kind"] == "ClusterRole"}
+    assert names == {"team-a-prometheus"}
 
 
 def test_rights_are_few_and_read_only() -> None:
@@ -103,6 +116,38 @@ def test_every_job_that_a_rule_asks_for_is_scraped() -> None:
     assert {"ray-head", "ray-worker", "ray-autoscaler", "ray-dashboard", "haproxy", "kuberay-operator", "kube-state-metrics"} < jobs
     text = " ".join([rule["expr"] for rule in rules("alert") + rules("record")] + [query.expression for query in queries()])
     assert set(re.findall(r'job="([\w-]+)"', text)) <= jobs
+
+
+def test_a_prometheus_expands_the_setting_into_the_address_of_the_runbook(unused_port: int, tmp_path: Path) -> None:
+    settings = yaml.safe_load(CONFIG.read_text())["global"]
+    settings.update(scrape_interval="1s", scrape_timeout="1s", evaluation_interval="1s")
+    file = tmp_path / "prometheus.yaml"
+    file.write_text(yaml.safe_dump({"global": settings, "rule_files": [str(BASE / "rules" / "*.yaml")]}))
+    command = [
+        path("prometheus"),
+        f"--config.file={file}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{unused_port}",
+        "--enable-feature=expand-external-labels",  # the default since Prometheus 3, which the manifests run
+    ]
+    environment = {**os.environ, "RUNBOOK_BASE_URL": "https://wiki.example.org/runbook"}
+    prometheus = Prometheus(f"http://127.0.0.1:{unused_port}")
+
+    def urls() -> set[str]:
+        try:
+            alerts = prometheus.get("/api/v1/alerts")["data"]["alerts"]
+        except OSError:
+            return set()
+        return {alert["annotations"]["runbook_url"] for alert in alerts if alert["labels"]["alertname"] == "IrisApiWatchdog"}
+
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        until(urls, seconds=60, every=0.2, what="the watchdog")
+        assert urls() == {"https://wiki.example.org/runbook#irisapiwatchdog"}
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @pytest.fixture

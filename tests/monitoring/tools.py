@@ -9,22 +9,27 @@ from functools import cache
 
 import pytest
 
-PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
+PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus", "amtool": "prometheus-alertmanager"}
 
 
 @cache
 def version(name: str) -> tuple[int, int]:
     """The version of an installed tool."""
-    found = re.search(r"version (\d+)\.(\d+)", run(name, "--version"))
-    assert found is not None
-    return int(found.group(1)), int(found.group(2))
+    match = re.search(r"version (\d+)\.(\d+)", run(name, "--version"))
+    assert match is not None
+    return int(match.group(1)), int(match.group(2))
 
 
-def run(name: str, *arguments: str) -> str:
-    """What a tool says; the test fails when the tool does, or is not there."""
+def path(name: str) -> str:
+    """The path of a tool; the test fails when it is not installed."""
     program = shutil.which(name)
     if program is None:
         pytest.fail(f"{name} is not in PATH: apt-get install {PACKAGES[name]}", pytrace=False)
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout or done.stderr  # older ones mix warnings in
+    return program
+
+
+def run(name: str, *arguments: str) -> str:
+    """The output of a tool; the test fails when the tool fails or is not installed."""
+    process = subprocess.run([path(name), *arguments], capture_output=True, text=True, check=False, timeout=240)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout or process.stderr  # older versions write warnings to standard output

@@ -1,4 +1,4 @@
-"""What the tests measured: noted while they run, and written as tables of promises.
+"""The figures that tests measure: recorded while they run, and written into the tables of promises in docs/.
 
     python -m tests.support.figures     after `make test test-hostile test-timing test-integration test-faults`
 
@@ -163,13 +163,13 @@ PAGES: dict[str, Groups] = {"docs/reliability.md": (*PROMISES, CLUSTER), "docs/s
 
 
 def note(text: str) -> None:
-    """Keep what the running test measured."""
+    """Record a figure of the running test."""
     print(text)
     keep(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0], figure=text)
 
 
 def keep(test: str, **what: str) -> None:
-    """A line about a test: its `figure`, or its `outcome`."""
+    """Append a line about a test: its `figure`, or its `outcome`."""
     FILE.parent.mkdir(exist_ok=True)
     line = {"test": test, "at": datetime.now(UTC).isoformat(timespec="seconds"), **what}
     with FILE.open("a") as file:
@@ -177,25 +177,26 @@ def keep(test: str, **what: str) -> None:
 
 
 def is_promised(test: str) -> bool:
-    return any(is_of(test, wanted) for groups in PAGES.values() for _, rows in groups for _, wanted in rows)
+    """Whether a row of the tables names this test."""
+    return any(is_of(test, selector) for groups in PAGES.values() for _, rows in groups for _, selector in rows)
 
 
-def is_of(test: str, wanted: str) -> bool:
-    """Whether `tests/faults/test_x.py::test_a[b]` is what a row names: a part of its folder or file, and of its name."""
-    where, _, name = wanted.partition("::")
+def is_of(test: str, selector: str) -> bool:
+    """Whether `tests/faults/test_x.py::test_a[b]` matches the selector of a row: a part of its path, `::`, a part of its name."""
+    where, _, name = selector.partition("::")
     file, _, full = test.partition("::")
     return where in file and name in full
 
 
-def figure_of(wanted: str, noted: list[dict[str, str]]) -> str | None:
-    """What the last run of the tests of this row says, None when there was none."""
+def figure_of(selector: str, lines: list[dict[str, str]]) -> str | None:
+    """The figure of the last run of the tests of a row; None when they have not run."""
     outcomes: dict[str, str] = {}
     figures: dict[str, list[str]] = {}
     running: dict[str, list[str]] = {}
     at = ""
-    for line in noted:
+    for line in lines:
         test = line["test"]
-        if not is_of(test, wanted):
+        if not is_of(test, selector):
             continue
         at = line["at"][:10]
         if "figure" in line:
@@ -205,37 +206,39 @@ def figure_of(wanted: str, noted: list[dict[str, str]]) -> str | None:
     if not outcomes:
         return None
     failed = [test for test, outcome in outcomes.items() if outcome != "passed"]
-    said = [figure for test in figures if not failed or test in failed for figure in figures[test]]
+    texts = [figure for test in figures if not failed or test in failed for figure in figures[test]]
     passed = f"{len(outcomes)} of {len(outcomes)} tests passed" if len(outcomes) > 1 else "passed"
-    text = "; ".join(said) if len(said) <= MOST else passed
+    text = "; ".join(texts) if len(texts) <= MOST else passed
     if failed:
-        text = f"FAILED: {text if said else failed[0].rpartition('::')[2]}"
+        text = f"FAILED: {text if texts else failed[0].rpartition('::')[2]}"
     return f"{text or passed} ({at})"
 
 
-def table(groups: Groups, noted: list[dict[str, str]], before: dict[str, str], *, heading_mark: str = "##") -> str:
+def table(groups: Groups, lines: list[dict[str, str]], before: dict[str, str], *, heading_mark: str = "##") -> str:
+    """The tables as Markdown. A row without a new figure keeps the one in `before`, by its promise."""
     parts = []
     for heading, rows in groups:
         parts += [f"{heading_mark} {heading}\n", "| promise | test | last figure |\n| --- | --- | --- |"]
-        for promise, wanted in rows:
-            parts.append(f"| {promise} | `{wanted}` | {figure_of(wanted, noted) or before.get(promise, NONE)} |")
+        for promise, selector in rows:
+            parts.append(f"| {promise} | `{selector}` | {figure_of(selector, lines) or before.get(promise, NONE)} |")
         parts.append("")
     return "\n".join(parts)
 
 
 def figures_in(text: str) -> dict[str, str]:
+    """The figures of the tables in a page, by promise."""
     cells = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     return {row[0].strip(): row[2].strip() for row in cells if len(row) == 3}
 
 
 def main() -> None:
-    noted = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
+    lines = [json.loads(line) for line in FILE.read_text().splitlines()] if FILE.exists() else []
     for page, groups in PAGES.items():
         path = ROOT / page
         head, _, rest = path.read_text().partition("<!-- figures -->\n")
         tail = rest.partition("<!-- end of figures -->")[2]
         mark = "###" if "\n## " in head else "##"  # below a section of the page, or a section of its own
-        body = table(groups, noted, figures_in(rest), heading_mark=mark)
+        body = table(groups, lines, figures_in(rest), heading_mark=mark)
         path.write_text(f"{head}<!-- figures -->\n{body}<!-- end of figures -->{tail}")
 
 

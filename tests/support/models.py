@@ -153,7 +153,7 @@ def write_plain(folder: Path, estimator: Any = None, **metadata: Any) -> None:
     (folder / MANIFEST).write_bytes(orjson.dumps(described))
 
 
-class Sleepy(KNeighborsClassifier):  # type: ignore[misc]
+class SlowModel(KNeighborsClassifier):  # type: ignore[misc]
     """A model with a known cost for each row, which is time and not work: capacity is known, and the machine stays free."""
 
     def predict_proba(self, X: Matrix) -> Matrix:
@@ -166,5 +166,5 @@ ROW_SECONDS = 0.02
 
 
 @cache
-def sleepy() -> Any:
-    return Sleepy().fit(*iris())
+def slow_model() -> Any:
+    return SlowModel().fit(*iris())

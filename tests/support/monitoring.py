@@ -41,19 +41,19 @@ def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
-def queries(**chosen: str) -> Iterator[Query]:
-    """Every query of every panel and every mark, with the variables replaced: all of everything, but for what is `chosen`."""
-    values = {"__rate_interval": "2m", "namespace": ".*", "pod": ".*", "feature": "petal_length", **chosen}
+def queries(**values_of: str) -> Iterator[Query]:
+    """Every query of every panel and every mark, with the variables replaced: `values_of` by name, else everything."""
+    values = {"__rate_interval": "2m", "namespace": ".*", "pod": ".*", "feature": "petal_length", **values_of}
     for file in DASHBOARDS:
         document = json.loads(file.read_text())
         for panel in panels(document):
             for target in panel["targets"]:
-                yield Query(document["title"], panel["title"], replaced(target["expr"], values))
+                yield Query(document["title"], panel["title"], substitute(target["expr"], values))
         for mark in document["annotations"]["list"]:
-            yield Query(document["title"], mark["name"], replaced(mark["expr"], values))
+            yield Query(document["title"], mark["name"], substitute(mark["expr"], values))
 
 
-def replaced(text: str, values: dict[str, str]) -> str:
+def substitute(text: str, values: dict[str, str]) -> str:
     for name, value in values.items():
         text = text.replace(f"${name}", value)
     return text
@@ -72,18 +72,18 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The newest samples of an expression."""
-        found: list[dict[str, Any]] = self.get("/api/v1/query", query=expression)["data"]["result"]
-        return found
+        samples: list[dict[str, Any]] = self.get("/api/v1/query", query=expression)["data"]["result"]
+        return samples
 
     def targets(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.get("/api/v1/targets", state="active")["data"]["activeTargets"]
-        return found
+        targets: list[dict[str, Any]] = self.get("/api/v1/targets", state="active")["data"]["activeTargets"]
+        return targets
 
     def alerts(self) -> dict[str, str]:
         """State of each alert that is pending or firing: the worst, by name."""
-        found: dict[str, str] = {}
+        states: dict[str, str] = {}
         for alert in self.get("/api/v1/alerts")["data"]["alerts"]:
             name = alert["labels"]["alertname"]
-            if found.get(name) != "firing":
-                found[name] = alert["state"]
-        return found
+            if states.get(name) != "firing":
+                states[name] = alert["state"]
+        return states

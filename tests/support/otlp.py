@@ -1,4 +1,4 @@
-"""A small OpenTelemetry collector: takes spans over OTLP/HTTP, as protobuf, and remembers them."""
+"""A small OpenTelemetry collector that keeps the spans it receives over OTLP/HTTP, as protobuf."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """A span as it arrived; ids in hexadecimals, attributes of the span and of its resource as text."""
+class ReceivedSpan:
+    """A span; ids as hexadecimal digits, attributes of the span and of its resource as text."""
 
     name: str
     trace_id: str
@@ -27,16 +27,16 @@ class Received:
 
 @dataclass(slots=True)
 class Collector:
-    """`fails` answers every export with 503, as a collector does that is overrun."""
+    """The state of the collector. While `fails` is true, it answers every export with 503, as an overloaded collector does."""
 
     address: str = ""
-    spans: list[Received] = field(default_factory=list)
+    spans: list[ReceivedSpan] = field(default_factory=list)
     exports: int = 0
     fails: bool = False
 
 
 @contextlib.contextmanager
-def collecting() -> Iterator[Collector]:
+def run_collector() -> Iterator[Collector]:
     """A collector on a free port of 127.0.0.1 for as long as the block lasts."""
     collector = Collector()
 
@@ -70,13 +70,13 @@ def collecting() -> Iterator[Collector]:
         thread.join(10)
 
 
-def _read(body: bytes) -> Iterator[Received]:
+def _read(body: bytes) -> Iterator[ReceivedSpan]:
     request = ExportTraceServiceRequest.FromString(body)
     for resource in request.resource_spans:
         about = {item.key: _text(item.value) for item in resource.resource.attributes}
         for scope in resource.scope_spans:
             for span in scope.spans:
-                yield Received(
+                yield ReceivedSpan(
                     span.name,
                     span.trace_id.hex(),
                     span.parent_span_id.hex(),

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from serve_app.artifacts.store import Store
 from serve_app.inference.batching import AdaptiveBatcher
 from serve_app.inference.predictor import Predictor, open_predictor
-from tests.support.models import ROW_SECONDS, iris, publish_iris, sleepy
+from tests.support.models import ROW_SECONDS, iris, publish_iris, slow_model
 
 
 def opened(folder: Path, estimator: object) -> Predictor:
@@ -25,7 +25,7 @@ def opened(folder: Path, estimator: object) -> Predictor:
 @pytest.fixture
 def slow(tmp_path: Path) -> Predictor:
     """A predictor whose every row takes ROW_SECONDS."""
-    return opened(tmp_path / "slow", sleepy())
+    return opened(tmp_path / "slow", slow_model())
 
 
 def test_the_cost_of_a_call_and_of_each_further_row_is_seen_while_warming_up(slow: Predictor, tmp_path: Path) -> None:

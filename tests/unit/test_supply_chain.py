@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def test_a_workflow_has_only_the_rights_it_names(path: Path) -> None:
         assert job["permissions"]["contents"] == "read"
         if "pull_request" in triggers:
             assert set(job["permissions"].values()) == {"read"}
+        if "uses" in job:
+            assert (ROOT / job["uses"]).is_file()
+            continue
         assert job["timeout-minutes"] <= 60
         for step in job["steps"]:
             if "uses" in step:
@@ -75,6 +79,45 @@ def test_a_workflow_has_only_the_rights_it_names(path: Path) -> None:
             if step.get("uses", "").startswith("actions/checkout@"):
                 assert step["with"]["persist-credentials"] is False
             assert "${{" not in step.get("run", "")  # what an event brings is no part of a script
+
+
+def workflow(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text())
+    return document
+
+
+def test_continuous_integration_runs_the_tiers_of_the_gate_once() -> None:
+    gate = (ROOT / ".ci" / "run").read_text()
+    jobs = "\n".join(step.get("run", "") for job in workflow("ci.yml")["jobs"].values() for step in job.get("steps", ()))
+    tiers = re.findall(r"^make (test-\w+)$", gate, re.MULTILINE)
+    assert {"test-integration", "test-faults"} <= set(tiers)
+    assert len(tiers) == len(set(tiers))
+    assert re.findall(r"test-\w+", jobs) == []
+    assert jobs.count(".ci/run") == 1
+
+
+def test_a_release_waits_for_the_gate_and_for_the_comparison_of_versions() -> None:
+    jobs = workflow("release.yml")["jobs"]
+    assert jobs["images"]["needs"] == "tests"
+    assert jobs["tests"]["uses"].endswith("/ci.yml")
+    assert jobs["tests"]["needs"] == "version"
+
+
+@pytest.mark.parametrize(
+    ("tag", "section", "code"), [("v1.2.3", "1.2.3", 0), ("v1.2.4", "1.2.3", 1), ("1.2.3", "1.2.3", 1), ("v1.2.3", "Unreleased", 1)]
+)
+def test_a_tag_is_released_when_package_and_changelog_have_its_version(tmp_path: Path, tag: str, section: str, code: int) -> None:
+    for folder in (".ci", "serve_app"):
+        (tmp_path / folder).mkdir()
+    script = tmp_path / ".ci" / "release-version"
+    script.write_bytes((ROOT / ".ci" / "release-version").read_bytes())
+    (tmp_path / "serve_app" / "__init__.py").write_text('__version__ = "1.2.3"\n')
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## [{section}]\n")
+    assert subprocess.run([sys.executable, script, tag], capture_output=True, check=False).returncode == code
+
+
+def test_the_changelog_has_a_section_for_what_is_not_released() -> None:
+    assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_every_promise_names_a_test_that_is_there() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serve_app.artifacts.bundle import JOBLIB, MANIFEST, METRICS, PLAIN_FILES, read_bundle
@@ -129,6 +129,8 @@ operations = st.lists(
 
 
 @given(operations, st.integers(1, 4))
+@example(["publish", "publish", "damage the oldest", "roll back", "promote the oldest", "promote the newest"], 3)
+@example(["publish", "publish", "publish", "damage the oldest", "roll back", "roll back", "publish", "publish"], 3)
 @settings(max_examples=25)
 def test_whatever_is_done_in_whatever_order_the_served_bundle_is_the_one_asked_for(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str], keep: int

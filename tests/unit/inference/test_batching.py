@@ -15,7 +15,7 @@ from serve_app.artifacts.store import Store
 from serve_app.inference.batching import CALL_SECONDS, LONE_ROWS, THREAD_SECONDS, AdaptiveBatcher
 from serve_app.inference.predictor import SLOW_SECONDS, TOGETHER_ROWS, Predictor, open_predictor, warm_up
 from tests.support.apps import HEADERS, client_of
-from tests.support.models import A_FLOWER, ROW_SECONDS, forest, iris, logistic, publish_iris, sleepy
+from tests.support.models import A_FLOWER, ROW_SECONDS, forest, iris, logistic, publish_iris, slow_model
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_rows_of_a_model_that_computes_them_differently_in_company_are_left_alon
 @pytest.fixture
 def slow(tmp_path: Path) -> Store:
     store = Store(tmp_path / "slow")
-    publish_iris(store, sleepy())
+    publish_iris(store, slow_model())
     return store
 
 

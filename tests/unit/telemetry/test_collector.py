@@ -110,7 +110,7 @@ def test_requests_and_their_time_are_counted_by_route_kind_of_answer_and_model(c
     assert samples["http_request_duration_seconds_sum", requests("4", "2xx")] == 99
 
 
-def test_errors_of_predictions_are_there_at_zero_before_the_first_one(collector: MetricsCollector) -> None:
+def test_error_counts_of_predictions_start_at_zero(collector: MetricsCollector) -> None:
     samples = values(collector)
     for kind in ("4xx", "5xx"):
         assert samples["http_requests_total", (("model_version", ""), ("route", "/predict"), ("status_class", kind))] == 0
@@ -135,7 +135,7 @@ def test_counting_twice_counts_nothing_twice(collector: MetricsCollector) -> Non
     assert values(collector) == values(collector)
 
 
-def test_versions_of_long_ago_are_forgotten_so_that_swaps_do_not_add_series_for_ever(tmp_path: Path) -> None:
+def test_counts_of_old_versions_are_dropped_so_that_swaps_do_not_add_series_for_ever(tmp_path: Path) -> None:
     store = Store(tmp_path)
     collector = MetricsCollector(Slot(store))
     sizes = []
@@ -173,7 +173,7 @@ def test_the_collector_lets_go_of_a_predictor_that_was_replaced(tmp_path: Path) 
     assert collector.slot.predictor is not None
 
 
-def test_what_is_pending_stays_small_under_any_load(collector: MetricsCollector) -> None:
+def test_the_pending_lists_stay_small_under_any_load(collector: MetricsCollector) -> None:
     predictor = open_predictor(bundle(forest()))
     many = np.repeat(X, 40, axis=0)
     scores = predictor.scores(many)
@@ -208,7 +208,7 @@ def test_the_state_of_the_slot_is_exported_with_and_without_a_model(tmp_path: Pa
         assert samples["model_swaps_total", (("result", "refused"),)] == 1
 
 
-def test_prometheus_reads_what_is_collected_whatever_the_names(collector: MetricsCollector) -> None:
+def test_prometheus_reads_the_exposition_with_any_class_name(collector: MetricsCollector) -> None:
     odd = {"setosa": 'quote"', "versicolor": "back\\slash", "virginica": "line\nbreak"}
     estimator = GaussianNB().fit(X, [odd[name] for name in y])
     signature = iris_signature(classes=tuple(odd.values()))

@@ -34,24 +34,24 @@ def psi(bins: Bins, column: Any) -> float:
 
 
 def test_the_rows_of_training_fill_the_bins_as_the_reference_says() -> None:
-    found = read_reference({"reference": REFERENCE}, SIGNATURE)
-    assert found is not None
-    assert found.rows == 150
-    assert [bins.name for bins in found.features] == list(SIGNATURE.names)
-    for bins in found.features:
+    drift_reference = read_reference({"reference": REFERENCE}, SIGNATURE)
+    assert drift_reference is not None
+    assert drift_reference.rows == 150
+    assert [bins.name for bins in drift_reference.features] == list(SIGNATURE.names)
+    for bins in drift_reference.features:
         assert sum(bins.expected) == pytest.approx(1)
         assert psi(bins, X[:, bins.column]) == pytest.approx(0, abs=1e-9)
-    assert found.predictions is not None
-    assert found.predictions.labels == ("setosa", "versicolor", "virginica")
-    assert found.predictions.expected == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert drift_reference.predictions is not None
+    assert drift_reference.predictions.labels == ("setosa", "versicolor", "virginica")
+    assert drift_reference.predictions.expected == pytest.approx((1 / 3, 1 / 3, 1 / 3))
 
 
-def test_a_table_that_moved_is_far_from_the_reference() -> None:
-    found = read_reference({"reference": REFERENCE}, SIGNATURE)
-    assert found is not None
+def test_shifted_values_are_far_from_the_reference() -> None:
+    drift_reference = read_reference({"reference": REFERENCE}, SIGNATURE)
+    assert drift_reference is not None
     random = np.random.default_rng(0)
     again = X[random.integers(0, len(X), 1000)]
-    for bins in found.features:
+    for bins in drift_reference.features:
         assert psi(bins, again[:, bins.column]) < 0.1
         assert psi(bins, again[:, bins.column] * 2.54) > 1  # somebody sends inches
 
@@ -66,9 +66,9 @@ def test_every_value_falls_into_exactly_one_bin_whatever_it_is() -> None:
     frame = pd.DataFrame(
         {"height": [1.0, 2.0, None, 4.0], "colour": ["red", "red", None, "blue"], "new": [True, False, True, True]}
     )
-    found = read_reference({"reference": reference(frame, np.array([0, 1, 1, 1]), signature)}, signature)
-    assert found is not None
-    height, colour, new = found.features
+    drift_reference = read_reference({"reference": reference(frame, np.array([0, 1, 1, 1]), signature)}, signature)
+    assert drift_reference is not None
+    height, colour, new = drift_reference.features
     assert height.labels[-1] == "missing"
     assert colour.labels == ("blue", "green", "red", "other", "missing")
     assert new.labels == ("false", "true")
@@ -85,12 +85,12 @@ def test_every_value_falls_into_exactly_one_bin_whatever_it_is() -> None:
     assert list(new.count(np.array([0.0, 1.0, 1.0]))) == [1, 2]
 
 
-def test_a_bin_that_training_left_empty_is_taken_in_by_its_neighbour() -> None:
+def test_an_empty_bin_of_the_training_rows_is_joined_with_its_neighbour() -> None:
     raw = {"rows": 9, "features": {"x": {"kind": "number", "edges": [1.0, 2.0, 3.0], "counts": [0, 4, 0, 5], "missing": 0}}}
     signature = Signature((Feature("x"),), "regression")
-    found = read_reference({"reference": raw}, signature)
-    assert found is not None
-    (bins,) = found.features
+    drift_reference = read_reference({"reference": raw}, signature)
+    assert drift_reference is not None
+    (bins,) = drift_reference.features
     assert bins.labels == ("< 2.0", ">= 2.0")
     assert list(bins.count(np.array([0.0, 1.5, 2.0]))) == [2, 1]
     constant = {"rows": 9, "features": {"x": {"kind": "number", "edges": [7.0], "counts": [0, 9], "missing": 0}}}
@@ -106,10 +106,12 @@ def test_rare_categories_and_wide_tables_are_bounded() -> None:
     signature = Signature(features, "regression")
     counts = {name: len(names) - place for place, name in enumerate(names)}
     column = {"kind": "category", "counts": counts, "missing": 0}
-    found = read_reference({"reference": {"rows": 1, "features": {feature.name: column for feature in features}}}, signature)
-    assert found is not None
-    assert len(found.features) == MAX_FEATURES
-    bins = found.features[0]
+    drift_reference = read_reference(
+        {"reference": {"rows": 1, "features": {feature.name: column for feature in features}}}, signature
+    )
+    assert drift_reference is not None
+    assert len(drift_reference.features) == MAX_FEATURES
+    bins = drift_reference.features[0]
     assert bins.labels == (*names[:MAX_BINS], "other")
     assert bins.count(np.array([0.0, 199.0, -1.0]))[-1] == 2
     assert bins.expected[-1] == pytest.approx(sum(counts[name] for name in names[MAX_BINS:]) / sum(counts.values()), rel=0.01)
@@ -130,12 +132,12 @@ def test_rare_categories_and_wide_tables_are_bounded() -> None:
     ids=str,
 )
 def test_a_bundle_without_a_usable_reference_is_served_without_drift(raw: Any) -> None:
-    found = read_reference({"reference": raw}, SIGNATURE)
-    assert found is None or (found.features, found.predictions) == ((), None)
+    drift_reference = read_reference({"reference": raw}, SIGNATURE)
+    assert drift_reference is None or (drift_reference.features, drift_reference.predictions) == ((), None)
 
 
-def watching(tmp_path: Path, bundled: Any, rows: Any) -> dict[Any, float]:
-    """What is told after these rows were predicted."""
+def samples_after(tmp_path: Path, bundled: Any, rows: Any) -> dict[Any, float]:
+    """The exported samples after these rows were predicted."""
     slot = Slot(Store(tmp_path))
     accounts = MetricsCollector(slot)
     slot.predictor = open_predictor(bundled)
@@ -145,33 +147,33 @@ def watching(tmp_path: Path, bundled: Any, rows: Any) -> dict[Any, float]:
     return values(accounts)
 
 
-def test_a_replica_tells_its_rows_by_bin_beside_what_training_saw(tmp_path: Path) -> None:
-    found = watching(tmp_path, bundle(forest(), reference=REFERENCE), X)
-    told = {dict(labels)["bin"]: value for (name, labels), value in found.items() if name == "model_prediction_bin_total"}
-    assert told == dict(Counter(forest().predict(X)))
+def test_a_replica_exports_its_rows_by_bin_and_the_expected_shares(tmp_path: Path) -> None:
+    samples = samples_after(tmp_path, bundle(forest(), reference=REFERENCE), X)
+    counts = {dict(labels)["bin"]: value for (name, labels), value in samples.items() if name == "model_prediction_bin_total"}
+    assert counts == dict(Counter(forest().predict(X)))
     for name in SIGNATURE.names:
-        mine = [
+        rows_of_feature = [
             value
-            for (metric, labels), value in found.items()
+            for (metric, labels), value in samples.items()
             if metric == "model_input_bin_total" and dict(labels)["feature"] == name
         ]
-        assert sum(mine) == 150
+        assert sum(rows_of_feature) == 150
         expected = [
             value
-            for (metric, labels), value in found.items()
+            for (metric, labels), value in samples.items()
             if metric == "model_input_bin_expected" and dict(labels)["feature"] == name
         ]
         assert sum(expected) == pytest.approx(1)
-    assert found["model_reference_rows", (("model_version", "1"),)] == 150
+    assert samples["model_reference_rows", (("model_version", "1"),)] == 150
 
 
-def test_a_regression_is_watched_by_the_bins_of_its_target(tmp_path: Path) -> None:
+def test_a_regression_is_counted_by_the_bins_of_its_target(tmp_path: Path) -> None:
     signature = diabetes_signature()
     rows = np.zeros((30, 10))
     frame = pd.DataFrame(rows, columns=list(signature.names))
-    told = reference(frame, np.linspace(0.0, 300.0, 100), signature)
-    found = watching(tmp_path, bundle(linear(), signature, reference=told), rows)
-    bins = {dict(labels)["bin"]: value for (name, labels), value in found.items() if name == "model_prediction_bin_total"}
+    target_reference = reference(frame, np.linspace(0.0, 300.0, 100), signature)
+    samples = samples_after(tmp_path, bundle(linear(), signature, reference=target_reference), rows)
+    bins = {dict(labels)["bin"]: value for (name, labels), value in samples.items() if name == "model_prediction_bin_total"}
     assert len(bins) == 10
     assert sum(bins.values()) == 30
     assert max(bins.values()) == 30

@@ -48,22 +48,22 @@ def test_a_valid_traceparent_is_taken_also_of_a_later_version(value: str, flags:
         f"00_{TRACE}-{SPAN}-01",
     ],
 )
-def test_a_malformed_traceparent_is_as_good_as_none(value: str) -> None:
+def test_a_malformed_traceparent_is_ignored(value: str) -> None:
     assert parent(one(value)) is None
 
 
-def test_two_of_them_are_none_and_none_is_none() -> None:
+def test_two_traceparents_or_none_give_no_parent() -> None:
     assert parent([*one(f"00-{TRACE}-{SPAN}-01"), *one(f"00-{TRACE}-{SPAN}-01")]) is None
     assert parent([(b"tracestate", b"a=b")]) is None
 
 
 @given(st.binary(max_size=80))
-def test_nothing_a_client_sends_is_an_error_or_gets_further_than_hexadecimals(value: bytes) -> None:
-    found = parent([(b"traceparent", value)])
-    assert found is None or (len(found.trace_id), len(found.span_id)) == (32, 16)
+def test_any_header_gives_no_parent_or_hexadecimal_ids(value: bytes) -> None:
+    caller = parent([(b"traceparent", value)])
+    assert caller is None or (len(caller.trace_id), len(caller.span_id)) == (32, 16)
 
 
-def test_a_request_belongs_to_its_own_trace_before_the_callers() -> None:
+def test_the_trace_id_of_the_own_span_comes_before_the_callers() -> None:
     scope = {"headers": one(f"00-{TRACE}-{SPAN}-01")}
     assert trace_id(scope) == TRACE
     assert trace_id({**scope, SCOPE: "a" * 32}) == "a" * 32

@@ -29,11 +29,11 @@ SAMPLED = f"00-{TRACE}-{SPAN}-01"
 NOT_SAMPLED = f"00-{TRACE}-{SPAN}-00"
 BODY = json.dumps(A_FLOWER).encode()
 
-ENTRANCES = ["ingress hook", "app"]
+ENTRY_POINTS = ["ingress hook", "app"]
 
 
 class Traced:
-    """An application that answers in one of the ways, and the spans that it made."""
+    """An application that answers in one of the ways, and its spans."""
 
     def __init__(self, folder: Path, way: str, *, ratio: float = 1.0, model: bool = True, **options: Any) -> None:
         self.exporter = InMemorySpanExporter()
@@ -59,12 +59,12 @@ class Traced:
         return asyncio.run(ask(self.app, method, path, pairs, [body]))
 
     def span(self) -> ReadableSpan:
-        (found,) = self.exporter.get_finished_spans()
+        (span,) = self.exporter.get_finished_spans()
         self.exporter.clear()
-        return found
+        return span
 
 
-@pytest.fixture(params=ENTRANCES)
+@pytest.fixture(params=ENTRY_POINTS)
 def traced(request: pytest.FixtureRequest, tmp_path: Path) -> Traced:
     return Traced(tmp_path, request.param)
 
@@ -95,7 +95,7 @@ def test_a_prediction_is_one_span_with_route_status_and_version(traced: Traced, 
     assert span.resource.attributes["service.name"] == "iris-api"
 
 
-def test_other_routes_are_spans_too_and_what_a_client_invents_is_in_none(traced: Traced) -> None:
+def test_other_routes_have_spans_and_no_span_holds_what_a_client_invents(traced: Traced) -> None:
     assert traced.ask("/model/info", b"", "GET").status == 200
     assert traced.span().name == "GET /model/info"
     assert traced.ask("/nowhere/4711", b"", "GET").status == 404
@@ -106,7 +106,7 @@ def test_other_routes_are_spans_too_and_what_a_client_invents_is_in_none(traced:
     assert "BREW" not in traced.span().to_json()
 
 
-def test_the_callers_trace_is_gone_on_with_and_its_state_is_kept(traced: Traced) -> None:
+def test_a_span_continues_the_callers_trace_and_keeps_its_state(traced: Traced) -> None:
     traced.ask("/predict", traceparent=SAMPLED, tracestate="rojo=1,congo=t61")
     span = traced.span()
     assert span.parent is not None
@@ -132,8 +132,8 @@ def test_a_malformed_tracestate_is_dropped_and_never_repeated_in_the_log(traced:
     assert "client" not in caplog.text
 
 
-@pytest.mark.parametrize("way", ENTRANCES)
-def test_the_callers_flag_decides_and_the_ratio_where_there_is_none(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("way", ENTRY_POINTS)
+def test_the_callers_flag_decides_and_without_one_the_ratio(tmp_path: Path, way: str) -> None:
     never, always = Traced(tmp_path, way, ratio=0.0), Traced(tmp_path, way, ratio=1.0)
     never.ask("/predict")
     assert never.exporter.get_finished_spans() == ()
@@ -143,7 +143,7 @@ def test_the_callers_flag_decides_and_the_ratio_where_there_is_none(tmp_path: Pa
     assert always.exporter.get_finished_spans() == ()
 
 
-def test_the_answer_says_nothing_of_the_trace(traced: Traced) -> None:
+def test_a_response_has_no_trace_header(traced: Traced) -> None:
     reply = traced.ask("/predict", traceparent=SAMPLED, tracestate="rojo=1")
     text = repr(reply.headers).encode() + reply.body
     span = traced.span()
@@ -151,10 +151,8 @@ def test_the_answer_says_nothing_of_the_trace(traced: Traced) -> None:
         assert secret not in text
 
 
-@pytest.mark.parametrize("way", ENTRANCES)
-def test_a_line_in_the_log_holds_the_trace_beside_the_requests_id(
-    tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("way", ENTRY_POINTS)
+def test_a_log_line_holds_the_trace_id_and_the_request_id(tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture) -> None:
     traced = Traced(tmp_path, way, log_every=1)
     with caplog.at_level(logging.INFO, "iris_api.request"):
         traced.ask("/predict", BODY, "POST", **{"x-request-id": "mine"})
@@ -176,8 +174,8 @@ def test_without_tracing_a_line_still_holds_the_callers_trace(tmp_path: Path, ca
     assert [getattr(record, "trace_id", None) for record in caplog.records] == [TRACE, None, None]
 
 
-@pytest.mark.parametrize("way", ENTRANCES)
-def test_a_failure_of_ours_is_an_error_and_a_client_that_leaves_is_none(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("way", ENTRY_POINTS)
+def test_a_server_error_is_an_error_of_the_span_and_a_disconnect_is_not(tmp_path: Path, way: str) -> None:
     empty = Traced(tmp_path, way, model=False)
     assert empty.ask("/predict").status == 503
     span = empty.span()
@@ -189,12 +187,12 @@ def test_a_failure_of_ours_is_an_error_and_a_client_that_leaves_is_none(tmp_path
     assert span.status.status_code is StatusCode.UNSET
 
 
-def test_without_an_address_nothing_of_it_is_imported() -> None:
+def test_without_an_endpoint_the_exporter_is_not_imported() -> None:
     program = (
         "import sys; from serve_app.settings import load_settings; from serve_app import deployment\n"
         "import serve_app.http.app\n"
         "assert deployment.make_tracing(load_settings()) is None\n"
         "print([name for name in sys.modules if name.startswith(('serve_app.telemetry.tracing', 'opentelemetry.exporter.otlp'))])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

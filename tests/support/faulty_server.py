@@ -1,4 +1,4 @@
-"""A server that takes MLflow's place and is not well, in one way or another."""
+"""A server that takes MLflow's place and fails in one way or another."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-SICK = ("hangs", "fails", "is slow", "is down")
+MODES = ("hangs", "fails", "is slow", "is down")
+"""What may be wrong with the server."""
 
 
-class Unwell:
-    """`mode` is what is wrong now, one of SICK; `asked` counts requests by mode (none are counted while it is down)."""
+class FaultyServer:
+    """`mode` is what is wrong now, one of MODES; `requests` counts them by mode (none are counted while it is down)."""
 
     def __init__(self) -> None:
         self.mode = "hangs"
-        self.asked: Counter[str] = Counter()
-        self._kept: list[socket.socket] = []
+        self.requests: Counter[str] = Counter()
+        self._held: list[socket.socket] = []
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._address = probe.getsockname()
         self.url = f"http://127.0.0.1:{self._address[1]}"
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join(10)
-        for connection in self._kept:
+        for connection in self._held:
             connection.close()
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._stopped.is_set():
             if self.mode == "is down":
-                self._over.wait(0.1)
+                self._stopped.wait(0.1)
                 continue
             with socket.create_server(self._address, backlog=100) as listener:
                 listener.settimeout(0.1)
-                while self.mode != "is down" and not self._over.is_set():
+                while self.mode != "is down" and not self._stopped.is_set():
                     with contextlib.suppress(TimeoutError):
                         self._answer(listener.accept()[0])
 
     def _answer(self, connection: socket.socket) -> None:
-        self.asked[self.mode] += 1
+        self.requests[self.mode] += 1
         if self.mode == "hangs":
-            self._kept.append(connection)
+            self._held.append(connection)
         elif self.mode == "fails":
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(5)
@@ -63,8 +64,8 @@ class Unwell:
 
 
 @contextlib.contextmanager
-def unwell() -> Iterator[Unwell]:
-    server = Unwell()
+def faulty_server() -> Iterator[FaultyServer]:
+    server = FaultyServer()
     try:
         yield server
     finally:
