@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.datastructures import Headers as StarletteHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -67,15 +67,8 @@ class PredictionRoute:
     predict: Callable[[Buffer, RequestHeaders], Awaitable[HttpResponse]]
 
 
-class SelectedHeaders(NamedTuple):
-    """The values of the request headers that the gateway decides by; None for one that is missing."""
-
-    key: bytes | None
-    authorization: bytes | None
-    content_type: bytes | None
-    content_length: bytes | None
-    content_encoding: bytes | None
-    origin: bytes | None
+HeaderValues = Mapping[bytes, bytes]
+"""The headers of a request by name; of a repeated header the last value."""
 
 
 class Gateway:
@@ -128,26 +121,27 @@ class Gateway:
         try:
             await self._answer(scope, route, body, send, sends_request_id)
         finally:
-            body.release()
+            if body.held:
+                body.release()
         return True
 
     async def forward(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the app answer, within the same limits as a prediction; for requests that `answer` leaves."""
         started = time.perf_counter()
         scope["headers"] = list(scope["headers"])
-        request_id = self._request_id(scope)
-        selected = _select(scope["headers"])
+        values = dict(scope["headers"])
+        request_id = self._request_id(scope, values)
         body = self._body(receive)
         forwarded = ForwardedRequest(
             scope["headers"],
             body,
-            self._with_cors(scope, selected, send),
+            self._with_cors(scope, values, send),
             self._collector,
             request_id=request_id if self._options.sends_request_id else None,
         )
         self._collector.in_flight += 1
         try:
-            refusal = await self._refusal_of_forward(scope, selected)
+            refusal = await self._refusal_of_forward(scope, values)
             if refusal is None:
                 await app(scope, forwarded.receive, forwarded.send)
             else:
@@ -174,15 +168,24 @@ class Gateway:
         return mean
 
     async def _answer(self, scope: Scope, route: PredictionRoute, body: Body, send: Send, sends_request_id: bool) -> None:
-        headers = scope["headers"]
-        selected = _select(headers)
-        if selected.origin is not None:
-            send = self._with_cors(scope, selected, send)
-        content = await self._read(scope, route, selected, body)
+        headers, collector = scope["headers"], self._collector
+        values = dict(headers)
+        if b"origin" in values:
+            send = self._with_cors(scope, values, send)
+        content = await self._read(scope, route, values, body)
         must_close = body.more and await body.drain_small(headers)
         started = time.perf_counter()
-        response = content if isinstance(content, HttpResponse) else await self._predict(route, content, headers)
-        request_id = self._request_id(scope)
+        if isinstance(content, HttpResponse):
+            response = content
+        elif collector.in_flight >= self._options.max_in_flight:
+            response = problem_response(TOO_BUSY, route.codec)
+        else:
+            collector.in_flight += 1  # only while it is computed, so that a slow upload takes no place from other requests
+            try:
+                response = await route.predict(content, headers)
+            finally:
+                collector.in_flight -= 1
+        request_id = self._request_id(scope, values)
         await send_response(response, send, request_id=request_id if sends_request_id else None, must_close=must_close)
         seconds = time.perf_counter() - started
         self._busy_seconds += seconds
@@ -191,14 +194,18 @@ class Gateway:
             await body.linger()
             await send({"type": "http.response.body"})
 
-    async def _read(self, scope: Scope, route: PredictionRoute, selected: SelectedHeaders, body: Body) -> Buffer | HttpResponse:
+    async def _read(self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body) -> Buffer | HttpResponse:
         """The content of the body, or the response to a request that is refused or has no body to read."""
-        refusal = await self._refusal(scope, route, selected)
+        if self._rate_limiter is not None:
+            limited = await self._rate_limiter.refuse(scope, route.path)
+            if limited is not None:
+                return problem_response(limited, route.codec)
+        refusal = self._refusal(scope, route, values)
         if refusal is not None:
             return refusal
         try:
             content = await body.read()
-            if selected.content_encoding is not None and _encoding(selected) == b"gzip":
+            if b"content-encoding" in values and _encoding(values) == b"gzip":
                 content = await body.inflate(content, self._executor)
         except _BODY_ERRORS as error:
             return problem_response(problem_of(error), route.codec)
@@ -206,69 +213,57 @@ class Gateway:
             return DISCONNECTED
         return content
 
-    async def _predict(self, route: PredictionRoute, content: Buffer, headers: RequestHeaders) -> HttpResponse:
-        collector = self._collector
-        if collector.in_flight >= self._options.max_in_flight:
-            return problem_response(TOO_BUSY, route.codec)
-        collector.in_flight += 1  # only while it is computed, so that a slow upload takes no place from other requests
-        try:
-            return await route.predict(content, headers)
-        finally:
-            collector.in_flight -= 1
-
-    async def _refusal(self, scope: Scope, route: PredictionRoute, selected: SelectedHeaders) -> HttpResponse | None:
+    def _refusal(self, scope: Scope, route: PredictionRoute, values: HeaderValues) -> HttpResponse | None:
         """The response to a request of a prediction route whose body need not be read; None when it must be."""
-        if self._rate_limiter is not None:
-            limited = await self._rate_limiter.refuse(scope, route.path)
-            if limited is not None:
-                return problem_response(limited, route.codec)
         if scope["method"] != "POST":
-            return self._preflight(scope, selected) or problem_response(_ALLOW_POST, route.codec)
-        problem = self._service.refuse_key(selected.key, selected.authorization) or self._refuse_body(route.codec, selected)
+            return self._preflight(scope, values) or problem_response(_ALLOW_POST, route.codec)
+        problem = self._service.refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
+        problem = problem or self._refuse_body(route.codec, values)
         return None if problem is None else problem_response(problem, route.codec)
 
-    def _refuse_body(self, codec: type[Codec], selected: SelectedHeaders) -> HttpProblem | None:
+    def _refuse_body(self, codec: type[Codec], values: HeaderValues) -> HttpProblem | None:
         """The problem of a body that its headers describe as one that cannot be read."""
-        if selected.content_type is not None and not codec.accepts(selected.content_type):
+        content_type = values.get(b"content-type")
+        if content_type is not None and not codec.accepts(content_type):
             return NOT_JSON
-        if selected.content_encoding is not None and _encoding(selected) not in (b"identity", b"gzip"):
+        if b"content-encoding" in values and _encoding(values) not in (b"identity", b"gzip"):
             return UNSUPPORTED_ENCODING
-        return self._refuse_length(selected)
+        return self._refuse_length(values)
 
-    def _refuse_length(self, selected: SelectedHeaders) -> HttpProblem | None:
-        length, limit = selected.content_length, self._options.max_body_bytes
+    def _refuse_length(self, values: HeaderValues) -> HttpProblem | None:
+        length, limit = values.get(b"content-length"), self._options.max_body_bytes
         if length is not None and length.isdigit() and int(length) > limit:
             return problem_of(BodyTooLarge(limit))
         return None
 
-    async def _refusal_of_forward(self, scope: Scope, selected: SelectedHeaders) -> HttpResponse | None:
+    async def _refusal_of_forward(self, scope: Scope, values: HeaderValues) -> HttpResponse | None:
         """The response to a request of any other route that does not reach the app; None when it does."""
-        problem = self._refuse_length(selected)
+        problem = self._refuse_length(values)
         path = _path(scope)
         if problem is None and self._rate_limiter is not None:
             problem = await self._rate_limiter.refuse(scope, path)
         if problem is None and self._collector.in_flight > self._options.max_in_flight and path not in FREE:
             problem = TOO_BUSY
-        return self._preflight(scope, selected) if problem is None else problem_response(problem)
+        return self._preflight(scope, values) if problem is None else problem_response(problem)
 
-    def _is_preflight(self, scope: Scope, selected: SelectedHeaders) -> bool:
+    def _is_preflight(self, scope: Scope, values: HeaderValues) -> bool:
         """Whether a browser asks by this request if it may send another one."""
-        if self._cors is None or scope["method"] != "OPTIONS" or selected.origin is None:
+        if self._cors is None or scope["method"] != "OPTIONS":
             return False
-        return any(name == b"access-control-request-method" for name, _ in scope["headers"])
+        return b"origin" in values and b"access-control-request-method" in values
 
-    def _preflight(self, scope: Scope, selected: SelectedHeaders) -> HttpResponse | None:
+    def _preflight(self, scope: Scope, values: HeaderValues) -> HttpResponse | None:
         """The response to a preflight request; None for any other request."""
-        if self._cors is None or not self._is_preflight(scope, selected):
+        if self._cors is None or not self._is_preflight(scope, values):
             return None
         response = self._cors.preflight_response(StarletteHeaders(scope=scope))
         headers = tuple(header for header in response.raw_headers if header[0] != b"content-length")
         error = "" if response.status_code < 400 else f"http_{response.status_code}"
         return HttpResponse(response.status_code, headers, bytes(response.body), error=error)
 
-    def _with_cors(self, scope: Scope, selected: SelectedHeaders, send: Send) -> Send:
+    def _with_cors(self, scope: Scope, values: HeaderValues, send: Send) -> Send:
         """`send`, which adds the headers that let a page from an allowed origin read the response."""
-        if self._cors is None or self._is_preflight(scope, selected):
+        if self._cors is None or self._is_preflight(scope, values):
             return send
         return partial(self._cors.send, send=send, request_headers=StarletteHeaders(scope=scope))
 
@@ -276,15 +271,13 @@ class Gateway:
         options = self._options
         return Body(receive, limit=options.max_body_bytes, seconds=options.max_body_seconds, budget=self._budget)
 
-    def _request_id(self, scope: Scope) -> bytes:
+    def _request_id(self, scope: Scope, values: HeaderValues) -> bytes:
         """The client's id when it is harmless, else a new one; left in the scope for the app and its logs."""
-        for index, (name, value) in enumerate(scope["headers"]):
-            if name == REQUEST_ID:
-                if _REQUEST_ID.fullmatch(value):
-                    client_id: bytes = value
-                    return client_id
-                del scope["headers"][index]
-                break
+        client_id = values.get(REQUEST_ID)
+        if client_id is not None:
+            if _REQUEST_ID.fullmatch(client_id):
+                return client_id
+            scope["headers"][:] = [header for header in scope["headers"] if header[0] != REQUEST_ID]
         request_id = b"%b%016x" % (self._id_prefix, next(self._ids))
         scope["headers"].append((REQUEST_ID, request_id))
         return request_id
@@ -331,26 +324,8 @@ def _route(path: str, codec: type[Codec], service: PredictionService) -> Predict
     return PredictionRoute(path, codec, partial(service.predict_row if codec.single_row else service.predict_rows, codec))
 
 
-def _select(headers: RequestHeaders) -> SelectedHeaders:
-    key = authorization = content_type = length = encoding = origin = None
-    for name, value in headers:
-        if name == b"x-api-key":
-            key = value
-        elif name == b"content-type":
-            content_type = value
-        elif name == b"content-length":
-            length = value
-        elif name == b"authorization":
-            authorization = value
-        elif name == b"content-encoding":
-            encoding = value
-        elif name == b"origin":
-            origin = value
-    return SelectedHeaders(key, authorization, content_type, length, encoding, origin)
-
-
-def _encoding(selected: SelectedHeaders) -> bytes:
-    return selected.content_encoding.strip().lower() if selected.content_encoding else b"identity"
+def _encoding(values: HeaderValues) -> bytes:
+    return values.get(b"content-encoding", b"identity").strip().lower()
 
 
 def _identity(scope: Scope, request_id: bytes) -> dict[str, Any]:
