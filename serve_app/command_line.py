@@ -9,13 +9,19 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from serve_app.errors import IrisApiError, UsageError
 
 FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 1, 2, 3, 130
+
+MODEL_DIR = Path("models")
+"""The store, unless a flag or the environment names another."""
+
+ModelDir = Annotated[Path, typer.Option(envvar="MODEL_DIR", help="The store: folder of published models.")]
 
 Options = TypeVar("Options")
 

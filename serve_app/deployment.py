@@ -42,7 +42,7 @@ def make_slot(settings: Settings) -> Slot:
                 poll_seconds=settings.iris_registry_poll_seconds,
             )
         )
-    return Slot(*sources, terms=settings.load_policy())
+    return Slot(*sources, policy=settings.load_policy())
 
 
 def make_tracing(settings: Settings) -> Tracing | None:

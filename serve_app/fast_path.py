@@ -3,7 +3,7 @@
 Figures without another source are those of `docs/benchmarks.md` ("Settings, each with its reason"), with the way they were made.
 The flags of Ray Serve and of the allocator are in `rayserve/serve.env` and have their figures in the same tables: requests that
 do not go through Serve's request wrapper, HAProxy instead of Serve's proxy in Python, and `MALLOC_ARENA_MAX=2`, without which an
-idle replica grew by 80 KB a second because each of Ray's threads took an arena.
+idle replica grew by 80 KB a second because each of Ray's threads took an arena. The padding of rows is `inference/padding.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import ctypes
 import gc
 import sys
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, TypeVar
-
-Item = TypeVar("Item")
+from typing import Any
 
 # --- the hand-stepped coroutine
 
@@ -111,21 +109,6 @@ class _JoiningTransport:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
-
-
-# --- padded rows
-
-
-def pad_rows(rows: list[Item], multiple: int) -> list[Item]:
-    """The rows, with the first one repeated until their number is a multiple of `multiple`.
-
-    Matrix libraries compute what is left over from their blocks and vectors by other routines, which may round differently. With
-    a padded call a row gets bit for bit the scores that it gets alone, so rows of different requests may share a call: 62 µs of
-    Python's time for a request of a quick model instead of 120, while requests come close together. The warm-up of a predictor
-    finds the smallest multiple with which that is true, by comparing bits on a sample.
-    """
-    missing = -len(rows) % multiple
-    return [*rows, *rows[:1] * missing] if missing else rows
 
 
 # --- settings of the interpreter

@@ -1,20 +1,24 @@
-"""What is being done, told while it is done: steps with their seconds, and a bar for what has a known length."""
+"""What a command is doing: its steps with their durations, and a bar for work of a known length. All of it goes to stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import typer
 from tqdm import tqdm
 
+Progress = Callable[[str], AbstractContextManager[None]]
+"""Called with the name of a step; the step runs inside the returned context. `step` is one."""
+
 
 @contextlib.contextmanager
 def step(text: str) -> Iterator[None]:
-    """Say what is being done, and how long it took; a terminal sees it while it lasts."""
+    """Print the name of a step and its duration in seconds when it ends; on a terminal, also while it runs."""
     live = sys.stderr.isatty()
     started = time.monotonic()
     if live:
@@ -28,11 +32,11 @@ def step(text: str) -> Iterator[None]:
         typer.echo(("\r\033[K" if live else "") + f"{mark}  {text}", err=True)
 
 
-def bar(total: int, what: str, unit: str, *, scaled: bool = False) -> tqdm[Any]:
-    """Drawn at ease where nobody watches: a log keeps every line."""
+def bar(total: int, text: str, unit: str, *, scaled: bool = False) -> tqdm[Any]:
+    """A progress bar; it is redrawn rarely when stderr is no terminal, because a log keeps every line."""
     return tqdm(
         total=total,
-        desc=f"         {what}",
+        desc=f"         {text}",
         unit=unit,
         unit_scale=scaled,
         leave=False,

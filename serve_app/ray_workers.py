@@ -1,4 +1,4 @@
-"""Ray for as long as its workers are needed: the cluster of RAY_ADDRESS, else processes on this machine."""
+"""A connection to Ray while its workers are needed: the cluster of RAY_ADDRESS, else processes on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serve_app.errors import BackendUnavailable
 
 @contextmanager
 def workers(**local: Any) -> Iterator[None]:
-    """Joined to Ray inside; `local` are arguments of `ray.init` for a cluster on this machine. Raises BackendUnavailable."""
+    """Connect to Ray for the block; `local` are arguments of `ray.init` without a cluster. Raises BackendUnavailable."""
     import ray
 
     if ray.is_initialized():
@@ -24,7 +24,7 @@ def workers(**local: Any) -> Iterator[None]:
     where = f"at {address} (RAY_ADDRESS)" if address else "on this machine"
     for attempts_left in (1, 0):
         try:
-            _join(address, local)
+            _connect(address, local)
             break
         except Exception as error:  # Ray raises a bare Exception when a busy machine starts it too slowly
             if address or not attempts_left:
@@ -36,13 +36,13 @@ def workers(**local: Any) -> Iterator[None]:
         ray.shutdown()
 
 
-def _join(address: str | None, local: dict[str, Any]) -> None:
+def _connect(address: str | None, local: dict[str, Any]) -> None:
     import ray
 
     if address:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if host and port.isdigit():
-            socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself retries for minutes
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **local)

@@ -222,7 +222,7 @@ class Settings(BaseSettings):
 
         return LoadPolicy(
             allow_joblib=self.iris_allow_joblib,
-            prefer=self.iris_predictor,
+            backend=self.iris_predictor,
             verify=verifier(self.iris_verify_key) if self.iris_verify_key else None,
         )
 

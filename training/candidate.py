@@ -1,4 +1,4 @@
-"""A fitted model with all that must be known of it before anybody decides."""
+"""A fitted model with all that must be known of it before the verdict."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused
-from serve_app.inference.predictor import ENCODE, sklearn_scores, strip_encoder
+from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
 from training import evaluate, fit
+from training.comparison import Comparison, compare
 from training.dataset import Dataset, json_rows
-from training.evaluate import Metrics, Verdict
+from training.evaluate import Metrics
+from training.rules import Evidence
 
 COMPARED_ROWS = 10_000
 """Held-out rows on which the candidate and the served model are compared, at most."""
@@ -26,16 +28,18 @@ COMPARED_ROWS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """`file` is the pickle; `tail` is what it gives back behind the `encode` step; `train` and `held_out` are coded matrices.
+    """A fitted model, not yet judged.
 
-    `rows` are the held-out rows as a client would send them (the first COMPARED_ROWS); `scores` are the tail's for all of them.
+    `model` takes a table; `pickle` is its joblib file. `estimator` is what the pickle contains without the `encode` step: it takes
+    coded matrices like `train` and `held_out`, of shape (rows, features). `rows` are the held-out rows as clients send them, the
+    first COMPARED_ROWS; `scores` are the estimator's for all held-out rows.
     """
 
     dataset: Dataset
     signature: Signature
     model: Any
-    file: bytes
-    tail: Any
+    pickle: bytes
+    estimator: Any
     train: Matrix
     held_out: Matrix
     rows: list[dict[str, Label | None]]
@@ -45,15 +49,20 @@ class Candidate:
 
     @property
     def target(self) -> npt.NDArray[Any]:
+        """The true labels or values of the held-out rows."""
         return self.dataset.test_target
 
     @property
     def predictions(self) -> npt.NDArray[Any]:
+        """The predicted labels or values of the held-out rows."""
         return evaluate.predictions(self.scores, self.signature)
 
 
 def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *, random_state: int) -> Candidate:
-    """Fit, write the pickle, and measure what comes out of that pickle."""
+    """Fit, pickle, and measure the model that comes back from the pickle.
+
+    Raises UsageError when there is no such estimator or it cannot learn the table.
+    """
     signature = dataset.signature
     model = fit.build(signature, estimator, params, random_state=random_state)
     notes = fit.fit(model, dataset.train, dataset.train_target)
@@ -65,15 +74,15 @@ def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *
     train, held_out = (
         np.asarray(part if encode is None else encode.transform(part), dtype=np.float64) for part in (dataset.train, dataset.test)
     )
-    tail = strip_encoder(joblib.load(io.BytesIO(buffer.getvalue())))
+    unpickled = strip_encoder(joblib.load(io.BytesIO(buffer.getvalue())))
     with fit.threads_for(len(train)):
-        scores = sklearn_scores(tail, signature)(held_out)
+        scores = SklearnBackend(unpickled, signature).scores(held_out)
     return Candidate(
         dataset=dataset,
         signature=signature,
         model=model,
-        file=buffer.getvalue(),
-        tail=tail,
+        pickle=buffer.getvalue(),
+        estimator=unpickled,
         train=train,
         held_out=held_out,
         rows=json_rows(dataset.test[:COMPARED_ROWS], signature),
@@ -83,23 +92,16 @@ def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *
     )
 
 
-def judge(candidate: Candidate, store: Store, *, limits: Mapping[str, float], tolerance: float) -> tuple[str | None, Verdict]:
-    """The verdict, and the store's pointer that it is true for."""
-    signature = candidate.signature
-    target = candidate.target[: len(candidate.rows)]
+def gather_evidence(
+    candidate: Candidate, store: Store, *, floors: Mapping[str, float], tolerance: float
+) -> tuple[str | None, Evidence]:
+    """The evidence for a verdict, and the store's pointer for which it is valid."""
     pointer = store.pointer()
     try:
         served = None if pointer is None else store.read(pointer)
     except BundleRefused as error:
-        comparison: dict[str, Any] = {"compared": False, "why": f"the served model cannot be read: {error}"}
-        return pointer, evaluate.judge(candidate.metrics, None, None, limits=limits, comparison=comparison, tolerance=tolerance)
-    theirs, comparison = evaluate.served_predictions(served, candidate.rows, signature)
-    if theirs is None:
-        return pointer, evaluate.judge(candidate.metrics, None, None, limits=limits, comparison=comparison, tolerance=tolerance)
-    mine = candidate.predictions[: len(candidate.rows)]
-    new, old = evaluate.measure(target, mine, signature), evaluate.measure(target, theirs, signature)
-    names = evaluate.NAMES[signature.task]
-    comparison |= {"rows": len(target), "new": {name: new[name] for name in names}, "served": {name: old[name] for name in names}}
-    if signature.task == "classification":
-        comparison |= evaluate.paired(mine, theirs, target)
-    return pointer, evaluate.judge(candidate.metrics, new, old, limits=limits, comparison=comparison, tolerance=tolerance)
+        comparison = Comparison(False, f"the served model cannot be read: {error}")
+    else:
+        count = len(candidate.rows)
+        comparison = compare(served, candidate.rows, candidate.predictions[:count], candidate.target[:count], candidate.signature)
+    return pointer, Evidence(metrics=candidate.metrics, comparison=comparison, floors=floors, tolerance=tolerance)

@@ -6,9 +6,11 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from serve_app.artifacts.manifest import Manifest
 
-def render(metadata: Mapping[str, Any], metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> bytes:
-    """The card as one self-contained HTML page; `pictures` (file name to PNG) are part of it."""
+
+def render(manifest: Manifest, metrics: Mapping[str, Any], plots: Mapping[str, bytes]) -> bytes:
+    """The card as one self-contained HTML page in UTF-8; `plots` maps file names to PNG files, which become part of the page."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -18,8 +20,8 @@ def render(metadata: Mapping[str, Any], metrics: Mapping[str, Any], pictures: Ma
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    inlined = {_title(name): "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
-    page = environment.get_template("card.html").render(meta=metadata, metrics=metrics, pictures=inlined)
+    images = {_title(name): "data:image/png;base64," + base64.b64encode(png).decode() for name, png in plots.items()}
+    page = environment.get_template("card.html").render(meta=manifest.to_dict(), metrics=metrics, plots=images)
     return (page + "\n").encode()
 
 

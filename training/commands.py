@@ -1,6 +1,6 @@
 """The commands of training, for `iris-api` and `python -m training`: train, models, promote, rollback.
 
-Nothing here imports pandas, scikit-learn or MLflow before a command needs it.
+This module does not import pandas, scikit-learn or MLflow; only the commands that use them do.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import typer
 from typer.core import TyperCommand
 
 from serve_app.artifacts.store import Entry, Store
-from serve_app.command_line import INTERRUPTED, REFUSED, options_command
+from serve_app.command_line import INTERRUPTED, MODEL_DIR, REFUSED, ModelDir, options_command
 from serve_app.errors import BackendUnavailable, UsageError
 from serve_app.progress import step
 from training import models_table
-from training.train_options import MODEL_DIR, ModelDir, TrackingUri, TrainOptions
+from training.train_options import TrackingUri, TrainOptions
 
 if TYPE_CHECKING:
     from training.pipeline import Outcome
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 
 class TrainCommand(TyperCommand):
-    """Takes `--tag KEY VALUE`: the parser knows no repeatable option with two values."""
+    """The command `train`; it accepts `--tag KEY VALUE`, although typer has no repeatable option with two values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line after each `--tag KEY VALUE` became `--tag KEY=VALUE`."""
@@ -113,7 +113,8 @@ def _move_pointer(move: Callable[[Store], Entry], model_dir: Path, tracking_uri:
     store = Store(model_dir)
     entry = move(store)
     typer.echo(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
-    if not entry.metadata.get("mlflow_model_version") or (tracking_uri is None and not Path("mlflow.db").exists()):
+    tracked = entry.manifest is not None and entry.manifest.mlflow_model_version
+    if not tracked or (tracking_uri is None and not Path("mlflow.db").exists()):
         return
     from training import tracking
 
@@ -128,23 +129,23 @@ def _print_tracking_location(uri: str | None) -> None:
 
     server, artifact_root = resolve(uri)
     if artifact_root is not None:
-        typer.echo(f"note: {uri} is a place for files, no tracking server: runs go to {server}, files to {artifact_root}", err=True)
+        typer.echo(f"note: {uri} stores files and cannot record runs: runs go to {server}, files to {artifact_root}", err=True)
 
 
 def _print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
     for note in outcome.notes:
         typer.echo(f"note: {note}", err=True)
-    numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.items() if isinstance(value, float))
-    comparison = outcome.verdict.comparison
-    if not comparison["compared"]:
-        typer.echo(f"not compared: {comparison['why']}", err=True)
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.scalars().items())
+    if not outcome.comparison.compared:
+        typer.echo(f"not compared: {outcome.comparison.why}", err=True)
     if not outcome.verdict.accepted:
         word = "published by force although" if outcome.entry else "refused, nothing was published:"
         typer.echo(f"{word} {'; '.join(outcome.verdict.reasons)}", err=True)
     if outcome.entry is None:
         typer.echo(f"metrics: {numbers}; report: {outcome.report}", err=True)
         return
-    kind = "ONNX Runtime" if outcome.metadata["onnx"]["available"] else "scikit-learn"
+    onnx = outcome.manifest.onnx
+    kind = "ONNX Runtime" if onnx is not None and onnx.available else "scikit-learn"
     typer.echo(
         f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}: {numbers}"
     )

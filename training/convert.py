@@ -1,80 +1,122 @@
 """An ONNX form of the model, kept only when it is proven to answer like scikit-learn.
 
-Several ways to write and to feed it are tried; the one nearest to scikit-learn wins, if labels are equal and scores agree on the
-held-out rows and on rows made to sit on the decision thresholds, where a tree that is given other float32 features goes wrong.
+Several conversions are tried, and the one with the smallest difference from scikit-learn is kept. Labels must be equal and scores
+must agree, on the held-out rows and on rows next to the decision thresholds: a tree whose features are rounded to float32 takes the
+wrong branch there.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from serve_app.artifacts.matrix import Matrix
+from serve_app.artifacts.manifest import OnnxConversion
+from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import UNSEEN, Signature
-from serve_app.inference.predictor import TOLERANCE, onnx_scores, same_scores, sklearn_scores
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
+from serve_app.inference.parity import TOLERANCE, same_scores
 from training import fit
 
+
+class Conversion(NamedTuple):
+    """One way to convert: type of the input, whether rows are rounded through float32 first, whether float64 operators are used."""
+
+    dtype: str
+    rounded: bool
+    float64_operators: bool
+
+    def __str__(self) -> str:
+        rounded = " rounded through float32" if self.rounded else ""
+        return f"{self.dtype}{rounded}{' with float64 operators' if self.float64_operators else ''}"
+
+
 CONVERSIONS = (
-    # input, rounded through float32 before it, our float64 operators
-    ("float64", False, True),
-    ("float64", False, False),
-    ("float64", True, False),
-    ("float32", False, False),
+    Conversion("float64", False, True),
+    Conversion("float64", False, False),
+    Conversion("float64", True, False),
+    Conversion("float32", False, False),
 )
+"""In the order in which they are tried."""
 
 MAX_PROBES = 4000
-"""Rows made to look for differences."""
+"""Rows that are built to find differences, at most."""
 
-EXACT = 1e-12
-"""A difference that no other way could better."""
+NO_DIFFERENCE = 1e-12
+"""With a difference up to this, no other conversion is tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """The model's bytes (None: scikit-learn will answer) and what was found, for the metadata."""
+    """The ONNX model, None when scikit-learn has to answer; `facts` are the entry `onnx` of the manifest."""
 
     model: bytes | None
-    facts: Mapping[str, Any]
+    facts: OnnxConversion
 
 
-def convert(tail: Any, signature: Signature, train: Matrix, held_out: Matrix) -> Converted:
-    """`tail` is the fitted model on coded matrices; `train` and `held_out` are such matrices."""
+def convert(estimator: Any, signature: Signature, train: Matrix, held_out: Matrix) -> Converted:
+    """Convert a fitted estimator; `train` and `held_out` are coded matrices of shape (rows, features).
+
+    A conversion that fails is no error: its reason is in the facts.
+    """
     if signature.task == "classification" and not signature.probabilistic:
-        return Converted(None, {"available": False, "reason": "the estimator gives no probabilities"})
+        return Converted(None, OnnxConversion(available=False, reason="the estimator gives no probabilities"))
     rows = np.vstack([held_out[:MAX_PROBES], probe_rows(signature, train)])
     with fit.threads_for(len(train)):
-        expected = sklearn_scores(tail, signature)(rows)
-    best: tuple[float, bytes, dict[str, Any]] | None = None
+        expected = SklearnBackend(estimator, signature).scores(rows)
+    best: tuple[float, bytes, Conversion] | None = None
     reasons = []
-    for dtype, rounded, exact in CONVERSIONS:
-        name = f"{dtype}{' rounded through float32' if rounded else ''}{' with exact operators' if exact else ''}"
+    for conversion in CONVERSIONS:
         try:
-            model = to_onnx(tail, signature, dtype, exact=exact)
-            found = onnx_scores(model, signature, rounded=rounded)(rows)
-        except Exception as error:  # a converter fails in many ways; each means that scikit-learn answers
-            reasons.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
-            continue
-        difference = float(np.max(np.abs(expected - found), initial=0.0)) if found.shape == expected.shape else float("inf")
-        if found.shape != expected.shape or not np.isfinite(found).all() or not same_scores(expected, found, signature):
-            reasons.append(f"{name}: differs from scikit-learn by {difference:.3g}")
+            model, difference = _try(conversion, estimator, signature, rows, expected)
+        except Exception as error:  # converters fail in many ways, and each means that scikit-learn answers
+            kind = "" if isinstance(error, _Different) else f"{type(error).__name__}: "
+            reasons.append(f"{conversion}: {kind}{' '.join(str(error).split())[:160]}")
             continue
         if best is None or difference < best[0]:
-            best = (difference, model, {"input": dtype, "rounded": rounded})
-        if difference <= EXACT:
+            best = (difference, model, conversion)
+        if difference <= NO_DIFFERENCE:
             break
     if best is None:
-        return Converted(None, {"available": False, "reason": "; ".join(reasons)})
-    difference, model, facts = best
-    checked = {"largest_difference": difference, "tolerance": TOLERANCE, "rows_compared": len(rows)}
-    return Converted(model, {"available": True, **facts, **checked})
+        return Converted(None, OnnxConversion(available=False, reason="; ".join(reasons)))
+    difference, model, conversion = best
+    return Converted(
+        model,
+        OnnxConversion(
+            available=True,
+            input=conversion.dtype,
+            rounded=conversion.rounded,
+            largest_difference=difference,
+            tolerance=TOLERANCE,
+            rows_compared=len(rows),
+        ),
+    )
+
+
+class _Different(Exception):
+    """The converted model answers otherwise than scikit-learn."""
+
+
+def _try(conversion: Conversion, estimator: Any, signature: Signature, rows: Matrix, expected: Scores) -> tuple[bytes, float]:
+    """The converted model and its largest difference from the expected scores; raises when it is too large."""
+    model = to_onnx(estimator, signature, conversion.dtype, float64_operators=conversion.float64_operators)
+    scores = OnnxBackend(model, signature, rounded=conversion.rounded).scores(rows)
+    if scores.shape != expected.shape:
+        raise _Different(f"gives scores of shape {scores.shape} instead of {expected.shape}")
+    difference = float(np.max(np.abs(expected - scores), initial=0.0))
+    if not np.isfinite(scores).all() or not same_scores(expected, scores, signature):
+        raise _Different(f"differs from scikit-learn by {difference:.3g}")
+    return model, difference
 
 
 def probe_rows(signature: Signature, train: Matrix) -> Matrix:
-    """Rows on the edges: half-way between neighbouring training values, a float32 step beside, gaps and unseen categories."""
+    """Rows at likely thresholds: midpoints of adjacent training values and one float32 step beside them, gaps, unseen categories.
+
+    Shape (at most MAX_PROBES, features).
+    """
     random = np.random.default_rng(0)
     per_feature = max(8, MAX_PROBES // len(signature.features))
     blocks = [train[:200]]
@@ -105,27 +147,30 @@ def _edges(column: Matrix, count: int, random: np.random.Generator) -> Matrix:
     return edges
 
 
-def to_onnx(tail: Any, signature: Signature, dtype: str, *, exact: bool) -> bytes:
-    """The ONNX form of `tail` for this kind of input, probabilities or values as its only output."""
+def to_onnx(estimator: Any, signature: Signature, dtype: str, *, float64_operators: bool) -> bytes:
+    """The estimator as an ONNX model with an input of this type; its only output are the probabilities or values.
+
+    Raises whatever the converter raises when it does not know the estimator.
+    """
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    from training import onnx_float64 as exact_ops
+    from training import onnx_float64
 
     kind = DoubleTensorType if dtype == "float64" else FloatTensorType
     arguments: dict[str, Any] = {"initial_types": [("X", kind([None, len(signature.features)]))]}
     if signature.task == "classification":
-        arguments["options"] = {id(tail): {"zipmap": False}}
-    if exact:
+        arguments["options"] = {id(estimator): {"zipmap": False}}
+    if float64_operators:
         arguments |= {
-            "target_opset": exact_ops.OPSET,
-            "custom_conversion_functions": exact_ops.converters(),
-            "custom_shape_calculators": exact_ops.shapes(),
+            "target_opset": onnx_float64.OPSET,
+            "custom_conversion_functions": onnx_float64.converters(),
+            "custom_shape_calculators": onnx_float64.shapes(),
         }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = convert_sklearn(tail, **arguments)
-        exact_ops.raise_opset(model)
+        model = convert_sklearn(estimator, **arguments)
+        onnx_float64.raise_opset(model)
     if signature.task == "classification":
         del model.graph.output[0]  # the label: serving takes the class of the highest probability
     serialized: bytes = model.SerializeToString()

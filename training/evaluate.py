@@ -1,46 +1,85 @@
-"""How good a model is on rows it did not learn from, and whether that is good enough to serve it."""
+"""How good predictions are on held-out rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.artifacts.bundle import Bundle
-from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Label, Signature, Task
-from serve_app.errors import BundleRefused, InvalidInput
-from serve_app.inference.predictor import open_predictor
 
-Metrics = dict[str, Any]
 
-NAMES: Mapping[Task, tuple[str, ...]] = {
-    "classification": ("accuracy", "precision", "recall", "f1_score"),
-    "regression": ("mae", "rmse", "r2"),
-}
-LOWER_IS_BETTER = frozenset({"mae", "rmse"})
+class _Metrics:
+    """What the metrics of both tasks have in common; the fields are those of `metrics.json`."""
 
-_EPSILON = 1e-12
+    NAMES: ClassVar[tuple[str, ...]]
+    """The metrics that are one number, and for which a floor can be set."""
+
+    __slots__ = ()
+
+    def scalars(self) -> dict[str, float]:
+        """The metrics that are one number, by name."""
+        return {name: getattr(self, name) for name in self.NAMES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds them."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """May the model be served? `reasons` say why not; `comparison` is what was found about the model served now."""
+class ClassMetrics:
+    """The metrics of one class against the others; `support` is its number of held-out rows."""
 
-    accepted: bool
-    reasons: tuple[str, ...]
-    comparison: Mapping[str, Any]
+    precision: float
+    recall: float
+    f1_score: float
+    support: int
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"accepted": self.accepted, "reasons": list(self.reasons), "comparison": dict(self.comparison)}
+
+@dataclass(frozen=True, slots=True)
+class ClassificationMetrics(_Metrics):
+    """Precision, recall and F1 are means over the classes, weighted by support.
+
+    `confusion_matrix[i][j]` counts the rows of class i that were predicted as class j, in the order of the signature's classes.
+    """
+
+    NAMES: ClassVar = ("accuracy", "precision", "recall", "f1_score")
+
+    accuracy: float
+    precision: float
+    recall: float
+    f1_score: float
+    rows: int
+    per_class: Mapping[str, ClassMetrics]
+    confusion_matrix: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class RegressionMetrics(_Metrics):
+    """Mean absolute error and root mean squared error in units of the target; `r2` is the coefficient of determination."""
+
+    NAMES: ClassVar = ("mae", "rmse", "r2")
+
+    mae: float
+    rmse: float
+    r2: float
+    rows: int
+
+
+Metrics = ClassificationMetrics | RegressionMetrics
+
+METRIC_NAMES: Mapping[Task, tuple[str, ...]] = {
+    "classification": ClassificationMetrics.NAMES,
+    "regression": RegressionMetrics.NAMES,
+}
 
 
 def predictions(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
-    """What serving answers: the class of the highest probability, or the value."""
+    """What serving answers: the class of the highest probability, or the value. One entry for each row."""
     if signature.task == "regression":
         return np.asarray(scores, dtype=np.float64)
     positions = scores.argmax(axis=1) if signature.probabilistic else scores.astype(np.intp)
@@ -48,133 +87,57 @@ def predictions(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
 
 
 def positions_to_labels(positions: npt.NDArray[Any], classes: Sequence[Label]) -> npt.NDArray[Any]:
+    """The class at each position, as an array of objects: labels keep their types."""
     labels = np.empty(len(classes), dtype=object)
     labels[:] = classes
-    found: npt.NDArray[Any] = labels[positions]
-    return found
+    classified: npt.NDArray[Any] = labels[positions]
+    return classified
 
 
-def measure(target: npt.NDArray[Any], found: npt.NDArray[Any], signature: Signature) -> Metrics:
-    """The metrics of one model on held-out rows; for classes weighted by their share, and each apart."""
-    return _regression(target, found) if signature.task == "regression" else _classification(target, found, signature.classes)
-
-
-def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: bool) -> dict[str, float]:
-    """What a model must reach when nobody said: better than always giving the same answer, and 0.85 for the iris flowers."""
+def measure(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: Signature) -> Metrics:
+    """The metrics of one model: both arrays hold one entry for each held-out row."""
     if signature.task == "regression":
-        return {"r2": 0.0}
-    if built_in:
-        return {"accuracy": 0.85}
+        return _regression(target, predicted)
+    return _classification(target, predicted, signature.classes)
+
+
+def baseline_f1_score(target: npt.NDArray[Any], signature: Signature) -> float:
+    """The F1 of the answer that is always the most frequent class."""
     labels, counts = np.unique(target, return_counts=True)
-    guess = np.full(len(target), labels[counts.argmax()], dtype=object)
-    return {"f1_score": round(_classification(target, guess, signature.classes)["f1_score"], 6)}
+    constant = np.full(len(target), labels[counts.argmax()], dtype=object)
+    return _classification(target, constant, signature.classes).f1_score
 
 
-def judge(
-    metrics: Metrics,
-    new: Metrics | None,
-    served: Metrics | None,
-    *,
-    limits: Mapping[str, float],
-    comparison: Mapping[str, Any],
-    tolerance: float,
-) -> Verdict:
-    """Compare with absolute limits (ceilings for errors, else floors), and with the served model on the same rows.
-
-    `tolerance` is how much accuracy may be lost, or by which share the error may grow.
-    """
-    reasons = []
-    for name, limit in limits.items():
-        value = metrics[name]
-        if name in LOWER_IS_BETTER and not value <= limit:
-            reasons.append(f"{name} is {value:.4f}, above the allowed {limit:g}")
-        elif name not in LOWER_IS_BETTER and not value >= limit:
-            reasons.append(f"{name} is {value:.4f}, below the required {limit:g}")
-    if new is not None and served is not None:
-        name = "accuracy" if "accuracy" in new else "rmse"
-        mine, theirs = new[name], served[name]
-        worse = mine < theirs - tolerance - _EPSILON if name == "accuracy" else mine > theirs * (1.0 + tolerance) + _EPSILON
-        if worse:
-            version = comparison.get("version")
-            reasons.append(
-                f"{name} is {mine:.4f}, worse than the {theirs:.4f} of version {version}, which is served now, on the same rows"
-            )
-    return Verdict(not reasons, tuple(reasons), comparison)
-
-
-def served_predictions(
-    bundle: Bundle | None, rows: Sequence[Mapping[str, Any]], signature: Signature
-) -> tuple[npt.NDArray[Any] | None, dict[str, Any]]:
-    """What the served model answers to these raw rows, and a description; None and the reason when they cannot be compared."""
-    if bundle is None:
-        return None, {"compared": False, "why": "no model is served yet"}
-    about = {"version": bundle.version, "digest": bundle.digest}
-    try:
-        predictor = open_predictor(bundle)
-        different = _difference(predictor.signature, signature)
-        if different:
-            return None, {"compared": False, "why": f"the served model has {different}", **about}
-        matrix = read_rows(predictor.signature, rows, unknown="unseen")
-        return predictions(predictor.scores(matrix), predictor.signature), {"compared": True, **about}
-    except BundleRefused as error:
-        return None, {"compared": False, "why": f"the served model cannot be opened here: {error}", **about}
-    except InvalidInput as error:
-        return None, {"compared": False, "why": f"the served model takes no such rows: {error.problems[0].message}", **about}
-
-
-def paired(mine: npt.NDArray[Any], theirs: npt.NDArray[Any], target: npt.NDArray[Any]) -> dict[str, int]:
-    """Rows that only one of two classifiers gets right."""
-    truth = target.astype(str)
-    right, other = mine.astype(str) == truth, theirs.astype(str) == truth
-    return {"only_new_right": int(np.sum(right & ~other)), "only_served_right": int(np.sum(~right & other))}
-
-
-def _difference(served: Signature, new: Signature) -> str | None:
-    if served.task != new.task:
-        return "another task"
-    kinds = {feature.name: feature.kind for feature in new.features}
-    if {feature.name: feature.kind for feature in served.features} != kinds:
-        return "other features"
-    if sorted(map(str, served.classes)) != sorted(map(str, new.classes)):
-        return "other classes"
-    return None
-
-
-def _classification(target: npt.NDArray[Any], found: npt.NDArray[Any], classes: Sequence[Label]) -> Metrics:
+def _classification(target: npt.NDArray[Any], predicted: npt.NDArray[Any], classes: Sequence[Label]) -> ClassificationMetrics:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    # By position: labels may be texts, numbers or booleans, and scikit-learn would not mix them.
+    # By position: labels may be texts, numbers or booleans, which scikit-learn does not mix.
     order = {str(label): position for position, label in enumerate(classes)}
-    truth = np.array([order[str(label)] for label in target.tolist()])
-    guess = np.array([order[str(label)] for label in found.tolist()])
-    every = list(range(len(classes)))
-    precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=every, zero_division=0)
+    true = np.array([order[str(label)] for label in target.tolist()])
+    guess = np.array([order[str(label)] for label in predicted.tolist()])
+    positions = list(range(len(classes)))
+    precision, recall, f1, support = precision_recall_fscore_support(true, guess, labels=positions, zero_division=0)
     shares = support / support.sum()
-    return {
-        "accuracy": float(np.mean(truth == guess)),
-        "precision": float(precision @ shares),
-        "recall": float(recall @ shares),
-        "f1_score": float(f1 @ shares),
-        "rows": len(truth),
-        "per_class": {
-            str(label): {
-                "precision": float(precision[at]),
-                "recall": float(recall[at]),
-                "f1_score": float(f1[at]),
-                "support": int(support[at]),
-            }
+    return ClassificationMetrics(
+        accuracy=float(np.mean(true == guess)),
+        precision=float(precision @ shares),
+        recall=float(recall @ shares),
+        f1_score=float(f1 @ shares),
+        rows=len(true),
+        per_class={
+            str(label): ClassMetrics(float(precision[at]), float(recall[at]), float(f1[at]), int(support[at]))
             for at, label in enumerate(classes)
         },
-        "confusion_matrix": confusion_matrix(truth, guess, labels=every).tolist(),
-    }
+        confusion_matrix=confusion_matrix(true, guess, labels=positions).tolist(),
+    )
 
 
-def _regression(target: npt.NDArray[Any], found: npt.NDArray[Any]) -> Metrics:
-    error = found - target
+def _regression(target: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> RegressionMetrics:
+    error = predicted - target
     spread = float(np.sum((target - target.mean()) ** 2))
-    return {
-        "mae": float(np.mean(np.abs(error))),
-        "rmse": float(np.sqrt(np.mean(error**2))),
-        "r2": 1.0 - float(np.sum(error**2)) / spread if spread else 0.0,
-        "rows": len(target),
-    }
+    return RegressionMetrics(
+        mae=float(np.mean(np.abs(error))),
+        rmse=float(np.sqrt(np.mean(error**2))),
+        r2=1.0 - float(np.sum(error**2)) / spread if spread else 0.0,
+        rows=len(target),
+    )

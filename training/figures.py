@@ -1,4 +1,4 @@
-"""The pictures of a run: where the model errs, and which features it leans on."""
+"""The figures of a run: which predictions are wrong, and which features matter most."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import numpy.typing as npt
 
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import Signature
-from serve_app.inference.predictor import Score
+from serve_app.inference.backends import Score
 from training import evaluate
+from training.evaluate import ClassificationMetrics
 
 IMPORTANCE_ROWS = 500
+"""Held-out rows on which importances are measured, at most."""
+
 IMPORTANCE_REPEATS = 5
+"""Times that each feature is shuffled."""
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> bytes:
-    """The confusion matrix as PNG."""
+    """The confusion matrix as PNG; rows are true classes, columns predicted ones."""
     counts = np.array(matrix)
     size = min(12.0, 3.0 + 0.6 * len(classes))
     figure, axes = _axes(size, size)
@@ -36,11 +40,11 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> bytes:
     return _png(figure)
 
 
-def residuals(target: npt.NDArray[Any], found: npt.NDArray[Any]) -> bytes:
+def residuals(target: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> bytes:
     """Predicted against true values as PNG."""
     figure, axes = _axes(4.5, 4.5)
-    axes.scatter(target, found, s=12, alpha=0.6)
-    ends = [float(min(target.min(), found.min())), float(max(target.max(), found.max()))]
+    axes.scatter(target, predicted, s=12, alpha=0.6)
+    ends = [float(min(target.min(), predicted.min())), float(max(target.max(), predicted.max()))]
     axes.plot(ends, ends, color="grey", linewidth=1)
     axes.set_xlabel("true")
     axes.set_ylabel("predicted")
@@ -48,28 +52,28 @@ def residuals(target: npt.NDArray[Any], found: npt.NDArray[Any]) -> bytes:
 
 
 def importance(
-    tail: Any, score: Score, matrix: Matrix, target: npt.NDArray[Any], signature: Signature, *, random_state: int
+    estimator: Any, score: Score, matrix: Matrix, target: npt.NDArray[Any], signature: Signature, *, random_state: int
 ) -> tuple[bytes, dict[str, float]]:
-    """How much worse the model gets when one feature is shuffled over the held-out rows: PNG, and the means by feature.
+    """The loss of accuracy or R² when one feature is shuffled over the held-out rows: a PNG, and the mean loss by feature.
 
-    `score` computes what `tail` does, faster.
+    `score` computes the same as `estimator`, and faster.
     """
     from sklearn.inspection import permutation_importance
 
     def quality(_: Any, rows: Matrix, truth: npt.NDArray[Any]) -> float:
         metrics = evaluate.measure(truth, evaluate.predictions(score(rows), signature), signature)
-        return float(metrics["accuracy" if signature.task == "classification" else "r2"])
+        return metrics.accuracy if isinstance(metrics, ClassificationMetrics) else metrics.r2
 
     rows = np.random.default_rng(random_state).permutation(len(matrix))[:IMPORTANCE_ROWS]
-    found = permutation_importance(
-        tail, matrix[rows], target[rows], scoring=quality, n_repeats=IMPORTANCE_REPEATS, random_state=random_state
+    importances = permutation_importance(
+        estimator, matrix[rows], target[rows], scoring=quality, n_repeats=IMPORTANCE_REPEATS, random_state=random_state
     )
-    order = np.argsort(found.importances_mean)[-20:]
+    order = np.argsort(importances.importances_mean)[-20:]
     figure, axes = _axes(5.5, 1.2 + 0.3 * len(order))
-    axes.barh(range(len(order)), found.importances_mean[order], xerr=found.importances_std[order], color="#4c72b0")
+    axes.barh(range(len(order)), importances.importances_mean[order], xerr=importances.importances_std[order], color="#4c72b0")
     axes.set_yticks(range(len(order)), [signature.names[at][:30] for at in order])
     axes.set_xlabel("loss of accuracy" if signature.task == "classification" else "loss of R²")
-    means = {name: round(float(value), 6) for name, value in zip(signature.names, found.importances_mean, strict=True)}
+    means = {name: round(float(value), 6) for name, value in zip(signature.names, importances.importances_mean, strict=True)}
     return _png(figure), means
 
 

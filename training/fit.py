@@ -1,8 +1,8 @@
 """From a signature to an unfitted scikit-learn model of the right shape.
 
-A request reaches the model as a coded matrix (serve_app.protocols.decode). A table of more than plain numbers is turned into that
-very matrix by the first step, `encode`, which serving takes off; all that follows works on the matrix. Only classes of
-scikit-learn and functions of numpy are used: the pickle loads wherever those are.
+A request reaches the model as a coded matrix (serve_app.protocols.decode). The first step, `encode`, turns a table with more than
+plain numbers into the same matrix; serving removes this step. The steps after it work on the matrix. They are classes of
+scikit-learn and functions of numpy only, so the pickle loads wherever those are installed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -25,37 +25,40 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from serve_app.artifacts.signature import UNSEEN, Signature, Task
+from serve_app.artifacts.signature import UNSEEN, Feature, Signature, Task
 from serve_app.errors import UsageError
-from serve_app.inference.predictor import ENCODE
-
-ESTIMATORS = ("random-forest", "logistic-regression", "hist-gradient-boosting")
-"""Names that need no import path; a regression gets the twin (logistic regression: ridge)."""
-
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "random-forest": {"n_estimators": 200, "max_depth": 10},
-    "logistic-regression": {"max_iter": 1000},
-    "hist-gradient-boosting": {},
-}
+from serve_app.inference.backends.sklearn_backend import ENCODE
+from training.estimators import ESTIMATORS, Estimator
 
 THREADED_ROWS = 2000
+"""Rows from which on fitting uses several threads."""
 
-_MISSING = -2.0  # the code that a gap gets before one-hot: a category of its own, apart from an unseen one
+_MISSING = -2.0  # the code of a gap before one-hot encoding: a category of its own, different from an unseen one
 
 
-def build(signature: Signature, estimator: str, params: Mapping[str, Any], *, random_state: int) -> Any:
-    """An unfitted model for tables of this signature; UsageError when there is none of that name or it takes no such parameter."""
-    core = _core(signature.task, estimator, params, random_state)
-    steps = _prepare(signature, estimator)
-    steps.append(("model", core))
+def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_state: int) -> Any:
+    """An unfitted model for tables of this signature: the bare estimator, or a Pipeline of `encode`, `prepare`, `scale`, `model`.
+
+    `name` is a key of ESTIMATORS or `package.module:factory`. Raises UsageError when there is no such estimator, or when it has no
+    such parameter.
+    """
+    known = ESTIMATORS.get(name)
+    if known is None:
+        model = _from_factory(signature.task, name, params, random_state)
+    else:
+        model = _from_table(signature.task, name, known, params, random_state)
+    steps = _prepare(signature, takes_gaps=known is not None and known.takes_gaps)
+    if known is not None and known.needs_scaling:
+        steps.append(("scale", StandardScaler()))
+    steps.append(("model", model))
     if any(feature.kind != "number" or feature.nullable for feature in signature.features):
         steps.insert(0, (ENCODE, encoder(signature)))
-    return core if len(steps) == 1 else Pipeline(steps)
+    return model if len(steps) == 1 else Pipeline(steps)
 
 
 def encoder(signature: Signature) -> ColumnTransformer:
-    """A table as the coded matrix, column for column."""
-    # Neighbours of one treatment share a transformer: the columns come out in the order of the transformers.
+    """The unfitted transformer from a table to the coded matrix, float64 of shape (rows, features)."""
+    # Adjacent columns of one kind share a transformer: the columns come out in the order of the transformers.
     runs: list[tuple[str, Any, list[str]]] = []
     for category, group in groupby(signature.features, key=lambda feature: feature.kind == "category"):
         features = list(group)
@@ -72,26 +75,26 @@ def encoder(signature: Signature) -> ColumnTransformer:
 
 
 def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str, ...]:
-    """Fit in place; gives what scikit-learn warned of. UsageError when the estimator cannot learn this table."""
-    core = model.steps[-1][1] if isinstance(model, Pipeline) else model
-    # A forest keeps the number of threads that it was given, and answers one row best with one: only while fitting.
-    threads = len(frame) >= THREADED_ROWS and "n_jobs" in core.get_params(deep=False) and core.n_jobs is None
+    """Fit in place and return the warnings of scikit-learn; raises UsageError when the estimator cannot learn this table."""
+    estimator = final_estimator(model)
+    # The parameter stays in the fitted forest, and one thread answers a single row fastest: so it is set for the fit only.
+    threads = len(frame) >= THREADED_ROWS and "n_jobs" in estimator.get_params(deep=False) and estimator.n_jobs is None
     if threads:
-        core.set_params(n_jobs=-1)
+        estimator.set_params(n_jobs=-1)
     try:
         with threads_for(len(frame)), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.fit(frame, target)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{type(core).__name__} cannot learn this table: {' '.join(str(error).split())[:300]}") from error
+        raise UsageError(f"{type(estimator).__name__} cannot learn this table: {_one_line(error, 300)}") from error
     if threads:
-        core.set_params(n_jobs=None)
-    return tuple(dict.fromkeys(" ".join(str(warning.message).split())[:300] for warning in caught))
+        estimator.set_params(n_jobs=None)
+    return tuple(dict.fromkeys(_one_line(warning.message, 300) for warning in caught))
 
 
 @contextmanager
 def threads_for(rows: int) -> Iterator[None]:
-    """One thread for a small table: on a busy machine many wait for each other far longer than they work."""
+    """Limit BLAS and OpenMP to one thread for a small table: there, threads wait longer for each other than they work."""
     if rows >= THREADED_ROWS:
         yield
         return
@@ -99,81 +102,88 @@ def threads_for(rows: int) -> Iterator[None]:
         yield
 
 
+def final_estimator(model: Any) -> Any:
+    """The last step of a Pipeline, or the model itself."""
+    return model.steps[-1][1] if isinstance(model, Pipeline) else model
+
+
 def parameters(model: Any) -> dict[str, Any]:
-    """The parameters of the estimator itself, as JSON can hold them."""
-    core = model.steps[-1][1] if isinstance(model, Pipeline) else model
-    found = core.get_params(deep=False) if hasattr(core, "get_params") else {}
+    """The parameters of the final estimator, sorted by name; what JSON cannot hold becomes text."""
+    estimator = final_estimator(model)
+    values = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
     return {
-        name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in sorted(found.items())
+        name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in sorted(values.items())
     }
 
 
 def model_type(model: Any) -> str:
-    core = model.steps[-1][1] if isinstance(model, Pipeline) else model
-    return type(core).__name__
+    """The class name of the final estimator."""
+    return type(final_estimator(model)).__name__
 
 
-def _prepare(signature: Signature, estimator: str) -> list[tuple[str, Any]]:
-    """What comes before the estimator on the coded matrix: no gaps, no codes that pretend an order, one scale."""
+def _prepare(signature: Signature, *, takes_gaps: bool) -> list[tuple[str, Any]]:
+    """The step on the coded matrix that fills gaps and encodes categories one-hot; none where nothing needs it."""
     numbers = [at for at, feature in enumerate(signature.features) if feature.kind == "number" and feature.nullable]
     booleans = [at for at, feature in enumerate(signature.features) if feature.kind == "boolean" and feature.nullable]
     categories = [at for at, feature in enumerate(signature.features) if feature.kind == "category"]
     parts: list[tuple[str, Any, list[int]]] = []
-    if estimator != "hist-gradient-boosting":  # which takes gaps as they are
-        if numbers:
-            parts.append(("numbers", SimpleImputer(strategy="median", keep_empty_features=True), numbers))
-        if booleans:
-            parts.append(("booleans", SimpleImputer(strategy="most_frequent", keep_empty_features=True), booleans))
+    if numbers and not takes_gaps:
+        parts.append(("numbers", SimpleImputer(strategy="median", keep_empty_features=True), numbers))
+    if booleans and not takes_gaps:
+        parts.append(("booleans", SimpleImputer(strategy="most_frequent", keep_empty_features=True), booleans))
     if categories:
-        known = [np.arange(len(signature.features[at].categories), dtype=np.float64) for at in categories]
-        known = [
-            np.concatenate([[_MISSING], codes]) if signature.features[at].nullable else codes
-            for at, codes in zip(categories, known, strict=True)
-        ]
-        one_hot = OneHotEncoder(categories=known, handle_unknown="ignore", sparse_output=False)
-        if any(signature.features[at].nullable for at in categories):
-            one_hot = Pipeline([("gaps", SimpleImputer(strategy="constant", fill_value=_MISSING)), ("one_hot", one_hot)])
-        parts.append(("categories", one_hot, categories))
-    steps: list[tuple[str, Any]] = []
-    if parts:
-        steps.append(("prepare", ColumnTransformer(parts, remainder="passthrough")))
-    if estimator == "logistic-regression":
-        steps.append(("scale", StandardScaler()))
-    return steps
+        parts.append(("categories", _one_hot([signature.features[at] for at in categories]), categories))
+    return [("prepare", ColumnTransformer(parts, remainder="passthrough"))] if parts else []
 
 
-def _core(task: Task, estimator: str, params: Mapping[str, Any], random_state: int) -> Any:
-    if estimator not in ESTIMATORS:
-        return _own(task, estimator, params, random_state)
-    known = _known(task, estimator)
-    given = {**DEFAULTS[estimator], **params}
-    if estimator == "hist-gradient-boosting" and "n_estimators" in given:
-        given["max_iter"] = given.pop("n_estimators")
-    accepted = inspect.signature(known).parameters
-    for name in list(given):
-        if name not in accepted and name not in params:
-            del given[name]  # a default that the regression's twin does not know
-        elif name not in accepted:
-            raise UsageError(f"{estimator} has no parameter {name}: leave --{name.replace('_', '-')} out")
+def _one_hot(features: Sequence[Feature]) -> Any:
+    """One column for each category; a gap is a category of its own, an unseen category is all zeros."""
+    codes = [
+        np.array([*([_MISSING] if feature.nullable else []), *range(len(feature.categories))], dtype=np.float64)
+        for feature in features
+    ]
+    encoder = OneHotEncoder(categories=codes, handle_unknown="ignore", sparse_output=False)
+    if not any(feature.nullable for feature in features):
+        return encoder
+    return Pipeline([("gaps", SimpleImputer(strategy="constant", fill_value=_MISSING)), ("one_hot", encoder)])
+
+
+def _from_table(task: Task, name: str, known: Estimator, params: Mapping[str, Any], random_state: int) -> Any:
+    learner = known.learner(task)
+    factory = learner.load()
+    accepted = inspect.signature(factory).parameters
+    for parameter in params:
+        if known.parameter_names.get(parameter, parameter) not in accepted:
+            raise UsageError(f"{name} has no parameter {parameter}: leave --{parameter.replace('_', '-')} out")
+    values = {**learner.defaults, **known.own_parameters(params)}
     if "random_state" in accepted:
-        given["random_state"] = random_state
-    return known(**given)
+        values["random_state"] = random_state
+    return factory(**values)
 
 
-def _known(task: Task, estimator: str) -> Callable[..., Any]:
-    from sklearn import ensemble, linear_model
+def _from_factory(task: Task, path: str, params: Mapping[str, Any], random_state: int) -> Any:
+    """The estimator that the user's function `package.module:factory` returns.
 
-    classifier, regressor = {
-        "random-forest": (ensemble.RandomForestClassifier, ensemble.RandomForestRegressor),
-        "logistic-regression": (linear_model.LogisticRegression, linear_model.Ridge),
-        "hist-gradient-boosting": (ensemble.HistGradientBoostingClassifier, ensemble.HistGradientBoostingRegressor),
-    }[estimator]
-    chosen: Callable[..., Any] = classifier if task == "classification" else regressor
-    return chosen
+    The function is called with those of `task`, `random_state` and `params` that it has a parameter for.
+    """
+    factory, accepted = _load_factory(path)
+    for parameter in params:
+        if parameter not in accepted:
+            raise UsageError(f"the factory {path} has no parameter {parameter}: leave --{parameter.replace('_', '-')} out")
+    arguments = {"task": task, "random_state": random_state, **params}
+    try:
+        estimator = factory(**{name: value for name, value in arguments.items() if name in accepted})
+    except Exception as error:
+        raise UsageError(f"the factory {path} failed ({type(error).__name__}: {_one_line(error, 200)})") from error
+    suits = is_classifier if task == "classification" else is_regressor
+    if not hasattr(estimator, "fit") or not hasattr(estimator, "__sklearn_tags__") or not suits(estimator):
+        kind = type(estimator).__name__
+        raise UsageError(f"the factory {path} returned a {kind}, which is no scikit-learn estimator for a {task}")
+    return estimator
 
 
-def _own(task: Task, path: str, params: Mapping[str, Any], random_state: int) -> Any:
-    """An estimator of the caller's: `package.module:factory`; the factory is given whatever it has a parameter for."""
+def _load_factory(path: str) -> tuple[Callable[..., Any], Collection[str]]:
+    """The function at `package.module:factory`, and the names of its parameters."""
     module_name, separator, name = path.partition(":")
     if not separator or not module_name or not name:
         raise UsageError(f"there is no estimator '{path}': use {', '.join(ESTIMATORS)} or package.module:factory")
@@ -186,18 +196,10 @@ def _own(task: Task, path: str, params: Mapping[str, Any], random_state: int) ->
     if not callable(factory):
         raise UsageError(f"--estimator {path} is not a function that returns an estimator")
     try:
-        accepted = inspect.signature(factory).parameters
+        return factory, inspect.signature(factory).parameters.keys()
     except ValueError:
         raise UsageError(f"--estimator {path} is not a function written in Python that returns an estimator") from None
-    for given in params:
-        if given not in accepted:
-            raise UsageError(f"the factory {path} has no parameter {given}: leave --{given.replace('_', '-')} out")
-    offered = {"task": task, "random_state": random_state, **params}
-    try:
-        made = factory(**{key: value for key, value in offered.items() if key in accepted})
-    except Exception as error:
-        raise UsageError(f"the factory {path} failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
-    suits = is_classifier if task == "classification" else is_regressor
-    if not hasattr(made, "fit") or not hasattr(made, "__sklearn_tags__") or not suits(made):
-        raise UsageError(f"the factory {path} returned a {type(made).__name__}, which is no scikit-learn estimator for a {task}")
-    return made
+
+
+def _one_line(message: object, length: int) -> str:
+    return " ".join(str(message).split())[:length]

@@ -1,4 +1,4 @@
-"""How long to wait for MLflow, and what to say when it was in vain: it waits for minutes, breaks on locks, and tells at length."""
+"""How long to wait for MLflow, and its errors in one line: by itself it waits for minutes and does not retry on a lock."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from serve_app.errors import BackendUnavailable
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10
+"""Time limit of one request while connecting."""
+
 BUSY_SECONDS = 60.0
-"""How long a locked SQLite file, or a row that another run is writing, is tried again."""
+"""How long a call is repeated while the SQLite file is locked or another run writes the same row."""
 
 
 def retry_when_locked(call: Callable[[], T]) -> T:
-    """Call again while a SQLite file is locked, or two runs want the same next number."""
+    """Call, and repeat for up to BUSY_SECONDS while a SQLite file is locked or two runs claim the same number."""
     deadline = time.monotonic() + BUSY_SECONDS
     pause = 0.05
     while True:
@@ -38,7 +40,7 @@ def retry_when_locked(call: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def first_use(uri: str) -> Iterator[None]:
-    """One process at a time makes the tables of a SQLite file: MLflow itself does not mind two, and breaks."""
+    """Let one process at a time create the tables of a SQLite file: MLflow fails when two do it at once."""
     path = uri.removeprefix("sqlite:///")
     if path == uri or path.startswith((":", "?")):
         yield
@@ -50,10 +52,10 @@ def first_use(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fail_fast() -> Iterator[None]:
-    """MLflow waits for minutes by default; a server that is down must be known in seconds."""
-    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(CONNECT_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    """Report a server that is down within CONNECT_SECONDS: MLflow retries for minutes by default."""
+    settings = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(CONNECT_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
@@ -66,6 +68,7 @@ def fail_fast() -> Iterator[None]:
 
 @contextlib.contextmanager
 def translate_errors(what: str) -> Iterator[None]:
+    """Raise BackendUnavailable in place of any error; `what` completes the sentence `MLflow could not ...`."""
     try:
         yield
     except BackendUnavailable:
@@ -74,15 +77,16 @@ def translate_errors(what: str) -> Iterator[None]:
         raise BackendUnavailable(f"MLflow could not {what} ({cause(error)})") from error
 
 
-def shown(uri: str) -> str:
+def redact(uri: str) -> str:
+    """The address without user name and password."""
     parts = urlsplit(uri)
     return uri if "@" not in parts.netloc else uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
 
 
 def cause(error: BaseException) -> str:
-    """The innermost reason, on one line."""
-    seen: BaseException = error
-    while (deeper := seen.__cause__ or seen.__context__) is not None:
-        seen = deeper
-    text = " ".join(str(seen).split())
-    return (f"{type(seen).__name__}: {text}" if text else type(seen).__name__)[:200]
+    """The innermost error, on one line of at most 200 characters."""
+    innermost: BaseException = error
+    while (inner := innermost.__cause__ or innermost.__context__) is not None:
+        innermost = inner
+    text = " ".join(str(innermost).split())
+    return (f"{type(innermost).__name__}: {text}" if text else type(innermost).__name__)[:200]

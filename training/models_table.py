@@ -7,15 +7,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from serve_app.artifacts.bundle import METRICS, ONNX
+from serve_app.artifacts.manifest import Manifest
+from serve_app.artifacts.names import METRICS, ONNX
 from serve_app.artifacts.store import Entry
 
 COLUMNS = ("served", "version", "digest", "predictor", "model", "metrics", "trained", "run")
 
 
 def row(entry: Entry) -> dict[str, Any]:
-    """One version for programs: numbers and texts as JSON holds them; `damaged` when its metadata cannot be read."""
-    metadata = entry.metadata
+    """One version for programs: numbers and texts as JSON holds them; `damaged` when its manifest cannot be read."""
+    manifest = entry.manifest or Manifest()
     metrics: Mapping[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         metrics = json.loads((entry.folder / METRICS).read_bytes())
@@ -23,13 +24,13 @@ def row(entry: Entry) -> dict[str, Any]:
         "version": entry.version,
         "digest": entry.digest,
         "served": entry.served,
-        "damaged": not metadata,
-        "predictor": "onnx" if ONNX in metadata.get("files", {}) else "scikit-learn",
-        "model": metadata.get("model_type"),
+        "damaged": entry.manifest is None,
+        "predictor": "onnx" if ONNX in manifest.files else "scikit-learn",
+        "model": manifest.model_type,
         "metrics": {name: metrics[name] for name in ("accuracy", "f1_score", "rmse", "r2") if name in metrics},
-        "trained": metadata.get("trained_at"),
-        "run": metadata.get("mlflow_run_id"),
-        "forced": bool(metadata.get("forced")),
+        "trained": manifest.trained_at,
+        "run": manifest.mlflow_run_id,
+        "forced": bool(manifest.forced),
     }
 
 

@@ -1,8 +1,8 @@
 """Forests, boosted trees and filled gaps as ONNX graphs that compute in float64, as scikit-learn does.
 
-The stock converters write the weights of trees as float32: 0.97 comes out as 0.96999997, and a tie between two classes may be
-broken the other way. The operator TreeEnsemble (ai.onnx.ml 5) holds float64. A leaf of it adds to one output only, so a
-forest of classes is asked for the leaf that each tree ends in, and the leaves' probabilities are looked up and added.
+The converters of skl2onnx write the weights of trees as float32: 0.97 becomes 0.96999997, and a tie between two classes may be
+broken the other way. The operator TreeEnsemble (ai.onnx.ml 5) holds float64. Its leaves add to one output only. So the graph of a
+forest of classes computes the leaf that each tree ends in, looks up the probabilities of these leaves, and adds them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,21 @@ from sklearn.impute import SimpleImputer
 
 DOMAIN = "ai.onnx.ml"
 OPSET = {"": 21, DOMAIN: 3}
-"""What skl2onnx may write; `raise_opset` then admits the operator that it does not know yet."""
+"""The versions that skl2onnx writes; `raise_opset` then declares the version of TreeEnsemble, which skl2onnx does not know yet."""
+
+_NODE_ATTRIBUTES = (
+    "nodes_truenodeids",
+    "nodes_falsenodeids",
+    "nodes_trueleafs",
+    "nodes_falseleafs",
+    "nodes_featureids",
+    "nodes_missing_value_tracks_true",
+)
+"""Attributes of TreeEnsemble with one entry for each split."""
 
 
 def raise_opset(model: Any) -> None:
-    """Say that the graph uses ai.onnx.ml 5, where TreeEnsemble is; the other operators are the same there."""
+    """Declare ai.onnx.ml 5, in place, if the graph has a TreeEnsemble; its other operators are the same in both versions."""
     if any(node.op_type == "TreeEnsemble" for node in model.graph.node):
         for entry in model.opset_import:
             if entry.domain == DOMAIN:
@@ -40,7 +50,7 @@ def raise_opset(model: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """One binary tree; `left` is -1 at a leaf, `missing` tells whether a gap goes left, `value` is what a leaf adds."""
+    """One binary tree as arrays by node: `left` is -1 at a leaf, `missing` is 1 where a gap goes left, `value` counts at leaves."""
 
     left: npt.NDArray[Any]
     right: npt.NDArray[Any]
@@ -51,7 +61,7 @@ class _Tree:
 
 
 def converters() -> Mapping[type, Callable[..., None]]:
-    """By estimator, for `skl2onnx.convert_sklearn(custom_conversion_functions=...)`."""
+    """The conversion by estimator class, for `skl2onnx.convert_sklearn(custom_conversion_functions=...)`."""
     return {
         RandomForestClassifier: _forest_classifier,
         ExtraTreesClassifier: _forest_classifier,
@@ -64,7 +74,7 @@ def converters() -> Mapping[type, Callable[..., None]]:
 
 
 def shapes() -> Mapping[type, Callable[..., None]]:
-    """By estimator, for `skl2onnx.convert_sklearn(custom_shape_calculators=...)`."""
+    """The shape of the output by estimator class, for `skl2onnx.convert_sklearn(custom_shape_calculators=...)`."""
     classifiers = (RandomForestClassifier, ExtraTreesClassifier, HistGradientBoostingClassifier)
     regressors = (RandomForestRegressor, ExtraTreesRegressor, HistGradientBoostingRegressor)
     return {
@@ -78,20 +88,20 @@ def _forest_classifier(scope: Any, operator: Any, container: Any) -> None:
     forest = operator.raw_operator
     if forest.n_outputs_ != 1:
         raise NotImplementedError("several outputs")
-    trees, tables, leaves = [], [], 0
+    trees, probabilities, leaves = [], [], 0
     for member in forest.estimators_:
         tree = member.tree_
-        at = np.flatnonzero(tree.children_left == -1)
-        names = np.zeros(tree.node_count)
-        names[at] = np.arange(len(at)) + leaves
-        leaves += len(at)
-        tables.append(tree.value[at, 0, :])
-        trees.append(_plain_tree(tree, names))
-    narrow = _narrow(scope, operator.inputs[0].full_name, container)
-    reached = _ensemble(scope, container, narrow, trees, range(len(trees)))
-    numbers = _node(scope, container, "Cast", [reached], to=TensorProto.INT64)
-    found = _node(scope, container, "Gather", [_constant(scope, container, np.vstack(tables)), numbers], axis=0)
-    total = _node(scope, container, "ReduceSum", [found, _constant(scope, container, np.array([1], dtype=np.int64))], keepdims=0)
+        leaf = np.flatnonzero(tree.children_left == -1)
+        numbers = np.zeros(tree.node_count)
+        numbers[leaf] = np.arange(len(leaf)) + leaves
+        leaves += len(leaf)
+        probabilities.append(tree.value[leaf, 0, :])
+        trees.append(_to_tree(tree, numbers))
+    rounded = _round_to_float32(scope, operator.inputs[0].full_name, container)
+    reached = _ensemble(scope, container, rounded, trees, range(len(trees)))
+    indexes = _node(scope, container, "Cast", [reached], to=TensorProto.INT64)
+    by_tree = _node(scope, container, "Gather", [_constant(scope, container, np.vstack(probabilities)), indexes], axis=0)
+    total = _node(scope, container, "ReduceSum", [by_tree, _constant(scope, container, np.array([1], dtype=np.int64))], keepdims=0)
     count = _constant(scope, container, np.array([len(trees)], dtype=np.float64))
     _classes(scope, operator, container, _node(scope, container, "Div", [total, count]))
 
@@ -100,9 +110,9 @@ def _forest_regressor(scope: Any, operator: Any, container: Any) -> None:
     forest = operator.raw_operator
     if forest.n_outputs_ != 1:
         raise NotImplementedError("several outputs")
-    trees = [_plain_tree(member.tree_, member.tree_.value[:, 0, 0]) for member in forest.estimators_]
-    narrow = _narrow(scope, operator.inputs[0].full_name, container)
-    total = _ensemble(scope, container, narrow, trees, [0] * len(trees))
+    trees = [_to_tree(member.tree_, member.tree_.value[:, 0, 0]) for member in forest.estimators_]
+    rounded = _round_to_float32(scope, operator.inputs[0].full_name, container)
+    total = _ensemble(scope, container, rounded, trees, [0] * len(trees))
     count = _constant(scope, container, np.array([len(trees)], dtype=np.float64))
     container.add_node("Div", [total, count], operator.outputs[0].full_name, op_version=14)
 
@@ -153,7 +163,7 @@ def _imputer(scope: Any, operator: Any, container: Any) -> None:
     container.add_node("Where", [gaps, fill, source], operator.outputs[0].full_name, op_version=16)
 
 
-def _plain_tree(tree: Any, value: npt.NDArray[Any]) -> _Tree:
+def _to_tree(tree: Any, value: npt.NDArray[Any]) -> _Tree:
     missing = np.asarray(getattr(tree, "missing_go_to_left", np.zeros(tree.node_count)), dtype=np.int64)
     return _Tree(tree.children_left, tree.children_right, tree.feature, tree.threshold, missing, value)
 
@@ -161,35 +171,35 @@ def _plain_tree(tree: Any, value: npt.NDArray[Any]) -> _Tree:
 def _ensemble(scope: Any, container: Any, source: str, trees: Iterable[_Tree], targets: Iterable[int]) -> str:
     """The sums of the trees' leaves by target, shape (rows, targets)."""
     roots: list[int] = []
-    lists: dict[str, list[Any]] = {name: [] for name in _LISTS}
+    attributes: dict[str, list[Any]] = {name: [] for name in _NODE_ATTRIBUTES}
     splits: list[float] = []
     weights: list[float] = []
     leaf_targets: list[int] = []
     for tree, target in zip(trees, targets, strict=True):
         roots.append(len(splits))
         inner, leaf = np.flatnonzero(tree.left != -1), np.flatnonzero(tree.left == -1)
-        place = np.zeros(len(tree.left), dtype=np.int64)
-        place[inner] = np.arange(len(inner)) + len(splits)
-        place[leaf] = np.arange(len(leaf)) + len(weights)
+        index = np.zeros(len(tree.left), dtype=np.int64)
+        index[inner] = np.arange(len(inner)) + len(splits)
+        index[leaf] = np.arange(len(leaf)) + len(weights)
         weights += tree.value[leaf].tolist()
         leaf_targets += [target] * len(leaf)
-        if not len(inner):  # a lone leaf: a question whose answer does not matter
-            only = int(place[leaf[0]])
-            for name, value in zip(_LISTS, (only, only, 1, 1, 0, 0), strict=True):
-                lists[name].append(value)
+        if not len(inner):  # a single leaf: the operator needs a split, both branches of which end in this leaf
+            only = int(index[leaf[0]])
+            for name, value in zip(_NODE_ATTRIBUTES, (only, only, 1, 1, 0, 0), strict=True):
+                attributes[name].append(value)
             splits.append(0.0)
             continue
         left, right = tree.left[inner], tree.right[inner]
         columns = (
-            place[left],
-            place[right],
+            index[left],
+            index[right],
             tree.left[left] == -1,
             tree.left[right] == -1,
             tree.feature[inner],
             tree.missing[inner],
         )
-        for name, column in zip(_LISTS, columns, strict=True):
-            lists[name] += np.asarray(column).astype(np.int64).tolist()
+        for name, column in zip(_NODE_ATTRIBUTES, columns, strict=True):
+            attributes[name] += np.asarray(column).astype(np.int64).tolist()
         splits += tree.threshold[inner].tolist()
     output: str = scope.get_unique_variable_name("trees")
     container.add_node(
@@ -197,7 +207,7 @@ def _ensemble(scope: Any, container: Any, source: str, trees: Iterable[_Tree], t
         [source],
         output,
         op_domain=DOMAIN,
-        op_version=3,  # not true; see raise_opset
+        op_version=3,  # the version that skl2onnx accepts; see raise_opset
         name=scope.get_unique_operator_name("TreeEnsemble"),
         n_targets=max(leaf_targets) + 1,
         aggregate_function=1,
@@ -207,23 +217,13 @@ def _ensemble(scope: Any, container: Any, source: str, trees: Iterable[_Tree], t
         leaf_weights=numpy_helper.from_array(np.array(weights, dtype=np.float64), "weights"),
         nodes_splits=numpy_helper.from_array(np.array(splits, dtype=np.float64), "splits"),
         nodes_modes=numpy_helper.from_array(np.zeros(len(splits), dtype=np.uint8), "modes"),
-        **lists,
+        **attributes,
     )
     return output
 
 
-_LISTS = (
-    "nodes_truenodeids",
-    "nodes_falsenodeids",
-    "nodes_trueleafs",
-    "nodes_falseleafs",
-    "nodes_featureids",
-    "nodes_missing_value_tracks_true",
-)
-
-
-def _narrow(scope: Any, source: str, container: Any) -> str:
-    """The input as float32 and back: what a forest compares."""
+def _round_to_float32(scope: Any, source: str, container: Any) -> str:
+    """The input rounded to float32: a forest compares these values with its thresholds."""
     return _node(scope, container, "Cast", [_node(scope, container, "Cast", [source], to=TensorProto.FLOAT)], to=TensorProto.DOUBLE)
 
 

@@ -1,4 +1,4 @@
-"""The bundle of a trained model: its files, and the metadata that describes them."""
+"""The bundle of a trained model: its files, and the manifest that describes them."""
 
 from __future__ import annotations
 
@@ -6,111 +6,158 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from serve_app import __version__
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, METRICS, ONNX
+from serve_app.artifacts.manifest import DataSource, Libraries, Manifest, SourceCode, Verdict
+from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, METRICS, ONNX
 from serve_app.artifacts.signature import Signature
-from training import fit
+from training import card, fit
 from training.candidate import Candidate
+from training.convert import Converted
 from training.reference import reference
+from training.train_options import TrainOptions
+
+if TYPE_CHECKING:
+    from training.run_record import RunRecord
 
 GOLDEN_ROWS = 50
-
-MLFLOW_KEYS = (
-    "mlflow_run_uri",
-    "mlflow_experiment_name",
-    "mlflow_run_name",
-    "mlflow_run_id",
-    "mlflow_relative_path",
-    "mlflow_model_name",
-    "mlflow_model_version",
-    "mlflow_model_uri",
-)
+"""Golden examples in a bundle, unless classes and categories need more."""
 
 
-def files(candidate: Candidate, onnx: bytes | None) -> dict[str, bytes]:
-    """What is served: the model in its one or two forms, its metrics, and the examples that prove it."""
-    chosen = golden_choice(candidate.rows, candidate.target[: len(candidate.rows)], candidate.signature)
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Everything that goes into a bundle, apart from the verdict and the version.
+
+    `plots` are PNG files by name, `importance` the mean loss by feature, `search` the record of a search, None without one.
+    """
+
+    candidate: Candidate
+    options: TrainOptions
+    floors: Mapping[str, float]
+    random_state: int
+    converted: Converted
+    plots: Mapping[str, bytes]
+    importance: Mapping[str, float]
+    search: Mapping[str, Any] | None = None
+    trained_at: str = field(default_factory=_now)
+
+
+def files(publication: Publication, manifest: Manifest) -> dict[str, bytes]:
+    """The files of the bundle by name: the model in one or two forms, metrics, golden examples, plots and the card."""
+    candidate = publication.candidate
+    golden_rows = select_golden_rows(candidate.rows, candidate.target[: len(candidate.rows)], candidate.signature)
     golden = {
-        "rows": [candidate.rows[at] for at in chosen],
-        "scores": np.asarray(candidate.scores, dtype=np.float64)[chosen].tolist(),
+        "rows": [candidate.rows[at] for at in golden_rows],
+        "scores": np.asarray(candidate.scores, dtype=np.float64)[golden_rows].tolist(),
     }
-    made = {
-        JOBLIB: candidate.file,
-        METRICS: orjson.dumps(candidate.metrics, option=orjson.OPT_INDENT_2) + b"\n",
+    metrics = candidate.metrics.to_dict()
+    onnx = publication.converted.model
+    return {
+        JOBLIB: candidate.pickle,
+        METRICS: orjson.dumps(metrics, option=orjson.OPT_INDENT_2) + b"\n",
         GOLDEN: orjson.dumps(golden) + b"\n",
+        **({} if onnx is None else {ONNX: onnx}),
+        **publication.plots,
+        CARD: card.render(manifest, metrics, publication.plots),
     }
-    return made if onnx is None else {**made, ONNX: onnx}
 
 
-def describe(candidate: Candidate, *, estimator: str, random_state: int, onnx: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that follow from the model and its data; null where a name of old has no meaning here."""
+def manifest(publication: Publication, verdict: Verdict, record: RunRecord | None) -> Manifest:
+    """The manifest of the bundle; `record` is None without tracking."""
+    candidate, options = publication.candidate, publication.options
     dataset, signature = candidate.dataset, candidate.signature
     parameters = fit.parameters(candidate.model)
-    shape = {"rows": dataset.rows, "columns": len(signature.features) + 1, "held_out": len(dataset.test)}
-    return {
-        "feature_names": list(signature.names),
-        "target_names": list(signature.classes),
-        "model_type": fit.model_type(candidate.model),
-        "n_estimators": parameters.get("n_estimators"),
-        "max_depth": parameters.get("max_depth"),
-        "random_state": random_state,
-        "n_features": len(signature.features),
-        "n_samples": dataset.rows,
-        "local_model_path": JOBLIB,
-        **dict.fromkeys(MLFLOW_KEYS),
-        "signature": signature.to_dict(),
-        "onnx": dict(onnx),
-        "libraries": libraries(),
-        "data": {"name": dataset.name, "sha256": dataset.sha256, **shape},
-        "code": code(),
-        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "estimator": estimator,
-        "parameters": parameters,
-        "reference": reference(dataset.train, dataset.train_target, signature),
-    }
+    return Manifest(
+        signature=signature,
+        feature_names=signature.names,
+        target_names=signature.classes,
+        model_type=fit.model_type(candidate.model),
+        n_estimators=parameters.get("n_estimators"),
+        max_depth=parameters.get("max_depth"),
+        random_state=publication.random_state,
+        n_features=len(signature.features),
+        n_samples=dataset.rows,
+        local_model_path=JOBLIB,
+        **({} if record is None else record.manifest_keys()),
+        estimator=options.estimator,
+        parameters=parameters,
+        data=DataSource(
+            name=dataset.name,
+            sha256=dataset.sha256,
+            rows=dataset.rows,
+            columns=len(signature.features) + 1,
+            held_out=len(dataset.test),
+        ),
+        code=source_code(),
+        libraries=libraries(),
+        onnx=publication.converted.facts,
+        trained_at=publication.trained_at,
+        test_size=options.test_size,
+        reference=reference(dataset.train, dataset.train_target, signature),
+        importance=publication.importance,
+        search=publication.search,
+        limits=publication.floors,
+        verdict=verdict,
+        forced=options.force and not verdict.accepted,
+        tags=options.tags,
+        tracking="none" if record is None else "mlflow",
+    )
 
 
-def golden_choice(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[Any], signature: Signature) -> list[int]:
-    """Which held-out rows become golden examples: each class, each category and a gap of each feature first, then from the top."""
-    chosen: dict[int, None] = {}
+def select_golden_rows(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[Any], signature: Signature) -> list[int]:
+    """Positions of the held-out rows that become golden examples, ascending.
+
+    Up to three rows of each class and one of each category, boolean value and gap come first, then rows from the top.
+    """
+    selected: dict[int, None] = {}
     if signature.task == "classification":
         texts = [str(label) for label in target.tolist()]
         for label in signature.classes:
-            chosen.update(dict.fromkeys([at for at, text in enumerate(texts) if text == str(label)][:3]))
+            selected.update(dict.fromkeys([at for at, text in enumerate(texts) if text == str(label)][:3]))
     for feature in signature.features:
-        wanted: list[Any] = [None] if feature.nullable else []
-        wanted += [True, False] if feature.kind == "boolean" else list(feature.categories[:10])
-        for value in wanted:
-            found = next((at for at, row in enumerate(rows) if row[feature.name] == value), None)
-            if found is not None and len(chosen) < GOLDEN_ROWS * 2:
-                chosen[found] = None
+        values: list[Any] = [None] if feature.nullable else []
+        values += [True, False] if feature.kind == "boolean" else list(feature.categories[:10])
+        for value in values:
+            first = next((at for at, row in enumerate(rows) if row[feature.name] == value), None)
+            if first is not None and len(selected) < GOLDEN_ROWS * 2:
+                selected[first] = None
     for at in range(len(rows)):
-        if len(chosen) >= GOLDEN_ROWS:
+        if len(selected) >= GOLDEN_ROWS:
             break
-        chosen[at] = None
-    return sorted(chosen)
+        selected[at] = None
+    return sorted(selected)
 
 
-def libraries() -> dict[str, str]:
-    """What the model was made with; serving compares the first two before it unpickles."""
-    found = {name: version(name) for name in ("scikit-learn", "numpy", "onnxruntime", "skl2onnx")}
-    return {**found, "python": platform.python_version()}
+def libraries() -> Libraries:
+    """The versions of the libraries that trained; serving compares the first two before it unpickles."""
+    return Libraries(
+        scikit_learn=version("scikit-learn"),
+        numpy=version("numpy"),
+        onnxruntime=version("onnxruntime"),
+        skl2onnx=version("skl2onnx"),
+        python=platform.python_version(),
+    )
 
 
 def requirements() -> list[str]:
+    """What a program needs to load the model from MLflow, as `pip` reads it."""
     return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "skops", "joblib")]
 
 
-def code() -> dict[str, Any]:
+def source_code() -> SourceCode:
     """The code that trained: the package's version and, in a clone or with GIT_COMMIT set, the commit."""
     try:
         package = version("iris-api")
@@ -124,12 +171,12 @@ def code() -> dict[str, Any]:
         changed = (
             bool(_git(folder, "status", "--porcelain", "--untracked-files=no", "--", "training", "serve_app")) if commit else None
         )
-    return {"version": package, "commit": commit, "changed": changed}
+    return SourceCode(version=package, commit=commit, changed=changed)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(  # noqa: S603
+        completed = subprocess.run(  # noqa: S603
             ["git", "-C", str(folder), *arguments],  # noqa: S607
             capture_output=True,
             text=True,
@@ -138,4 +185,4 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()

@@ -1,4 +1,4 @@
-"""What the training rows looked like, small enough to travel with the model: later traffic is compared with it."""
+"""The distribution of the training rows, in the manifest: drift is measured against it while serving."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pandas as pd
 from serve_app.artifacts.signature import Signature
 
 BINS = 10
+"""Bins of a histogram, unless values repeat."""
 
 
 def reference(frame: pd.DataFrame, target: npt.NDArray[Any], signature: Signature) -> dict[str, Any]:
     """Histograms of the features, shares of the classes (or a histogram of a regression's target), over the training rows.
 
-    A number's `edges` are inner quantiles: `counts` has one entry more, the first below the first edge, the last from the last
-    edge on. A category's or boolean's counts go by value.
+    The `edges` of a number are inner quantiles; `counts` has one entry more: the first counts values below the first edge, the last
+    counts values from the last edge on. The counts of a category or boolean are by value.
     """
     features = {feature.name: _feature(feature.kind, frame[feature.name]) for feature in signature.features}
     document: dict[str, Any] = {"rows": len(frame), "features": features}

@@ -1,6 +1,6 @@
-"""MLflow: where runs are recorded and versions get their numbers. The only module that imports mlflow.
+"""MLflow: records runs and numbers the versions of the registered model. The only module of training that imports mlflow.
 
-It is imported when tracking is wanted, never before: `--no-tracking`, `list` and `rollback` start without it.
+It is imported only when a command uses tracking, because the import takes seconds.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ from mlflow.types import ColSpec, DataType, ParamSchema, Schema
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BackendUnavailable, UsageError
-from training.mlflow_retry import cause, fail_fast, first_use, retry_when_locked, shown, translate_errors
+from training.mlflow_retry import cause, fail_fast, first_use, redact, retry_when_locked, translate_errors
 from training.tracking_uri import resolve
 
 CHAMPION = "champion"
+"""Alias of the served version."""
+
 PREVIOUS = "previous"
+"""Alias of the version that was served before."""
+
 BUCKET_SECONDS = 20.0
+"""How long a bucket may take to answer before a training starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +62,17 @@ class Run:
 
     @property
     def uri(self) -> str:
+        """The address of the run's model."""
         return f"runs:/{self.run_id}/model"
 
     def tag(self, tags: Mapping[str, object]) -> None:
+        """Set tags of the run; raises BackendUnavailable."""
         for key, value in tags.items():
             with translate_errors("tag the run"):
                 retry_when_locked(partial(self.server.client.set_tag, self.run_id, key, str(value)))
 
     def log(self, *, params: Mapping[str, Any], metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Record parameters, metrics and tags in one call; raises BackendUnavailable."""
         now = int(time.time() * 1000)
         batch = {
             "metrics": [Metric(_key(name), float(value), now, 0) for name, value in metrics.items()],
@@ -75,7 +83,7 @@ class Run:
             retry_when_locked(partial(self.server.client.log_batch, self.run_id, **batch))
 
     def upload(self, files: Mapping[str, bytes], folder: str) -> None:
-        """Put files under the run's artifacts."""
+        """Put files into a folder of the run's artifacts; raises BackendUnavailable."""
         with tempfile.TemporaryDirectory() as aside:
             for name, data in files.items():
                 (Path(aside) / name).write_bytes(data)
@@ -84,39 +92,43 @@ class Run:
 
 
 def connect(uri: str | None, experiment: str) -> Server:
-    """The server, after it has answered a real question within seconds; BackendUnavailable otherwise."""
+    """The server and the experiment, which is created if needed.
+
+    Raises BackendUnavailable when the server or the bucket does not answer within seconds, UsageError when the experiment keeps its
+    files elsewhere.
+    """
     tracking, root = resolve(uri)
     _quiet()
     try:
         with fail_fast(), first_use(tracking):
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
             client.search_registered_models(max_results=1)
-            found = retry_when_locked(lambda: client.get_experiment_by_name(experiment))
+            known = retry_when_locked(lambda: client.get_experiment_by_name(experiment))
             experiment_id = (
-                retry_when_locked(lambda: _create_experiment(client, experiment, root)) if found is None else found.experiment_id
+                retry_when_locked(lambda: _create_experiment(client, experiment, root)) if known is None else known.experiment_id
             )
     except Exception as error:  # requests, SQLAlchemy and MLflow each have their own
         raise BackendUnavailable(
-            f"MLflow at {shown(tracking)} cannot be used ({cause(error)}): start it, or use --no-tracking"
+            f"MLflow at {redact(tracking)} cannot be used ({cause(error)}): start it, or use --no-tracking"
         ) from None
-    if found is not None and found.lifecycle_stage != "active":
+    if known is not None and known.lifecycle_stage != "active":
         raise BackendUnavailable(f"the experiment '{experiment}' is deleted in MLflow: restore it, or use --experiment-name")
     if root is not None:
-        place = f"{root}/{experiment}"
-        if found is not None and found.artifact_location != place:
+        location = f"{root}/{experiment}"
+        if known is not None and known.artifact_location != location:
             raise UsageError(
-                f"the experiment '{experiment}' keeps its files at {found.artifact_location}: use another --experiment-name"
+                f"the experiment '{experiment}' keeps its files at {known.artifact_location}: use another --experiment-name"
             )
-        _reach(place)
+        _check_bucket(location)
     return Server(tracking, client, experiment_id, experiment)
 
 
 @contextlib.contextmanager
 def running(server: Server, run_name: str | None) -> Iterator[Run]:
-    """A run that ends FINISHED, or FAILED when the block raises."""
+    """Start a run that ends FINISHED, or FAILED when the block raises; raises BackendUnavailable."""
     with translate_errors("start a run"):
-        made = retry_when_locked(lambda: server.client.create_run(server.experiment_id, run_name=run_name))
-    run = Run(server, made.info.run_id, made.info.run_name, made.info.artifact_uri)
+        info = retry_when_locked(lambda: server.client.create_run(server.experiment_id, run_name=run_name)).info
+    run = Run(server, info.run_id, info.run_name, info.artifact_uri)
     status = "FAILED"
     try:
         yield run
@@ -127,7 +139,7 @@ def running(server: Server, run_name: str | None) -> Iterator[Run]:
 
 
 def log_model(run: Run, model: Any, signature: Signature, example: Any, requirements: Sequence[str]) -> str:
-    """Record the model with its signature and example; gives its `models:/m-...` address."""
+    """Record the model with its signature and an example; returns its address `models:/m-...`. Raises BackendUnavailable."""
     from mlflow import sklearn as flavour
 
     arguments: dict[str, Any] = {
@@ -142,13 +154,13 @@ def log_model(run: Run, model: Any, signature: Signature, example: Any, requirem
     with translate_errors("store the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with mlflow.start_run(run_id=run.run_id):
-            trusted = _types(model)
+            trusted = _skops_types(model)
             formats: list[dict[str, Any]] = [{"serialization_format": "cloudpickle"}]
             if trusted is not None:
                 formats.insert(0, {"serialization_format": "skops", "skops_trusted_types": trusted})
-            for at, chosen in enumerate(formats):
+            for at, serialization in enumerate(formats):
                 try:
-                    info = retry_when_locked(partial(flavour.log_model, model, **arguments, **chosen))
+                    info = retry_when_locked(partial(flavour.log_model, model, **arguments, **serialization))
                     break
                 except MlflowException:
                     if at == len(formats) - 1:
@@ -158,7 +170,7 @@ def log_model(run: Run, model: Any, signature: Signature, example: Any, requirem
 
 
 def register(run: Run, model_uri: str, name: str) -> str:
-    """A new version of the registered model; gives its number."""
+    """Create a version of the registered model from a recorded model; returns its number. Raises BackendUnavailable."""
     client = run.server.client
     with translate_errors(f"register {name}"):
         with contextlib.suppress(MlflowException):
@@ -170,13 +182,14 @@ def register(run: Run, model_uri: str, name: str) -> str:
 
 
 def tag_version(server: Server, name: str, version: str, tags: Mapping[str, object]) -> None:
+    """Set tags of a version of the registered model; raises BackendUnavailable."""
     with translate_errors(f"tag version {version} of {name}"):
         for key, value in tags.items():
             retry_when_locked(partial(server.client.set_model_version_tag, name, version, key, str(value)))
 
 
-def crown(client: mlflow.MlflowClient, name: str, version: str) -> None:
-    """Move the alias `champion` to this version; the one that had it becomes `previous`."""
+def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
+    """Move the alias `champion` to this version; the version that had it gets the alias `previous`."""
     before = None
     with contextlib.suppress(MlflowException):
         before = str(client.get_model_version_by_alias(name, CHAMPION).version)
@@ -189,59 +202,57 @@ def crown(client: mlflow.MlflowClient, name: str, version: str) -> None:
 
 
 def follow(uri: str | None, store: Store) -> str | None:
-    """Make the alias name what the store serves, whoever moved it last; gives the version, None when it came without MLflow.
+    """Move the alias `champion` to the version that the store serves; returns it, None when it was published without MLflow.
 
-    The store is asked again afterwards: of two that publish at once, the one that looks last puts the alias right.
+    The store is read again after each move: when two trainings publish at once, the last reader corrects the alias. Raises
+    BackendUnavailable.
     """
     _quiet()
     tracking, _ = resolve(uri)
-    crowned = None
+    champion = None
     try:
         with fail_fast():
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
             for _ in range(5):
-                metadata: Mapping[str, Any] = next((entry.metadata for entry in store.entries() if entry.served), {})
-                name, version = metadata.get("mlflow_model_name"), metadata.get("mlflow_model_version")
-                if not name or not version or str(version) == crowned:
-                    return crowned
-                crown(client, str(name), str(version))
-                crowned = str(version)
+                manifest = next((entry.manifest for entry in store.entries() if entry.served), None)
+                name, version = (None, None) if manifest is None else (manifest.mlflow_model_name, manifest.mlflow_model_version)
+                if not name or not version or str(version) == champion:
+                    return champion
+                set_champion(client, name, str(version))
+                champion = str(version)
     except Exception as error:
-        raise BackendUnavailable(f"the alias '{CHAMPION}' in MLflow at {shown(tracking)} was not moved ({cause(error)})") from None
-    return crowned
+        raise BackendUnavailable(f"the alias '{CHAMPION}' in MLflow at {redact(tracking)} was not moved ({cause(error)})") from None
+    return champion
 
 
-# --- inside
+def _check_bucket(location: str) -> None:
+    """List a bucket once, so that a missing library, key or network is known before the training, not after it."""
+    errors: list[BaseException] = []
 
-
-def _reach(place: str) -> None:
-    """List a bucket once: without its library, its key or the network, better now than after the training."""
-    failed: list[BaseException] = []
-
-    def look() -> None:
+    def list_artifacts() -> None:
         try:
-            get_artifact_repository(place).list_artifacts()
+            get_artifact_repository(location).list_artifacts()
         except Exception as error:
-            failed.append(error)
+            errors.append(error)
 
-    looking = threading.Thread(target=look, daemon=True)  # Google's client tries for minutes
-    looking.start()
-    looking.join(BUCKET_SECONDS)
-    if looking.is_alive() or failed:
-        why = cause(failed[0]) if failed else f"no answer in {BUCKET_SECONDS:g} s"
-        raise BackendUnavailable(f"the files of the runs cannot be put at {place} ({why}): correct it, or use --no-tracking")
+    thread = threading.Thread(target=list_artifacts, daemon=True)  # Google's client retries for minutes
+    thread.start()
+    thread.join(BUCKET_SECONDS)
+    if thread.is_alive() or errors:
+        why = cause(errors[0]) if errors else f"no answer in {BUCKET_SECONDS:g} s"
+        raise BackendUnavailable(f"the files of the runs cannot be put at {location} ({why}): correct it, or use --no-tracking")
 
 
 def _create_experiment(client: mlflow.MlflowClient, name: str, root: str | None) -> str:
-    made: str
+    experiment_id: str
     try:
-        made = client.create_experiment(name, artifact_location=f"{root}/{name}" if root else None)
+        experiment_id = client.create_experiment(name, artifact_location=f"{root}/{name}" if root else None)
     except MlflowException as error:
-        found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
-        if found is None:
+        created = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+        if created is None:
             raise
-        made = found.experiment_id  # another run was faster
-    return made
+        experiment_id = created.experiment_id  # another run was faster
+    return experiment_id
 
 
 def _signature(signature: Signature) -> ModelSignature:
@@ -257,15 +268,15 @@ def _signature(signature: Signature) -> ModelSignature:
     return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(output)]), params=ParamSchema([]))
 
 
-def _types(model: Any) -> list[str] | None:
-    """What skops must trust to load this very model: it was made here a moment ago. None when skops cannot store it."""
+def _skops_types(model: Any) -> list[str] | None:
+    """The types that skops must trust to load this model, which this process has fitted. None when skops cannot store it."""
     import skops.io
 
     try:
-        found: list[str] = skops.io.get_untrusted_types(data=skops.io.dumps(model))
+        types: list[str] = skops.io.get_untrusted_types(data=skops.io.dumps(model))
     except Exception:
         return None
-    return found
+    return types
 
 
 def _model_id(uri: str) -> str | None:
@@ -274,7 +285,7 @@ def _model_id(uri: str) -> str | None:
 
 
 def _key(name: str) -> str:
-    """A metric's or parameter's name as MLflow allows it."""
+    """The name with characters that MLflow does not allow replaced by `_`."""
     return "".join(char if char.isalnum() or char in "_-./ :" else "_" for char in name)[:250]
 
 

@@ -10,19 +10,19 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from serve_app.artifacts.names import REPORT
 from serve_app.artifacts.store import KEEP
+from serve_app.command_line import MODEL_DIR, ModelDir
 from serve_app.errors import UsageError
 from training.estimators import ESTIMATORS
+from training.tracking_uri import DEFAULT_URI
 
-MODEL_DIR = Path("models")
-"""The store, unless a flag or the environment names another."""
-
-ModelDir = Annotated[Path, typer.Option(envvar="MODEL_DIR", help="The store: folder of published models.")]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server, or a bucket for its files. (default: sqlite:///mlflow.db)"),
+    typer.Option(envvar="MLFLOW_TRACKING_URI", help=f"MLflow server, or a bucket for its files. (default: {DEFAULT_URI})"),
 ]
 TaskChoice = Literal["auto", "classification", "regression"]
+_FOREST = ESTIMATORS["random-forest"].classification.defaults
 
 
 class OptionalInt(NamedTuple):
@@ -122,10 +122,14 @@ class TrainOptions:
         ),
     ] = field(default_factory=list)
     estimator: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)} or package.module:factory.")] = "random-forest"
-    n_estimators: Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of trees. (default: 200)")] = None
+    n_estimators: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help=f"Number of trees. (default: {_FOREST['n_estimators']})")
+    ] = None
     max_depth: Annotated[
         OptionalInt | None,
-        typer.Option(metavar="N|None", parser=parse_optional_int, help="Depth of a tree; None: no limit. (default: 10)"),
+        typer.Option(
+            metavar="N|None", parser=parse_optional_int, help=f"Depth of a tree; None: no limit. (default: {_FOREST['max_depth']})"
+        ),
     ] = None
     test_size: Annotated[float, typer.Option(help="Share of the rows held out.")] = 0.2
     random_state: Annotated[
@@ -142,7 +146,7 @@ class TrainOptions:
         typer.Option(min=0.0, help="How much worse than the served model is allowed: accuracy lost, or share by which rmse grows."),
     ] = 0.0
     force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its metadata say so.")] = False
-    report: Annotated[Path | None, typer.Option(help="Where the verdict is written. (default: MODEL_DIR/verdict.json)")] = None
+    report: Annotated[Path | None, typer.Option(help=f"Where the verdict is written. (default: {REPORT} in the store)")] = None
     keep: Annotated[int, typer.Option(min=1, help="Models that the store keeps.")] = KEEP
     signing_key: Annotated[
         Path | None, typer.Option(envvar="IRIS_SIGNING_KEY", help="Sign the bundle with this Ed25519 private key (PEM).")

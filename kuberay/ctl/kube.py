@@ -72,13 +72,17 @@ class Cluster:
         """Standard output of one kubectl call with `text` as its input; raises CommandError with the last line of its errors."""
         try:
             process = subprocess.run(  # noqa: S603  the command is the user's own kubectl
-                self.command(*arguments, namespaced=namespaced), input=text, capture_output=True, text=True, check=False
+                self.command(*arguments, namespaced=namespaced),
+                input=None if text is None else text.encode(),
+                capture_output=True,
+                check=False,
             )
         except FileNotFoundError:
             raise CommandError(f"{self.kubectl[0]} is not installed (or not in PATH): install kubectl, or set KUBECTL") from None
         if process.returncode:
-            raise CommandError(_last_line(process.stderr) or f"kubectl {arguments[0]} failed")
-        return process.stdout
+            raise CommandError(_last_line(process.stderr.decode(errors="replace")) or f"kubectl {arguments[0]} failed")
+        # As bytes, because text mode would turn the carriage returns of progress bars into new lines.
+        return process.stdout.decode(errors="replace")
 
     def try_run(self, *arguments: str, namespaced: bool = True) -> str | None:
         """Like `run`, but None when kubectl fails."""

@@ -13,7 +13,7 @@ from kuberay.ctl.waiting import Progress, poll
 
 TRAINING_TIMEOUT = 1900.0
 SCORING_TIMEOUT = 21_700.0
-DRIVER_LOG = "cat /tmp/ray/session_latest/logs/job-driver-*.log 2>&1"
+DRIVER_LOG = "cat /tmp/ray/session_latest/logs/job-driver-*.log"
 
 
 def train(cluster: Cluster, folder: str, flags: str) -> None:
@@ -112,8 +112,14 @@ def driver_log(cluster: Cluster, ray_cluster: str) -> str:
     for pod in cluster.pods(f"ray.io/cluster={ray_cluster},ray.io/node-type=head") if ray_cluster else []:
         log = cluster.try_run("exec", pod["metadata"]["name"], "-c", "ray-head", "--", "sh", "-c", DRIVER_LOG)
         if log:
-            return "".join(f"{line}\n" for line in log.splitlines() if " -- Runtime env is setting up" not in line)
+            return finished_lines(log)
     return ""
+
+
+def finished_lines(log: str) -> str:
+    """The lines that do not change any more, as a terminal shows them: a progress bar rewrites its line after a carriage return."""
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in log.split("\n")[:-1]]
+    return "".join(f"{line}\n" for line in lines if " -- Runtime env is setting up" not in line)
 
 
 def _failure(reason: str, message: str) -> str:

@@ -7,13 +7,14 @@ import os
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 LINK = ".link-"
 """How the name of a link begins before it has its own."""
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a new file that nobody may write again, not even through a link."""
+    """Write a new file that is read-only, also through a link, and make its bytes durable. Raises OSError, also when it exists."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
     with open(handle, "wb") as file:
         file.write(data)
@@ -21,7 +22,29 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def replace_file(path: Path, data: Any) -> None:
+    """Write bytes as a file, and create the folders above it: other processes read the old content or the new one, never a part.
+
+    That is true after a power failure, too. `data` is anything that a binary file writes. Raises OSError; the old content stays
+    then, unless only its folder could not be made durable.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable; raises OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -45,6 +68,7 @@ def replace_link(path: Path, target: str) -> None:
 
 
 def link_of(path: Path) -> str | None:
+    """The target of a link; None for what is not a link, or cannot be read."""
     try:
         return os.readlink(path)
     except OSError:

@@ -117,16 +117,16 @@ IRIS_BOUNDS: Mapping[str, tuple[float, float]] = dict.fromkeys(
 """The contract of the built-in example, in cm: it outlives any table the model was trained on."""
 
 
-def plain_name(name: str) -> str:
+def legacy_name(name: str) -> str:
     """`sepal length (cm)` as a client writes it: `sepal_length`."""
     return "_".join(name.split("(")[0].split()).lower()
 
 
-def plain_signature(feature_names: Sequence[str], classes: Sequence[Label]) -> Signature:
+def legacy_signature(feature_names: Sequence[str], classes: Sequence[Label]) -> Signature:
     """The signature of a model that came without one: plain numbers in the order of `feature_names`."""
     names = list(feature_names)
-    if {plain_name(name) for name in names} == set(IRIS_BOUNDS):
-        names = [plain_name(name) for name in names]
+    if {legacy_name(name) for name in names} == set(IRIS_BOUNDS):
+        names = [legacy_name(name) for name in names]
     features = tuple(
         Feature(name=name, minimum=bounds[0], maximum=bounds[1]) if (bounds := IRIS_BOUNDS.get(name)) else Feature(name=name)
         for name in names

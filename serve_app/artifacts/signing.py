@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from serve_app.errors import IrisApiError
 
-SEAL = "metadata.json.sig"
 MAX_SEAL_BYTES = 1024
 
 Sign = Callable[[str], bytes]

@@ -19,26 +19,15 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from serve_app.artifacts.bundle import (
-    JOBLIB,
-    MANIFEST,
-    METRICS,
-    PLAIN_FILES,
-    Bundle,
-    describe,
-    folder_name,
-    parse_folder,
-    plain_stamp,
-    read_bundle,
-    read_manifest,
-    read_plain,
-    sha256,
-)
+import msgspec
+
+from serve_app.artifacts.bundle import Bundle, folder_name, parse_folder, read_bundle, read_manifest
 from serve_app.artifacts.durable import LINK, discard, link_of, replace_link, sync_folder, write_file
-from serve_app.artifacts.legacy import adopt
-from serve_app.artifacts.signing import SEAL, Sign
+from serve_app.artifacts.legacy import adopt, legacy_stamp, read_legacy
+from serve_app.artifacts.manifest import Manifest, describe, sha256
+from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS, SEAL
+from serve_app.artifacts.signing import Sign
 from serve_app.errors import BundleRefused, StoreError
 
 CURRENT = "current"
@@ -51,12 +40,12 @@ KEEP = 10
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the store's listing."""
+    """One line of the store's listing; `manifest` is None for a damaged bundle."""
 
     version: int
     digest: str
     served: bool
-    metadata: Mapping[str, Any]
+    manifest: Manifest | None
     folder: Path
 
 
@@ -76,7 +65,7 @@ class Store:
         try:
             return os.readlink(self.root / CURRENT)
         except FileNotFoundError:
-            stamp = plain_stamp(self.root)
+            stamp = legacy_stamp(self.root)
             # Looked at twice: a first publication in between makes the plain names lead into its bundle.
             return None if stamp is None else link_of(self.root / CURRENT) or f"plain:{stamp}"
         except OSError as error:
@@ -86,10 +75,10 @@ class Store:
     def read(self, pointer: str) -> Bundle:
         """The verified bundle that `pointer` (from `pointer()`) names; raises BundleRefused."""
         if pointer.startswith("plain:"):
-            plain = read_plain(self.root)
-            if plain is None or os.path.lexists(self.root / CURRENT):
+            legacy = read_legacy(self.root)
+            if legacy is None or os.path.lexists(self.root / CURRENT):
                 raise BundleRefused("unreadable", "the model's files are being written", final=False)
-            return plain
+            return legacy
         return read_bundle(self._target(pointer))
 
     def current(self) -> Bundle | None:
@@ -103,7 +92,7 @@ class Store:
         return None
 
     def entries(self) -> list[Entry]:
-        """Every bundle, oldest version first. A damaged one is listed with empty metadata: it can still be seen."""
+        """Every bundle, oldest version first. A damaged one is listed without its manifest."""
         try:
             return self._entries(link_of(self.root / CURRENT))
         except OSError as error:
@@ -114,7 +103,7 @@ class Store:
     def publish(
         self,
         files: Mapping[str, bytes],
-        metadata: Mapping[str, Any],
+        manifest: Manifest,
         *,
         version: int | None = None,
         expected: str | None = None,
@@ -133,8 +122,8 @@ class Store:
         with self._writing():
             if check and self.pointer() != expected:
                 raise PointerMoved("another model was published meanwhile")
-            self._adopt_plain()
-            folder = self._write(files, metadata, version, sign)
+            self._adopt_legacy()
+            folder = self._write(files, manifest, version, sign)
             try:
                 read_bundle(folder)  # what is served is what can be read back
                 self._point(folder.name)
@@ -181,16 +170,16 @@ class Store:
         except FileNotFoundError:
             return []
         folders = [self.root / BUNDLES / name for name in names if parse_folder(name)]
-        found = [self._entry(folder, served=pointer == f"{BUNDLES}/{folder.name}") for folder in folders]
-        return sorted(found, key=lambda entry: entry.version)
+        entries = [self._entry(folder, served=pointer == f"{BUNDLES}/{folder.name}") for folder in folders]
+        return sorted(entries, key=lambda entry: entry.version)
 
     def _entry(self, folder: Path, *, served: bool) -> Entry:
         parsed = parse_folder(folder.name)
         assert parsed is not None
-        metadata: dict[str, Any] = {}
+        manifest: Manifest | None = None
         with contextlib.suppress(OSError, BundleRefused):
-            metadata = read_manifest(folder)
-        return Entry(*parsed, served=served, metadata=metadata, folder=folder)
+            manifest = read_manifest(folder)
+        return Entry(*parsed, served=served, manifest=manifest, folder=folder)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -222,19 +211,19 @@ class Store:
             return wanted
         return max(taken, default=0) + 1
 
-    def _write(self, files: Mapping[str, bytes], metadata: Mapping[str, Any], wanted: int | None, sign: Sign | None = None) -> Path:
+    def _write(self, files: Mapping[str, bytes], manifest: Manifest, wanted: int | None, sign: Sign | None = None) -> Path:
         """Write aside, everything fsynced, the manifest last; then give the folder its name."""
         number = self._free(wanted)
-        manifest = describe(files, {**metadata, "version": number})
+        raw = describe(files, msgspec.structs.replace(manifest, version=number))
         aside = self.root / BUNDLES / f".{uuid.uuid4().hex}"
-        folder = self.root / BUNDLES / folder_name(number, sha256(manifest))
+        folder = self.root / BUNDLES / folder_name(number, sha256(raw))
         aside.mkdir()
         try:
             for name, data in files.items():
                 write_file(aside / name, data)
             if sign is not None:
-                write_file(aside / SEAL, sign(sha256(manifest)))
-            write_file(aside / MANIFEST, manifest)
+                write_file(aside / SEAL, sign(sha256(raw)))
+            write_file(aside / MANIFEST, raw)
             sync_folder(aside)
             os.rename(aside, folder)
             sync_folder(self.root / BUNDLES)
@@ -246,11 +235,11 @@ class Store:
 
     def _point(self, name: str) -> None:
         """The last step that may fail: the plain names lead through the pointer, so they are made before it moves."""
-        self._link_plain_names()
+        self._link_legacy_names()
         replace_link(self.root / CURRENT, f"{BUNDLES}/{name}")
 
-    def _link_plain_names(self) -> None:
-        for name in PLAIN_FILES:
+    def _link_legacy_names(self) -> None:
+        for name in LEGACY_FILES:
             path, target = self.root / name, f"{CURRENT}/{name}"
             if link_of(path) == target:
                 continue
@@ -259,22 +248,22 @@ class Store:
                 os.replace(path, self.root / f"replaced-{name}")
             replace_link(path, target)
 
-    def _adopt_plain(self) -> None:
-        """Keep the model that the system of old left, as a bundle that can be rolled back to."""
+    def _adopt_legacy(self) -> None:
+        """Keep the model of a legacy layout, as a bundle that can be rolled back to."""
         if os.path.lexists(self.root / CURRENT):
             return
         try:
-            plain = read_plain(self.root)
-            if plain is None:
+            legacy = read_legacy(self.root)
+            if legacy is None:
                 return
-            files, metadata = adopt(plain)
+            files, manifest = adopt(legacy)
         except BundleRefused as error:
             if not error.final:  # somebody writes these files at this moment
                 raise
             return
-        folder = self._write(files, metadata, int(plain.version) if plain.version.isdigit() else None)
+        folder = self._write(files, manifest, int(legacy.version) if legacy.version.isdigit() else None)
         replace_link(self.root / CURRENT, f"{BUNDLES}/{folder.name}")
-        self._link_plain_names()
+        self._link_legacy_names()
 
     def _promote(self, version: int) -> Entry:
         entry = next((entry for entry in self.entries() if entry.version == version), None)
@@ -285,7 +274,7 @@ class Store:
             read_bundle(entry.folder)
         except BundleRefused as error:
             raise StoreError(f"version {version} is damaged and was not promoted: {error}") from error
-        self._adopt_plain()
+        self._adopt_legacy()
         self._point(entry.folder.name)
         return self._entry(entry.folder, served=True)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 import orjson
 
-REPORT = "verdict.json"
-"""Training leaves its verdict here (training/pipeline.py)."""
+from serve_app.artifacts.names import REPORT
+from serve_app.artifacts.training_report import Outcome, TrainingReport
 
-VERDICTS = ("accepted", "forced", "refused")
+VERDICTS: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,16 @@ def look(folder: Path) -> Volume:
 
 def _space(folder: Path) -> tuple[float | None, float | None]:
     try:
-        found = os.statvfs(folder)
+        status = os.statvfs(folder)
     except OSError:
         return None, None
-    return float(found.f_bavail * found.f_frsize), float(found.f_blocks * found.f_frsize)
+    return float(status.f_bavail * status.f_frsize), float(status.f_blocks * status.f_frsize)
 
 
 def _verdict(folder: Path) -> tuple[str | None, float | None]:
     try:
-        report = orjson.loads((folder / REPORT).read_bytes())
-        at = datetime.fromisoformat(report["trained_at"]).timestamp()
-        verdict = "accepted" if report["accepted"] else "forced" if report["forced"] else "refused"
-    except (OSError, KeyError, TypeError, ValueError, OverflowError):
+        report = TrainingReport.from_dict(orjson.loads((folder / REPORT).read_bytes()))
+        trained_at = report.trained_seconds
+    except (OSError, AttributeError, ValueError, OverflowError):
         return None, None
-    return verdict, at
+    return report.outcome, trained_at

@@ -1,6 +1,6 @@
-"""The plan beside the results: what was asked, of which model, over which files, cut how.
+"""The manifest of a scoring, beside its results: the specification, and how the input is split into parts.
 
-Whoever starts again with the same question goes on where the plan was left; another question is refused.
+The same specification continues an unfinished scoring; another one is refused.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from serve_app.tables.location import Folder, Kind, Source
 from serve_app.tables.splits import Part
 
 PLAN = "_plan.json"
+"""The manifest of the scoring, in the folder of the results."""
+
 DONE = "_done.json"
-FORMAT = 1
+"""Written last, when every part is complete."""
+
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """All that the result depends on, besides this program."""
+    """Everything that the result depends on, besides this program."""
 
     version: str
     digest: str
@@ -40,65 +44,68 @@ class JobSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The question and how the input is cut; `headers` are the columns of each CSV file."""
+class JobManifest:
+    """The specification and the parts of the input; `headers` are the columns of each CSV file by path."""
 
-    question: JobSpec
+    spec: JobSpec
     headers: Mapping[str, tuple[str, ...]]
     parts: tuple[Part, ...]
     format: int = FORMAT
 
 
-def write(folder: Folder, plan: Plan) -> None:
-    folder.write(PLAN, orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2) + b"\n")
+def write_manifest(folder: Folder, manifest: JobManifest) -> None:
+    """Write the manifest into the folder of the results; raises UsageError or BackendUnavailable."""
+    folder.write(PLAN, orjson.dumps(asdict(manifest), option=orjson.OPT_INDENT_2) + b"\n")
 
 
-def begun(folder: Folder, names: Sequence[str]) -> Plan | None:
-    """The plan that the folder holds; raises UsageError when it holds something else."""
+def read_manifest(folder: Folder, names: Sequence[str]) -> JobManifest | None:
+    """The manifest that the folder holds, None for an empty folder; `names` are the files in it.
+
+    Raises UsageError when the folder holds other files, or a manifest that cannot be read.
+    """
     if PLAN not in names:
         foreign = sorted(name for name in names if not name.startswith("."))
         if foreign:
-            raise UsageError(f"--out {folder.place.shown} holds other files ({foreign[0]}): name an empty or new folder")
+            raise UsageError(f"--out {folder.location.redacted} holds other files ({foreign[0]}): name an empty or new folder")
         return None
-    plan = None
+    manifest = None
     with contextlib.suppress(ValueError):
-        plan = msgspec.json.decode(folder.read(PLAN), type=Plan)
-    if plan is None or plan.format != FORMAT:
-        raise UsageError(f"{PLAN} in {folder.place.shown} cannot be read: use --restart to begin anew")
-    return plan
+        manifest = msgspec.json.decode(folder.read(PLAN), type=JobManifest)
+    if manifest is None or manifest.format != FORMAT:
+        raise UsageError(f"{PLAN} in {folder.location.redacted} cannot be read: use --restart to start over")
+    return manifest
 
 
-def check_same(plan: Plan, asked: JobSpec, out: str) -> None:
-    """Raises UsageError, which names the first thing that differs."""
-    was = plan.question
-    if (was.version, was.digest) != (asked.version, asked.digest):
+def check_same(started: JobSpec, current: JobSpec, out: str) -> None:
+    """Raise UsageError that names the first difference between the specification of the folder and that of this call."""
+    if (started.version, started.digest) != (current.version, current.digest):
         raise UsageError(
-            f"{out} was begun with version {was.version} ({was.digest[:12]}), not with version {asked.version} "
-            f"({asked.digest[:12]}): --version {was.version} goes on with it, --restart begins anew"
+            f"{out} was started with version {started.version} ({started.digest[:12]}), not with version {current.version} "
+            f"({current.digest[:12]}): --version {started.version} continues it, --restart starts over"
         )
-    if was.files != asked.files:
-        before, now = ({source.path: source for source in files} for files in (was.files, asked.files))
+    if started.files != current.files:
+        before, now = ({source.path: source for source in files} for files in (started.files, current.files))
         changed = next(path for path in sorted({*before, *now}) if before.get(path) != now.get(path))
-        word = "is gone" if changed not in now else "is new" if changed not in before else "was changed"
-        raise UsageError(f"{changed} {word} since {out} was begun: use --restart to score everything again, or another --out")
+        change = "is gone" if changed not in now else "is new" if changed not in before else "was changed"
+        raise UsageError(f"{changed} {change} since {out} was started: use --restart to score everything again, or another --out")
     options: dict[str, Any] = {
-        "--keep": (was.keep, asked.keep),
-        "--unknown-category": (was.unknown, asked.unknown),
-        "--on-error": (was.on_error, asked.on_error),
-        "--format": (was.form, asked.form),
-        "--part-bytes": (was.part_bytes, asked.part_bytes),
-        "the predictor": (was.predictor, asked.predictor),
+        "--keep": (started.keep, current.keep),
+        "--unknown-category": (started.unknown, current.unknown),
+        "--on-error": (started.on_error, current.on_error),
+        "--format": (started.form, current.form),
+        "--part-bytes": (started.part_bytes, current.part_bytes),
+        "the predictor": (started.predictor, current.predictor),
     }
     for name, (before, now) in options.items():
         if before != now:
-            raise UsageError(f"{out} was begun with {name} {_shown(before)}, not {_shown(now)}: use --restart to begin anew")
+            raise UsageError(f"{out} was started with {name} {_text(before)}, not {_text(now)}: use --restart to start over")
 
 
 def clear(folder: Folder, names: Sequence[str]) -> None:
-    """Remove what an earlier scoring left, the plan last; what is not ours stays."""
-    mine = [name for name in names if name.startswith("part-") and name.endswith((".parquet", ".csv"))]
-    folder.remove([*(name for name in (DONE,) if name in names), *mine, PLAN])
+    """Remove what an earlier scoring left, its manifest last; other files stay."""
+    parts = [name for name in names if name.startswith("part-") and name.endswith((".parquet", ".csv"))]
+    folder.remove([*(name for name in (DONE,) if name in names), *parts, PLAN])
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return ",".join(value) or "nothing" if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""From scores to the columns of the output, with the numbers that the served API prints."""
+"""From scores to the columns of the output; numbers are those that the served API answers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from serve_app.protocols.encode import numbers
 from serve_app.tables.columns import Rows
 
 ERROR = "error"
+"""The column with the problem of a row, when such rows are kept."""
 
 
 def output_schema(signature: Signature, kept: Sequence[tuple[str, pa.DataType]], on_error: OnError) -> pa.Schema:
-    """Kept columns, prediction, confidence and probabilities (classification), model_version, error (when rows are kept)."""
+    """Kept columns, prediction, confidence and probabilities (classification), model_version, error (when rows are kept).
+
+    Raises UsageError when a kept column has the name of another column of the output.
+    """
     fields: list[tuple[str, pa.DataType]] = [("prediction", _label_type(signature))]
     if signature.task == "classification":
         fields.append(("confidence", pa.float64()))
@@ -36,15 +40,14 @@ def output_schema(signature: Signature, kept: Sequence[tuple[str, pa.DataType]],
     return pa.schema([*kept, *fields])
 
 
-def scored(rows: Rows, score: Any, signature: Signature, version: str, schema: pa.Schema) -> pa.Table:
-    """The output of these rows; one with a problem gets its sentence instead of numbers."""
+def output_table(rows: Rows, score: Any, signature: Signature, version: str, schema: pa.Schema) -> pa.Table:
+    """The output of these rows; a row with a problem has the message in place of numbers."""
     count = len(rows.matrix)
-    right = np.ones(count, bool)
-    right[list(rows.problems)] = False
+    valid = np.ones(count, bool)
+    valid[list(rows.problems)] = False
     columns: dict[str, Any] = {name: rows.kept.column(name) for name in rows.kept.column_names}
-    found = answers(rows.matrix[right], score, signature) if right.any() else {}
-    places = np.cumsum(right) - 1
-    index = None if right.all() else pa.array(np.where(right, places, 0), pa.int64(), mask=~right)
+    predicted = prediction_columns(rows.matrix[valid], score, signature) if valid.any() else {}
+    index = None if valid.all() else pa.array(np.where(valid, np.cumsum(valid) - 1, 0), pa.int64(), mask=~valid)
     for name in schema.names:
         if name in columns:
             continue
@@ -52,15 +55,15 @@ def scored(rows: Rows, score: Any, signature: Signature, version: str, schema: p
             columns[name] = pa.array([version] * count, pa.string())
         elif name == ERROR:
             columns[name] = pa.array([rows.problems.get(row) for row in range(count)], pa.string())
-        elif name not in found:
+        elif name not in predicted:
             columns[name] = pa.nulls(count, schema.field(name).type)
         else:
-            columns[name] = found[name] if index is None else found[name].take(index)
+            columns[name] = predicted[name] if index is None else predicted[name].take(index)
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def answers(matrix: Matrix, score: Any, signature: Signature) -> dict[str, Any]:
-    """The columns that the model gives for rows that are right; in pieces, as the served API computes a large batch."""
+def prediction_columns(matrix: Matrix, score: Any, signature: Signature) -> dict[str, Any]:
+    """The predicted columns by name for a coded matrix, computed in pieces of PIECE_ROWS rows as the served API does."""
     scores: Scores = np.concatenate([score(piece) for piece in batched(matrix, PIECE_ROWS)])
     if signature.task == "regression":
         return {"prediction": pa.array(_printed(scores))}
@@ -78,7 +81,7 @@ def answers(matrix: Matrix, score: Any, signature: Signature) -> dict[str, Any]:
     }
 
 
-def encoded(tables: Iterable[pa.Table], schema: pa.Schema, form: Format) -> tuple[pa.Buffer, int, int]:
+def encode_tables(tables: Iterable[pa.Table], schema: pa.Schema, form: Format) -> tuple[pa.Buffer, int, int]:
     """The bytes of an output file, its rows, and how many of them have an error."""
     sink = pa.BufferOutputStream()
     rows = errors = 0
@@ -92,7 +95,7 @@ def encoded(tables: Iterable[pa.Table], schema: pa.Schema, form: Format) -> tupl
 
 
 def errors_in(data: bytes, form: Format) -> int:
-    """How many rows of an output file have an error."""
+    """The number of rows with an error in the bytes of an output file."""
     if form == "parquet":
         column = parquet.read_table(pa.BufferReader(data), columns=[ERROR]).column(ERROR)
         return len(column) - int(column.null_count)
@@ -103,7 +106,7 @@ def errors_in(data: bytes, form: Format) -> int:
 
 
 def _printed(scores: Scores) -> Any:
-    """float64 as an answer prints it: a float32 becomes the number that its shortest text names."""
+    """float64 as the API prints it: a float32 becomes the number of its shortest text."""
     return scores if scores.dtype == np.float64 else np.array(numbers(scores), dtype=np.float64)
 
 

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from serve_app.command_line import MODEL_DIR, ModelDir
 from serve_app.errors import UsageError
 
-# The literals stand here, not at what uses them, so that the help is printed without loading numpy and ONNX Runtime.
+# Declared here, because the modules that use them load numpy and ONNX Runtime, which `--help` does not need.
 Format = Literal["parquet", "csv"]
 OnError = Literal["refuse", "keep"]
 Unknown = Literal["refuse", "unseen"]
@@ -28,7 +29,7 @@ class ScoreOptions:
     out: Annotated[
         str, typer.Option(help="Folder of the results, on this machine or in a bucket; finished parts of an earlier run are kept.")
     ]
-    model_dir: Annotated[Path, typer.Option(envvar="MODEL_DIR", help="The store: folder of published models.")] = Path("models")
+    model_dir: ModelDir = MODEL_DIR
     version: Annotated[int | None, typer.Option(help="A version that `models` lists. (default: the served one)")] = None
     keep: Annotated[str, typer.Option(metavar="COLUMN,…", help="Columns of the input to repeat in the output.")] = ""
     on_error: Annotated[

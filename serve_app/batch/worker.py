@@ -1,4 +1,4 @@
-"""One process of many: it verifies the bundle as a replica does, then turns one part after the other into an output file."""
+"""A worker: it verifies the bundle as a replica does, then scores one part after the other into an output file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from serve_app.artifacts.bundle import Bundle, plain_digest, verify_files
+from serve_app.artifacts.bundle import Bundle, verify_files
 from serve_app.artifacts.fields import Unknown
-from serve_app.batch.results import encoded, scored
+from serve_app.artifacts.legacy import legacy_digest
+from serve_app.batch.results import encode_tables, output_table
 from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import BundleRefused, IrisApiError, UsageError
-from serve_app.inference.predictor import LoadPolicy, Predictor, Prefer, open_predictor
+from serve_app.inference.predictor import BackendChoice, LoadPolicy, Predictor, open_predictor
 from serve_app.tables.columns import Reading, Rows, csv_rows, parquet_rows
 from serve_app.tables.location import Folder, Kind, Location
 from serve_app.tables.splits import Part
@@ -23,29 +24,29 @@ from serve_app.tables.splits import Part
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A bundle on its way to a worker, which believes the digest and nothing else; `manifest` is None for plain files."""
+    """A bundle for a worker, which verifies it against its digest; `manifest` is None for the legacy layout."""
 
     bundle: Bundle = field(repr=False)
     manifest: bytes | None = field(repr=False)
-    prefer: Prefer = "auto"
+    prefer: BackendChoice = "auto"
     allow_joblib: bool = True
     unknown: Unknown = "refuse"
 
     def open(self) -> Predictor:
         """Verify the digest of every file, load, replay the golden examples. Raises BundleRefused."""
-        sent = self.bundle
+        bundle = self.bundle
         if self.manifest is not None:
-            found = verify_files(sent.version, sent.digest, self.manifest, sent.files, source=sent.source, seal=sent.seal)
-        elif plain_digest(sent.files) == sent.digest:
-            found = sent
-        else:
+            bundle = verify_files(
+                bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal
+            )
+        elif legacy_digest(bundle.files) != bundle.digest:
             raise BundleRefused("digest", "the model's files do not have the digest that was read")
-        return open_predictor(found, LoadPolicy(allow_joblib=self.allow_joblib, prefer=self.prefer))
+        return open_predictor(bundle, LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None))
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What every worker is told: where from, where to, which columns, the parts."""
+class ScoringTask:
+    """What every worker of a scoring needs: input, output, columns and parts. `schema` is that of the output."""
 
     data: Location
     out: Location
@@ -59,16 +60,17 @@ class Job:
 
 
 def file_name(number: int, form: Format) -> str:
+    """The name of the output file of a part."""
     return f"part-{number:06d}.{form}"
 
 
 class Scorer:
-    """Called with the number of a part; tells how it went, so that a mistake in a table is told in one sentence."""
+    """Scores parts by their numbers. Ray Data creates one in each worker and calls it."""
 
-    def __init__(self, job: Job, model: Model) -> None:
+    def __init__(self, task: ScoringTask, model: Model) -> None:
         pa.set_cpu_count(1)  # the other cores have workers of their own
-        self._job = job
-        self._folder = Folder(job.out)
+        self._task = task
+        self._folder = Folder(task.out)
         self._refusal = ""
         try:
             predictor = model.open()
@@ -76,44 +78,50 @@ class Scorer:
             self._refusal = f"version {model.bundle.version} is refused: {error}"
             return
         self._predictor = predictor
-        self._reading = Reading(predictor.signature, job.keep, model.unknown)
+        self._reading = Reading(predictor.signature, task.keep, model.unknown)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Score the part `batch["number"][0]`; the result has lists of one value, as Ray Data wants it.
+
+        `usage_error` and `failure` are messages, empty when the part was written: an exception would lose its type on the way.
+        """
         number = int(batch["number"][0])
-        told: dict[str, Any] = {"number": number, "rows": 0, "errors": 0, "mistake": "", "failure": self._refusal}
-        told["started"] = time.time()
+        result: dict[str, Any] = {"number": number, "rows": 0, "errors": 0, "usage_error": "", "failure": self._refusal}
+        result["started"] = time.time()
         if not self._refusal:
             try:
-                told["rows"], told["errors"] = self._do(self._job.parts[number])
+                result["rows"], result["errors"] = self._score(self._task.parts[number])
             except UsageError as error:
-                told["mistake"] = str(error)
+                result["usage_error"] = str(error)
             except IrisApiError as error:
-                told["failure"] = str(error)
+                result["failure"] = str(error)
             except MemoryError:
-                told["failure"] = "the memory of a worker is too small for a part: use a smaller --part-bytes, or fewer --workers"
-        told["ended"] = time.time()
-        told["peak_kib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return {name: [value] for name, value in told.items()}
+                result["failure"] = "a worker has too little memory for a part: use a smaller --part-bytes, or fewer --workers"
+        result["ended"] = time.time()
+        result["peak_kib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {name: [value] for name, value in result.items()}
 
-    def _do(self, part: Part) -> tuple[int, int]:
-        job = self._job
-        data, rows, errors = encoded(self._tables(part), job.schema, job.form)
-        self._folder.write(file_name(part.number, job.form), data)
+    def _score(self, part: Part) -> tuple[int, int]:
+        """Write the output of a part; its rows, and how many of them have an error."""
+        task = self._task
+        data, rows, errors = encode_tables(self._tables(part), task.schema, task.form)
+        self._folder.write(file_name(part.number, task.form), data)
         return rows, errors
 
     def _tables(self, part: Part) -> Iterator[pa.Table]:
-        job, signature = self._job, self._predictor.signature
-        seen = part.first_row
+        task, signature = self._task, self._predictor.signature
+        first_row = part.first_row
         for rows in self._rows(part):
-            if rows.problems and job.on_error == "refuse":
+            if rows.problems and task.on_error == "refuse":
                 first = min(rows.problems)
                 raise UsageError(
-                    f"{part.path}, row {seen + first + 1}: {rows.problems[first]} (correct it, or use --on-error keep to go on)"
+                    f"{part.path}, row {first_row + first + 1}: {rows.problems[first]} "
+                    "(correct it, or use --on-error keep to continue)"
                 )
-            seen += len(rows.matrix)
-            yield scored(rows, self._predictor.scores, signature, self._predictor.version, job.schema)
+            first_row += len(rows.matrix)
+            yield output_table(rows, self._predictor.scores, signature, self._predictor.version, task.schema)
 
     def _rows(self, part: Part) -> Iterator[Rows]:
-        if self._job.kind == "parquet":
-            return parquet_rows(self._job.data, part, self._reading)
-        return csv_rows(self._job.data, part, self._job.headers[part.path], self._reading)
+        if self._task.kind == "parquet":
+            return parquet_rows(self._task.data, part, self._reading)
+        return csv_rows(self._task.data, part, self._task.headers[part.path], self._reading)

@@ -10,11 +10,9 @@ import hashlib
 import hmac
 import logging
 import math
-import os
 import re
 import secrets
 import time
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any, Literal
 
 import orjson
 
+from serve_app.artifacts.durable import replace_file
 from serve_app.errors import IrisApiError
 
 log = logging.getLogger("iris_api.keys")
@@ -131,12 +130,9 @@ def change_file(file: Path, *, add: dict[str, str] | None = None, remove: str | 
     """Add an entry, or remove all of a name, in one step; returns the number removed. Raises KeysError and changes nothing then."""
     entries = [] if not file.exists() and remove is None else orjson.loads(_checked(file))
     remaining = [entry for entry in entries if entry["name"] != remove]
-    aside = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
     try:
-        aside.write_bytes(orjson.dumps([*remaining, add] if add else remaining, option=orjson.OPT_INDENT_2) + b"\n")
-        os.replace(aside, file)
+        replace_file(file, orjson.dumps([*remaining, add] if add else remaining, option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise KeysError(f"{file} cannot be written ({error.strerror})") from None
     return len(entries) - len(remaining)
 

@@ -1,4 +1,4 @@
-"""What an ONNX model may hold, looked at before ONNX Runtime parses it.
+"""What an ONNX model may hold, checked before ONNX Runtime parses it.
 
 A file of weights elsewhere on the disk, an operator of a library, a loop without end: none of them is part of a model that training
 converts. The protocol buffer is walked field by field; nothing of it is built.
@@ -32,33 +32,38 @@ _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 
 
 def check_onnx(model: bytes) -> None:
-    """Raises BundleRefused `forbidden` for what a served model must not hold, `load` for what is no ONNX model."""
+    """Raises BundleRefused `forbidden` for what a served model must not hold, `load` for bytes that are not an ONNX model."""
     try:
-        view = memoryview(model)
-        graphs = 0
-        for number, value in _fields(view):
-            if number == _MODEL_GRAPH:
-                graphs += 1
-                _graph(_message(value), 0)
-            elif number == _MODEL_OPSETS:
-                for inner, domain in _fields(_message(value)):
-                    if inner == _OPSET_DOMAIN:
-                        _domain(domain)
-            elif number in (_MODEL_FUNCTIONS, _MODEL_TRAINING):
-                raise BundleRefused("forbidden", "the ONNX model brings functions of its own")
-    except NotFastPath as error:
+        graphs = _model(memoryview(model))
+    except InvalidProtobuf as error:
         raise BundleRefused("load", f"the ONNX model cannot be read ({error})") from None
     if graphs != 1:
-        raise BundleRefused("load", "the ONNX model holds no graph")
+        raise BundleRefused("load", "the ONNX model does not hold one graph")
 
 
-class NotFastPath(ValueError):
-    """These bytes are no protocol buffer."""
+class InvalidProtobuf(ValueError):
+    """The bytes are not a protocol buffer."""
+
+
+def _model(view: memoryview) -> int:
+    """Check the fields of a model; the number of its graphs."""
+    graphs = 0
+    for number, value in _fields(view):
+        if number == _MODEL_GRAPH:
+            graphs += 1
+            _graph(_message(value), 0)
+        elif number == _MODEL_OPSETS:
+            for inner, domain in _fields(_message(value)):
+                if inner == _OPSET_DOMAIN:
+                    _domain(domain)
+        elif number in (_MODEL_FUNCTIONS, _MODEL_TRAINING):
+            raise BundleRefused("forbidden", "the ONNX model brings functions of its own")
+    return graphs
 
 
 def _graph(view: memoryview, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise NotFastPath("too deep")
+        raise InvalidProtobuf("too deep")
     for number, value in _fields(view):
         if number == _GRAPH_NODE:
             _node(_message(value), depth)
@@ -75,13 +80,17 @@ def _node(view: memoryview, depth: int) -> None:
         if number == _NODE_DOMAIN:
             _domain(value)
         elif number == _NODE_ATTRIBUTE:
-            for inner, part in _fields(_message(value), skip=_VALUES):
-                if inner in _ATTRIBUTE_TENSORS:
-                    _tensor(_message(part))
-                elif inner in _ATTRIBUTE_GRAPHS:
-                    _graph(_message(part), depth + 1)
-                elif inner in _ATTRIBUTE_SPARSE:
-                    _sparse(_message(part))
+            _attribute(_message(value), depth)
+
+
+def _attribute(view: memoryview, depth: int) -> None:
+    for number, value in _fields(view, skip=_VALUES):
+        if number in _ATTRIBUTE_TENSORS:
+            _tensor(_message(value))
+        elif number in _ATTRIBUTE_GRAPHS:
+            _graph(_message(value), depth + 1)
+        elif number in _ATTRIBUTE_SPARSE:
+            _sparse(_message(value))
 
 
 def _sparse(view: memoryview) -> None:
@@ -103,7 +112,7 @@ def _domain(value: memoryview | int) -> None:
 
 def _message(value: memoryview | int) -> memoryview:
     if isinstance(value, int):
-        raise NotFastPath("a number where a message belongs")
+        raise InvalidProtobuf("a number where a message belongs")
     return value
 
 
@@ -123,25 +132,25 @@ def _fields(view: memoryview, *, skip: re.Pattern[bytes] | None = None) -> Itera
         elif kind == 2:
             size, at = _varint(view, at)
             if size > end - at:
-                raise NotFastPath("cut off")
+                raise InvalidProtobuf("cut off")
             yield number, view[at : at + size]
             at += size
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
-            raise NotFastPath("an unknown kind of field")
+            raise InvalidProtobuf("an unknown kind of field")
     if at != end:
-        raise NotFastPath("cut off")
+        raise InvalidProtobuf("cut off")
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(view):
-            raise NotFastPath("cut off")
+            raise InvalidProtobuf("cut off")
         byte = view[at]
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise NotFastPath("a number without end")
+    raise InvalidProtobuf("a number without end")

@@ -1,7 +1,8 @@
-"""The slot: the predictor that a replica uses, and how it comes to be replaced.
+"""The slot: the predictor that a replica serves, and its replacement.
 
-`slot.predictor` is one attribute: a request reads it once and keeps what it read. `refresh()` looks at the store and, when
-the pointer moved, loads the candidate aside and swaps the reference. Any doubt: the old predictor stays and `problem` says why.
+`slot.predictor` is one attribute: a request reads it once and keeps that predictor. `refresh()` asks the sources and, when the
+pointer has moved, loads the candidate aside and swaps the reference. A candidate that is refused leaves the old predictor in place,
+and `problem` says why.
 """
 
 from __future__ import annotations
@@ -40,22 +41,22 @@ class Source(Protocol):
 
 
 class Slot:
-    """Holds the predictor in use. Only `refresh` changes it, from one thread at a time.
+    """Holds the served predictor. Only `refresh` changes it, from one thread at a time.
 
-    The first of `sources` that has a model is served.
+    The first of `sources` that has a model is served. `loaded_at` is an ISO 8601 text in UTC; `load_seconds` is how long the last
+    load took; `swaps` counts the predictors that were taken up.
     """
 
-    def __init__(self, *sources: Source, terms: LoadPolicy | None = None) -> None:
+    def __init__(self, *sources: Source, policy: LoadPolicy) -> None:
         self.predictor: Predictor | None = None
         self.loaded_at: str | None = None
         self.refusal: Refusal | None = None
         self.swaps = 0
         self.load_seconds = 0.0
         self._sources = sources
-        self._asked = len(sources)  # how many of them are looked at
-        self._terms = terms or LoadPolicy()
-        self._pointer: str | None = None  # what the predictor in use was loaded from
-        self._refused: tuple[str, Refusal] | None = None  # refused for good; not looked at again until the pointer moves
+        self._policy = policy
+        self._pointer: str | None = None  # of the served predictor
+        self._final_refusal: tuple[str, Refusal] | None = None  # its candidate is not read again until the pointer moves
 
     @property
     def problem(self) -> str | None:
@@ -65,41 +66,47 @@ class Slot:
         return None if self.predictor is not None else "no model has been published yet"
 
     def refresh(self) -> bool:
-        """Look once, load if there is something new; True when the predictor was swapped. Never raises for a bad candidate."""
-        pointer: str | None = None
+        """Ask the sources once and load a new model; True when the predictor was swapped. Never raises for a bad candidate."""
+        candidate = "current"  # until a source has named one
         try:
-            for source in self._sources[: self._asked]:
-                pointer = source.pointer()
-                if pointer is not None:
-                    break
-            else:
+            source, pointer = self._find()
+            candidate = pointer or candidate
+            if source is None or pointer is None or pointer == self._pointer:
                 self._clear()
                 return False
-            if pointer == self._pointer:
-                self._clear()
+            if self._final_refusal is not None and pointer == self._final_refusal[0]:
+                self.refusal = self._final_refusal[1]
                 return False
-            if self._refused is not None and pointer == self._refused[0]:
-                self.refusal = self._refused[1]
-                return False
-            self._load(pointer, source)
+            self._load(source, pointer)
         except BundleRefused as error:
-            self._refuse(pointer or "current", error)
+            self._refuse(candidate, error)
             return False
         except Exception as error:  # a replica outlives whatever a model does while it is loaded
-            log.exception("loading failed", extra={"candidate": pointer})
-            self._refuse(pointer or "current", BundleRefused("load", f"the model cannot be loaded ({type(error).__name__})"))
+            log.exception("loading failed", extra={"candidate": candidate})
+            self._refuse(candidate, BundleRefused("load", f"the model cannot be loaded ({type(error).__name__})"))
             return False
         return True
 
-    def _load(self, pointer: str, source: Source) -> None:
-        """Swap. Sources behind this one are not asked any more: a store whose pointer is gone for a while is no reason to wait for
-        MLflow, and the model that it gave goes on answering."""
+    def _find(self) -> tuple[Source | None, str | None]:
+        """The first source that has a model, and its pointer; None twice when no source has one."""
+        for source in self._sources:
+            pointer = source.pointer()
+            if pointer is not None:
+                return source, pointer
+        return None, None
+
+    def _load(self, source: Source, pointer: str) -> None:
+        """Load and swap.
+
+        The sources behind this one are not asked any more: a store whose pointer is gone for a while is no reason to wait for
+        MLflow, and the model of the store continues to answer.
+        """
         started = time.monotonic()
-        predictor = open_predictor(source.read(pointer), self._terms)
+        predictor = open_predictor(source.read(pointer), self._policy)
         self.load_seconds = time.monotonic() - started
-        before = self.predictor
+        previous = self.predictor
         self._pointer = pointer
-        self._asked = self._sources.index(source) + 1
+        self._sources = self._sources[: self._sources.index(source) + 1]
         self.loaded_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.predictor = predictor  # the swap
         self.swaps += 1
@@ -110,7 +117,7 @@ class Slot:
                 "model_version": predictor.version,
                 "digest": predictor.digest,
                 "predictor": predictor.kind,
-                "previous": before.version if before else None,
+                "previous": previous.version if previous else None,
                 "seconds": round(self.load_seconds, 3),
             },
         )
@@ -123,8 +130,8 @@ class Slot:
             serving = self.predictor.version if self.predictor else None
             log.error("model refused", extra={"candidate": name, "reason": error.reason, "why": str(error), "serving": serving})
         if error.final and self.refusal is not None:
-            self._refused = (candidate, self.refusal)
+            self._final_refusal = (candidate, self.refusal)
 
     def _clear(self) -> None:
         self.refusal = None
-        self._refused = None
+        self._final_refusal = None

@@ -20,7 +20,6 @@ import ray
 from ray import serve
 
 from serve_app.errors import IrisApiError
-from serve_app.rayserve.isolation import check_port
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
 
@@ -40,9 +39,8 @@ def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, n
     """Serve the application on `host` and `port` until SIGINT or SIGTERM, then stop every process.
 
     `application` builds the bound deployment, after Ray has started; `name` is its name in Ray Serve. Raises StartError when
-    the port is in use, when Ray or Serve do not start, and when nothing answers within `START_SECONDS`.
+    Ray or Serve do not start, and when nothing answers within `START_SECONDS`. The caller has checked that the port is free.
     """
-    check_port(host, port)
     stop = threading.Event()
     _set_signal_handlers(stop)
     started = time.monotonic()

@@ -1,7 +1,7 @@
-"""A part of the input as the matrix that the model takes, under the rules of a request.
+"""A part of the input as the coded matrix of the model; values are checked by the rules for a request.
 
-A CSV cell is read as training reads it (what counts as empty, spaces before a value); then the rules of the served API decide.
-The fast way reads whole columns; a value that it does not understand is read again by the function that reads requests.
+A CSV cell is read as training reads it (empty cells, spaces before a value); then the rules of the served API apply. Whole columns
+are read with pyarrow. A column that pyarrow cannot read is read again, value by value, by the function that reads requests.
 """
 
 from __future__ import annotations
@@ -21,23 +21,17 @@ from serve_app.artifacts.fields import UNKNOWN_CATEGORY, Unknown, range_rule, re
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature
 from serve_app.errors import UsageError
+from serve_app.tables.csv_format import EMPTY, FALSE, TRUE
 from serve_app.tables.location import Location, translate_errors
 from serve_app.tables.splits import Part
 
-EMPTY = (
-    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
-    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
-)
-"""Texts of a CSV cell without a value: those of pandas, which training reads with (a test compares them)."""
-
-TRUE, FALSE = ("True", "TRUE", "true"), ("False", "FALSE", "false")
 BATCH_ROWS = 65_536
 """Rows of a Parquet file in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of a part: the matrix, the kept columns, and what is wrong, by the row's place in the matrix."""
+    """Rows of a part: the coded matrix (rows, features), the kept columns, and the problem of a row by its index in the matrix."""
 
     matrix: Matrix
     kept: pa.Table
@@ -46,30 +40,31 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How parts are read: what the model takes, what is kept, and whether a category that training never saw is refused."""
+    """How parts are read: the features of the model, the columns to keep, and whether an unseen category is refused."""
 
     signature: Signature
     keep: tuple[str, ...]
     unknown: Unknown
 
     @property
-    def wanted(self) -> list[str]:
+    def columns(self) -> list[str]:
+        """The columns to read: features, then kept columns."""
         return list(dict.fromkeys([*self.signature.names, *self.keep]))
 
 
 def check_columns(reading: Reading, columns: Sequence[str], path: str) -> None:
-    """Raises UsageError when a file lacks a column that is needed."""
-    shown = ", ".join(columns[:20])
+    """Raise UsageError when a file lacks a column that the model or the output needs."""
+    known = ", ".join(columns[:20])
     for feature in reading.signature.features:
         if feature.name not in columns and not feature.nullable:
-            raise UsageError(f"{path} has no column '{feature.name}', which the model needs; there are: {shown}")
+            raise UsageError(f"{path} has no column '{feature.name}', which the model needs; there are: {known}")
     for name in reading.keep:
         if name not in columns:
-            raise UsageError(f"--keep '{name}' names no column of {path}; there are: {shown}")
+            raise UsageError(f"--keep '{name}' names no column of {path}; there are: {known}")
 
 
 def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
-    """Raises UsageError when a column of a Parquet file holds what a feature never takes."""
+    """Raise UsageError when a column of a Parquet file has a type that its feature does not accept."""
     for feature in reading.signature.features:
         if feature.name in schema.names:
             kind = _plain_type(schema.field(feature.name).type)
@@ -80,24 +75,21 @@ def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
                 raise UsageError(f"{path}: column '{feature.name}' holds {kind} where the model takes {takes}")
 
 
-# --- CSV
-
-
-def csv_rows(place: Location, part: Part, header: Sequence[str], reading: Reading) -> Iterator[Rows]:
-    """All rows of a part; raises UsageError when they are not those that the file had when it was cut."""
-    with translate_errors(part.path), place.filesystem.open_input_file(part.path) as file:
+def csv_rows(location: Location, part: Part, header: Sequence[str], reading: Reading) -> Iterator[Rows]:
+    """All rows of a part at once; raises UsageError when they are not as many as were counted when the file was split."""
+    with translate_errors(part.path), location.filesystem.open_input_file(part.path) as file:
         raw: bytes = file.read_at(part.stop - part.start, part.start)
-    found = _quick(raw, header, reading) or _slow(raw, header, reading, part)
-    if len(found.matrix) != part.rows:
+    rows = _read_columns(raw, header, reading) or _read_records(raw, header, reading, part)
+    if len(rows.matrix) != part.rows:
         raise UsageError(
-            f"{part.path}: {len(found.matrix)} rows were read where {part.rows} were counted from row {part.first_row + 1} on: "
+            f"{part.path}: {len(rows.matrix)} rows were read where {part.rows} were counted from row {part.first_row + 1} on: "
             "end lines with LF or CRLF, double the quotes inside a quoted value, and change no file while it is scored"
         )
-    yield found
+    yield rows
 
 
-def _quick(raw: bytes, header: Sequence[str], reading: Reading) -> Rows | None:
-    """None when only the slow way can tell what this is."""
+def _read_columns(raw: bytes, header: Sequence[str], reading: Reading) -> Rows | None:
+    """Read with pyarrow; None for a text that only Python's csv module reads as training does."""
     if b', "' in raw or b'" ' in raw or b'\n "' in raw or raw.startswith(b' "'):
         return None  # spaces before or inside of quotes
     present = [feature for feature in reading.signature.features if feature.name in header]
@@ -105,10 +97,10 @@ def _quick(raw: bytes, header: Sequence[str], reading: Reading) -> Rows | None:
     try:
         try:
             table = _parse(raw, header, [feature.name for feature in present], numbers)
-            understood = not any(compute.any(compute.is_nan(table.column(name))).as_py() for name in numbers)
+            numeric = not any(compute.any(compute.is_nan(table.column(name))).as_py() for name in numbers)
         except pa.ArrowInvalid:
-            understood = False
-        if not understood:
+            numeric = False
+        if not numeric:
             table = _parse(raw, header, [feature.name for feature in present], set())
         kept = _parse(raw, header, reading.keep, set()) if reading.keep else None
     except (pa.ArrowInvalid, pa.ArrowKeyError):
@@ -116,13 +108,13 @@ def _quick(raw: bytes, header: Sequence[str], reading: Reading) -> Rows | None:
     return _rows({name: table.column(name) for name in table.column_names}, reading, kept, table.num_rows, cells=True)
 
 
-def _parse(raw: bytes, header: Sequence[str], wanted: Sequence[str], numbers: set[str]) -> pa.Table:
+def _parse(raw: bytes, header: Sequence[str], columns: Sequence[str], numbers: set[str]) -> pa.Table:
     return arrow_csv.read_csv(
         pa.BufferReader(raw),
         arrow_csv.ReadOptions(use_threads=False, column_names=header, block_size=len(raw) + 1),
         arrow_csv.ParseOptions(newlines_in_values=b'"' in raw),
         arrow_csv.ConvertOptions(
-            include_columns=list(wanted) or [header[0]],
+            include_columns=list(columns) or [header[0]],
             column_types={name: pa.float64() if name in numbers else pa.string() for name in header},
             null_values=EMPTY,
             strings_can_be_null=False,
@@ -130,15 +122,15 @@ def _parse(raw: bytes, header: Sequence[str], wanted: Sequence[str], numbers: se
     )
 
 
-def _slow(raw: bytes, header: Sequence[str], reading: Reading, part: Part) -> Rows:
-    """Row by row, as every row deserves that the quick way does not take."""
+def _read_records(raw: bytes, header: Sequence[str], reading: Reading, part: Part) -> Rows:
+    """Read record by record with Python's csv module."""
     try:
         text = raw.decode()
         records = [record for record in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if record]
     except UnicodeDecodeError:
-        raise UsageError(f"{part.path} is not UTF-8 text behind row {part.first_row}: save it as CSV in UTF-8") from None
+        raise UsageError(f"{part.path} is not UTF-8 text after row {part.first_row}: save it as CSV in UTF-8") from None
     except csv.Error as error:
-        raise UsageError(f"{part.path} cannot be read as CSV behind row {part.first_row}: {error}") from None
+        raise UsageError(f"{part.path} cannot be read as CSV after row {part.first_row}: {error}") from None
     width = len(header)
     uneven = {
         row: f"it has {len(record)} values where the header names {width}"
@@ -151,22 +143,19 @@ def _slow(raw: bytes, header: Sequence[str], reading: Reading, part: Part) -> Ro
     return _rows(columns, reading, kept, len(records), cells=True, problems=uneven)
 
 
-# --- Parquet
-
-
-def parquet_rows(place: Location, part: Part, reading: Reading) -> Iterator[Rows]:
-    """The rows of a part, some at a time."""
-    seen = 0
-    with translate_errors(part.path), parquet.ParquetFile(part.path, filesystem=place.filesystem) as file:
-        wanted = [name for name in reading.wanted if name in file.schema_arrow.names]
+def parquet_rows(location: Location, part: Part, reading: Reading) -> Iterator[Rows]:
+    """The rows of a part, at most BATCH_ROWS at a time; raises UsageError when the file has changed."""
+    count = 0
+    with translate_errors(part.path), parquet.ParquetFile(part.path, filesystem=location.filesystem) as file:
+        names = [name for name in reading.columns if name in file.schema_arrow.names]
         groups = list(range(part.start, part.stop))
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted, use_threads=False):
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
             table = pa.Table.from_batches([batch])
-            seen += table.num_rows
+            count += table.num_rows
             columns = {name: _plain_column(table.column(name)) for name in table.column_names}
             kept = table.select(list(reading.keep)) if reading.keep else None
             yield _rows(columns, reading, kept, table.num_rows, cells=False)
-    if seen != part.rows:
+    if count != part.rows:
         raise UsageError(f"{part.path} was changed while it was scored: start again with --restart")
 
 
@@ -183,9 +172,6 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-# --- both
-
-
 def _rows(
     columns: Mapping[str, pa.ChunkedArray],
     reading: Reading,
@@ -195,8 +181,8 @@ def _rows(
     cells: bool,
     problems: Mapping[int, str] | None = None,
 ) -> Rows:
-    """`cells`: texts are CSV cells, which may be empty or padded."""
-    found = dict(problems or {})
+    """The rows of columns by name; `cells`: texts are CSV cells, which may be empty or begin with spaces."""
+    by_row = dict(problems or {})
     matrix = np.full((count, len(reading.signature.features)), np.nan)
     for at, feature in enumerate(reading.signature.features):
         if feature.name not in columns:
@@ -205,12 +191,12 @@ def _rows(
         matrix[:, at] = values
         for row, message in wrong.items():
             if row not in (problems or {}):
-                found[row] = f"{found[row]}; {feature.name}: {message}" if row in found else f"{feature.name}: {message}"
-    return Rows(matrix, kept if kept is not None else pa.table({}), found)
+                by_row[row] = f"{by_row[row]}; {feature.name}: {message}" if row in by_row else f"{feature.name}: {message}"
+    return Rows(matrix, kept if kept is not None else pa.table({}), by_row)
 
 
 def _feature(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, cells: bool) -> tuple[Any, dict[int, str]]:
-    """A column as float64 and what is wrong with it, by row."""
+    """A column as float64, and its problems by row."""
     kind = column.type
     if pa.types.is_null(kind):
         values: Any = np.full(len(column), np.nan)
@@ -222,7 +208,7 @@ def _feature(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, cel
     elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
         values, missing = _floats(column)
         if not cells:
-            missing = missing | np.isnan(values)  # a table has no other word for a gap
+            missing = missing | np.isnan(values)  # a float column may hold its gaps as NaN
     else:
         return _one_by_one(feature, column, unknown, cells=cells)
     wrong = {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
@@ -238,7 +224,7 @@ def _feature(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, cel
 
 
 def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:
-    """float64 with NaN in the gaps, and where they are."""
+    """The column as float64 with NaN in the gaps, and the mask of the gaps."""
     missing = column.is_null().to_numpy()
     number = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
     return number.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(), missing
@@ -247,32 +233,32 @@ def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:
 def _category(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, cells: bool) -> tuple[Any, dict[int, str]]:
     if cells:
         column = compute.utf8_ltrim(column, " ")
-    found = compute.index_in(column, pa.array(feature.categories, pa.string()))
-    strange = found.is_null().to_numpy()
-    values = found.cast(pa.float64()).fill_null(np.nan).to_numpy()
-    if not strange.any():
+    codes = compute.index_in(column, pa.array(feature.categories, pa.string()))
+    unknown_text = codes.is_null().to_numpy()
+    values = codes.cast(pa.float64()).fill_null(np.nan).to_numpy()
+    if not unknown_text.any():
         return values, {}
     missing = column.is_null().to_numpy()
     if cells:
-        missing = missing | compute.is_in(column, pa.array(EMPTY, pa.string())).to_numpy() & strange
-    never_seen = strange & ~missing
-    values = np.where(never_seen, UNSEEN if unknown == "unseen" else np.nan, values)
+        missing = missing | compute.is_in(column, pa.array(EMPTY, pa.string())).to_numpy() & unknown_text
+    unseen = unknown_text & ~missing
+    values = np.where(unseen, UNSEEN if unknown == "unseen" else np.nan, values)
     wrong = {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
-    if unknown == "refuse" and never_seen.any():
-        wrong |= dict.fromkeys(np.flatnonzero(never_seen).tolist(), UNKNOWN_CATEGORY)
+    if unknown == "refuse" and unseen.any():
+        wrong |= dict.fromkeys(np.flatnonzero(unseen).tolist(), UNKNOWN_CATEGORY)
     return values, wrong
 
 
 def _one_by_one(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, cells: bool) -> tuple[Any, dict[int, str]]:
-    """Texts where numbers or booleans belong, and decimal numbers: what a client would have sent is read as a request is."""
-    words = dict.fromkeys(EMPTY)
+    """Read texts in place of numbers or booleans, and decimal numbers, as the value that a client sends in a request."""
+    empty = frozenset(EMPTY)
     truths = {**dict.fromkeys(TRUE, True), **dict.fromkeys(FALSE, False)}
     values, wrong = [], {}
     for row, value in enumerate(column.to_pylist()):
         sent = value
         if cells and value is not None:
             text = value.lstrip(" ")
-            sent = None if text in words else truths.get(text, text) if feature.kind == "boolean" else text
+            sent = None if text in empty else truths.get(text, text) if feature.kind == "boolean" else text
         elif value is not None and not isinstance(value, str | bool):
             sent = float(value)
         number, problem = read_value(feature, sent, unknown)

@@ -1,4 +1,4 @@
-"""Where tables come from and results go: this machine, or a bucket that pyarrow knows (gs://, s3://, …)."""
+"""Where tables are read and results are written: this machine, or a bucket that pyarrow knows (gs://, s3://, …)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import fnmatch
 import glob
 import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,15 +15,17 @@ from typing import Any, Literal
 from pyarrow import ArrowException
 from pyarrow import fs as arrow
 
+from serve_app.artifacts.durable import replace_file
 from serve_app.errors import BackendUnavailable, UsageError
 
 Kind = Literal["csv", "parquet"]
 KINDS: dict[str, Kind] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+"""Kinds of files by the ending of their names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of the input; `stamp` changes when its content does."""
+    """A file of the input; size in bytes; `stamp` changes when the content does."""
 
     path: str
     size: int
@@ -33,13 +34,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Location:
-    """A file, folder or pattern: `uri` as the user wrote it. A worker makes its own connection from it."""
+    """A file, folder or pattern: `uri` as the user wrote it. Every worker connects on its own."""
 
     uri: str
 
     @cached_property
     def _resolved(self) -> tuple[Any, str]:
-        with translate_errors(self.shown):
+        with translate_errors(self.redacted):
             if "://" not in self.uri:
                 return arrow.LocalFileSystem(), os.path.abspath(self.uri)
             filesystem, path = arrow.FileSystem.from_uri(self.uri)
@@ -47,15 +48,17 @@ class Location:
 
     @property
     def filesystem(self) -> Any:
+        """The pyarrow filesystem; raises UsageError or BackendUnavailable when there is none for the address."""
         return self._resolved[0]
 
     @property
     def path(self) -> str:
+        """The path within the filesystem."""
         return self._resolved[1]
 
     @property
-    def shown(self) -> str:
-        """The address without what may be secret in it."""
+    def redacted(self) -> str:
+        """The address without user name, password and query, which may be secret."""
         scheme, separator, rest = self.uri.partition("://")
         if not separator:
             return self.uri
@@ -63,39 +66,45 @@ class Location:
 
     @property
     def local(self) -> bool:
+        """Whether it is on this machine."""
         return isinstance(self.filesystem, arrow.LocalFileSystem)
 
 
 @contextlib.contextmanager
-def translate_errors(shown: str) -> Iterator[None]:
-    """What a filesystem complains about, as one sentence."""
+def translate_errors(name: str) -> Iterator[None]:
+    """Turn errors of a filesystem into UsageError or BackendUnavailable with one sentence about `name`."""
     try:
         yield
     except FileNotFoundError:
-        raise UsageError(f"{shown} does not exist") from None
+        raise UsageError(f"{name} does not exist") from None
     except PermissionError:
-        raise UsageError(f"{shown} may not be used by this user: change its permissions") from None
+        raise UsageError(f"{name} may not be used by this user: change its permissions") from None
     except OSError as error:
-        raise BackendUnavailable(f"{shown} cannot be used: {_brief(error)}") from None
+        raise BackendUnavailable(f"{name} cannot be used: {_brief(error)}") from None
     except ArrowException as error:
-        raise UsageError(f"{shown} cannot be used: {_brief(error)}") from None
+        raise UsageError(f"{name} cannot be used: {_brief(error)}") from None
 
 
-def sources(place: Location) -> tuple[Kind, list[Source]]:
-    """The files of the input in the order of their paths, all of one kind; raises UsageError."""
-    with translate_errors(place.shown):
-        found = [_source(info) for info in _listed(place) if info.is_file]
-    if not found:
-        raise UsageError(f"{place.shown} names no file that ends in {', '.join(KINDS)}")
-    kinds = {_kind(source.path) for source in found}
+def sources(location: Location) -> tuple[Kind, list[Source]]:
+    """The files of the input in the order of their paths, all of one kind.
+
+    Raises UsageError when there is no table or both kinds, BackendUnavailable when the filesystem fails.
+    """
+    with translate_errors(location.redacted):
+        files = [_source(info) for info in _list(location) if info.is_file]
+    if not files:
+        raise UsageError(f"{location.redacted} names no file that ends in {', '.join(KINDS)}")
+    kinds = {_kind(source.path) for source in files}
     if len(kinds) > 1:
-        raise UsageError(f"{place.shown} holds CSV and Parquet files: score them one after the other, e.g. with a pattern '*.csv'")
-    return kinds.pop(), sorted(found, key=lambda source: source.path)
+        raise UsageError(
+            f"{location.redacted} holds CSV and Parquet files: score them one after the other, e.g. with a pattern '*.csv'"
+        )
+    return kinds.pop(), sorted(files, key=lambda source: source.path)
 
 
-def _listed(place: Location) -> list[Any]:
-    filesystem, path = place.filesystem, place.path
-    if "*" in path and place.local:
+def _list(location: Location) -> list[Any]:
+    filesystem, path = location.filesystem, location.path
+    if "*" in path and location.local:
         return list(filesystem.get_file_info([name for name in glob.glob(path, recursive=True) if _is_table(name)]))
     if "*" in path:
         base = path[: path.index("*")].rpartition("/")[0]
@@ -111,16 +120,21 @@ def _listed(place: Location) -> list[Any]:
 
 
 def _is_table(path: str, *, base: str = "") -> bool:
-    """By its name; what begins with a dot or an underscore is nobody's table."""
+    """By its name; names that begin with a dot or an underscore are skipped."""
     parts = path.removeprefix(base).split("/") if base else [path.rpartition("/")[2]]
-    return Path(path).suffix.lower() in KINDS and not any(part.startswith((".", "_")) for part in parts)
+    return file_kind(path) is not None and not any(part.startswith((".", "_")) for part in parts)
+
+
+def file_kind(name: str) -> Kind | None:
+    """The kind of a file by the ending of its name, None when the name tells nothing."""
+    return KINDS.get(Path(name).suffix.lower())
 
 
 def _kind(path: str) -> Kind:
-    found = KINDS.get(Path(path).suffix.lower())
-    if found is None:
+    kind = file_kind(path)
+    if kind is None:
         raise UsageError(f"{path} is neither CSV nor Parquet by its name: it must end in {', '.join(KINDS)} (unpack it first)")
-    return found
+    return kind
 
 
 def _source(info: Any) -> Source:
@@ -128,53 +142,41 @@ def _source(info: Any) -> Source:
 
 
 class Folder:
-    """The output: files that appear whole or not at all."""
+    """The folder of the output: its files appear whole or not at all."""
 
-    def __init__(self, place: Location) -> None:
-        self.place = place
+    def __init__(self, location: Location) -> None:
+        self.location = location
 
     def names(self) -> dict[str, int]:
         """Names and sizes of the files in it; empty when it does not exist."""
-        with translate_errors(self.place.shown):
-            selector = arrow.FileSelector(self.place.path, allow_not_found=True)
-            return {info.base_name: info.size for info in self.place.filesystem.get_file_info(selector)}
+        with translate_errors(self.location.redacted):
+            selector = arrow.FileSelector(self.location.path, allow_not_found=True)
+            return {info.base_name: info.size for info in self.location.filesystem.get_file_info(selector)}
 
     def read(self, name: str) -> bytes:
+        """The bytes of a file; raises UsageError when it does not exist."""
         with (
-            translate_errors(f"{self.place.shown}/{name}"),
-            self.place.filesystem.open_input_stream(f"{self.place.path}/{name}") as stream,
+            translate_errors(f"{self.location.redacted}/{name}"),
+            self.location.filesystem.open_input_stream(f"{self.location.path}/{name}") as stream,
         ):
             data: bytes = stream.read()
             return data
 
     def write(self, name: str, data: Any) -> None:
-        """A bucket shows an object when it is complete; elsewhere it is written aside and renamed."""
-        path = f"{self.place.path}/{name}"
-        with translate_errors(f"{self.place.shown}/{name}"):
-            if self.place.local:
-                _write_here(Path(path), data)
+        """Write a file in one step: a bucket shows only complete objects, a local file is written aside and renamed."""
+        path = f"{self.location.path}/{name}"
+        with translate_errors(f"{self.location.redacted}/{name}"):
+            if self.location.local:
+                replace_file(Path(path), data)
                 return
-            with self.place.filesystem.open_output_stream(path) as stream:
+            with self.location.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
 
     def remove(self, names: list[str]) -> None:
-        with translate_errors(self.place.shown):
+        """Remove files, in this order."""
+        with translate_errors(self.location.redacted):
             for name in names:
-                self.place.filesystem.delete_file(f"{self.place.path}/{name}")
-
-
-def _write_here(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+                self.location.filesystem.delete_file(f"{self.location.path}/{name}")
 
 
 def _brief(error: BaseException) -> str:

@@ -143,7 +143,7 @@ class MetricsCollector:
         version, state = predictor.version, self.state
         counts = state.bins.get(version)
         if counts is None or counts.digest != predictor.digest:
-            reference = read_reference(predictor.bundle.metadata, predictor.signature) or Reference(0, (), None)
+            reference = read_reference(predictor.bundle.manifest.reference, predictor.signature) or Reference(0, (), None)
             state.bins[version] = BinCounts.empty(predictor.digest, reference)
         if self._versions[-1:] == [version]:
             return
@@ -192,8 +192,10 @@ class MetricsCollector:
 
 def age_seconds(bundle: Bundle) -> float | None:
     """Seconds since the model was trained; None when its manifest does not say it."""
+    if bundle.manifest.trained_at is None:
+        return None
     try:
-        trained = datetime.fromisoformat(str(bundle.metadata["trained_at"]))
+        trained = datetime.fromisoformat(bundle.manifest.trained_at)
         return max(0.0, time.time() - trained.timestamp())
-    except (KeyError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return None

@@ -55,10 +55,9 @@ class Reference:
     predictions: Bins | None
 
 
-def read_reference(metadata: Mapping[str, Any], signature: Signature) -> Reference | None:
-    """The reference in the metadata of a bundle; None when there is none. A part that cannot be read is left out."""
-    raw = metadata.get("reference")
-    if not isinstance(raw, Mapping):
+def read_reference(raw: Mapping[str, Any] | None, signature: Signature) -> Reference | None:
+    """The reference of a manifest; None when there is none. A part that cannot be read is left out."""
+    if raw is None:
         return None
     columns = raw.get("features")
     features = []

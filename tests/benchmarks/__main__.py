@@ -27,7 +27,7 @@ from tests.benchmarks import report
 from tests.benchmarks.disturbance import disturbances
 from tests.benchmarks.process import cpu_seconds, flush, life
 from tests.benchmarks.wrk import Run, wrk
-from tests.support.models import bundle_files, bundle_metadata, dumped, iris
+from tests.support.models import bundle_files, bundle_manifest, dumped, iris
 from tests.support.server import HEADERS, PYTHON, ROOT, environment, free_port, serving
 from tests.support.waiting import until
 
@@ -207,7 +207,7 @@ def published(folder: Path, name: str, model: str) -> Store:
     estimator = MODELS[model].fit(*iris())
     store = Store(folder / name / "models")
     onnx = not isinstance(estimator, KNeighborsClassifier)
-    store.publish(bundle_files(estimator, onnx=onnx), bundle_metadata())
+    store.publish(bundle_files(estimator, onnx=onnx), bundle_manifest())
     return store
 
 

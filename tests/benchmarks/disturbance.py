@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import httpx2
 
+from serve_app.artifacts.manifest import Manifest
 from serve_app.artifacts.store import Store
 from tests.benchmarks.wrk import Run, wrk
-from tests.support.models import bundle_files, bundle_metadata, forest
+from tests.support.models import bundle_files, bundle_manifest, forest
 from tests.support.server import HEADERS
 
 CONNECTIONS = 4
@@ -23,11 +23,11 @@ CONNECTIONS = 4
 def disturbances(url: str, store: Store, row: str, rows: str, folder: Path, *, seconds: float, repeat: int) -> dict[str, Run]:
     """Medians; `row` is the body of one row, `rows` that of a large batch."""
     files = bundle_files(forest(trees=200), onnx=True)
-    metadata = bundle_metadata()
+    manifest = bundle_manifest()
     kinds: dict[str, Callable[[], None]] = {
         "nothing": lambda: time.sleep(0.1),
         "100,000 rows in one call": lambda: _batch(url, rows),
-        "a model replaced every second": lambda: _replace(store, files, metadata),
+        "a model replaced every second": lambda: _replace(store, files, manifest),
     }
     found: dict[str, list[Run]] = {name: [] for name in kinds}
     for _ in range(repeat):
@@ -42,8 +42,8 @@ def _batch(url: str, rows: str) -> None:
     httpx2.post(f"{url}/predict/batch", content=rows, headers=headers, timeout=120).raise_for_status()
 
 
-def _replace(store: Store, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> None:
-    store.publish(files, metadata)
+def _replace(store: Store, files: Mapping[str, bytes], manifest: Manifest) -> None:
+    store.publish(files, manifest)
     time.sleep(1.0)
 
 

@@ -27,6 +27,7 @@ from serve_app.telemetry.collector import MetricsCollector
 from tests.support.apps import http_options
 from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
 from tests.support.native import context_of
+from tests.support.policies import ALLOW_ALL
 from training.reference import reference
 
 REQUESTS = 8192
@@ -43,7 +44,7 @@ class Silent(MetricsCollector):
 
 
 def gateway_of(folder: Path, *, counts: bool) -> tuple[Gateway, MetricsCollector]:
-    slot = Slot(Store(folder))
+    slot = Slot(Store(folder), policy=ALLOW_ALL)
     slot.refresh()
     gateway: Gateway = create_app(slot, http_options()).state.gateway
     collector = (MetricsCollector if counts else Silent)(slot, folder)

@@ -32,8 +32,9 @@ from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Buffer
 from serve_app.protocols.native import NativeRowCodec
 from tests.support.load import closed_loop, matches
-from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, iris
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, iris
 from tests.support.native import answer_row, context_of
+from tests.support.policies import ALLOW_ALL
 from tests.support.processes import of_session, resident
 from tests.support.server import HEADERS, KEY, Server, serving, stop
 from tests.support.waiting import until
@@ -86,7 +87,7 @@ def jungle(number: int) -> Any:
 def loading(models: tuple[Any, Any], folder: Path) -> str:
     """Seconds and memory of a swap in this process: at most so much more than before was in use meanwhile."""
     store = Store(folder)
-    slot = Slot(store)
+    slot = Slot(store, policy=ALLOW_ALL)
     publish(store, models[0])
     slot.refresh()
     entry = publish(store, models[1])
@@ -107,11 +108,11 @@ def most_resident() -> int:
 
 
 def publish(store: Store, estimator: Any) -> Entry:
-    return store.publish(bundle_files(estimator, onnx=True), bundle_metadata())
+    return store.publish(bundle_files(estimator, onnx=True), bundle_manifest())
 
 
 def opened(estimator: Any, folder: Path) -> Predictor:
-    return open_predictor(read_bundle(publish(Store(folder), estimator).folder))
+    return open_predictor(read_bundle(publish(Store(folder), estimator).folder), ALLOW_ALL)
 
 
 def row_microseconds(predictor: Predictor, *, rounds: int = 15, calls: int = 2000) -> str:

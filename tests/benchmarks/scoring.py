@@ -31,8 +31,9 @@ from serve_app.batch.pool import in_process, on_ray
 from serve_app.batch.run import Outcome, score
 from serve_app.batch.score_options import PART_BYTES, ScoreOptions
 from serve_app.inference.predictor import open_predictor
-from tests.support.models import bundle_files, bundle_metadata, iris, iris_signature
+from tests.support.models import bundle_files, bundle_manifest, iris, iris_signature
 from tests.support.native import answer_rows
+from tests.support.policies import ALLOW_ALL
 from tests.support.scoring import as_answers, results
 
 LOGISTIC = "logistic regression, ONNX Runtime"
@@ -115,7 +116,7 @@ def memory(folder: Path, sizes: Sequence[int]) -> None:
 def published(folder: Path, name: str) -> Store:
     estimator, onnx, _ = MODELS[name]
     store = Store(folder / name.replace(" ", "-").replace(",", ""))
-    store.publish(bundle_files(estimator.fit(*iris()), onnx=onnx), bundle_metadata())
+    store.publish(bundle_files(estimator.fit(*iris()), onnx=onnx), bundle_manifest())
     return store
 
 
@@ -147,7 +148,7 @@ def check(store: Store, data: Path, out: Path) -> None:
     bundle = store.current()
     assert bundle is not None
     rows = [dict(zip(iris_signature().names, map(float, line.split(",")), strict=True)) for line in lines[1:]]
-    expected = orjson.loads(answer_rows(open_predictor(bundle), orjson.dumps({"instances": rows})))["predictions"]
+    expected = orjson.loads(answer_rows(open_predictor(bundle, ALLOW_ALL), orjson.dumps({"instances": rows})))["predictions"]
     if as_answers(results(out)) != expected:
         raise AssertionError("different answers")
 

@@ -19,8 +19,9 @@ from serve_app.inference.slot import Slot
 from tests.support import hostile
 from tests.support.figures import note
 from tests.support.hostile import Case
-from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, logistic, publish_iris, write_plain
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, publish_iris, write_legacy
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL, load_policy
 
 BODY = json.dumps(A_FLOWER).encode()
 FLIPS = int(os.environ.get("IRIS_TEST_FLIPS", "110"))
@@ -45,14 +46,13 @@ def point(store: Store, pointer: str) -> None:
     os.replace(store.root / "link", store.root / CURRENT)
 
 
-def all_are_refused(store: Store, cases: Iterable[Case], canary: Path, terms: LoadPolicy | None = None) -> int:
+def all_are_refused(store: Store, cases: Iterable[Case], canary: Path, policy: LoadPolicy = ALLOW_ALL) -> int:
     """Point the store to one after the other: the good model keeps answering, and the reason is right."""
-    slot = Slot(store, terms=LoadPolicy() if terms is None or terms.verify is None else LoadPolicy(prefer="onnx"))
+    slot = Slot(store, policy=ALLOW_ALL)
     assert slot.refresh()
     assert slot.predictor is not None
     served, answer, pointer = slot.predictor, answer_row(slot.predictor, BODY), store.pointer()
-    if terms is not None:
-        slot._terms = terms
+    slot._policy = policy
     wrong = []
     count = 0
     for one in cases:
@@ -116,7 +116,7 @@ def test_a_pickle_in_a_published_bundle_is_never_loaded(store: Store, canary: Pa
 
 
 def test_a_replica_that_may_not_unpickle_never_does_whatever_the_digests_say(store: Store, canary: Path) -> None:
-    assert all_are_refused(store, hostile.proven_pickles(canary), canary, LoadPolicy(allow_joblib=False)) >= 80
+    assert all_are_refused(store, hostile.proven_pickles(canary), canary, load_policy(allow_joblib=False)) >= 80
 
 
 def test_a_model_of_other_libraries_is_refused_before_it_is_unpickled(store: Store, canary: Path) -> None:
@@ -125,8 +125,8 @@ def test_a_model_of_other_libraries_is_refused_before_it_is_unpickled(store: Sto
 
 def test_a_pickle_beside_a_good_onnx_model_is_never_loaded(store: Store, canary: Path) -> None:
     files = {**bundle_files(logistic(0.5), onnx=True), "model.joblib": hostile.traps(canary)["open"]}
-    store.publish(files, bundle_metadata())
-    slot = Slot(store)
+    store.publish(files, bundle_manifest())
+    slot = Slot(store, policy=ALLOW_ALL)
     assert slot.refresh()
     assert slot.predictor is not None
     assert (slot.predictor.version, slot.predictor.kind) == ("2", "onnx")
@@ -134,10 +134,10 @@ def test_a_pickle_beside_a_good_onnx_model_is_never_loaded(store: Store, canary:
 
 
 def test_the_plain_files_of_old_are_not_unpickled_where_that_is_forbidden(tmp_path: Path, canary: Path) -> None:
-    write_plain(tmp_path / "models")
+    write_legacy(tmp_path / "models")
     for raw in hostile.traps(canary).values():
         (tmp_path / "models" / "model.joblib").write_bytes(raw)
-        slot = Slot(Store(tmp_path / "models"), terms=LoadPolicy(allow_joblib=False))
+        slot = Slot(Store(tmp_path / "models"), policy=load_policy(allow_joblib=False))
         assert not slot.refresh()
         assert slot.refusal is not None
         assert slot.refusal.reason == "forbidden"
@@ -157,16 +157,16 @@ def test_an_onnx_model_that_reaches_out_of_itself_is_refused(store: Store, canar
 def test_only_bundles_with_the_trainers_seal_are_served(store: Store, canary: Path, tmp_path: Path) -> None:
     mine, public = hostile.key_pair(tmp_path, "trainer")
     strange, _ = hostile.key_pair(tmp_path, "stranger")
-    terms = LoadPolicy(verify=verifier(public))
-    assert all_are_refused(store, hostile.badly_sealed(canary, signer(mine), signer(strange)), canary, terms) >= 70
-    slot = Slot(store, terms=terms)
+    policy = load_policy(verify=verifier(public))
+    assert all_are_refused(store, hostile.badly_sealed(canary, signer(mine), signer(strange)), canary, policy) >= 70
+    slot = Slot(store, policy=policy)
     assert not slot.refresh()
     assert slot.refusal is not None
     assert slot.refusal.reason == "unsigned"
-    store.publish(bundle_files(logistic(0.5)), bundle_metadata(), sign=signer(mine))
+    store.publish(bundle_files(logistic(0.5)), bundle_manifest(), sign=signer(mine))
     assert slot.refresh()
-    write_plain(tmp_path / "plain")
-    plain = Slot(Store(tmp_path / "plain"), terms=terms)
+    write_legacy(tmp_path / "plain")
+    plain = Slot(Store(tmp_path / "plain"), policy=policy)
     assert not plain.refresh()
     assert plain.refusal is not None
     assert plain.refusal.reason == "unsigned"
@@ -176,9 +176,9 @@ def test_keys_can_be_changed_while_both_are_trusted(store: Store, tmp_path: Path
     (old, old_public), (new, new_public) = (hostile.key_pair(tmp_path, name) for name in ("old", "new"))
     both = tmp_path / "both.pem"
     both.write_bytes(old_public.read_bytes() + new_public.read_bytes())
-    slot = Slot(store, terms=LoadPolicy(verify=verifier(both)))
+    slot = Slot(store, policy=load_policy(verify=verifier(both)))
     for private in (old, new):
-        entry = store.publish(bundle_files(logistic(0.5)), bundle_metadata(), sign=signer(private))
+        entry = store.publish(bundle_files(logistic(0.5)), bundle_manifest(), sign=signer(private))
         assert slot.refresh()
         assert slot.predictor is not None
         assert slot.predictor.version == str(entry.version)

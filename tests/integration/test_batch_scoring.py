@@ -25,12 +25,12 @@ from tests.support import tables
 from tests.support.models import (
     IRIS_CLASSES,
     bundle_files,
-    bundle_metadata,
+    bundle_manifest,
     iris,
     iris_signature,
     publish_iris,
     without_probabilities,
-    write_plain,
+    write_legacy,
 )
 from tests.support.scoring import as_answers, everything, results, served, trained
 from tests.support.stores import damage
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def run(folder: Path, data: Path | str, *, pool: Pool = in_process, **options: Any) -> Outcome:
-    """In this process unless told: what a worker does is the same."""
+    """Score in this process by default: a worker does the same."""
     out = str(options.pop("out", folder / "out"))
     return score(ScoreOptions(data=str(data), out=out, model_dir=folder / "models", **options), lambda _: nullcontext(), pool)
 
@@ -71,16 +71,16 @@ def test_every_number_is_the_one_that_the_api_answers(
     trees = 10 if estimator == "random-forest" else None
     store = trained(tmp_path, tables.written(table, tmp_path), target, estimator=estimator, n_estimators=trees)
     path = tables.written(table, tmp_path, f"again.{ending}")
-    found = run(tmp_path, path, part_bytes=2000, keep=target)
+    outcome = run(tmp_path, path, part_bytes=2000, keep=target)
     rows = results(tmp_path / "out")
     assert as_answers(rows) == served(store, table)
     assert [str(row[target]) for row in rows] == [str(value) for value in table[target]]
     assert {str(row["model_version"]) for row in rows} == {"1"}
-    assert (found.rows, found.errors, found.version) == (len(table), 0, "1")
+    assert (outcome.rows, outcome.errors, outcome.version) == (len(table), 0, "1")
 
 
 @pytest.mark.parametrize(
-    "estimator", [KNeighborsClassifier(), RandomForestClassifier(20, random_state=0)], ids=["neighbours", "a plan"]
+    "estimator", [KNeighborsClassifier(), RandomForestClassifier(20, random_state=0)], ids=["neighbours", "forest"]
 )
 def test_a_model_without_an_onnx_form_gives_the_same_numbers(tmp_path: Path, estimator: Any) -> None:
     store = Store(tmp_path / "models")
@@ -93,21 +93,21 @@ def test_a_model_without_an_onnx_form_gives_the_same_numbers(tmp_path: Path, est
 def test_a_classifier_without_probabilities_gives_none(tmp_path: Path) -> None:
     signature = replace(iris_signature(), probabilistic=False)
     store = Store(tmp_path / "models")
-    store.publish(bundle_files(without_probabilities(), signature), bundle_metadata(signature))
+    store.publish(bundle_files(without_probabilities(), signature), bundle_manifest(signature))
     path = flowers(tmp_path)
     run(tmp_path, path)
     assert as_answers(results(tmp_path / "out")) == served(store, pd.read_csv(path))
 
 
-def test_the_three_plain_files_of_old_are_scored_with_too(tmp_path: Path) -> None:
-    write_plain(tmp_path / "models")
+def test_a_legacy_layout_is_scored_with(tmp_path: Path) -> None:
+    write_legacy(tmp_path / "models")
     path = flowers(tmp_path)
-    found = run(tmp_path, path)
-    assert found.version == "7"
+    outcome = run(tmp_path, path)
+    assert outcome.version == "7"
     assert as_answers(results(tmp_path / "out")) == served(Store(tmp_path / "models"), pd.read_csv(path))
 
 
-def test_an_unseen_category_is_an_error_or_predicted_as_the_operator_says(tmp_path: Path) -> None:
+def test_an_unseen_category_is_an_error_or_predicted_as_the_option_says(tmp_path: Path) -> None:
     table = tables.customers()
     store = trained(tmp_path, tables.written(table, tmp_path), "stays", n_estimators=10)
     table.loc[7, "plan"] = "platinum"
@@ -118,7 +118,7 @@ def test_an_unseen_category_is_an_error_or_predicted_as_the_operator_says(tmp_pa
     assert as_answers(results(tmp_path / "out")) == served(store, table, unknown="unseen")
 
 
-def test_a_bad_row_is_written_with_its_error_when_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_bad_row_is_written_with_its_error_when_rows_with_errors_are_kept(tmp_path: Path) -> None:
     table = tables.customers().astype(object)
     store = trained(tmp_path, tables.written(table, tmp_path), "stays", n_estimators=10)
     good = served(store, table)
@@ -127,17 +127,17 @@ def test_a_bad_row_is_written_with_its_error_when_that_is_asked_for(tmp_path: Pa
     path = tables.written(table, tmp_path)
     for form in ("parquet", "csv"):
         out = tmp_path / form
-        found = run(tmp_path, path, out=out, on_error="keep", form=form, part_bytes=1000)
+        outcome = run(tmp_path, path, out=out, on_error="keep", form=form, part_bytes=1000)
         rows = results(out)
-        assert (found.rows, found.errors) == (240, 2)
+        assert (outcome.rows, outcome.errors) == (240, 2)
         assert [problem.partition(":")[0] for problem in rows[3]["error"].split("; ")] == ["spent"]
         assert [problem.partition(":")[0] for problem in rows[100]["error"].split("; ")] == ["plan", "active"]
         for at in (3, 100):
             assert not rows[at]["prediction"]
             assert rows[at]["confidence"] is None
-        right = [at for at in range(240) if at not in (3, 100)]
-        assert all(not rows[at]["error"] for at in right)
-        assert [as_answers(rows)[at] for at in right] == [good[at] for at in right]
+        valid = [at for at in range(240) if at not in (3, 100)]
+        assert all(not rows[at]["error"] for at in valid)
+        assert [as_answers(rows)[at] for at in valid] == [good[at] for at in valid]
 
 
 def test_a_folder_and_a_pattern_are_scored_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -155,14 +155,14 @@ def test_a_folder_and_a_pattern_are_scored_in_the_order_of_their_names(tmp_path:
     assert [row["prediction"] for row in results(tmp_path / "other")] == [IRIS_CLASSES[2], IRIS_CLASSES[0]]
 
 
-def test_an_address_is_taken_as_ray_and_pyarrow_take_it(tmp_path: Path) -> None:
+def test_a_file_address_names_input_and_output(tmp_path: Path) -> None:
     publish_iris(Store(tmp_path / "models"))
     flowers(tmp_path)
     run(tmp_path, f"file://{tmp_path}/flowers.csv", out=f"file://{tmp_path}/out")
     assert len(results(tmp_path / "out")) == 150
 
 
-def test_another_version_can_be_asked_for(tmp_path: Path) -> None:
+def test_a_version_can_be_selected(tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     publish_iris(store)
     publish_iris(store, onnx=True)
@@ -181,27 +181,27 @@ def test_a_damaged_bundle_scores_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_changed_since_the_beginning_is_named_and_nothing_is_mixed(tmp_path: Path) -> None:
+def test_a_change_since_the_start_is_named_and_no_results_are_mixed(tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     publish_iris(store)
     path = flowers(tmp_path)
     run(tmp_path, path)
     before = everything(tmp_path / "out")
-    with pytest.raises(UsageError, match=r"--keep .*petal_width.*--restart"):
+    with pytest.raises(UsageError, match=r"--keep .*petal_width.* --restart"):
         run(tmp_path, path, keep="petal_width")
     publish_iris(store, onnx=True)
-    with pytest.raises(UsageError, match=r"version 1 .*version 2 .*--version 1 .*--restart"):
+    with pytest.raises(UsageError, match=r"version 1 .* version 2 .*--version 1 .*--restart"):
         run(tmp_path, path)
     with open(path, "a") as file:
         file.write("1,1,1,1\n")
-    with pytest.raises(UsageError, match=r"flowers\.csv .*/out .*--restart"):
+    with pytest.raises(UsageError, match=r"flowers\.csv was changed .*--restart"):
         run(tmp_path, path, version=1)
     assert everything(tmp_path / "out") == before
     assert run(tmp_path, path, restart=True).rows == 151
     assert {row["model_version"] for row in results(tmp_path / "out")} == {"2"}
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     publish_iris(Store(tmp_path / "models"))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("ten years")
@@ -212,7 +212,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_killed_in_the_middle_it_goes_on_and_the_result_is_the_same(tmp_path: Path) -> None:
+def test_a_killed_scoring_continues_and_the_result_is_the_same(tmp_path: Path) -> None:
     publish_iris(Store(tmp_path / "models"), RandomForestClassifier(300, random_state=0).fit(*iris()))
     path = flowers(tmp_path, times=2000)
     run(tmp_path, path, out=tmp_path / "whole", part_bytes=100_000)
@@ -237,7 +237,7 @@ def test_killed_in_the_middle_it_goes_on_and_the_result_is_the_same(tmp_path: Pa
     assert f"{total} of {total} parts" in train(tmp_path, *arguments).stderr
 
 
-def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
+def test_wrong_usage_ends_with_one_message_and_code_two(tmp_path: Path) -> None:
     publish_iris(Store(tmp_path / "models"))
     path = flowers(tmp_path)
     bad = tables.lines(tmp_path, "sepal_length,sepal_width,petal_length,petal_width", "1,1,1,1", "1,1,99,1", name="bad.csv")
@@ -251,7 +251,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
         assert named in complaint(train(tmp_path, "score", *arguments, "--out", "out", code=2))
 
 
-def test_many_workers_change_nothing_but_the_time(tmp_path: Path) -> None:
+def test_many_workers_change_nothing_but_the_duration(tmp_path: Path) -> None:
     publish_iris(Store(tmp_path / "models"), onnx=True)
     path = flowers(tmp_path, times=50)
     run(tmp_path, path, out=tmp_path / "one", part_bytes=20_000)

@@ -18,7 +18,9 @@ from serve_app.inference.slot import Slot
 from tests.support.mlflow_server import mlflow_server
 from tests.support.models import A_FLOWER, iris
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL
 from tests.support.server import ROOT, free_port
+from tests.support.stores import manifest_of
 
 NAME = "IrisClassifier"
 pytestmark = [
@@ -46,7 +48,7 @@ def registry(tracking: str, model_dir: Path, *, name: str = NAME, poll_seconds: 
 
 
 def test_the_champion_is_fetched_verified_and_answers_like_the_store(tracking: str, trained: Store, tmp_path: Path) -> None:
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path))
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path), policy=ALLOW_ALL)
     assert slot.refresh(), slot.problem
     assert slot.predictor is not None
     local = trained.current()
@@ -61,7 +63,7 @@ def test_a_published_model_takes_over_from_the_registry(tracking: str, trained: 
     from tests.support.models import publish_iris
 
     store = Store(tmp_path)
-    slot = Slot(store, registry(tracking, tmp_path))
+    slot = Slot(store, registry(tracking, tmp_path), policy=ALLOW_ALL)
     slot.refresh()
     publish_iris(store)
     assert slot.refresh()
@@ -72,9 +74,9 @@ def test_a_published_model_takes_over_from_the_registry(tracking: str, trained: 
 def test_the_run_in_the_metadata_of_old_is_served_when_its_model_file_is_gone(
     tracking: str, trained: Store, tmp_path: Path
 ) -> None:
-    run_id = trained.entries()[0].metadata["mlflow_run_id"]
+    run_id = manifest_of(trained.entries()[0]).mlflow_run_id
     (tmp_path / "metadata.json").write_text(f'{{"mlflow_run_id": "{run_id}", "feature_names": []}}')
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="NoSuchModel"))
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="NoSuchModel"), policy=ALLOW_ALL)
     assert slot.refresh(), slot.problem
 
 
@@ -104,7 +106,7 @@ def test_a_model_that_somebody_else_logged_is_served_with_its_own_names(
     tracking: str, tmp_path: Path, serialization_format: str
 ) -> None:
     log_model(tracking, f"In{serialization_format}", serialization_format)
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=f"In{serialization_format}"))
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=f"In{serialization_format}"), policy=ALLOW_ALL)
     assert slot.refresh(), slot.problem
     assert slot.predictor is not None
     assert slot.predictor.signature.names == tuple(A_FLOWER)
@@ -124,7 +126,7 @@ def test_a_model_that_would_fill_the_memory_when_unpacked_is_refused(
 
     log_model(tracking, "Bomb", "skops")
     monkeypatch.setattr("mlflow.artifacts.download_artifacts", with_a_bomb)
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Bomb"))
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Bomb"), policy=ALLOW_ALL)
     assert not slot.refresh()
     assert slot.refusal is not None
     assert (slot.refusal.reason, slot.predictor) == ("forbidden", None)
@@ -138,7 +140,7 @@ def test_a_model_of_more_bytes_than_a_bundle_may_have_is_refused_before_it_is_fe
 
     monkeypatch.setattr("serve_app.artifacts.mlflow_source.MAX_BUNDLE_BYTES", 1000)
     monkeypatch.setattr("mlflow.artifacts.download_artifacts", fetched)
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path))
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path), policy=ALLOW_ALL)
     assert not slot.refresh()
     assert slot.refusal is not None
     assert slot.refusal.reason == "manifest"
@@ -147,12 +149,12 @@ def test_a_model_of_more_bytes_than_a_bundle_may_have_is_refused_before_it_is_fe
 def test_bytes_that_differ_from_the_digest_are_refused(tracking: str, trained: Store, tmp_path: Path) -> None:
     import mlflow
 
-    run_id = trained.entries()[0].metadata["mlflow_run_id"]
+    run_id = manifest_of(trained.entries()[0]).mlflow_run_id
     client = mlflow.MlflowClient(tracking_uri=tracking)
     right = client.get_run(run_id).data.tags["digest"]
     client.set_tag(run_id, "digest", "0" * 64)
     try:
-        slot = Slot(Store(tmp_path), registry(tracking, tmp_path))
+        slot = Slot(Store(tmp_path), registry(tracking, tmp_path), policy=ALLOW_ALL)
         assert not slot.refresh()
         assert slot.refusal is not None
         assert slot.refusal.reason == "digest"
@@ -169,7 +171,7 @@ def test_an_unknown_version_is_refused_with_a_reason_and_the_served_one_stays(
 
     client = mlflow.MlflowClient(tracking_uri=tracking)
     right = client.get_model_version_by_alias(NAME, "champion").version
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, poll_seconds=0))
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, poll_seconds=0), policy=ALLOW_ALL)
     assert slot.refresh(), slot.problem
     served = slot.predictor
     empty = client.create_run(client.create_experiment("empty")).info
@@ -197,7 +199,7 @@ def test_an_empty_registry_is_no_error_and_a_dead_server_is_asked_again_later(tr
     with pytest.raises(BundleRefused) as caught:
         dead.pointer()
     assert not caught.value.final
-    slot = Slot(Store(tmp_path), dead)
+    slot = Slot(Store(tmp_path), dead, policy=ALLOW_ALL)
     assert not slot.refresh()
     assert slot.problem is not None
     assert "MLflow" in slot.problem

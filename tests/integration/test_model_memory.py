@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from serve_app.artifacts.store import Store
 from tests.support.figures import note
 from tests.support.load import closed_loop, succeeds
-from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, iris, publish_iris
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, iris, publish_iris
 from tests.support.processes import replicas, resident
 from tests.support.server import KEY, serving
 from tests.support.waiting import until
@@ -32,7 +32,7 @@ def large(seed: int) -> KNeighborsClassifier:
 
 def publish_large(store: Store, seed: int) -> int:
     """Publish one; the size of its file in bytes."""
-    entry = store.publish(bundle_files.__wrapped__(large(seed)), bundle_metadata())
+    entry = store.publish(bundle_files.__wrapped__(large(seed)), bundle_manifest())
     return (entry.folder / "model.joblib").stat().st_size
 
 

@@ -15,13 +15,15 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve_app.artifacts.bundle import JOBLIB, read_bundle
+from serve_app.artifacts.bundle import read_bundle
+from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.store import Entry, Store
 from serve_app.inference.predictor import open_predictor
 from serve_app.rayserve.isolation import FREE_PORTS, MAX_PORT, MIN_PORT
 from tests.support.load import closed_loop, matches
-from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, forest, logistic, publish_iris
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest, logistic, publish_iris
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL
 from tests.support.processes import alive, of_session
 from tests.support.server import HEADERS, KEY, ROOT, Server, environment, free_port, serving, stop
 from tests.support.waiting import until
@@ -43,7 +45,7 @@ def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def expected_body(entry: Entry) -> str:
-    return answer_row(open_predictor(read_bundle(entry.folder)), json.dumps(A_FLOWER).encode()).decode()
+    return answer_row(open_predictor(read_bundle(entry.folder), ALLOW_ALL), json.dumps(A_FLOWER).encode()).decode()
 
 
 def visible(server: Server, version: int) -> None:
@@ -90,7 +92,7 @@ def test_a_damaged_model_is_refused_with_its_reason_while_the_old_one_answers(se
     visible(server, served.version)
     # Damaged before a replica can read it: it is made elsewhere and comes into the store without one byte of the right model.
     version = max(entry.version for entry in store.entries()) + 1
-    whole = Store(tmp_path).publish(bundle_files(forest(seed=99)), bundle_metadata(), version=version)
+    whole = Store(tmp_path).publish(bundle_files(forest(seed=99)), bundle_manifest(), version=version)
     damaged = store.root / "bundles" / whole.folder.name
     shutil.copytree(whole.folder, damaged)
     data = bytearray((damaged / JOBLIB).read_bytes())
@@ -143,7 +145,7 @@ def test_a_replica_without_a_model_waits_for_one_and_a_signal_ends_every_process
 
 def test_a_second_application_beside_it_chooses_its_own_ports_and_serves_its_own_model(server: Server, tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
-    entry = store.publish(bundle_files(logistic(), onnx=True), bundle_metadata(), version=777)
+    entry = store.publish(bundle_files(logistic(), onnx=True), bundle_manifest(), version=777)
     unset = dict.fromkeys((*FREE_PORTS, MIN_PORT, MAX_PORT), "")
     with serving(store.root, tmp_path, replicas=1, **unset) as other:
         before = server.versions()

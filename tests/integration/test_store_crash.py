@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.artifacts.bundle import JOBLIB, MANIFEST, METRICS, PLAIN_FILES, read_bundle
+from serve_app.artifacts.bundle import read_bundle
+from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS
 from serve_app.artifacts.store import BUNDLES, Store
 from tests.support.figures import note
 from tests.support.publisher import publish, texts
@@ -71,7 +72,7 @@ def assert_whole(store: Store) -> None:
     for entry in store.entries():
         assert len(texts(read_bundle(entry.folder))) == 1
     names = {path.name for path in store.root.iterdir()}
-    assert names == {BUNDLES, "current", ".lock", *PLAIN_FILES}
+    assert names == {BUNDLES, "current", ".lock", *LEGACY_FILES}
     assert {path.name for path in (store.root / BUNDLES).iterdir()} == {entry.folder.name for entry in store.entries()}
 
 

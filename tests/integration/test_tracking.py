@@ -19,6 +19,7 @@ from serve_app.artifacts.bundle import verify_files
 from serve_app.artifacts.store import Store
 from tests.support.mlflow_server import mlflow_server
 from tests.support.server import free_port
+from tests.support.stores import manifest_of
 from tests.support.training import SECONDS, SMALL, complaint, environment, start, train
 
 WORSE = ("--n-estimators", "1", "--max-depth", "1", "--floor", "accuracy=0")
@@ -109,14 +110,14 @@ def test_a_run_holds_parameters_metrics_tags_and_the_digest(story: Story) -> Non
 
 
 def test_the_metadata_name_the_run_and_the_registered_version(story: Story) -> None:
-    metadata = story.store.entries()[0].metadata
+    manifest = manifest_of(story.store.entries()[0])
     run = story.first["runs"][0]
-    assert metadata["mlflow_run_id"] == run["id"]
-    assert metadata["mlflow_run_uri"] == f"runs:/{run['id']}/model"
-    assert (metadata["mlflow_model_name"], metadata["mlflow_model_version"]) == ("IrisClassifier", "1")
-    assert (metadata["mlflow_experiment_name"], metadata["mlflow_run_name"]) == ("iris-classification", "first")
-    assert metadata["mlflow_model_uri"].startswith("models:/m-")
-    assert metadata["tracking"] == "mlflow"
+    assert manifest.mlflow_run_id == run["id"]
+    assert manifest.mlflow_run_uri == f"runs:/{run['id']}/model"
+    assert (manifest.mlflow_model_name, manifest.mlflow_model_version) == ("IrisClassifier", "1")
+    assert (manifest.mlflow_experiment_name, manifest.mlflow_run_name) == ("iris-classification", "first")
+    assert str(manifest.mlflow_model_uri).startswith("models:/m-")
+    assert manifest.tracking == "mlflow"
 
 
 def test_the_bundle_can_be_fetched_from_the_run_and_verified(story: Story) -> None:
@@ -188,13 +189,13 @@ def test_without_a_configured_server_several_runs_at_once_share_the_file_and_agr
     store = Store(tmp_path / "models")
     entries = store.entries()
     assert [entry.version for entry in entries] == [1, 2, 3]
-    assert len({entry.metadata["mlflow_run_id"] for entry in entries}) == 3
+    assert len({manifest_of(entry).mlflow_run_id for entry in entries}) == 3
     (served,) = (entry for entry in entries if entry.served)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         aliases = dict(database.execute("select alias, version from registered_model_aliases").fetchall())
         statuses = {row[0] for row in database.execute("select status from runs")}
     database.close()
-    assert str(aliases["champion"]) == served.metadata["mlflow_model_version"]
+    assert str(aliases["champion"]) == manifest_of(served).mlflow_model_version
     assert statuses == {"FINISHED"}
     for (_, err), _ in ended:
         assert "Warning" not in err

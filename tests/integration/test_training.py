@@ -22,6 +22,7 @@ from serve_app.artifacts.store import Store
 from serve_app.inference.predictor import Predictor, open_predictor
 from tests.support import tables
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL
 from tests.support.server import ROOT
 from tests.support.training import SECONDS, SMALL, complaint, environment, train
 from training.pipeline import train as train_here
@@ -63,8 +64,9 @@ def test_a_model_is_trained_kept_refused_forced_and_taken_back(tmp_path: Path) -
 
     train(tmp_path, "--no-tracking", "--n-estimators", "1", "--max-depth", "1", "--force")
     forced = served(tmp_path)
-    assert (forced.version, forced.metadata["forced"], forced.metadata["verdict"]["accepted"]) == ("2", True, False)
-    assert (forced.metadata["n_estimators"], forced.metadata["max_depth"]) == (1, 1)
+    assert forced.manifest.verdict is not None
+    assert (forced.version, forced.manifest.forced, forced.manifest.verdict.accepted) == ("2", True, False)
+    assert (forced.manifest.n_estimators, forced.manifest.max_depth) == (1, 1)
 
     assert "version 1" in train(tmp_path, "rollback").stdout
     assert [row["served"] for row in listed(tmp_path)] == [True, False]
@@ -78,14 +80,14 @@ def test_a_model_is_trained_kept_refused_forced_and_taken_back(tmp_path: Path) -
 def test_the_iris_bundle_answers_and_tells_where_it_comes_from(tmp_path: Path) -> None:
     train(tmp_path, *QUIET, "--tag", "team", "flowers", "--tag", "stage", "test", "--max-depth", "None", "--random-state", "0")
     bundle = served(tmp_path)
-    metadata = bundle.metadata
-    assert metadata["tags"] == {"team": "flowers", "stage": "test"}
-    assert (metadata["max_depth"], metadata["random_state"]) == (None, 0)
-    assert (metadata["tracking"], metadata["mlflow_run_id"]) == ("none", None)
-    assert metadata["target_names"] == ["setosa", "versicolor", "virginica"]
+    manifest = bundle.manifest
+    assert manifest.tags == {"team": "flowers", "stage": "test"}
+    assert (manifest.max_depth, manifest.random_state) == (None, 0)
+    assert (manifest.tracking, manifest.mlflow_run_id) == ("none", None)
+    assert manifest.target_names == ("setosa", "versicolor", "virginica")
     assert set(bundle.files) >= {"card.html", "confusion_matrix.png", "feature_importance.png", "golden.json", "model.onnx"}
     assert set(bundle.metrics) >= {"accuracy", "precision", "recall", "f1_score", "per_class", "confusion_matrix"}
-    predictor = open_predictor(bundle)
+    predictor = open_predictor(bundle, ALLOW_ALL)
     assert predictor.kind == "onnx"
     answer = ask(predictor, {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2})
     assert answer["prediction"] == "setosa"
@@ -99,22 +101,25 @@ def test_a_table_of_every_kind_becomes_a_model_that_takes_every_kind(tmp_path: P
     arguments = ("--data", str(path), "--target", "stays", "--estimator", estimator, "--bounds", "age=0:120", "--no-tracking")
     train(tmp_path, *arguments, "--floor", "f1_score=0.6")
     bundle = served(tmp_path)
-    predictor = open_predictor(bundle)
+    predictor = open_predictor(bundle, ALLOW_ALL)
     assert predictor.kind == "onnx"
     row = {"age": 60, "plan": "gold", "active": True, "newsletter": None, "spent": 10.5}
     assert ask(predictor, row)["prediction"] == "yes"
     assert ask(predictor, {**row, "age": 20, "active": False, "plan": "basic"})["prediction"] == "no"
     for changed in ({**row, "plan": None}, {**row, "plan": "platinum"}, {key: row[key] for key in ("active", "spent")}):
         assert ask(predictor, changed)["prediction"] in ("yes", "no")
-    assert bundle.metadata["reference"]["features"]["plan"]["counts"].keys() == {"basic", "gold", "silver"}
-    assert bundle.metadata["signature"]["features"][0]["maximum"] == 120.0
+    reference = bundle.manifest.reference
+    assert reference is not None
+    assert reference["features"]["plan"]["counts"].keys() == {"basic", "gold", "silver"}
+    assert bundle.signature is not None
+    assert bundle.signature.features[0].maximum == 120.0
 
 
 def test_a_regression_is_trained_and_compared_by_its_error(tmp_path: Path) -> None:
     path = str(tables.written(tables.houses(), tmp_path))
     train(tmp_path, "--data", path, "--target", "price", "--estimator", "logistic-regression", "--no-tracking")
     assert served(tmp_path).metrics["r2"] > 0.9
-    predictor = open_predictor(served(tmp_path))
+    predictor = open_predictor(served(tmp_path), ALLOW_ALL)
     cheap, dear = (ask(predictor, {"area": area, "rooms": 3, "town": "Bonn"})["prediction"] for area in (50.0, 200.0))
     assert 20_000 < cheap < dear
     train(tmp_path, "--data", path, "--target", "price", "--n-estimators", "1", "--max-depth", "1", "--no-tracking", code=3)
@@ -141,7 +146,9 @@ def test_another_table_is_published_without_comparison_and_says_so(tmp_path: Pat
     path = str(tables.written(tables.spam(), tmp_path))
     done = train(tmp_path, "--data", path, "--target", "spam", *QUIET)
     assert "not compared: " in done.stderr
-    assert served(tmp_path).metadata["verdict"]["comparison"]["compared"] is False
+    verdict = served(tmp_path).manifest.verdict
+    assert verdict is not None
+    assert verdict.comparison["compared"] is False
 
 
 def test_an_estimator_from_the_working_directory_is_found(tmp_path: Path) -> None:
@@ -149,7 +156,7 @@ def test_an_estimator_from_the_working_directory_is_found(tmp_path: Path) -> Non
         "from sklearn.neighbors import KNeighborsClassifier\ndef neighbours():\n    return KNeighborsClassifier(3)\n"
     )
     train(tmp_path, "--estimator", "mine:neighbours", "--no-tracking")
-    assert served(tmp_path).metadata["model_type"] == "KNeighborsClassifier"
+    assert served(tmp_path).manifest.model_type == "KNeighborsClassifier"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +249,7 @@ def test_a_training_that_is_killed_at_any_moment_leaves_the_old_model_or_the_new
         )
         bundle = store.current()
         assert bundle is not None
-        assert open_predictor(bundle).digest == bundle.digest
+        assert open_predictor(bundle, ALLOW_ALL).digest == bundle.digest
         seen.add("old" if bundle.digest == old else "new")
         if done.returncode == 0:
             break
@@ -272,7 +279,7 @@ def test_a_model_published_meanwhile_is_compared_with_before_anything_is_publish
 
     outcome = train_here(poor, progress)
     assert outcome.entry is None
-    assert outcome.verdict.comparison["version"] == "1"
+    assert outcome.comparison.version == "1"
     assert [reason.partition(" ")[0] for reason in outcome.verdict.reasons] == ["accuracy"]
     assert [step.partition(" ")[0] for step in steps[-2:]] == ["publish", "compare"]
     assert [entry.version for entry in store.entries()] == [1]
@@ -303,11 +310,14 @@ def test_the_search_chooses_the_same_with_one_worker_and_with_two(tmp_path: Path
 
 def test_a_search_ends_in_a_published_model_that_names_its_candidates(tmp_path: Path) -> None:
     train(tmp_path, "--search", "3", "--no-tracking", "--n-estimators", "5", "--floor", "accuracy=0.5")
-    metadata = served(tmp_path).metadata
-    assert metadata["n_estimators"] == 5
-    assert len(metadata["search"]["candidates"]) == 3
-    chosen = metadata["search"]["candidates"][metadata["search"]["chosen"]]
-    assert metadata["parameters"].items() >= chosen["parameters"].items()
+    manifest = served(tmp_path).manifest
+    assert manifest.n_estimators == 5
+    search, parameters = manifest.search, manifest.parameters
+    assert search is not None
+    assert parameters is not None
+    assert len(search["candidates"]) == 3
+    chosen = search["candidates"][search["chosen"]]
+    assert parameters.items() >= chosen["parameters"].items()
 
 
 def test_a_ray_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:

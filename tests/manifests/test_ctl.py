@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -306,6 +307,13 @@ def test_a_job_is_started_with_the_flags_of_the_user(
     assert [one["kind"] for one in applied.get("apply", {}).get("items", [])] == (
         ["PersistentVolumeClaim"] if folder == "kuberay/score" else []
     )
+
+
+def test_the_output_of_a_job_grows_by_whole_lines_while_a_progress_bar_is_rewritten() -> None:
+    log = "1.0 s  read\n\rsearch:  0%\rsearch: 88%\r           \r2.0 s  search\r\nmanager -- Runtime env is setting up.\ndone\n"
+    outputs = [train.finished_lines(log[:length]) for length in range(len(log) + 1)]
+    assert all(after.startswith(before) for before, after in itertools.pairwise(outputs))
+    assert outputs[-1] == "1.0 s  read\n2.0 s  search\ndone\n"
 
 
 # --- waiting

@@ -18,6 +18,7 @@ from serve_app.inference.predictor import LoadPolicy
 from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Codec
 from serve_app.settings import Settings
+from tests.support.policies import ALLOW_ALL
 
 KEY = "k" * 32
 HEADERS = {"X-API-Key": KEY}
@@ -38,13 +39,13 @@ def rate_limits(**changes: Any) -> RateLimits:
 def client_of(
     store: Store,
     *,
-    terms: LoadPolicy | None = None,
+    policy: LoadPolicy = ALLOW_ALL,
     around: Callable[[ASGIApp], ASGIApp] | None = None,
     routes: Mapping[str, type[Codec]] = PREDICTION_ROUTES,
     **options: Any,
 ) -> TestClient:
     """A client of an app that has looked at the store once. Errors inside the app become answers, as on a server."""
-    slot = Slot(store, terms=terms)
+    slot = Slot(store, policy=policy)
     slot.refresh()
     app = create_app(slot, http_options(**{"api_key": KEY, **options}), around=around, routes=routes)
     client = TestClient(app, raise_server_exceptions=False)

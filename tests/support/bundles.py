@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 
-from serve_app.artifacts.bundle import GOLDEN, Bundle, sha256
+from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.manifest import sha256
+from serve_app.artifacts.names import GOLDEN
 from serve_app.artifacts.signature import Signature
-from tests.support.models import bundle_files, bundle_metadata, iris_signature
+from tests.support.models import bundle_files, bundle_manifest, iris_signature
 
 IRIS = iris_signature()
 
@@ -20,11 +22,11 @@ def bundle(
     onnx: bool = False,
     golden: bool = True,
     files: dict[str, bytes] | None = None,
-    **metadata: Any,
+    **changes: Any,
 ) -> Bundle:
-    """A bundle in memory; `files` go over those of the estimator, `metadata` over what describes it."""
+    """A bundle in memory; `files` go over those of the estimator, `changes` over the keys of its manifest."""
     kept = {**bundle_files(estimator, signature, onnx=onnx), **(files or {})}
     if not golden:
         del kept[GOLDEN]
-    described = bundle_metadata(signature, **metadata)
-    return Bundle("1", sha256(orjson.dumps(described)), described, {}, kept, signature)
+    manifest = bundle_manifest(signature, **changes)
+    return Bundle("1", sha256(orjson.dumps(manifest.to_dict())), manifest, {}, kept)

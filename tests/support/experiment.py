@@ -16,6 +16,7 @@ from tests.support.figures import note
 from tests.support.load import Load, open_loop
 from tests.support.models import A_FLOWER
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL
 from tests.support.server import Server
 from tests.support.waiting import until
 
@@ -30,7 +31,9 @@ def served(store: Store) -> Entry:
 def expected_bodies(*entries: Entry) -> dict[str, str]:
     """The body that each version must respond to A_FLOWER, computed here from its bundle."""
     body = json.dumps(A_FLOWER).encode()
-    return {str(entry.version): answer_row(open_predictor(read_bundle(entry.folder)), body).decode() for entry in entries}
+    return {
+        str(entry.version): answer_row(open_predictor(read_bundle(entry.folder), ALLOW_ALL), body).decode() for entry in entries
+    }
 
 
 @contextlib.contextmanager

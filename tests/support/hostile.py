@@ -27,9 +27,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from onnx import TensorProto, helper
 from sklearn.pipeline import make_pipeline
 
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, MANIFEST, MAX_MANIFEST_BYTES, METRICS, ONNX, describe, folder_name, sha256
-from serve_app.artifacts.signing import SEAL
-from tests.support.models import bundle_files, bundle_metadata, forest, iris_signature, logistic
+from serve_app.artifacts.bundle import folder_name
+from serve_app.artifacts.manifest import MAX_MANIFEST_BYTES, describe, sha256
+from serve_app.artifacts.names import GOLDEN, JOBLIB, MANIFEST, METRICS, ONNX, SEAL
+from tests.support.models import bundle_files, bundle_manifest, forest, iris_signature, logistic
 
 VERSION = 2
 FILES = (JOBLIB, METRICS, GOLDEN, ONNX, MANIFEST)
@@ -66,13 +67,13 @@ def put(root: Path, files: Mapping[str, bytes], manifest: bytes, *, version: int
 def good(**metadata: Any) -> tuple[dict[str, bytes], bytes]:
     """The files and the manifest of a bundle that would be served."""
     files = dict(bundle_files(logistic(0.5), onnx=True))
-    return files, describe(files, bundle_metadata(**{"version": VERSION, **metadata}))
+    return files, describe(files, bundle_manifest(**{"version": VERSION, **metadata}))
 
 
 def proven(files: Mapping[str, bytes], **metadata: Any) -> Callable[[Path], str]:
     """A bundle whose digests are right: whoever can write the store can make one of anything."""
-    document = {**bundle_metadata(), "version": VERSION, **metadata}
-    return lambda root: put(root, files, describe(files, document))
+    document = orjson.loads(describe(files, bundle_manifest(version=VERSION)))
+    return lambda root: put(root, files, orjson.dumps({**document, **metadata}))
 
 
 # --- damage
@@ -103,7 +104,7 @@ def damaged(flips: int) -> Iterator[Case]:
             yield case(f"{file}: {len(extra)} bytes more", "digest", changed(file, data + extra))
     for one, other in itertools.permutations(whole, 2):
         yield case(f"{one} holds {other}", "digest", changed(one, whole[other]))
-    other_files, other_manifest = dict(bundle_files(forest(), onnx=True)), describe(bundle_files(forest()), bundle_metadata())
+    other_files, other_manifest = dict(bundle_files(forest(), onnx=True)), describe(bundle_files(forest()), bundle_manifest())
     for file, data in {**other_files, MANIFEST: other_manifest}.items():
         if data != whole[file]:
             yield case(f"{file} of another version", "digest", changed(file, data))
@@ -364,7 +365,7 @@ def _pipeline(step: object) -> object:
 def unproven_pickles(canary: Path) -> Iterator[Case]:
     """Pickles put in the place of a published model: the digest tells before anything is unpickled."""
     files = dict(bundle_files(logistic(0.5)))
-    manifest = describe(files, bundle_metadata(version=VERSION))
+    manifest = describe(files, bundle_manifest(version=VERSION))
     for name, raw in traps(canary).items():
 
         def build(root: Path, raw: bytes = raw) -> str:
@@ -392,7 +393,7 @@ def pickles_of_other_libraries(canary: Path) -> Iterator[Case]:
         *({"scikit-learn": version} for version in ("0.24.2", "1.0", "1.8.9", "2.0.0", "1.10.0", "", "latest", 1.9e9)),
         *({"numpy": version} for version in ("1.26.4", "3.0.0", "x")),
     ):
-        yield case(f"made with {libraries}", "libraries", proven({**files, JOBLIB: trap}, libraries=libraries))
+        yield case(f"made with {libraries}", "libraries manifest", proven({**files, JOBLIB: trap}, libraries=libraries))
 
 
 # --- ONNX
@@ -433,7 +434,7 @@ def graphs(folder: Path) -> Iterator[Case]:
         noise = np.random.default_rng(seed).bytes(len(raw))
         yield case(f"ONNX: noise {seed}", "load forbidden", proven({**files, ONNX: noise}))
     for onnx_facts in anything(None, {}, [], "x"):
-        yield case(f"ONNX: facts {onnx_facts!r}", "load", proven(files, onnx=onnx_facts))
+        yield case(f"ONNX: facts {onnx_facts!r}", "load manifest", proven(files, onnx=onnx_facts))
 
 
 def _external(location: str) -> TensorProto:
@@ -557,7 +558,7 @@ def badly_sealed(canary: Path, sign: Callable[[str], bytes], stranger: Callable[
     files, _ = good()
     del files[ONNX]
     files[JOBLIB] = traps(canary)["open"]
-    manifest = describe(files, bundle_metadata(version=VERSION))
+    manifest = describe(files, bundle_manifest(version=VERSION))
     digest = sha256(manifest)
     right = sign(digest)
 

@@ -20,11 +20,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, MANIFEST, METRICS, ONNX
+from serve_app.artifacts.manifest import Manifest
 from serve_app.artifacts.matrix import Matrix
+from serve_app.artifacts.names import GOLDEN, JOBLIB, MANIFEST, METRICS, ONNX
 from serve_app.artifacts.signature import IRIS_BOUNDS, Feature, Signature
 from serve_app.artifacts.store import Entry, Store
-from serve_app.inference.predictor import sklearn_scores
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 
 IRIS_CLASSES = ("setosa", "versicolor", "virginica")
 A_FLOWER = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
@@ -93,7 +94,7 @@ def dumped(estimator: Any) -> bytes:
 
 def golden(estimator: Any, signature: Signature, X: Matrix) -> bytes:
     rows = [dict(zip(signature.names, map(float, row), strict=True)) for row in X]
-    return orjson.dumps({"rows": rows, "scores": sklearn_scores(estimator, signature)(X).tolist()})
+    return orjson.dumps({"rows": rows, "scores": SklearnBackend(estimator, signature).scores(X).tolist()})
 
 
 @cache
@@ -113,28 +114,31 @@ def bundle_files(estimator: Any, signature: Signature | None = None, *, onnx: bo
         return files
     from training.convert import to_onnx  # not above: a replica that unpickles an estimator of this module has no training
 
-    return {**files, ONNX: to_onnx(estimator, signature, "float64", exact=True)}
+    return {**files, ONNX: to_onnx(estimator, signature, "float64", float64_operators=True)}
 
 
-def bundle_metadata(signature: Signature | None = None, **more: Any) -> dict[str, Any]:
+def bundle_manifest(signature: Signature | None = None, **changes: Any) -> Manifest:
+    """The manifest of an iris model (unless a signature says otherwise); `changes` are keys as JSON has them."""
     signature = signature or iris_signature()
-    return {
-        "signature": signature.to_dict(),
-        "feature_names": list(signature.names),
-        "target_names": list(signature.classes),
-        "mlflow_run_id": "0123456789abcdef0123456789abcdef",
-        "libraries": {"scikit-learn": sklearn.__version__, "numpy": np.__version__},
-        "onnx": {"rounded": False},
-        **more,
-    }
+    return Manifest.from_dict(
+        {
+            "signature": signature.to_dict(),
+            "feature_names": signature.names,
+            "target_names": signature.classes,
+            "mlflow_run_id": "0123456789abcdef0123456789abcdef",
+            "libraries": {"scikit-learn": sklearn.__version__, "numpy": np.__version__},
+            "onnx": {"rounded": False},
+            **changes,
+        }
+    )
 
 
 def publish_iris(store: Store, estimator: Any = None, *, onnx: bool = False, **more: Any) -> Entry:
-    """Put an iris model (a small forest unless told) into the store; `more` goes to the metadata."""
-    return store.publish(bundle_files(forest() if estimator is None else estimator, onnx=onnx), bundle_metadata(**more))
+    """Put an iris model (a small forest unless told) into the store; `more` goes to the manifest."""
+    return store.publish(bundle_files(forest() if estimator is None else estimator, onnx=onnx), bundle_manifest(**more))
 
 
-def write_plain(folder: Path, estimator: Any = None, **metadata: Any) -> None:
+def write_legacy(folder: Path, estimator: Any = None, **metadata: Any) -> None:
     """The three plain files that the system of old wrote: no signature, classes as numbers."""
     X, names = iris()
     if estimator is None:

@@ -23,7 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serve_app.artifacts.bundle import JOBLIB, MANIFEST, METRICS, Bundle
+from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.manifest import Manifest
+from serve_app.artifacts.names import JOBLIB, MANIFEST, METRICS
 from serve_app.artifacts.store import Store
 from serve_app.errors import StoreError
 
@@ -37,7 +39,7 @@ def publish(store: Store, text: str) -> int:
     """A model whose every file says `text`, so that a mixture of two would show."""
     said = text.encode()
     files = {JOBLIB: said + b"." * MODEL_BYTES, METRICS: json.dumps({"text": text}).encode(), "golden.json": said}
-    return store.publish(files, {"signature": SIGNATURE, "text": text}).version
+    return store.publish(files, Manifest.from_dict({"signature": SIGNATURE, "text": text})).version
 
 
 def at_call(number: int, act: Callable[[], None]) -> None:
@@ -108,7 +110,7 @@ def attempts(template: Path, keep: int, mode: str) -> None:
 def texts(bundle: Bundle) -> set[str]:
     """What the parts of a bundle say; more than one text would be a mixture."""
     said = {data.partition(b".")[0].decode() for name, data in bundle.files.items() if name not in (METRICS, MANIFEST)}
-    return said | {bundle.metrics["text"], bundle.metadata["text"]}
+    return said | {bundle.metrics["text"], bundle.manifest.extra["text"]}
 
 
 def read_until_told(store: Store) -> None:

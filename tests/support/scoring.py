@@ -14,8 +14,9 @@ from pyarrow import csv, parquet
 from serve_app.artifacts.store import Store
 from serve_app.inference.predictor import open_predictor
 from serve_app.tables.location import Location, sources
-from serve_app.tables.splits import Part, Range, RangeScan, csv_header, csv_parts, last_byte, ranges, scan_range
+from serve_app.tables.splits import Part, csv_header, csv_parts, last_byte, scan_range, split_ranges
 from tests.support.apps import HEADERS, client_of
+from tests.support.policies import ALLOW_ALL
 from training.dataset import json_rows
 from training.pipeline import train
 from training.train_options import TrainOptions
@@ -28,20 +29,20 @@ def trained(folder: Path, table: Path, target: str, **options: Any) -> Store:
     return Store(folder / "models")
 
 
-def cut(path: Path, part_bytes: int) -> tuple[Location, tuple[str, ...], list[Part]]:
-    """A CSV file as workers get it: where it is, its columns, its parts."""
-    place = Location(str(path))
-    _, (source,) = sources(place)
-    header = csv_header(place, source)
-    seen: list[tuple[Range, RangeScan]] = [(piece, scan_range(place, piece)) for piece in ranges(source, header, part_bytes)]
-    return place, header.columns, csv_parts(source, header, seen, last_byte(place, source), 0)
+def split(path: Path, part_bytes: int) -> tuple[Location, tuple[str, ...], list[Part]]:
+    """A CSV file as workers get it: its location, columns and parts."""
+    location = Location(str(path))
+    _, (source,) = sources(location)
+    header = csv_header(location, source)
+    scans = [(byte_range, scan_range(location, byte_range)) for byte_range in split_ranges(source, header, part_bytes)]
+    return location, header.columns, csv_parts(source, header, scans, last_byte(location, source), 0)
 
 
 def served(store: Store, table: pd.DataFrame, **options: Any) -> list[dict[str, Any]]:
     """The answers of /predict/batch to the rows of a table."""
     bundle = store.current()
     assert bundle is not None
-    body = {"instances": json_rows(table, open_predictor(bundle).signature)}
+    body = {"instances": json_rows(table, open_predictor(bundle, ALLOW_ALL).signature)}
     with client_of(store, **options) as client:
         reply = client.post("/predict/batch", json=body, headers=HEADERS)
     assert reply.status_code == 200, reply.text
@@ -51,27 +52,29 @@ def served(store: Store, table: pd.DataFrame, **options: Any) -> list[dict[str, 
 
 def results(out: Path) -> list[dict[str, Any]]:
     """The rows of an output, in the order of its parts."""
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for path in sorted(out.glob("part-*")):
-        found += (csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)).to_pylist()
-    return found
+        rows += (csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)).to_pylist()
+    return rows
 
 
 def as_answers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of an output in the shape of an answer."""
-    found = []
+    answers = []
     for row in rows:
         answer = {"prediction": row["prediction"]}
         if "confidence" in row:
             named = {name.removeprefix("probability_"): value for name, value in row.items() if name.startswith("probability_")}
             answer |= {"confidence": row["confidence"], "probabilities": named or None}
-        found.append(answer)
-    return found
+        answers.append(answer)
+    return answers
 
 
 def everything(out: Path) -> dict[str, bytes]:
+    """The files of a folder by name."""
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
 def texts(table: pa.Table) -> dict[str, list[str]]:
+    """The columns of a table by name."""
     return {name: table.column(name).to_pylist() for name in table.column_names}

@@ -6,20 +6,27 @@ from typing import Any
 
 import orjson
 
-from serve_app.artifacts.bundle import JOBLIB, METRICS
+from serve_app.artifacts.manifest import Manifest
+from serve_app.artifacts.names import JOBLIB, METRICS
 from serve_app.artifacts.store import Entry, Store
-from tests.support.models import bundle_metadata
+from tests.support.models import bundle_manifest
 
 
 def publish(store: Store, text: str = "a model", **options: Any) -> Entry:
     files = {JOBLIB: text.encode(), METRICS: orjson.dumps({"text": text})}
-    return store.publish(files, bundle_metadata(text=text), **options)
+    return store.publish(files, bundle_manifest(text=text), **options)
 
 
 def served(store: Store) -> str:
     bundle = store.current()
     assert bundle is not None
     return bundle.files[JOBLIB].decode()
+
+
+def manifest_of(entry: Entry) -> Manifest:
+    """The manifest of a bundle that is not damaged."""
+    assert entry.manifest is not None
+    return entry.manifest
 
 
 def versions(store: Store) -> list[int]:

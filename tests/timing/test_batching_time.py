@@ -12,6 +12,7 @@ from serve_app.artifacts.store import Store
 from serve_app.inference.batching import AdaptiveBatcher
 from serve_app.inference.predictor import Predictor, open_predictor
 from tests.support.models import ROW_SECONDS, iris, publish_iris, slow_model
+from tests.support.policies import ALLOW_ALL
 
 
 def opened(folder: Path, estimator: object) -> Predictor:
@@ -19,7 +20,7 @@ def opened(folder: Path, estimator: object) -> Predictor:
     publish_iris(store, estimator)
     bundle = store.current()
     assert bundle is not None
-    return open_predictor(bundle)
+    return open_predictor(bundle, ALLOW_ALL)
 
 
 @pytest.fixture
@@ -29,10 +30,10 @@ def slow(tmp_path: Path) -> Predictor:
 
 
 def test_the_cost_of_a_call_and_of_each_further_row_is_seen_while_warming_up(slow: Predictor, tmp_path: Path) -> None:
-    assert ROW_SECONDS <= slow.row_seconds < 2 * ROW_SECONDS
-    assert 0.8 * ROW_SECONDS <= slow.further_seconds < 2 * ROW_SECONDS
+    assert ROW_SECONDS <= slow.profile.row_seconds < 2 * ROW_SECONDS
+    assert 0.8 * ROW_SECONDS <= slow.profile.extra_row_seconds < 2 * ROW_SECONDS
     quick = opened(tmp_path / "quick", KNeighborsClassifier().fit(*iris()))
-    assert quick.further_seconds < quick.row_seconds / 4
+    assert quick.profile.extra_row_seconds < quick.profile.row_seconds / 4
 
 
 async def test_the_event_loop_goes_on_while_slow_rows_are_predicted(slow: Predictor) -> None:

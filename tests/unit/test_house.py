@@ -8,10 +8,13 @@ import subprocess
 import tomllib
 from collections import Counter
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import yaml
+
+from serve_app.cli import main
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("serve_app", "training", "kuberay", "monitoring")
@@ -80,6 +83,10 @@ def test_pre_commit_runs_tools_of_the_environment_that_make_check_runs() -> None
 def test_the_typing_marker_is_beside_each_package_of_the_wheel() -> None:
     for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         assert (ROOT / package / "py.typed").is_file()
+
+
+def test_the_console_script_is_the_command_line() -> None:
+    assert resolve_name(PROJECT["project"]["scripts"]["iris-api"]) is main
 
 
 def test_the_newest_python_of_the_classifiers_is_tested() -> None:

@@ -49,10 +49,10 @@ def test_nothing_compiled_is_in_the_tree() -> None:
 
 
 def test_every_package_is_pinned_with_hashes_and_no_address() -> None:
-    for name in ("serve", "train", "dev"):
+    for name, least in (("serve", 50), ("train", 50), ("dev", 50), ("build", 5)):
         text = (ROOT / "requirements" / f"{name}.txt").read_text()
         packages = re.findall(r"^[A-Za-z0-9._-]+(?:\[[^]]*\])?==[^ ;\\]+.*$(?:\n    --hash=.*)*", text, re.MULTILINE)
-        assert len(packages) > 50
+        assert len(packages) >= least
         assert all("--hash=sha256:" in package for package in packages)
         assert "://" not in re.sub(r"#.*", "", text)
 

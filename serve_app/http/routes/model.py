@@ -59,6 +59,7 @@ def model_router(service: PredictionService, *, model_name: str) -> APIRouter:
         if slot.refusal is None and {etag, "*"} & {tag.strip().removeprefix("W/") for tag in known.split(",")}:
             return Response(status_code=304, headers={"etag": etag})
         refusal = slot.refusal
+        manifest = predictor.bundle.manifest.to_dict()
         document = {
             "name": model_name,
             "version": predictor.version,
@@ -68,7 +69,7 @@ def model_router(service: PredictionService, *, model_name: str) -> APIRouter:
             "loaded_at": slot.loaded_at,
             "load_seconds": round(slot.load_seconds, 4),
             "age_seconds": age_seconds(predictor.bundle),
-            **{key: predictor.bundle.metadata.get(key) for key in _RECORD_KEYS},
+            **{key: manifest[key] for key in _RECORD_KEYS},
             "info": _info(predictor),
             "metrics": dict(predictor.bundle.metrics),
             "signature": predictor.signature.to_dict(),
@@ -85,7 +86,7 @@ def model_router(service: PredictionService, *, model_name: str) -> APIRouter:
 
 
 def _info(predictor: Predictor) -> dict[str, Any]:
-    metadata, metrics, signature = predictor.bundle.metadata, predictor.bundle.metrics, predictor.signature
+    manifest, metrics, signature = predictor.bundle.manifest.to_dict(), predictor.bundle.metrics, predictor.signature
     derived = {
         "model_type": "unknown",
         "n_features": len(signature.features),
@@ -93,6 +94,6 @@ def _info(predictor: Predictor) -> dict[str, Any]:
         "feature_names": list(signature.names),
         "target_names": [str(label) for label in signature.classes],
     }
-    info = {key: metadata[key] if metadata.get(key) is not None else derived[key] for key in INFO_KEYS}
+    info = {key: derived[key] if manifest[key] is None else manifest[key] for key in INFO_KEYS}
     keys = METRIC_KEYS if signature.task == "classification" else tuple(metrics)
     return {**info, **{key: metrics.get(key) for key in keys}}

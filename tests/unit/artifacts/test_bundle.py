@@ -8,21 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
-from serve_app.artifacts.bundle import (
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    Bundle,
-    describe,
-    folder_name,
-    parse_folder,
-    parse_manifest,
-    read_bundle,
-    read_manifest,
-    sha256,
-    verify_files,
-)
+from serve_app.artifacts.bundle import Bundle, folder_name, parse_folder, read_bundle, read_manifest, verify_files
+from serve_app.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest, describe, parse_manifest, sha256
+from serve_app.artifacts.names import MANIFEST
 from serve_app.errors import BundleRefused
-from tests.support.models import bundle_metadata
+from tests.support.models import bundle_manifest
 
 FILES = {"model.joblib": b"not a pickle, and nobody will look", "metrics.json": b'{"accuracy": 1}', "golden.json": b"{}"}
 
@@ -37,7 +27,7 @@ def write(parent: Path, files: dict[str, bytes], manifest: bytes, version: int =
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write(tmp_path, FILES, describe(FILES, bundle_metadata(version=3)))
+    return write(tmp_path, FILES, describe(FILES, bundle_manifest(version=3)))
 
 
 def why(folder: Path) -> tuple[str, bool]:
@@ -48,7 +38,7 @@ def why(folder: Path) -> tuple[str, bool]:
 
 def with_manifest(parent: Path, **changes: Any) -> Path:
     """A folder whose name proves its manifest, though the manifest is odd."""
-    document = {**orjson.loads(describe(FILES, bundle_metadata())), **changes}
+    document = {**orjson.loads(describe(FILES, bundle_manifest(version=3))), **changes}
     return write(parent / "odd", FILES, orjson.dumps(document))
 
 
@@ -61,10 +51,9 @@ def test_a_bundle_is_read_with_the_bytes_that_were_proven(folder: Path) -> None:
     assert (bundle.version, bundle.source) == ("3", "store")
     assert bundle.files == FILES
     assert bundle.metrics == {"accuracy": 1}
-    assert bundle.signature is not None
-    assert bundle.signature.to_dict() == bundle_metadata()["signature"]
+    assert bundle.signature == bundle_manifest().signature
     assert bundle.etag == f'"{folder.name.partition("-")[2]}"'
-    assert read_manifest(folder) == bundle.metadata
+    assert read_manifest(folder) == bundle.manifest
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
@@ -117,7 +106,7 @@ def test_a_manifest_without_end_is_refused_before_it_is_read(folder: Path) -> No
 
 
 def test_a_manifest_over_the_limit_is_refused_though_its_digest_fits(tmp_path: Path) -> None:
-    manifest = describe(FILES, bundle_metadata(note="x" * MAX_MANIFEST_BYTES))
+    manifest = describe(FILES, bundle_manifest(note="x" * MAX_MANIFEST_BYTES))
     assert why(write(tmp_path, FILES, manifest)) == ("digest", True)
 
 
@@ -202,17 +191,17 @@ def test_a_manifest_that_is_no_json_object_is_refused(raw: bytes) -> None:
 
 def test_metrics_that_are_no_json_object_are_refused(tmp_path: Path) -> None:
     files = {**FILES, "metrics.json": b"[]"}
-    assert why(write(tmp_path, files, describe(files, bundle_metadata()))) == ("manifest", True)
+    assert why(write(tmp_path, files, describe(files, bundle_manifest(version=3)))) == ("manifest", True)
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".x", MANIFEST, "a/b", "x" * 200])
 def test_a_file_that_could_not_be_read_back_is_not_described(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be the name"):
-        describe({name: b""}, {})
+        describe({name: b""}, Manifest())
 
 
 def fetched(files: dict[str, bytes], manifest: bytes | None = None) -> Bundle:
-    right = describe(FILES, bundle_metadata())
+    right = describe(FILES, bundle_manifest())
     return verify_files("9", sha256(right), right if manifest is None else manifest, files, source="mlflow")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.artifacts.durable import discard, link_of, replace_link, write_file
+from serve_app.artifacts.durable import discard, link_of, replace_file, replace_link, write_file
 
 
 def test_a_file_is_written_once_and_never_again(tmp_path: Path) -> None:
@@ -36,3 +36,21 @@ def test_a_discarded_folder_is_gone_and_one_that_never_was_is_no_matter(tmp_path
     discard(tmp_path / "a")
     discard(tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "folder" / "keys.json"
+    replace_file(path, b"old")
+    synced: list[Path] = []
+    monkeypatch.setattr("serve_app.artifacts.durable.sync_folder", synced.append)
+    replace_file(path, b"new")
+    assert (path.read_bytes(), synced) == (b"new", [path.parent])
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_file(path, b"half")
+    assert path.read_bytes() == b"new"
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

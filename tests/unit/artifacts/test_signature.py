@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.artifacts.signature import LARGEST, Feature, Signature, plain_name, plain_signature
-from serve_app.inference.predictor import sample_rows
+from serve_app.artifacts.signature import LARGEST, Feature, Signature, legacy_name, legacy_signature
+from serve_app.inference.warm_up import sample_rows
 from serve_app.protocols import decode as codec
 from tests.support.signatures import anything, signatures
 
@@ -26,8 +26,8 @@ def test_the_example_of_a_signature_is_an_input_that_is_answered(signature: Sign
 
 @given(signatures())
 def test_sample_rows_stay_inside_the_bounds_and_are_always_the_same(signature: Signature) -> None:
-    rows = sample_rows(signature)
-    assert (rows == sample_rows(signature)).all()
+    rows = sample_rows(signature, 32)
+    assert (rows == sample_rows(signature, 32)).all()
     for column, feature in zip(rows.T, signature.features, strict=True):
         if feature.kind == "number":
             least, most = feature.bounds
@@ -92,14 +92,14 @@ def test_the_example_that_training_saw_is_shown_as_it_is() -> None:
 
 def test_names_of_the_old_iris_table_become_what_clients_write_and_get_the_contract_of_old() -> None:
     names = ["sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"]
-    signature = plain_signature(names, ["setosa", "versicolor", "virginica"])
+    signature = legacy_signature(names, ["setosa", "versicolor", "virginica"])
     assert signature.names == ("sepal_length", "sepal_width", "petal_length", "petal_width")
     assert {feature.bounds for feature in signature.features} == {(0.0, 20.0)}
     assert signature.task == "classification"
 
 
 def test_other_plain_names_are_kept_and_without_classes_it_is_a_regression() -> None:
-    signature = plain_signature(["Sepal Length (cm)", "age"], [])
+    signature = legacy_signature(["Sepal Length (cm)", "age"], [])
     assert signature.names == ("Sepal Length (cm)", "age")
     assert signature.task == "regression"
-    assert plain_name("Sepal  Length (cm)") == "sepal_length"
+    assert legacy_name("Sepal  Length (cm)") == "sepal_length"

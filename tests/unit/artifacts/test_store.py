@@ -8,10 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from serve_app.artifacts.bundle import JOBLIB, MANIFEST, METRICS, PLAIN_FILES, read_bundle
+from serve_app.artifacts.bundle import read_bundle
+from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS
 from serve_app.artifacts.store import BUNDLES, CURRENT, MAX_VERSION, Store
 from serve_app.errors import StoreError
-from tests.support.models import bundle_metadata
+from tests.support.models import bundle_manifest
 from tests.support.stores import damage, publish, served, versions, what_is_there
 
 
@@ -30,20 +31,20 @@ def test_what_was_published_is_served_and_found_under_the_names_of_old(store: St
     bundle = store.current()
     assert bundle is not None
     assert (bundle.version, bundle.digest) == (str(entry.version), entry.digest)
-    assert bundle.metadata["version"] == entry.version == 1
+    assert bundle.manifest.version == entry.version == 1
     assert entry.served
-    assert entry.metadata == bundle.metadata
+    assert entry.manifest == bundle.manifest
     assert (store.root / JOBLIB).read_bytes() == b"a model"
     assert orjson.loads((store.root / METRICS).read_bytes()) == {"text": "a model"}
-    assert orjson.loads((store.root / MANIFEST).read_bytes())["mlflow_run_id"] == bundle_metadata()["mlflow_run_id"]
+    assert orjson.loads((store.root / MANIFEST).read_bytes())["mlflow_run_id"] == bundle_manifest().mlflow_run_id
 
 
 def test_publishing_leaves_only_the_bundle_the_pointer_and_the_three_names(store: Store) -> None:
     entry = publish(store)
     folder = f"{BUNDLES}/{entry.folder.name}"
-    inside = {f"{folder}/{name}" for name in PLAIN_FILES}
-    assert what_is_there(store) == {BUNDLES, CURRENT, *PLAIN_FILES, folder, *inside}
-    assert all(not path.is_absolute() for path in (Path(os.readlink(store.root / name)) for name in (CURRENT, *PLAIN_FILES)))
+    inside = {f"{folder}/{name}" for name in LEGACY_FILES}
+    assert what_is_there(store) == {BUNDLES, CURRENT, *LEGACY_FILES, folder, *inside}
+    assert all(not path.is_absolute() for path in (Path(os.readlink(store.root / name)) for name in (CURRENT, *LEGACY_FILES)))
 
 
 def test_a_store_that_is_moved_as_a_whole_still_serves(store: Store, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.artifacts.bundle import JOBLIB, MANIFEST, METRICS
+from serve_app.artifacts.manifest import Manifest
+from serve_app.artifacts.names import JOBLIB, MANIFEST, METRICS
 from serve_app.artifacts.store import CURRENT, PointerMoved, Store
 from serve_app.errors import BundleRefused, StoreError
-from tests.support.models import bundle_metadata
+from tests.support.models import bundle_manifest
 from tests.support.stores import damage, publish, served, versions, what_is_there
 
 
@@ -61,7 +62,7 @@ def test_a_damaged_bundle_is_listed_and_not_promoted(store: Store, name: str) ->
 def test_a_damaged_manifest_shows_no_metadata(store: Store) -> None:
     damage(publish(store), MANIFEST)
     (entry,) = store.entries()
-    assert (entry.served, entry.metadata) == (True, {})
+    assert (entry.served, entry.manifest) == (True, None)
 
 
 def test_a_damaged_served_bundle_can_be_left_by_publishing_or_rolling_back(store: Store) -> None:
@@ -80,17 +81,17 @@ def test_a_bundle_that_could_not_be_read_back_is_not_published(store: Store) -> 
     publish(store)
     before = what_is_there(store)
     with pytest.raises(StoreError, match="no usable signature; nothing was published"):
-        store.publish({JOBLIB: b"", METRICS: b"{}"}, {})
+        store.publish({JOBLIB: b"", METRICS: b"{}"}, Manifest())
     with pytest.raises(StoreError, match=r"metrics\.json is not a JSON object; nothing was published"):
-        store.publish({JOBLIB: b"", METRICS: b"[]"}, bundle_metadata())
+        store.publish({JOBLIB: b"", METRICS: b"[]"}, bundle_manifest())
     assert what_is_there(store) == before
 
 
 def test_a_bundle_without_model_or_metrics_is_a_mistake_of_the_caller(store: Store) -> None:
     with pytest.raises(ValueError, match=r"model\.joblib and metrics\.json"):
-        store.publish({}, bundle_metadata())
+        store.publish({}, bundle_manifest())
     with pytest.raises(ValueError, match="cannot be the name"):
-        store.publish({JOBLIB: b"", METRICS: b"{}", "../x": b""}, bundle_metadata())
+        store.publish({JOBLIB: b"", METRICS: b"{}", "../x": b""}, bundle_manifest())
     assert store.current() is None
 
 

@@ -16,7 +16,7 @@ from tests.support.apps import HEADERS, KEY, client_of
 from tests.support.models import (
     A_FLOWER,
     bundle_files,
-    bundle_metadata,
+    bundle_manifest,
     diabetes_signature,
     iris,
     iris_signature,
@@ -186,7 +186,7 @@ def test_without_a_model_predict_is_503_and_says_when_to_come_back(tmp_path: Pat
 def test_a_regression_answers_a_number(tmp_path: Path) -> None:
     store = Store(tmp_path)
     signature = diabetes_signature()
-    store.publish(bundle_files(linear(), signature), bundle_metadata(signature))
+    store.publish(bundle_files(linear(), signature), bundle_manifest(signature))
     with client_of(store) as client:
         answer = client.post("/predict", json=signature.example(), headers=HEADERS).json()
         assert list(answer) == ["prediction"]
@@ -196,7 +196,7 @@ def test_a_regression_answers_a_number(tmp_path: Path) -> None:
 def test_a_classifier_without_probabilities_says_so(tmp_path: Path) -> None:
     store = Store(tmp_path)
     signature = iris_signature(probabilistic=False)
-    store.publish(bundle_files(without_probabilities(), signature), bundle_metadata(signature))
+    store.publish(bundle_files(without_probabilities(), signature), bundle_manifest(signature))
     with client_of(store) as client:
         answer = client.post("/predict", json=A_FLOWER, headers=HEADERS).json()
         assert answer == {"prediction": "setosa", "confidence": None, "probabilities": None}

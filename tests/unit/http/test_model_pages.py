@@ -8,7 +8,7 @@ from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.store import Store
 from serve_app.protocols import native_schema
 from tests.support.apps import HEADERS, client_of
-from tests.support.models import METRICS_OF, forest, logistic, publish_iris, write_plain
+from tests.support.models import METRICS_OF, forest, logistic, publish_iris, write_legacy
 
 
 def test_info_has_the_fields_of_old(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_info_has_the_fields_of_old(tmp_path: Path) -> None:
 
 
 def test_the_three_files_of_the_system_of_old_are_served_as_they_are(tmp_path: Path) -> None:
-    write_plain(tmp_path)
+    write_legacy(tmp_path)
     client = client_of(Store(tmp_path))
     answer = client.post(
         "/predict", json={"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}, headers=HEADERS

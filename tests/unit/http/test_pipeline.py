@@ -27,7 +27,7 @@ from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Header
 from serve_app.protocols.native import NativeBatchCodec, NativeRowCodec
 from tests.support.apps import DEFAULTS, KEY, client_of, rate_limits
 from tests.support.asgi import ask
-from tests.support.models import A_FLOWER, bundle_files, bundle_metadata, logistic, publish_iris, slow_model
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, publish_iris, slow_model
 from tests.support.waiting import until
 
 FLOWER = orjson.dumps(A_FLOWER)
@@ -121,7 +121,7 @@ async def test_bodies_share_one_budget_whatever_their_headers(
 
 async def test_requests_in_flight_are_counted_once_for_every_route_and_entrance(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.publish(bundle_files(slow_model()), bundle_metadata())
+    store.publish(bundle_files(slow_model()), bundle_manifest())
     client = client_of(store, cors_origins=(PAGE,), max_in_flight=1, max_wait_seconds=60)
     app: Any = client.app
     running = asyncio.create_task(ask(app.state.gateway.answer, "POST", "/predict", [*PAIRS, ORIGIN], [FLOWER]))

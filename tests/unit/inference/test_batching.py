@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.store import Store
 from serve_app.inference.batching import CALL_SECONDS, LONE_ROWS, THREAD_SECONDS, AdaptiveBatcher
-from serve_app.inference.predictor import SLOW_SECONDS, TOGETHER_ROWS, Predictor, open_predictor, warm_up
+from serve_app.inference.predictor import Predictor, open_predictor
+from serve_app.inference.slot import Slot
+from serve_app.inference.warm_up import MAX_SHARED_ROWS, SLOW_SECONDS, warm_up
 from tests.support.apps import HEADERS, client_of
+from tests.support.backends import BrokenBackend, CountingBackend, counting
 from tests.support.models import A_FLOWER, ROW_SECONDS, forest, iris, logistic, publish_iris, slow_model
+from tests.support.policies import ALLOW_ALL
 
 
 @pytest.fixture
@@ -24,40 +31,26 @@ def predictor(tmp_path: Path) -> Predictor:
     publish_iris(store, KNeighborsClassifier().fit(*iris()))
     bundle = store.current()
     assert bundle is not None
-    return open_predictor(bundle)
-
-
-def counting(predictor: Predictor) -> list[int]:
-    """The number of rows in each call that reaches the estimator."""
-    calls: list[int] = []
-    estimator = predictor.scores
-
-    def scores(matrix: Matrix) -> Scores:
-        calls.append(len(matrix))
-        return estimator(matrix)
-
-    predictor.scores = scores
-    return calls
+    return open_predictor(bundle, ALLOW_ALL)
 
 
 @pytest.mark.parametrize("row_seconds", [SLOW_SECONDS, THREAD_SECONDS * 2], ids=["inline", "in a thread"])
 async def test_rows_that_wait_together_are_one_call_and_each_gets_its_own(predictor: Predictor, row_seconds: float) -> None:
     X, _ = iris()
     expected = predictor.scores(X)
-    calls = counting(predictor)
-    predictor.row_seconds = row_seconds
-    turn = AdaptiveBatcher()
-    found = await asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(len(X))))
+    predictor, calls = counting(replace(predictor, profile=replace(predictor.profile, row_seconds=row_seconds)))
+    batcher = AdaptiveBatcher()
+    found = await asyncio.gather(*(batcher.scores(predictor, X[i : i + 1]) for i in range(len(X))))
     assert calls == [len(X)]
     assert np.array_equal(np.concatenate(found), expected)
 
 
 async def test_a_lone_row_is_predicted_at_once(predictor: Predictor) -> None:
     X, _ = iris()
-    calls = counting(predictor)
-    turn = AdaptiveBatcher()
+    predictor, calls = counting(predictor)
+    batcher = AdaptiveBatcher()
     for i in (0, 75, 149):
-        assert np.array_equal(await turn.scores(predictor, X[i : i + 1]), predictor.scores(X[i : i + 1]))
+        assert np.array_equal(await batcher.scores(predictor, X[i : i + 1]), predictor.scores(X[i : i + 1]))
     assert calls == [1] * 6
 
 
@@ -67,34 +60,28 @@ async def test_two_models_in_one_turn_do_not_mix(predictor: Predictor, tmp_path:
     publish_iris(store, KNeighborsClassifier(n_neighbors=50).fit(*iris()))
     bundle = store.current()
     assert bundle is not None
-    other = open_predictor(bundle)
-    turn = AdaptiveBatcher()
-    one, two = await asyncio.gather(turn.scores(predictor, X[70:71]), turn.scores(other, X[70:71]))
+    other = open_predictor(bundle, ALLOW_ALL)
+    batcher = AdaptiveBatcher()
+    one, two = await asyncio.gather(batcher.scores(predictor, X[70:71]), batcher.scores(other, X[70:71]))
     assert np.array_equal(one, predictor.scores(X[70:71]))
     assert np.array_equal(two, other.scores(X[70:71]))
     assert not np.array_equal(one, two)
 
 
-async def test_an_error_reaches_everybody_who_waits_and_the_next_turn_works(predictor: Predictor) -> None:
+async def test_an_error_reaches_every_waiting_request_and_the_next_call_works(predictor: Predictor) -> None:
     X, _ = iris()
-    right = predictor.scores
-
-    def broken(matrix: Matrix) -> Scores:
-        raise RuntimeError("broken")
-
-    predictor.scores = broken
-    turn = AdaptiveBatcher()
-    found = await asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(3)), return_exceptions=True)
-    assert [type(item) for item in found] == [RuntimeError] * 3
-    predictor.scores = right
-    assert np.array_equal(await turn.scores(predictor, X[:1]), right(X[:1]))
+    broken = replace(predictor, backend=BrokenBackend())
+    batcher = AdaptiveBatcher()
+    results = await asyncio.gather(*(batcher.scores(broken, X[i : i + 1]) for i in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [RuntimeError] * 3
+    assert np.array_equal(await batcher.scores(predictor, X[:1]), predictor.scores(X[:1]))
 
 
 async def test_a_client_that_went_away_leaves_the_others_their_answers(predictor: Predictor) -> None:
     X, _ = iris()
-    turn = AdaptiveBatcher()
-    gone = asyncio.create_task(turn.scores(predictor, X[:1]))
-    here = asyncio.create_task(turn.scores(predictor, X[75:76]))
+    batcher = AdaptiveBatcher()
+    gone = asyncio.create_task(batcher.scores(predictor, X[:1]))
+    here = asyncio.create_task(batcher.scores(predictor, X[75:76]))
     await asyncio.sleep(0)
     gone.cancel()
     assert np.array_equal(await here, predictor.scores(X[75:76]))
@@ -113,32 +100,38 @@ def quick(request: pytest.FixtureRequest, tmp_path: Path) -> Predictor:
 async def test_quick_rows_share_calls_and_each_gets_bit_for_bit_what_it_gets_alone(quick: Predictor) -> None:
     X, _ = iris()
     alone = [quick.row_scores(X[i : i + 1]) for i in range(len(X))]
-    assert quick.together
-    calls = counting(quick)
-    for together in (2, 3, 7, TOGETHER_ROWS, len(X)):
-        turn = AdaptiveBatcher()
-        assert turn.takes(quick)
-        found = await asyncio.gather(*(turn.scores(quick, X[i : i + 1]) for i in range(together)))
+    assert quick.profile.batch_invariant
+    quick, calls = counting(quick)
+    for together in (2, 3, 7, MAX_SHARED_ROWS, len(X)):
+        batcher = AdaptiveBatcher()
+        assert batcher.takes(quick)
+        found = await asyncio.gather(*(batcher.scores(quick, X[i : i + 1]) for i in range(together)))
         assert all(np.array_equal(one, other) for one, other in zip(found, alone, strict=False))
-    assert max(calls) == TOGETHER_ROWS
-    assert all(rows % quick.multiple == 0 for rows in calls)
+    assert max(calls) == MAX_SHARED_ROWS
+    assert all(rows % quick.profile.batch_multiple == 0 for rows in calls)
 
 
 async def test_after_a_lone_row_the_next_ones_do_not_wait_for_company(quick: Predictor) -> None:
     X, _ = iris()
-    turn = AdaptiveBatcher()
-    await turn.scores(quick, X[:1])
-    assert [turn.takes(quick) for _ in range(LONE_ROWS + 2)] == [False] * LONE_ROWS + [True] * 2
-    await asyncio.gather(*(turn.scores(quick, X[i : i + 1]) for i in range(2)))
-    assert turn.takes(quick)
+    batcher = AdaptiveBatcher()
+    await batcher.scores(quick, X[:1])
+    assert [batcher.takes(quick) for _ in range(LONE_ROWS + 2)] == [False] * LONE_ROWS + [True] * 2
+    await asyncio.gather(*(batcher.scores(quick, X[i : i + 1]) for i in range(2)))
+    assert batcher.takes(quick)
+
+
+class CompanyBackend(CountingBackend):
+    """A row's scores depend on how many rows share its call."""
+
+    def scores(self, matrix: Matrix) -> Scores:
+        return super().scores(matrix) + 1e-16 * len(matrix)
 
 
 def test_rows_of_a_model_that_computes_them_differently_in_company_are_left_alone(quick: Predictor) -> None:
-    scores = quick.scores
-    quick.scores = lambda matrix: scores(matrix) + 1e-16 * len(matrix)
-    warm_up(quick)
-    assert (quick.multiple, quick.together) == (1, False)
-    assert not AdaptiveBatcher().takes(quick)
+    backend = CompanyBackend(quick.backend)
+    profile = warm_up(backend, quick.signature)
+    assert (profile.batch_multiple, profile.batch_invariant) == (1, False)
+    assert not AdaptiveBatcher().takes(replace(quick, backend=backend, profile=profile))
 
 
 # --- models that are slow for each row
@@ -154,15 +147,15 @@ def slow(tmp_path: Path) -> Store:
 def opened(store: Store) -> Predictor:
     bundle = store.current()
     assert bundle is not None
-    return open_predictor(bundle)
+    return open_predictor(bundle, ALLOW_ALL)
 
 
 async def test_a_call_takes_no_more_rows_than_it_answers_in_a_short_time(slow: Store) -> None:
     predictor = opened(slow)
     X, _ = iris()
-    calls = counting(predictor)
-    turn = AdaptiveBatcher()
-    found = await asyncio.gather(*(turn.scores(predictor, X[i : i + 1]) for i in range(12)))
+    predictor, calls = counting(predictor)
+    batcher = AdaptiveBatcher()
+    found = await asyncio.gather(*(batcher.scores(predictor, X[i : i + 1]) for i in range(12)))
     assert max(calls) <= CALL_SECONDS / ROW_SECONDS
     assert np.array_equal(np.concatenate(found), np.concatenate([predictor.scores(X[i : i + 1]) for i in range(12)]))
 
@@ -184,3 +177,20 @@ def test_batches_are_refused_when_too_much_of_them_waits(slow: Store) -> None:
     with client, ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda _: client.post("/predict/batch", json=body, headers=HEADERS).status_code, range(10)))
     assert set(answers) == {200, 429}
+
+
+async def test_a_replaced_predictor_is_released_with_its_last_row(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    slot = Slot(store, policy=ALLOW_ALL)
+    batcher = AdaptiveBatcher()
+    X, _ = iris()
+    replaced = []
+    for estimator in (logistic(0.5), forest(), logistic(2.0)):
+        publish_iris(store, estimator, onnx=True)
+        assert slot.refresh()
+        assert slot.predictor is not None
+        await asyncio.gather(*(batcher.scores(slot.predictor, X[i : i + 1]) for i in range(3)))
+        replaced.append(weakref.ref(slot.predictor))
+    gc.collect()
+    assert [reference() is slot.predictor for reference in replaced] == [False, False, True]
+    assert [reference() for reference in replaced[:-1]] == [None, None]

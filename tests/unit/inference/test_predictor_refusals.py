@@ -10,7 +10,8 @@ import orjson
 import pytest
 import sklearn
 
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, ONNX, Bundle
+from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.names import GOLDEN, JOBLIB, ONNX
 from serve_app.artifacts.signature import Feature
 from serve_app.errors import BundleRefused
 from serve_app.inference.predictor import LoadPolicy, open_predictor
@@ -18,7 +19,7 @@ from tests.support.bundles import IRIS, bundle
 from tests.support.models import (
     A_FLOWER,
     bundle_files,
-    bundle_metadata,
+    bundle_manifest,
     diabetes_signature,
     dumped,
     forest,
@@ -26,11 +27,12 @@ from tests.support.models import (
     linear,
     without_probabilities,
 )
+from tests.support.policies import ALLOW_ALL, load_policy
 
 
-def refused(candidate: Bundle, terms: LoadPolicy | None = None) -> str:
+def refused(candidate: Bundle, policy: LoadPolicy = ALLOW_ALL) -> str:
     with pytest.raises(BundleRefused) as error:
-        open_predictor(candidate, terms)
+        open_predictor(candidate, policy)
     assert error.value.final
     return error.value.reason
 
@@ -60,11 +62,11 @@ def test_golden_examples_that_cannot_be_replayed_refuse_the_model(raw: bytes) ->
 
 
 def test_a_model_without_golden_examples_is_served() -> None:
-    assert open_predictor(bundle(forest(), golden=False)).kind == "scikit-learn-fast"
+    assert open_predictor(bundle(forest(), golden=False), ALLOW_ALL).kind == "scikit-learn"
 
 
 @pytest.mark.parametrize(
-    "libraries", [{"scikit-learn": "0.24.2"}, {"scikit-learn": "2.0"}, {"numpy": "1.26.4"}, {"scikit-learn": 1}], ids=str
+    "libraries", [{"scikit-learn": "0.24.2"}, {"scikit-learn": "2.0"}, {"numpy": "1.26.4"}, {"scikit-learn": "1"}], ids=str
 )
 def test_a_pickle_of_other_libraries_is_refused_before_it_is_opened(libraries: dict[str, Any]) -> None:
     assert refused(bundle(forest(), files={JOBLIB: b"never looked at"}, libraries=libraries)) == "libraries"
@@ -74,7 +76,7 @@ def test_a_pickle_of_other_libraries_is_refused_before_it_is_opened(libraries: d
     "libraries", [{}, {"python": "2.7"}, {"scikit-learn": sklearn.__version__, "numpy": np.__version__}], ids=str
 )
 def test_libraries_that_fit_or_are_not_told_are_taken(libraries: dict[str, str]) -> None:
-    assert open_predictor(bundle(forest(), libraries=libraries)).version == "1"
+    assert open_predictor(bundle(forest(), libraries=libraries), ALLOW_ALL).version == "1"
 
 
 def test_a_pickle_that_was_made_with_another_scikit_learn_is_refused_though_nothing_says_so() -> None:
@@ -85,7 +87,7 @@ def test_a_pickle_that_was_made_with_another_scikit_learn_is_refused_though_noth
 
 
 def test_onnx_does_not_care_which_libraries_trained() -> None:
-    assert open_predictor(bundle(forest(), onnx=True, libraries={"scikit-learn": "0.1"})).kind == "onnx"
+    assert open_predictor(bundle(forest(), onnx=True, libraries={"scikit-learn": "0.1"}), ALLOW_ALL).kind == "onnx"
 
 
 class Bomb:
@@ -101,11 +103,11 @@ class Bomb:
 def test_a_forbidden_pickle_is_never_opened(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     bomb = dumped(Bomb(mark))
-    assert refused(bundle(forest(), files={JOBLIB: bomb}), LoadPolicy(allow_joblib=False)) == "forbidden"
-    assert refused(bundle(forest(), files={JOBLIB: bomb}), LoadPolicy(allow_joblib=False, prefer="scikit-learn")) == "forbidden"
-    assert refused(bundle(forest(), files={JOBLIB: bomb}), LoadPolicy(prefer="onnx")) == "forbidden"
-    assert open_predictor(bundle(forest(), onnx=True, files={JOBLIB: bomb}), LoadPolicy(allow_joblib=False)).kind == "onnx"
-    assert open_predictor(bundle(forest(), onnx=True, files={JOBLIB: bomb})).kind == "onnx"
+    assert refused(bundle(forest(), files={JOBLIB: bomb}), load_policy(allow_joblib=False)) == "forbidden"
+    assert refused(bundle(forest(), files={JOBLIB: bomb}), load_policy(allow_joblib=False, backend="scikit-learn")) == "forbidden"
+    assert refused(bundle(forest(), files={JOBLIB: bomb}), load_policy(backend="onnx")) == "forbidden"
+    assert open_predictor(bundle(forest(), onnx=True, files={JOBLIB: bomb}), load_policy(allow_joblib=False)).kind == "onnx"
+    assert open_predictor(bundle(forest(), onnx=True, files={JOBLIB: bomb}), ALLOW_ALL).kind == "onnx"
     assert not mark.exists()
     assert refused(bundle(forest(), files={JOBLIB: bomb})) in ("load", "signature")
     assert mark.exists()
@@ -138,14 +140,14 @@ ODD_SIGNATURES = {
 def test_a_model_that_does_not_fit_its_signature_is_refused(what: str, onnx: bool) -> None:
     signature = ODD_SIGNATURES[what]
     files = {name: data for name, data in bundle_files(forest(), onnx=onnx).items() if name != GOLDEN}
-    assert refused(Bundle("1", "d", bundle_metadata(signature), {}, files, signature)) in ("signature", "load")
+    assert refused(Bundle("1", "d", bundle_manifest(signature), {}, files)) in ("signature", "load")
 
 
 def test_a_model_without_the_promised_probabilities_is_refused() -> None:
     files = {JOBLIB: dumped(without_probabilities())}
-    assert refused(Bundle("1", "d", bundle_metadata(), {}, files, IRIS)) == "signature"
+    assert refused(Bundle("1", "d", bundle_manifest(), {}, files)) == "signature"
 
 
 def test_a_signature_whose_example_is_not_an_input_is_refused() -> None:
     odd = iris_signature(features=(Feature("a", example="text"), *IRIS.features[1:]))
-    assert refused(Bundle("1", "d", bundle_metadata(odd), {}, {JOBLIB: dumped(forest())}, odd)) == "load"
+    assert refused(Bundle("1", "d", bundle_manifest(odd), {}, {JOBLIB: dumped(forest())})) == "load"

@@ -9,22 +9,23 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serve_app.artifacts.bundle import GOLDEN, JOBLIB, Bundle
+from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.names import GOLDEN, JOBLIB
 from serve_app.artifacts.store import CURRENT, Entry, Store
 from serve_app.errors import BundleRefused
-from serve_app.inference.predictor import LoadPolicy
 from serve_app.inference.slot import Slot
 from tests.support.models import (
     A_FLOWER,
     bundle_files,
-    bundle_metadata,
+    bundle_manifest,
     forest,
     iris_signature,
     logistic,
     publish_iris,
-    write_plain,
+    write_legacy,
 )
 from tests.support.native import answer_row
+from tests.support.policies import ALLOW_ALL, load_policy
 
 BODY = orjson.dumps(A_FLOWER)
 
@@ -36,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def slot(store: Store) -> Slot:
-    return Slot(store)
+    return Slot(store, policy=ALLOW_ALL)
 
 
 def version(slot: Slot) -> str | None:
@@ -46,7 +47,7 @@ def version(slot: Slot) -> str | None:
 def publish_wrong(store: Store) -> Entry:
     """A bundle that is whole and must not be served: its golden examples are another model's."""
     files = {**bundle_files(forest()), GOLDEN: bundle_files(forest(seed=9))[GOLDEN]}
-    return store.publish(files, bundle_metadata())
+    return store.publish(files, bundle_manifest())
 
 
 def damage(entry: Entry) -> Callable[[], object]:
@@ -143,12 +144,12 @@ def test_a_pointer_that_moves_back_ends_the_problem(store: Store, slot: Slot) ->
 def test_a_candidate_that_was_refused_is_looked_at_again_after_the_pointer_was_elsewhere(store: Store) -> None:
     publish_iris(store)
     publish_iris(store)
-    strict, lenient = Slot(store, terms=LoadPolicy(prefer="onnx")), Slot(store)
+    strict, lenient = Slot(store, policy=load_policy(backend="onnx")), Slot(store, policy=ALLOW_ALL)
     assert not strict.refresh()
     assert lenient.refresh()
     assert strict.refusal is not None
     assert strict.refusal.reason == "forbidden"
-    store.publish(bundle_files(forest(), onnx=True), bundle_metadata())
+    store.publish(bundle_files(forest(), onnx=True), bundle_manifest())
     assert strict.refresh()
     store.promote(2)
     assert not strict.refresh()
@@ -192,17 +193,17 @@ def test_a_damaged_bundle_is_refused_for_good_and_the_next_one_is_taken(store: S
 
 
 def test_a_plain_model_is_followed_file_by_file_and_then_into_the_bundles(store: Store, slot: Slot) -> None:
-    write_plain(store.root)
+    write_legacy(store.root)
     assert slot.refresh()
     assert version(slot) == "7"
-    write_plain(store.root, mlflow_model_version="8")
+    write_legacy(store.root, mlflow_model_version="8")
     assert slot.refresh()
     assert version(slot) == "8"
     (store.root / "metadata.json").write_text("{}")
     assert not slot.refresh()
     assert slot.refusal is not None
     assert slot.refusal.reason == "signature"
-    write_plain(store.root, mlflow_model_version="9")
+    write_legacy(store.root, mlflow_model_version="9")
     assert slot.refresh()
     publish_iris(store)
     assert slot.refresh()
@@ -213,7 +214,7 @@ def test_a_plain_model_is_followed_file_by_file_and_then_into_the_bundles(store:
 def test_the_first_source_that_has_a_model_is_served(store: Store, tmp_path: Path, damaged: bool) -> None:
     second = Store(tmp_path / "second")
     publish_iris(second)
-    slot = Slot(store, second)
+    slot = Slot(store, second, policy=ALLOW_ALL)
     assert slot.refresh()
     assert slot.predictor is not None
     assert slot.predictor.digest == second.entries()[0].digest
@@ -244,9 +245,9 @@ class Broken:
 )
 def test_no_source_can_make_a_refresh_raise(store: Store, error: Exception) -> None:
     publish_iris(store)
-    slot = Slot(store)
+    slot = Slot(store, policy=ALLOW_ALL)
     slot.refresh()
-    broken = Slot(Broken(error), store)
+    broken = Slot(Broken(error), store, policy=ALLOW_ALL)
     for _ in range(3):
         assert not broken.refresh()
     assert broken.problem
@@ -255,13 +256,13 @@ def test_no_source_can_make_a_refresh_raise(store: Store, error: Exception) -> N
 
 def test_a_model_that_cannot_be_loaded_never_makes_a_refresh_raise(store: Store, slot: Slot) -> None:
     for files in ({JOBLIB: b"rubbish"}, {GOLDEN: b"rubbish"}, {"model.onnx": b"rubbish"}):
-        store.publish({**bundle_files(forest()), **files}, bundle_metadata())
+        store.publish({**bundle_files(forest()), **files}, bundle_manifest())
         assert not slot.refresh()
         assert slot.problem
-    odd = bundle_metadata(iris_signature(classes=("a", "b")))
+    odd = bundle_manifest(iris_signature(classes=("a", "b")))
     store.publish(bundle_files(forest()), odd)
     assert not slot.refresh()
-    store.publish(bundle_files(forest()), bundle_metadata(libraries=None, onnx="x"))
+    store.publish(bundle_files(forest(), onnx=True), bundle_manifest(onnx=None))
     assert not slot.refresh()
     assert slot.predictor is None
     publish_iris(store)
@@ -282,9 +283,9 @@ def test_a_request_keeps_the_model_that_it_began_with(store: Store, slot: Slot) 
     """Answers while the model is swapped again and again carry the numbers of the version that they name."""
     models = {str(number): estimator for number, estimator in enumerate((forest(), logistic(0.01)), start=1)}
     for estimator in models.values():
-        publish_iris(store, estimator)
+        publish_iris(store, estimator, onnx=True)
     slot.refresh()
-    expected = {number: Slot(store) for number in models}
+    expected = {number: Slot(store, policy=ALLOW_ALL) for number in models}
     for number, other in expected.items():
         store.promote(int(number))
         other.refresh()
@@ -326,7 +327,7 @@ class Late:
 def test_a_store_that_loses_its_pointer_does_not_make_a_serving_slot_ask_elsewhere(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish_iris(store, logistic(), onnx=True)
-    slot = Slot(store, Late())
+    slot = Slot(store, Late(), policy=ALLOW_ALL)
     assert slot.refresh()
     served = slot.predictor
     (tmp_path / CURRENT).unlink()

@@ -18,10 +18,11 @@ from pyarrow import parquet
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.errors import InvalidInput, UsageError
-from serve_app.tables.columns import EMPTY, Reading, Rows, check_columns, check_types, csv_rows, parquet_rows
+from serve_app.tables.columns import Reading, Rows, check_columns, check_types, csv_rows, parquet_rows
+from serve_app.tables.csv_format import EMPTY
 from serve_app.tables.location import Location, sources
 from serve_app.tables.splits import parquet_parts
-from tests.support.scoring import cut
+from tests.support.scoring import split
 from tests.support.tables import lines
 
 SIGNATURE = Signature(
@@ -38,21 +39,21 @@ READING = Reading(SIGNATURE, (), "refuse")
 
 
 def read_csv(path: Path, reading: Reading = READING) -> Rows:
-    place, header, parts = cut(path, 1 << 20)
+    location, header, parts = split(path, 1 << 20)
     check_columns(reading, header, str(path))
-    (rows,) = csv_rows(place, parts[0], header, reading)
+    (rows,) = csv_rows(location, parts[0], header, reading)
     return rows
 
 
 def read_parquet(table: pa.Table, folder: Path, reading: Reading = READING) -> Rows:
     path = folder / "table.parquet"
     parquet.write_table(table, path)
-    place = Location(str(path))
-    _, (source,) = sources(place)
-    schema, (part,) = parquet_parts(place, source, 1 << 20, 0)
+    location = Location(str(path))
+    _, (source,) = sources(location)
+    schema, (part,) = parquet_parts(location, source, 1 << 20, 0)
     check_columns(reading, schema.names, "table.parquet")
     check_types(reading, schema, "table.parquet")
-    (rows,) = parquet_rows(place, part, reading)
+    (rows,) = parquet_rows(location, part, reading)
     return rows
 
 

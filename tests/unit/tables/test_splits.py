@@ -16,7 +16,7 @@ from serve_app.errors import UsageError
 from serve_app.tables.columns import Reading, csv_rows
 from serve_app.tables.location import Location, sources
 from serve_app.tables.splits import parquet_parts
-from tests.support.scoring import cut, texts
+from tests.support.scoring import split, texts
 from tests.support.tables import lines
 
 CELLS = st.text(alphabet='ab ,"\n\té', max_size=8)
@@ -30,7 +30,7 @@ READING = Reading(Signature((Feature("x", "category", nullable=True),), "regress
     st.booleans(),
     st.booleans(),
 )
-def test_a_csv_file_cut_anywhere_gives_its_rows_once_and_in_order(
+def test_a_csv_file_split_anywhere_gives_its_rows_once_and_in_order(
     rows: list[tuple[str, str]], part_bytes: int, end: str, quoted: bool, open_end: bool
 ) -> None:
     text = io.StringIO()
@@ -43,40 +43,40 @@ def test_a_csv_file_cut_anywhere_gives_its_rows_once_and_in_order(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
         path.write_bytes(raw.encode())
-        place, header, parts = cut(path, part_bytes)
+        location, header, parts = split(path, part_bytes)
         found: list[tuple[str, str]] = []
         for part in parts:
             assert part.first_row == len(found)
-            for piece in csv_rows(place, part, header, READING):
+            for piece in csv_rows(location, part, header, READING):
                 columns = texts(piece.kept)
                 found += list(zip(columns["a"], columns["b"], strict=True))
     # A cell of spaces only is the one thing that differs: it is kept as it stands, while the csv module skips its spaces.
     assert [[cell.lstrip(" ") for cell in row] for row in found] == [[cell.lstrip(" ") for cell in row] for row in expected]
 
 
-def test_empty_lines_are_no_rows_wherever_the_file_is_cut(tmp_path: Path) -> None:
+def test_empty_lines_are_no_rows_wherever_the_file_is_split(tmp_path: Path) -> None:
     path = lines(tmp_path, "a,b", "", "1,2", "", "", "3,4", "", "5,6", "", "")
     for part_bytes in range(1, 25):
-        place, header, parts = cut(path, part_bytes)
-        rows = [piece.kept.num_rows for part in parts for piece in csv_rows(place, part, header, READING)]
+        location, header, parts = split(path, part_bytes)
+        rows = [piece.kept.num_rows for part in parts for piece in csv_rows(location, part, header, READING)]
         assert sum(rows) == sum(part.rows for part in parts) == 3
 
 
 def test_a_quote_that_is_never_closed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="opens a quote that is never closed"):
-        cut(lines(tmp_path, "a,b", '1,"2', "3,4"), 4)
+        split(lines(tmp_path, "a,b", '1,"2', "3,4"), 4)
 
 
 def test_rows_that_a_stray_quote_hides_from_the_count_are_not_lost_in_silence(tmp_path: Path) -> None:
-    place, header, parts = cut(lines(tmp_path, "a,b", '5" pipe,1', "x,2", 'y" z,3', "w,4"), 1000)
+    location, header, parts = split(lines(tmp_path, "a,b", '5" pipe,1', "x,2", 'y" z,3', "w,4"), 1000)
     with pytest.raises(UsageError, match="4 rows were read where 2 were counted"):
-        list(csv_rows(place, parts[0], header, READING))
+        list(csv_rows(location, parts[0], header, READING))
 
 
 def test_a_byte_order_mark_and_spaces_are_no_part_of_the_names(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes("\ufeffa, b\r\n1,2\r\n".encode())
-    _, header, parts = cut(path, 100)
+    _, header, parts = split(path, 100)
     assert header == ("a", "b")
     assert [part.rows for part in parts] == [1]
 
@@ -95,18 +95,18 @@ def test_a_header_that_names_no_columns_is_refused(tmp_path: Path, raw: bytes, s
     path = tmp_path / "table.csv"
     path.write_bytes(raw)
     with pytest.raises(UsageError, match=sentence):
-        cut(path, 1 << 20)
+        split(path, 1 << 20)
 
 
-def test_a_parquet_file_is_cut_between_its_row_groups(tmp_path: Path) -> None:
+def test_a_parquet_file_is_split_between_its_row_groups(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     parquet.write_table(pa.table({"a": list(range(100))}), path, row_group_size=10)
-    place = Location(str(path))
-    _, (source,) = sources(place)
-    _, small = parquet_parts(place, source, 1, 5)
+    location = Location(str(path))
+    _, (source,) = sources(location)
+    _, small = parquet_parts(location, source, 1, 5)
     assert [(part.number, part.start, part.stop, part.first_row, part.rows) for part in small[:2]] == [
         (5, 0, 1, 0, 10),
         (6, 1, 2, 10, 10),
     ]
-    _, whole = parquet_parts(place, source, 1 << 30, 0)
+    _, whole = parquet_parts(location, source, 1 << 30, 0)
     assert [(part.start, part.stop, part.rows) for part in whole] == [(0, 10, 100)]

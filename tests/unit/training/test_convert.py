@@ -10,13 +10,24 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, HistGrad
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
+from serve_app.artifacts.manifest import OnnxConversion
 from serve_app.artifacts.signature import Feature, Signature
-from serve_app.inference.predictor import onnx_scores, sklearn_scores
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from tests.support import tables
-from training import convert, fit
+from training import convert
 from training.candidate import Candidate, fit_candidate
+from training.convert import Converted
 from training.dataset import load
+from training.estimators import ESTIMATORS
 from training.onnx_float64 import converters
+
+
+def difference(converted: Converted) -> float:
+    assert converted.model is not None
+    assert converted.facts.largest_difference is not None
+    return converted.facts.largest_difference
+
 
 CASES = {
     "three classes": (None, None),
@@ -32,31 +43,31 @@ def candidate(case: str, estimator: str, folder: Path, **params: Any) -> Candida
     return fit_candidate(dataset, estimator, params, random_state=1)
 
 
-@pytest.mark.parametrize("estimator", fit.ESTIMATORS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("case", CASES)
 def test_every_built_in_estimator_converts_to_the_last_bit_or_nearly(case: str, estimator: str, tmp_path: Path) -> None:
-    made = candidate(case, estimator, tmp_path)
-    converted = convert.convert(made.tail, made.signature, made.train, made.held_out)
+    fitted = candidate(case, estimator, tmp_path)
+    converted = convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out)
     assert converted.model is not None
-    assert converted.facts["largest_difference"] <= (1e-12 if made.signature.task == "classification" else 1e-9)
+    assert difference(converted) <= (1e-12 if fitted.signature.task == "classification" else 1e-9)
 
 
 def test_a_forest_gives_the_very_numbers_of_scikit_learn(tmp_path: Path) -> None:
-    made = candidate("three classes", "random-forest", tmp_path)
-    converted = convert.convert(made.tail, made.signature, made.train, made.held_out)
+    fitted = candidate("three classes", "random-forest", tmp_path)
+    converted = convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out)
     assert converted.model is not None
-    rows = np.vstack([convert.probe_rows(made.signature, made.train), np.random.default_rng(1).uniform(0, 8, (3000, 4))])
-    found = onnx_scores(converted.model, made.signature, rounded=converted.facts["rounded"])(rows)
-    np.testing.assert_array_equal(found, made.tail.predict_proba(rows))
+    rows = np.vstack([convert.probe_rows(fitted.signature, fitted.train), np.random.default_rng(1).uniform(0, 8, (3000, 4))])
+    scores = OnnxBackend(converted.model, fitted.signature, rounded=bool(converted.facts.rounded)).scores(rows)
+    np.testing.assert_array_equal(scores, fitted.estimator.predict_proba(rows))
 
 
 def test_classes_that_are_booleans_convert(tmp_path: Path) -> None:
     frame = tables.spam()
     frame["spam"] = frame["spam"].astype(bool)
     dataset = load(tables.written(frame, tmp_path), target="spam")
-    for estimator in fit.ESTIMATORS:
-        made = fit_candidate(dataset, estimator, {}, random_state=1)
-        assert convert.convert(made.tail, made.signature, made.train, made.held_out).model is not None
+    for estimator in ESTIMATORS:
+        fitted = fit_candidate(dataset, estimator, {}, random_state=1)
+        assert convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out).model is not None
 
 
 def test_a_lone_leaf_is_a_tree_too() -> None:
@@ -64,7 +75,7 @@ def test_a_lone_leaf_is_a_tree_too() -> None:
     matrix, target = np.zeros((20, 1)), np.arange(20) % 2
     forest = RandomForestClassifier(3, random_state=0).fit(matrix, target)
     assert {member.tree_.node_count for member in forest.estimators_} == {1}
-    assert convert.convert(forest, signature, matrix, matrix).facts["largest_difference"] == 0.0
+    assert difference(convert.convert(forest, signature, matrix, matrix)) == 0.0
 
 
 @pytest.mark.parametrize("kind", [ExtraTreesClassifier, ExtraTreesRegressor])
@@ -77,7 +88,7 @@ def test_forests_of_one_s_own_convert_as_well(kind: type) -> None:
         tuple(Feature(name) for name in "abc"), "classification" if classes else "regression", (0, 1) if classes else ()
     )
     model = kind(20, random_state=0).fit(matrix, target)
-    assert convert.convert(model, signature, matrix, matrix).facts["largest_difference"] <= 1e-12
+    assert difference(convert.convert(model, signature, matrix, matrix)) <= 1e-12
 
 
 def test_gaps_take_the_way_that_scikit_learn_learnt() -> None:
@@ -88,7 +99,7 @@ def test_gaps_take_the_way_that_scikit_learn_learnt() -> None:
     signature = Signature(tuple(Feature(name, nullable=True) for name in "abc"), "regression")
     model = HistGradientBoostingRegressor(max_iter=30).fit(matrix, target)
     converted = convert.convert(model, signature, matrix, matrix)
-    assert converted.facts["largest_difference"] <= 1e-12
+    assert difference(converted) <= 1e-12
 
 
 def test_a_boosting_with_a_link_function_is_left_to_scikit_learn() -> None:
@@ -97,7 +108,7 @@ def test_a_boosting_with_a_link_function_is_left_to_scikit_learn() -> None:
     model = HistGradientBoostingRegressor(loss="poisson", max_iter=5).fit(matrix, matrix[:, 0])
     converted = convert.convert(model, signature, matrix, matrix)
     assert converted.model is None
-    assert "link function" in converted.facts["reason"]
+    assert "link function" in str(converted.facts.reason)
 
 
 def test_a_classifier_without_probabilities_is_left_to_scikit_learn() -> None:
@@ -107,7 +118,7 @@ def test_a_classifier_without_probabilities_is_left_to_scikit_learn() -> None:
         RidgeClassifier().fit(data.train, data.train_target), signature, np.asarray(data.train), np.asarray(data.test)
     )
     assert converted.model is None
-    assert converted.facts == {"available": False, "reason": "the estimator gives no probabilities"}
+    assert converted.facts == OnnxConversion(available=False, reason="the estimator gives no probabilities")
 
 
 def test_a_form_that_answers_otherwise_is_not_kept() -> None:
@@ -117,7 +128,7 @@ def test_a_form_that_answers_otherwise_is_not_kept() -> None:
     model = KNeighborsClassifier(metric=lambda a, b: float(np.abs(a - b).max())).fit(matrix, data.train_target)
     converted = convert.convert(model, data.signature, matrix, data.test.to_numpy())
     assert converted.model is None
-    assert converted.facts["reason"]
+    assert converted.facts.reason
 
 
 def test_probes_sit_on_both_sides_of_every_threshold_of_a_small_table() -> None:
@@ -138,10 +149,12 @@ def test_probes_sit_on_both_sides_of_every_threshold_of_a_small_table() -> None:
 
 def test_the_stock_converter_would_not_do(tmp_path: Path) -> None:
     """The reason for our own operators: without them a forest's numbers are float32."""
-    made = candidate("three classes", "random-forest", tmp_path)
-    stock = onnx_scores(convert.to_onnx(made.tail, made.signature, "float64", exact=False), made.signature, rounded=True)
-    expected = sklearn_scores(made.tail, made.signature)(made.held_out)
-    assert 0 < np.abs(stock(made.held_out) - expected).max() < 1e-6
+    fitted = candidate("three classes", "random-forest", tmp_path)
+    stock = OnnxBackend(
+        convert.to_onnx(fitted.estimator, fitted.signature, "float64", float64_operators=False), fitted.signature, rounded=True
+    ).scores
+    expected = SklearnBackend(fitted.estimator, fitted.signature).scores(fitted.held_out)
+    assert 0 < np.abs(stock(fitted.held_out) - expected).max() < 1e-6
     assert RandomForestClassifier in converters()
 
 

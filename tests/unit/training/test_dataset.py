@@ -13,7 +13,7 @@ import pytest
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.signature import Signature
 from serve_app.errors import UsageError
-from serve_app.tables.table import plain_column
+from serve_app.tables.frame import plain_column
 from tests.support import tables
 from training.dataset import json_rows, load
 

@@ -1,6 +1,6 @@
-"""A file as a table of numbers, booleans and texts; whatever cannot be learnt from is refused by column and row.
+"""A file as a pandas frame of numbers, booleans and texts. A value that cannot be learnt from is refused by column and row.
 
-Rows are counted from 1, the header apart.
+Row numbers in messages begin at 1 below the header.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import decimal
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,21 @@ import numpy as np
 import pandas as pd
 
 from serve_app.errors import UsageError
+from serve_app.tables.csv_format import EMPTY, check_names, header_names
+from serve_app.tables.location import file_kind
 
 MAX_CATEGORIES = 500
-"""Different texts in one column; more would be an identifier or free text."""
+"""Different texts in one column, at most: a column with more holds identifiers or free text."""
 
 LARGEST = float(np.finfo(np.float32).max)
-"""Trees compare float32: what does not fit there, they cannot learn from."""
+"""Trees compare float32 values: they cannot learn from larger ones."""
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{4}")
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The raw columns of a CSV or Parquet file; UsageError when it is none."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    parquet = bool(suffixes) and suffixes[-1] in (".parquet", ".pq")
+    """The raw columns of a Parquet file, else of a CSV file; raises UsageError when it cannot be read or has no rows."""
+    parquet = file_kind(path.name) == "parquet"
     try:
         if parquet:
             frame = pd.read_parquet(path)
@@ -37,7 +37,15 @@ def read_table(path: Path) -> pd.DataFrame:
         else:
             names = _csv_header(path)
             check_names(names)
-            frame = pd.read_csv(path, low_memory=False, skipinitialspace=True, encoding="utf-8-sig", index_col=False)
+            frame = pd.read_csv(
+                path,
+                low_memory=False,
+                skipinitialspace=True,
+                encoding="utf-8-sig",
+                index_col=False,
+                na_values=list(EMPTY),
+                keep_default_na=False,
+            )
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist: give the path of a CSV or Parquet file") from None
     except IsADirectoryError:
@@ -61,7 +69,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def plain_column(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
-    """A feature as float64, as booleans (object with NaN where there are gaps) or as texts (object with NaN); else UsageError."""
+    """A feature as float64, booleans or texts; booleans and texts with gaps are of type object with NaN.
+
+    Raises UsageError for dates, mixed kinds, infinite numbers, an empty column and too many different texts.
+    """
     if column.isna().all():
         raise UsageError(f"column '{name}' is empty in every row: fill it, or leave it out with --drop '{name}'")
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -76,7 +87,7 @@ def plain_column(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def first_row(mask: Any) -> int:
-    """The number, from 1, of the first row where `mask` is true."""
+    """The number of the first row where `mask` is true; rows count from 1."""
     return int(np.flatnonzero(np.asarray(mask))[0]) + 1
 
 
@@ -105,11 +116,11 @@ def _texts(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
     distinct = filled.unique()
     numeric = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce").notna()
     numbers = set(distinct[numeric.to_numpy()])
-    odd = np.array([text not in numbers for text in filled])
-    if odd.mean() <= 0.5:
-        if not odd.any():
+    other = np.array([text not in numbers for text in filled])
+    if other.mean() <= 0.5:
+        if not other.any():
             return _numbers(name, pd.to_numeric(texts))
-        at = int(odd.argmax())
+        at = int(other.argmax())
         row, text = int(np.asarray(filled.index)[at]) + 1, str(filled.iloc[at])[:40]
         raise UsageError(f"column '{name}' holds numbers, but row {row} says '{text}': put a number there or leave it empty")
     if all(_DATE.fullmatch(text) for text in distinct[:100]):
@@ -157,28 +168,9 @@ def _dates(name: str) -> UsageError:
     )
 
 
-def header_of(lines: Iterable[str], where: Path | str) -> list[str]:
-    """The names in the first line of a CSV file; UsageError when one is missing."""
-    header = next(csv.reader(lines, skipinitialspace=True), [])
-    for position, name in enumerate(header):
-        if not name.strip():
-            if position == 0:
-                header[0] = "Unnamed: 0"  # what pandas calls the index that it exported
-                continue
-            raise UsageError(f"column {position + 1} of {where} has no name: write one in the header line")
-    return header
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Raises UsageError when two columns have the same name."""
-    for position, name in enumerate(names):
-        if name in names[:position]:
-            raise UsageError(f"two columns are named '{name}' (columns {names.index(name) + 1} and {position + 1}): rename one")
-
-
 def _csv_header(path: Path) -> list[str]:
     with open(path, newline="", encoding="utf-8-sig") as file:
-        return header_of(file, path)
+        return header_names(file, path)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,42 @@
+"""Names that other programs read: files of a bundle and of the store's folder, folders and tags of an MLflow run."""
+
+from __future__ import annotations
+
+# --- files of a bundle
+
+MANIFEST = "metadata.json"
+"""The manifest (serve_app/artifacts/manifest.py). The legacy layout calls its own description by the same name."""
+METRICS = "metrics.json"
+JOBLIB = "model.joblib"
+ONNX = "model.onnx"
+GOLDEN = "golden.json"
+"""Held-out rows with the scores that the model gave at training; serving replays them before it answers."""
+SEAL = "metadata.json.sig"
+"""Ed25519 signature over the bundle's digest (serve_app/artifacts/signing.py)."""
+CARD = "card.html"
+"""The model card."""
+IMPORTANCE_IMAGE = "feature_importance.png"
+CONFUSION_IMAGE = "confusion_matrix.png"
+RESIDUALS_IMAGE = "predicted_and_true.png"
+
+LEGACY_FILES = (JOBLIB, MANIFEST, METRICS)
+"""The files of the legacy layout. A store offers the served version under these names, too."""
+
+# --- files beside the bundles
+
+REPORT = "verdict.json"
+"""What the last training decided (serve_app/artifacts/training_report.py)."""
+
+# --- an MLflow run
+
+BUNDLE_FOLDER = "bundle"
+"""Artifact folder with a copy of the published bundle."""
+MODEL_FOLDER = "model"
+"""Artifact folder with the model as MLflow's scikit-learn flavor stores it."""
+REPORT_FOLDER = "report"
+"""Artifact folder with the model card and the images, also of a refused model."""
+
+DIGEST_TAG = "digest"
+STORE_VERSION_TAG = "store_version"
+VERDICT_TAG = "verdict"
+VERDICT_REASONS_TAG = "verdict_reasons"

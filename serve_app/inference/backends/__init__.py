@@ -1,0 +1,27 @@
+"""What computes: ONNX Runtime or scikit-learn behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from serve_app.artifacts.matrix import Matrix, Scores
+
+Kind = Literal["onnx", "scikit-learn"]
+Score = Callable[[Matrix], Scores]
+"""Backend.scores, for those who need no more of a backend."""
+
+
+class Backend(Protocol):
+    """A loaded model that computes scores; it is not changed by a call, and threads may share it."""
+
+    @property
+    def kind(self) -> Kind:
+        """The library that computes."""
+
+    def scores(self, matrix: Matrix) -> Scores:
+        """Scores of coded rows, shape (rows, features).
+
+        Probabilities of a classification, shape (rows, classes); positions of the classes for a classifier without
+        probabilities, or values of a regression, shape (rows,).
+        """

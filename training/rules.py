@@ -1,0 +1,91 @@
+"""Whether a candidate may be served: rules over one record of evidence.
+
+A new rule is one function, and its name in VERDICT_RULES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from serve_app.artifacts.manifest import Verdict
+from serve_app.artifacts.signature import Signature
+from training.comparison import Comparison
+from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics, baseline_f1_score
+
+LOWER_IS_BETTER = frozenset({"mae", "rmse"})
+"""Metrics whose floor is a ceiling."""
+
+IRIS_ACCURACY = 0.85
+"""The accuracy that a model of the built-in iris flowers must reach."""
+
+_ROUNDING = 1e-12  # equal metrics may differ by this much
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything that a verdict depends on.
+
+    `metrics` are the candidate's on all held-out rows; `floors` by metric; `tolerance` is the accuracy that may be lost against the
+    served model, or the share by which rmse may grow.
+    """
+
+    metrics: Metrics
+    comparison: Comparison
+    floors: Mapping[str, float]
+    tolerance: float
+
+
+Rule = Callable[[Evidence], str | None]
+"""Returns the reason to refuse the candidate, or None."""
+
+
+def floors_are_met(evidence: Evidence) -> str | None:
+    """Every metric with a floor reaches it; mae and rmse do not exceed it. A metric that is NaN fails."""
+    scalars = evidence.metrics.scalars()
+    failures = []
+    for name, floor in evidence.floors.items():
+        value = scalars[name]
+        if name in LOWER_IS_BETTER and not value <= floor:
+            failures.append(f"{name} is {value:.4f}, above the allowed {floor:g}")
+        elif name not in LOWER_IS_BETTER and not value >= floor:
+            failures.append(f"{name} is {value:.4f}, below the required {floor:g}")
+    return "; ".join(failures) or None
+
+
+def not_worse_than_served(evidence: Evidence) -> str | None:
+    """On the rows that both models predict, accuracy or rmse is not worse than the served model's, within the tolerance."""
+    new, served = evidence.comparison.new, evidence.comparison.served
+    if isinstance(new, ClassificationMetrics) and isinstance(served, ClassificationMetrics):
+        name, value, other = "accuracy", new.accuracy, served.accuracy
+        worse = value < other - evidence.tolerance - _ROUNDING
+    elif isinstance(new, RegressionMetrics) and isinstance(served, RegressionMetrics):
+        name, value, other = "rmse", new.rmse, served.rmse
+        worse = value > other * (1.0 + evidence.tolerance) + _ROUNDING
+    else:
+        return None
+    if not worse:
+        return None
+    version = evidence.comparison.version
+    return f"{name} is {value:.4f}, worse than the {other:.4f} of version {version}, which is served now, on the same rows"
+
+
+VERDICT_RULES: tuple[Rule, ...] = (floors_are_met, not_worse_than_served)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict with the reason of every rule that refuses, in the order of VERDICT_RULES."""
+    reasons = tuple(reason for rule in VERDICT_RULES if (reason := rule(evidence)) is not None)
+    return Verdict(accepted=not reasons, reasons=reasons, comparison=evidence.comparison.to_dict())
+
+
+def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: bool) -> dict[str, float]:
+    """The floors when none is set: better than a constant answer; for the built-in iris flowers an accuracy of 0.85."""
+    if signature.task == "regression":
+        return {"r2": 0.0}
+    if built_in:
+        return {"accuracy": IRIS_ACCURACY}
+    return {"f1_score": round(baseline_f1_score(target, signature), 6)}
