@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.store import Store
-from serve_app.errors import InvalidInput
+from serve_app.errors import InvalidInput, TooManyRows
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
 from serve_app.inference.parity import same_scores
@@ -144,7 +144,7 @@ def test_a_wrong_row_is_refused_before_the_model_sees_it() -> None:
     for body in (b"{}", orjson.dumps({**A_FLOWER, "sepal_length": 21}), b"no"):
         with pytest.raises(InvalidInput):
             answer_row(found, body)
-    with pytest.raises(InvalidInput, match="at most 2 rows"):
+    with pytest.raises(TooManyRows, match=r"\b2\b"):
         answer_rows(found, table(IRIS, X[:3]), max_rows=2)
 
 

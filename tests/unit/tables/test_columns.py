@@ -156,21 +156,21 @@ def test_an_unseen_category_is_predicted_when_the_operator_allows_it(tmp_path: P
 
 def test_a_column_may_be_missing_only_where_training_saw_gaps(tmp_path: Path) -> None:
     assert np.isnan(read_csv(lines(tmp_path, "spent,town", "1,Bonn")).matrix[0, 0])
-    with pytest.raises(UsageError, match=r"has no column 'town', which the model needs; there are: spent, plan"):
+    with pytest.raises(UsageError, match=r"'town'.*: spent, plan$"):
         read_csv(lines(tmp_path, "spent,plan", "1,basic"))
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "sentence"),
+    ("column", "values", "kind"),
     [
-        ("spent", [True], "column 'spent' holds bool where the model takes numbers"),
-        ("active", [1], "column 'active' holds int64 where the model takes true or false"),
-        ("town", [1.5], "column 'town' holds double where the model takes texts"),
-        ("spent", [pd.Timestamp("2026-01-01")], "column 'spent' holds timestamp"),
+        ("spent", [True], "bool"),
+        ("active", [1], "int64"),
+        ("town", [1.5], "double"),
+        ("spent", [pd.Timestamp("2026-01-01")], "timestamp"),
     ],
 )
-def test_a_parquet_column_of_another_kind_is_refused_whole(tmp_path: Path, column: str, values: list[Any], sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence.replace("[", r"\[")):
+def test_a_parquet_column_of_another_kind_is_refused_whole(tmp_path: Path, column: str, values: list[Any], kind: str) -> None:
+    with pytest.raises(UsageError, match=rf"'{column}'.*\b{kind}"):
         read_parquet(pa.table({"spent": [1.0], "town": ["Bonn"], column: values}), tmp_path)
 
 
@@ -185,7 +185,7 @@ def test_kept_columns_keep_their_text(tmp_path: Path) -> None:
     path = lines(tmp_path, "id,spent,town", "007,1.50,Bonn", "NA,2,Oslo")
     found = read_csv(path, Reading(SIGNATURE, ("id", "spent"), "refuse"))
     assert found.kept.to_pylist() == [{"id": "007", "spent": "1.50"}, {"id": "NA", "spent": "2"}]
-    with pytest.raises(UsageError, match="--keep 'nonsense' names no column"):
+    with pytest.raises(UsageError, match="--keep 'nonsense'"):
         read_csv(path, Reading(SIGNATURE, ("nonsense",), "refuse"))
 
 

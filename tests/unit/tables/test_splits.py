@@ -63,13 +63,13 @@ def test_empty_lines_are_no_rows_wherever_the_file_is_split(tmp_path: Path) -> N
 
 
 def test_a_quote_that_is_never_closed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="opens a quote that is never closed"):
+    with pytest.raises(UsageError, match=r"table\.csv.*\bquote\b"):
         split(lines(tmp_path, "a,b", '1,"2', "3,4"), 4)
 
 
 def test_rows_that_a_stray_quote_hides_from_the_count_are_not_lost_in_silence(tmp_path: Path) -> None:
     location, header, parts = split(lines(tmp_path, "a,b", '5" pipe,1', "x,2", 'y" z,3', "w,4"), 1000)
-    with pytest.raises(UsageError, match="4 rows were read where 2 were counted"):
+    with pytest.raises(UsageError, match=r"\b4\b.*\b2\b"):
         list(csv_rows(location, parts[0], header, READING))
 
 
@@ -82,19 +82,19 @@ def test_a_byte_order_mark_and_spaces_are_no_part_of_the_names(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("raw", "sentence"),
+    ("raw", "named"),
     [
-        (b"", "is empty"),
-        (b"a,a\n1,2\n", "two columns are named 'a'"),
-        (b"a,,b\n1,2,3\n", "column 2 of .* has no name"),
-        ("größe\n1\n".encode("latin-1"), "is not UTF-8 text"),
-        (b"a" * 2_000_000, "has no end of line"),
+        (b"", r"table\.csv"),
+        (b"a,a\n1,2\n", r"'a'.*\b1\b.*\b2\b"),
+        (b"a,,b\n1,2,3\n", r"\b2\b.*table\.csv"),
+        ("größe\n1\n".encode("latin-1"), r"table\.csv.*UTF-8"),
+        (b"a" * 2_000_000, r"table\.csv"),
     ],
 )
-def test_a_header_that_names_no_columns_is_refused(tmp_path: Path, raw: bytes, sentence: str) -> None:
+def test_a_header_that_names_no_columns_is_refused(tmp_path: Path, raw: bytes, named: str) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(raw)
-    with pytest.raises(UsageError, match=sentence):
+    with pytest.raises(UsageError, match=named):
         split(path, 1 << 20)
 
 
