@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from serve_app.rayserve import ingress_hook as edge
+from serve_app.fast_path import tune_interpreter
+from serve_app.rayserve import ingress_hook
 from serve_app.settings import Settings, load_settings, wants_json
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from serve_app.http.app import Options
-    from serve_app.http.rate_limit import Limits
+    from serve_app.http.gateway import Gateway
     from serve_app.inference.slot import Slot, Source
     from serve_app.telemetry.tracing import Tracing
 
-# What a replica needs is imported in the replica: whoever deploys it (the program that starts Serve, the controller) starts
-# seconds sooner without scikit-learn.
+# What a replica needs is imported in the replica: the processes that deploy it (the program that starts Serve, the controller)
+# start seconds sooner without scikit-learn.
 
 APPLICATION = "iris-api"
 CPUS = 0.5
-
-SWITCH_SECONDS = 0.0002
-"""How long a thread waits for Python's lock before it asks for it. Ray's main thread wants it a hundred times a second; with the
-default of 5 ms it never asks under load, and is woken in vain with each request instead."""
 
 
 def make_slot(settings: Settings) -> Slot:
     """The slot that follows the store, and MLflow while the store is empty."""
     from serve_app.artifacts.mlflow_source import Registry
-    from serve_app.artifacts.signing import verifier
     from serve_app.artifacts.store import Store
-    from serve_app.inference.predictor import LoadPolicy
     from serve_app.inference.slot import Slot
 
     sources: list[Source] = [Store(settings.model_dir)]
@@ -50,48 +42,11 @@ def make_slot(settings: Settings) -> Slot:
                 poll_seconds=settings.iris_registry_poll_seconds,
             )
         )
-    policy = LoadPolicy(
-        allow_joblib=settings.iris_allow_joblib,
-        backend=settings.iris_predictor,
-        verify=verifier(settings.iris_verify_key) if settings.iris_verify_key else None,
-    )
-    return Slot(*sources, policy=policy)
-
-
-def make_options(settings: Settings, *, sends_request_id: bool) -> Options:
-    """The part of the settings that the app needs."""
-    from serve_app.http.app import Options
-
-    return Options(
-        api_key=settings.api_key.get_secret_value() if settings.api_key else None,
-        api_keys_file=settings.iris_api_keys_file,
-        limits=make_limits(settings),
-        cors_origins=settings.cors_origins,
-        model_name=settings.iris_model_name,
-        max_body_bytes=settings.iris_max_body_bytes,
-        max_body_seconds=settings.iris_max_body_seconds,
-        max_rows=settings.iris_max_rows,
-        unknown=settings.iris_unknown_category,
-        max_wait_seconds=settings.iris_max_wait_seconds,
-        poll_seconds=settings.iris_poll_seconds,
-        log_every=settings.iris_access_log_every,
-        sends_request_id=sends_request_id,
-        model_dir=settings.model_dir,
-    )
-
-
-def make_limits(settings: Settings) -> Limits:
-    """What is limited, and whose word on a client's address is taken."""
-    from serve_app.http.rate_limit import COMPAT, Limits, parse_networks
-    from serve_app.http.rate_window import parse_rate
-
-    rates = (settings.iris_rate_limit_per_key, settings.iris_rate_limit_per_client)
-    per_key, per_client = (parse_rate(rate) if rate else None for rate in rates)
-    return Limits(per_key, per_client, COMPAT if settings.iris_compat_limits else {}, parse_networks(settings.iris_trusted_proxies))
+    return Slot(*sources, policy=settings.load_policy())
 
 
 def make_tracing(settings: Settings) -> Tracing | None:
-    """What makes spans; None, with nothing of OpenTelemetry's exporter imported, when no address for them is set."""
+    """The tracing of requests; None, with nothing of OpenTelemetry's exporter imported, when no address for them is set."""
     if settings.iris_otlp_endpoint is None:
         return None
     from serve_app.telemetry.tracing import open_tracing
@@ -126,35 +81,39 @@ class IrisApi:
         self.slot = make_slot(self.settings)
         self.slot.refresh()
         self.usage = Usage(assigned_cpus() or CPUS)
-        # What lives now lives on; collecting it again and again only costs latency.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 20)
-        sys.setswitchinterval(SWITCH_SECONDS)
+        tune_interpreter()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        """The app of this replica; its gateway is also what the ingress hook of this process asks."""
         from serve_app.http.app import create_app
         from serve_app.rayserve.metrics_export import Exporter
         from serve_app.rayserve.rate_counter import open_rate_counter
 
-        options = make_options(self.settings, sends_request_id=False)
-        book = open_rate_counter() if options.limits else None
+        options = self.settings.http_options(sends_request_id=False)
+        rate_counter = open_rate_counter() if options.rate_limits else None
         tracing = make_tracing(self.settings)
-        app = create_app(self.slot, options, on_export=Exporter(), book=book, around=tracing.middleware if tracing else None)
-        self.gate = app.state.gate
-        edge.answer = tracing.around(self.gate.answer) if tracing else self.gate.answer
+        app = create_app(
+            self.slot,
+            options,
+            on_export=Exporter(),
+            rate_counter=rate_counter,
+            around=tracing.middleware if tracing else None,
+        )
+        self.gateway: Gateway = app.state.gateway
+        answer = self.gateway.answer
+        ingress_hook.answer = tracing.around(answer, self.gateway.route_of) if tracing else answer
         return app
 
     async def check_health(self) -> None:
-        """Serve asks on the event loop that answers requests: that it can ask is the proof."""
+        """Serve calls this on the event loop that answers requests; that the call returns is the proof of health."""
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What the autoscaling policy reads; Serve's own count does not see what the edge answers."""
-        return {**self.usage.read(), "in_flight": self.gate.mean_in_flight()}
+        """What the autoscaling policy reads; Serve's own count does not see what the ingress hook answers."""
+        return {**self.usage.read(), "in_flight": self.gateway.mean_in_flight()}
 
 
 def __getattr__(name: str) -> Any:
-    # `app` is bound when it is asked for, so that importing this module (for a test, for its types) reads no settings.
+    # `app` is bound on first access, so that importing this module (for a test, for its types) reads no settings.
     if name == "app":
         settings = load_settings()
         deployment: Any = IrisApi

@@ -1,11 +1,11 @@
-"""Every setting of the serving side: the only reader of the environment. `python -m serve_app settings` prints this as a table."""
+"""Every setting of the serving side, its default and its meaning, once. `python -m serve_app settings` prints this as a table."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -14,8 +14,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from serve_app.artifacts.signing import SigningError, verifier
 from serve_app.errors import IrisApiError
 from serve_app.http.auth import KeysError, read_keys
-from serve_app.http.rate_limit import parse_networks
+from serve_app.http.options import HttpOptions
+from serve_app.http.rate_limit import COMPAT_RATES, RateLimits, parse_networks
 from serve_app.http.rate_window import parse_rate
+
+if TYPE_CHECKING:
+    from serve_app.inference.predictor import LoadPolicy
 
 MIN_KEY_LENGTH = 32
 
@@ -25,14 +29,18 @@ class SettingsError(IrisApiError):
 
 
 class Settings(BaseSettings):
-    """Names without prefix are those of the system this one replaces; ours begin with `IRIS_`."""
+    """The settings of a process, read from its environment.
+
+    Names without prefix are those of the plain-Kubernetes system; all others begin with `IRIS_`. No other object has a default for
+    what is set here: `http_options` and `load_policy` derive the options of the HTTP side and of loading.
+    """
 
     model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True, extra="ignore", env_ignore_empty=True)
 
     environment: Literal["development", "production"] = "development"
     """`production` refuses to start without a good API key or with CORS open to all."""
     api_key: SecretStr | None = None
-    """Key that clients send as `X-API-Key` or `Authorization: Bearer`; without any (development only) everybody is let in."""
+    """Key that clients send as `X-API-Key` or `Authorization: Bearer`; without one (development only) no key is needed."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins a browser may call from, separated by commas; GET and POST, no credentials."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -40,7 +48,7 @@ class Settings(BaseSettings):
     model_dir: Path = Path("models")
     """The store: bundles and the pointer to the served one (the image sets `/app/models`)."""
     mlflow_tracking_uri: str | None = None
-    """Where a model is taken from while the store is empty; nothing is asked of it otherwise."""
+    """Where a model is taken from while the store is empty; otherwise it is not used."""
 
     iris_api_keys_file: Path | None = None
     """File of further keys, hashed, with names and dates; it is read again every two seconds (`docs/security.md`)."""
@@ -66,20 +74,22 @@ class Settings(BaseSettings):
     """Seconds in which a whole request body must have arrived; later is answered 408."""
     iris_max_rows: int = Field(100_000, ge=1)
     """Most rows in one `/predict/batch`; more is answered 413."""
+    iris_max_in_flight: int = Field(300, ge=1)
+    """Most requests that a replica answers at once; more get 429. Probes and `/metrics` are always answered."""
     iris_max_wait_seconds: float = Field(1.0, gt=0, le=60)
-    """Seconds that a row may have to wait for others in a replica (a batch: ten times that); who would wait longer gets 429."""
+    """Seconds that a row may have to wait for others in a replica (a batch: ten times that); for a longer wait it gets 429."""
     iris_rate_limit_per_key: str | None = None
     """Requests that one key may send, e.g. `600/minute` (second, minute, hour), counted over all replicas."""
     iris_rate_limit_per_client: str | None = None
     """Requests that one client address may send, e.g. `600/minute`, counted over all replicas; probes are free."""
     iris_compat_limits: bool = Field(False)
-    """The limits of old for each client address: 10 a minute on `/predict`, 20 on `/model/info`, 30 on `/health`."""
+    """Fixed limits for each client address: 10 a minute on `/predict`, 20 on `/model/info`, 30 on `/health`."""
     iris_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     """Networks of the proxies in front (Serve's own HAProxy too) whose `X-Forwarded-For` is believed, separated by commas."""
     iris_replicas: int = Field(1, ge=1, le=100)
     """Replicas when Serve is started by hand; on Kubernetes the RayService decides."""
     iris_access_log_every: int = Field(100, ge=0)
-    """One request in so many is logged at INFO; 1 logs all, 0 none. Errors of ours are always logged."""
+    """One request in so many is logged at INFO; 1 logs all, 0 none. Errors of the server are always logged."""
     iris_otlp_endpoint: str | None = None
     """Address of an OpenTelemetry collector (OTLP over HTTP), e.g. `http://collector:4318`; without it there are no spans."""
     iris_trace_ratio: float = Field(1.0, ge=0, le=1)
@@ -143,8 +153,8 @@ class Settings(BaseSettings):
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
         if value is not None:
-            found = urlsplit(value)
-            if found.scheme not in ("http", "https") or not found.hostname or found.query or found.username:
+            address = urlsplit(value)
+            if address.scheme not in ("http", "https") or not address.hostname or address.query or address.username:
                 raise ValueError("write the collector's address as http://collector:4318")
         return value
 
@@ -159,22 +169,62 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _production_is_closed(self) -> Settings:
-        if self.environment != "production":
-            return self
-        if self.api_key is None and self.iris_api_keys_file is None:
-            raise ValueError("API_KEY: production needs a key; set one of at least 32 characters, e.g. from `openssl rand -hex 32`")
-        if self.api_key is None and self.iris_api_keys_file is not None:
-            try:
-                found = read_keys(self.iris_api_keys_file)
-            except KeysError as error:
-                raise ValueError(f"IRIS_API_KEYS_FILE: {error}") from None
-            if not found:
-                raise ValueError("IRIS_API_KEYS_FILE: production needs a key; make one with `python -m serve_app key --name …`")
-        elif self.api_key is not None and len(self.api_key.get_secret_value()) < MIN_KEY_LENGTH:
-            raise ValueError("API_KEY: production needs a key of at least 32 characters, e.g. from `openssl rand -hex 32`")
-        if "*" in self.cors_origins:
-            raise ValueError("CORS_ORIGINS: production cannot be open to `*`; name the origins")
+        if self.environment == "production":
+            self._check_keys()
+            if "*" in self.cors_origins:
+                raise ValueError("CORS_ORIGINS: production cannot be open to `*`; name the origins")
         return self
+
+    def _check_keys(self) -> None:
+        if self.api_key is not None:
+            if len(self.api_key.get_secret_value()) < MIN_KEY_LENGTH:
+                raise ValueError("API_KEY: production needs a key of at least 32 characters, e.g. from `openssl rand -hex 32`")
+            return
+        if self.iris_api_keys_file is None:
+            raise ValueError("API_KEY: production needs a key; set one of at least 32 characters, e.g. from `openssl rand -hex 32`")
+        try:
+            keys = read_keys(self.iris_api_keys_file)
+        except KeysError as error:
+            raise ValueError(f"IRIS_API_KEYS_FILE: {error}") from None
+        if not keys:
+            raise ValueError("IRIS_API_KEYS_FILE: production needs a key; make one with `python -m serve_app key --name …`")
+
+    def http_options(self, *, sends_request_id: bool) -> HttpOptions:
+        """The options of the HTTP side; `sends_request_id` is False when the server around it repeats the id itself."""
+        return HttpOptions(
+            api_key=self.api_key.get_secret_value() if self.api_key else None,
+            api_keys_file=self.iris_api_keys_file,
+            rate_limits=self.rate_limits(),
+            cors_origins=self.cors_origins,
+            model_name=self.iris_model_name,
+            model_dir=self.model_dir,
+            max_body_bytes=self.iris_max_body_bytes,
+            max_body_seconds=self.iris_max_body_seconds,
+            max_rows=self.iris_max_rows,
+            max_in_flight=self.iris_max_in_flight,
+            max_wait_seconds=self.iris_max_wait_seconds,
+            unknown=self.iris_unknown_category,
+            poll_seconds=self.iris_poll_seconds,
+            log_every=self.iris_access_log_every,
+            sends_request_id=sends_request_id,
+        )
+
+    def rate_limits(self) -> RateLimits:
+        """The rates that are limited, and the proxies whose word on a client's address is believed."""
+        rates = (self.iris_rate_limit_per_key, self.iris_rate_limit_per_client)
+        per_key, per_client = (parse_rate(rate) if rate else None for rate in rates)
+        per_route = COMPAT_RATES if self.iris_compat_limits else {}
+        return RateLimits(per_key, per_client, per_route, parse_networks(self.iris_trusted_proxies))
+
+    def load_policy(self) -> LoadPolicy:
+        """Which models may be loaded. Raises SigningError when the file of public keys cannot be read."""
+        from serve_app.inference.predictor import LoadPolicy  # heavy: a process that only deploys does not need it
+
+        return LoadPolicy(
+            allow_joblib=self.iris_allow_joblib,
+            backend=self.iris_predictor,
+            verify=verifier(self.iris_verify_key) if self.iris_verify_key else None,
+        )
 
 
 def load_settings() -> Settings:

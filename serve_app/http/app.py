@@ -6,11 +6,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -20,94 +17,67 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app import __version__
-from serve_app.artifacts.fields import Unknown
+from serve_app.fast_path import release_memory
 from serve_app.http.auth import Keys
-from serve_app.http.gateway import ASGIApp, Gateway
+from serve_app.http.gateway import Gateway, GatewayMiddleware
 from serve_app.http.openapi import install_openapi
-from serve_app.http.problems import problem
-from serve_app.http.rate_limit import Limits, RateLimiter
+from serve_app.http.options import HttpOptions
+from serve_app.http.prediction_service import PredictionService
+from serve_app.http.problems import NOT_FOUND, Headers, HttpProblem, method_not_allowed, problem
+from serve_app.http.rate_limit import RateLimiter
 from serve_app.http.rate_window import RateCounter, RateLimitClient
+from serve_app.http.responses import ASGIApp, problem_response, to_starlette
 from serve_app.http.routes.health import health_router
 from serve_app.http.routes.model import model_router
-from serve_app.http.routes.predict import PredictionService, predict_router, to_response
+from serve_app.http.routes.predictions import PREDICTION_ROUTES
 from serve_app.inference.slot import Slot
+from serve_app.protocols.codec import Codec
 from serve_app.telemetry.collector import MetricsCollector
 
 log = logging.getLogger("iris_api.app")
 
-ACCOUNT_SECONDS = 1.0
+EXPORT_SECONDS = 1.0
 KEYS_SECONDS = 2.0
-EXPOSED = ("X-Request-ID", "X-Model-Name", "X-Model-Version", "X-Model-Digest", "ETag", "Retry-After")
+EXPOSED_HEADERS = ("X-Request-ID", "X-Model-Name", "X-Model-Version", "X-Model-Digest", "ETag", "Retry-After")
 """Headers that a page from another origin may read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How the app behaves: the part of the settings that it needs."""
-
-    api_key: str | None = None
-    api_keys_file: Path | None = None
-    limits: Limits = field(default_factory=Limits)
-    cors_origins: tuple[str, ...] = ()
-    model_name: str = "IrisClassifier"
-    max_body_bytes: int = 16 * 1024 * 1024
-    max_body_seconds: float = 15.0
-    max_rows: int = 100_000
-    unknown: Unknown = "refuse"
-    poll_seconds: float = 1.0
-    max_in_flight: int = 300
-    max_wait_seconds: float = 1.0
-    log_every: int = 0
-    sends_request_id: bool = True
-    hot_path: bool = True
-    model_dir: Path | None = None
 
 
 def create_app(
     slot: Slot,
-    options: Options | None = None,
+    options: HttpOptions,
     *,
     on_export: Callable[[MetricsCollector], None] | None = None,
-    book: RateCounter | None = None,
+    rate_counter: RateCounter | None = None,
     around: Callable[[ASGIApp], ASGIApp] | None = None,
+    routes: Mapping[str, type[Codec]] = PREDICTION_ROUTES,
 ) -> FastAPI:
-    """The app over this slot. While it runs it refreshes the slot every `poll_seconds`, in a thread of its own;
-    `on_export` is called about once a second with the accounts, to pass them on; `book` counts rate limits for all replicas;
-    `around` is put around the whole app."""
-    options = options or Options()
+    """The app over this slot; `app.state.gateway` is its gateway, for the ingress hook.
+
+    While the app runs it refreshes the slot every `poll_seconds`, in a thread of its own. `on_export` is called about once a second
+    with the metrics, to pass them on; `rate_counter` counts rate limits for all replicas; `around` is put around the whole app.
+    """
     keys = Keys(options.api_key, options.api_keys_file)
-    accounts = MetricsCollector(slot, options.model_dir)
-    threads = (ThreadPoolExecutor(1, "rows"), ThreadPoolExecutor(1, "batches"))  # rows do not wait for batches
-    answers = PredictionService(
-        slot,
-        accounts,
-        check=keys.check,
-        model_name=options.model_name,
-        max_body_bytes=options.max_body_bytes,
-        max_rows=options.max_rows,
-        unknown=options.unknown,
-        max_wait_seconds=options.max_wait_seconds,
-        executor=threads[0],
-        batches=threads[1],
+    collector = MetricsCollector(slot, options.model_dir)
+    # Rows do not wait for batches, and neither waits for a body that is inflated.
+    rows, batches, inflating = (ThreadPoolExecutor(1, name) for name in ("rows", "batches", "inflating"))
+    service = PredictionService(slot, collector, options, check=keys.check, executor=rows, batches=batches)
+    limits = options.rate_limits
+    gateway = Gateway(
+        service,
+        collector,
+        options,
+        routes=routes,
+        rate_limiter=RateLimiter(limits, RateLimitClient(rate_counter), keys.check) if limits else None,
+        cors=_cors(options.cors_origins),
+        executor=inflating,
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(_follow(slot, accounts, options.poll_seconds)),
-            asyncio.create_task(_account(accounts, on_export)),
-        ]
-        if keys.file is not None:
-            tasks.append(asyncio.create_task(_follow_keys(keys)))
-        try:
+        async with _background(slot, collector, keys, options.poll_seconds, on_export):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            for thread in threads:
-                thread.shutdown(wait=False, cancel_futures=True)
+        for executor in (rows, batches, inflating):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     app: FastAPI = FastAPIOffline(
         title="iris-api",
@@ -117,47 +87,62 @@ def create_app(
         redirect_slashes=False,  # a redirect would repeat the Host header and the query
         exception_handlers={HTTPException: _http_problem},
     )
-    app.include_router(predict_router(answers))
-    app.include_router(model_router(answers, model_name=options.model_name))
-    app.include_router(health_router(slot, accounts))
-    install_openapi(app, slot, max_rows=options.max_rows)
-    if options.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(options.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED,
-        )
-    gate = partial(
-        Gateway,
-        answers=answers,
-        accounts=accounts,
-        warden=RateLimiter(options.limits, RateLimitClient(book), keys.check) if options.limits else None,
-        max_body_bytes=options.max_body_bytes,
-        max_body_seconds=options.max_body_seconds,
-        max_in_flight=options.max_in_flight,
-        log_every=options.log_every,
-        sends_request_id=options.sends_request_id,
-        hot_path=options.hot_path,
-    )
-    app.add_middleware(gate)
+    app.include_router(model_router(service, model_name=options.model_name))
+    app.include_router(health_router(slot, collector))
+    install_openapi(app, slot, routes, max_rows=options.max_rows)
+    app.add_middleware(GatewayMiddleware, gateway=gateway, sends_request_id=options.sends_request_id)
     if around is not None:
         app.add_middleware(around)
-    app.state.accounts = accounts
-    app.state.gate = gate(app)
+    app.state.collector = collector
+    app.state.gateway = gateway
     return app
 
 
-async def _follow(slot: Slot, accounts: MetricsCollector, seconds: float) -> None:
+def _cors(origins: tuple[str, ...]) -> CORSMiddleware | None:
+    """What decides about other origins. It is asked by the gateway and has no app of its own behind it."""
+    if not origins:
+        return None
+
+    async def no_app(*_: object) -> None:
+        raise AssertionError("CORSMiddleware is only asked for its decisions")
+
+    return CORSMiddleware(
+        no_app, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=EXPOSED_HEADERS
+    )
+
+
+@contextlib.asynccontextmanager
+async def _background(
+    slot: Slot, collector: MetricsCollector, keys: Keys, poll_seconds: float, on_export: Callable[[MetricsCollector], None] | None
+) -> AsyncIterator[None]:
+    """Run the tasks that keep slot, metrics and keys up to date until the block ends."""
+    tasks = [
+        asyncio.create_task(_follow_store(slot, collector, poll_seconds)),
+        asyncio.create_task(_export_metrics(collector, on_export)),
+    ]
+    if keys.file is not None:
+        tasks.append(asyncio.create_task(_follow_keys(keys)))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _follow_store(slot: Slot, collector: MetricsCollector, seconds: float) -> None:
     """Refresh the slot for ever. A thread of its own: a load must not hold up requests, nor wait behind a batch."""
     loop = asyncio.get_running_loop()
-    dice = random.Random()  # noqa: S311, replicas should not all look at once
+    random_source = random.Random()  # noqa: S311, spreads the polls of replicas
+    swapped = False
     with ThreadPoolExecutor(1, "refresh") as thread:
         while True:
-            await loop.run_in_executor(thread, slot.refresh)
-            await loop.run_in_executor(thread, accounts.poll_store)
-            await asyncio.sleep(seconds * dice.uniform(0.8, 1.0))
+            swapped_before, swapped = swapped, await loop.run_in_executor(thread, slot.refresh)
+            if swapped_before:  # one poll later, when no request and no metric holds the replaced model any more
+                await loop.run_in_executor(thread, release_memory)
+            await loop.run_in_executor(thread, collector.poll_store)
+            await asyncio.sleep(seconds * random_source.uniform(0.8, 1.0))
 
 
 async def _follow_keys(keys: Keys) -> None:
@@ -169,27 +154,31 @@ async def _follow_keys(keys: Keys) -> None:
             await loop.run_in_executor(thread, keys.refresh)
 
 
-async def _account(accounts: MetricsCollector, on_export: Callable[[MetricsCollector], None] | None) -> None:
-    """Settle the accounts and pass them on, also while the store does not answer. A failure is told once and stops nothing."""
-    told = False
+async def _export_metrics(collector: MetricsCollector, on_export: Callable[[MetricsCollector], None] | None) -> None:
+    """Add up the metrics and pass them on, also while the store does not answer. The first failure is logged; none stops it."""
+    logged = False
     while True:
         try:
-            accounts.flush()
+            collector.flush()
             if on_export is not None:
-                on_export(accounts)
+                on_export(collector)
         except Exception:
-            if not told:
+            if not logged:
                 log.exception("metrics cannot be passed on")
-            told = True
-        await asyncio.sleep(ACCOUNT_SECONDS)
+            logged = True
+        await asyncio.sleep(EXPORT_SECONDS)
 
 
 async def _http_problem(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    known = {
-        404: ("not_found", "There is nothing at this address; /docs lists what there is."),
-        405: ("method_not_allowed", "This address does not take this method."),
-    }
-    code, detail = known.get(status, (f"http_{status}", str(getattr(error, "detail", "The request failed."))))
+    """The response to an error that FastAPI's router raised."""
     headers = tuple((name.lower().encode(), value.encode()) for name, value in (getattr(error, "headers", None) or {}).items())
-    return to_response(problem(status, code, detail, headers=headers))
+    return to_starlette(problem_response(_problem_of_status(error, headers)))
+
+
+def _problem_of_status(error: Exception, headers: Headers) -> HttpProblem:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404:
+        return NOT_FOUND
+    if status == 405:
+        return method_not_allowed(headers)
+    return problem(status, f"http_{status}", str(getattr(error, "detail", "The request failed.")), headers=headers)

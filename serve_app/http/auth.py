@@ -1,4 +1,4 @@
-"""API keys: who may ask. Named, hashed at rest, valid between two dates, and read again from their file while requests run.
+"""API keys: named, hashed at rest, valid between two dates, and read again from their file while requests run.
 
 The file is a JSON list of `{"name": "alice", "sha256": "<hex>", "not_before": "2026-01-31", "not_after": "2027-01-31T12:00:00Z"}`;
 both dates may be left out. A key is 256 random bits, so its plain sha256 tells nothing about it.
@@ -26,7 +26,7 @@ from serve_app.errors import IrisApiError
 log = logging.getLogger("iris_api.keys")
 
 PREFIX = "iris_"
-"""How a made key begins, so that a scanner for secrets can know it."""
+"""How a key begins, so that a scanner for secrets can find it."""
 MAX_FILE_BYTES = 1024 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -39,7 +39,7 @@ class KeysError(IrisApiError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: whose it is, the sha256 of it, and from when to when (seconds since 1970) it is good."""
+    """One key: the name of its owner, its sha256, and from when to when (seconds since 1970) it is valid."""
 
     name: str
     digest: bytes
@@ -49,63 +49,64 @@ class Key:
 
 Verdict = Key | Literal["missing", "wrong"]
 
-ANYBODY = Key("anybody", b"")
-"""Who asks where no key is configured."""
+ANONYMOUS = Key("anonymous", b"")
+"""The key of every request where no key is configured."""
 
 
 class Keys:
-    """The keys that are good now. Only `refresh` changes them, from one thread at a time; a broken file changes nothing."""
+    """The keys that are valid now. Only `refresh` changes them, from one thread at a time; a broken file changes nothing."""
 
     def __init__(self, api_key: str | None = None, file: Path | None = None) -> None:
         self._plain = () if api_key is None else (Key("API_KEY", hashlib.sha256(api_key.encode()).digest()),)
         self._file = file
         self._open = api_key is None and file is None
-        self._seen: bytes | None = None
-        self._trouble = ""
+        self._content: bytes | None = None
+        self._logged_error = ""
         self._known = {key.digest: key for key in self._plain}
         self.refresh()
 
     @property
     def file(self) -> Path | None:
+        """The file of keys; None when there is none."""
         return self._file
 
     def check(self, key: bytes | None, authorization: bytes | None) -> Verdict:
-        """Whose key the values of `X-API-Key` and `Authorization` are.
+        """The key in the values of `X-API-Key` and `Authorization`.
 
         A key is looked up by its hash and compared in constant time, also when there is none like it, so neither length nor
-        content of a key shows in the timing. One that is unknown, revoked, expired or not yet valid is just wrong.
+        content of a key shows in the timing. A key that is unknown, revoked, expired or not yet valid is "wrong".
         """
         if self._open:
-            return ANYBODY
+            return ANONYMOUS
         if key is None and authorization is not None:
             scheme, _, token = authorization.partition(b" ")
             key = token.strip() if scheme.lower() == b"bearer" else None
         if not key:
             return "missing"
         digest = hashlib.sha256(key).digest()
-        found = self._known.get(digest, _NOBODY)
-        same = hmac.compare_digest(digest, found.digest)
-        return found if same and found.not_before <= time.time() < found.not_after else "wrong"
+        known = self._known.get(digest, _UNKNOWN)
+        same = hmac.compare_digest(digest, known.digest)
+        return known if same and known.not_before <= time.time() < known.not_after else "wrong"
 
     def refresh(self) -> None:
-        """Read the file again; what is wrong with it is logged once, and the keys known before stay."""
+        """Read the file again; an error in it is logged once, and the keys that were known before stay."""
         if self._file is None:
             return
         try:
             raw = _raw(self._file)
-            if raw != self._seen:
+            if raw != self._content:
                 keys = _parse(raw, self._file)
                 self._known = {key.digest: key for key in (*self._plain, *keys)}
-                self._seen = raw
-                log.info("api keys read", extra={"keys": len(self._known)})
-            self._trouble = ""
+                self._content = raw
+                log.info("API keys read", extra={"keys": len(self._known)})
+            self._logged_error = ""
         except KeysError as error:
-            if str(error) != self._trouble:
-                log.error("api keys not read, those known before stay", extra={"why": str(error), "keys": len(self._known)})  # noqa: TRY400
-            self._trouble = str(error)
+            if str(error) != self._logged_error:
+                log.error("API keys not read, the keys known before stay", extra={"why": str(error), "keys": len(self._known)})  # noqa: TRY400
+            self._logged_error = str(error)
 
 
-_NOBODY = Key("nobody", bytes(32))
+_UNKNOWN = Key("unknown", bytes(32))
 
 
 def read_keys(file: Path) -> tuple[Key, ...]:
@@ -114,7 +115,7 @@ def read_keys(file: Path) -> tuple[Key, ...]:
 
 
 def make_key(name: str, *, days: float | None = None) -> tuple[str, dict[str, str]]:
-    """A new key, which is shown once, and what the file keeps of it. Raises KeysError for an odd name."""
+    """A new key, which is shown once, and its entry for the file. Raises KeysError for a name that is not allowed."""
     if not _NAME.fullmatch(name):
         raise KeysError("a key's name is made of letters, digits and ._@-, at most 64")
     key = PREFIX + secrets.token_urlsafe(32)
@@ -126,14 +127,14 @@ def make_key(name: str, *, days: float | None = None) -> tuple[str, dict[str, st
 
 
 def change_file(file: Path, *, add: dict[str, str] | None = None, remove: str | None = None) -> int:
-    """Add an entry, or remove all of a name, in one step; how many were removed. Raises KeysError and changes nothing then."""
+    """Add an entry, or remove all of a name, in one step; returns the number removed. Raises KeysError and changes nothing then."""
     entries = [] if not file.exists() and remove is None else orjson.loads(_checked(file))
-    kept = [entry for entry in entries if entry["name"] != remove]
+    remaining = [entry for entry in entries if entry["name"] != remove]
     try:
-        replace_file(file, orjson.dumps([*kept, add] if add else kept, option=orjson.OPT_INDENT_2) + b"\n")
+        replace_file(file, orjson.dumps([*remaining, add] if add else remaining, option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as error:
         raise KeysError(f"{file} cannot be written ({error.strerror})") from None
-    return len(entries) - len(kept)
+    return len(entries) - len(remaining)
 
 
 def _checked(file: Path) -> bytes:
@@ -167,8 +168,8 @@ def _parse(raw: bytes, file: Path) -> tuple[Key, ...]:
 
 
 def _key(entry: dict[str, Any], where: str) -> Key:
-    odd = set(entry) - _FIELDS
-    if odd:  # a misspelt not_after would be a key for ever
+    unknown = set(entry) - _FIELDS
+    if unknown:  # a misspelt not_after would be a key for ever
         raise KeysError(f"{where} holds a field that is none of {', '.join(sorted(_FIELDS))}")
     name, digest = entry.get("name"), entry.get("sha256")
     if not isinstance(name, str) or not _NAME.fullmatch(name):

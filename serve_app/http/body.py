@@ -1,134 +1,174 @@
-"""The body of a request: read within limits of bytes and of time, and let run out when nobody wants it.
+"""The body of a request: read within limits of bytes, of time and of memory, and discarded when it is not wanted.
 
-A server that answers while its client is still sending, and then closes, resets the connection, and the answer may be lost with it.
-So the answer goes out at once, and what still comes is read and forgotten for a while before the connection is closed.
+A server that answers while its client is still sending, and then closes, resets the connection, and the response may be lost.
+The response goes out at once; what still arrives is read and discarded for a while before the connection is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import Executor
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from serve_app.protocols.decode import Buffer
+from serve_app.fast_path import resume, start
+from serve_app.protocols.codec import Buffer
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 SMALL_BYTES = 64 * 1024
-"""A body that is refused unread is still waited for when it says that it is this small: the connection can be used again then."""
+"""A body that is refused unread is still read when it says that it is this small: the connection can be used again then."""
 SMALL_SECONDS = 1.0
 LINGER_BYTES = 64 * 1024 * 1024
 LINGER_SECONDS = 5.0
-"""What is read and forgotten after an answer that did not wait for its body, before the connection is closed."""
-_LARGE = SMALL_BYTES + 1
+"""What is read and discarded after a response that did not wait for its body, before the connection is closed."""
 BUDGET_BODIES = 8
-"""Bodies that arrive in pieces may take up the memory of so many of the largest allowed; whoever comes then has to come back."""
+"""Bodies of all requests together may take the memory of so many of the largest allowed body; one more gets 429."""
+INFLATE_INPUT_BYTES = 16 * 1024
+INFLATE_BYTES = 1024 * 1024
+"""A gzip body is inflated in pieces of so many bytes; the budget and the limit are checked between them."""
+_GZIP = 16 + zlib.MAX_WBITS
+_LARGE = SMALL_BYTES + 1
 
 
-class TooLarge(Exception):
-    """The body is over the limit."""
+class BodyTooLarge(Exception):
+    """The body, as sent or inflated, is larger than `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(limit)
 
 
-class TooSlow(Exception):
-    """The body was not there in time."""
+class BodyTimeout(Exception):
+    """The body did not arrive within `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(seconds)
 
 
-class TooMany(Exception):
-    """Too many bodies are arriving at once."""
+class BodyBudgetExceeded(Exception):
+    """The bodies of all requests together take more memory than the budget allows."""
+
+
+class BodyNotGzip(Exception):
+    """The body says that it is gzip, but it is broken or cut off."""
 
 
 class BodyBudget:
-    """Bytes of bodies that are still arriving, of all requests of this process together."""
+    """Bytes of bodies in memory, of all requests of this process together. A body of one small message is not counted."""
 
-    __slots__ = ("bytes",)
+    __slots__ = ("bytes", "limit")
 
-    def __init__(self) -> None:
+    def __init__(self, max_body_bytes: int) -> None:
         self.bytes = 0
+        self.limit = max_body_bytes * BUDGET_BODIES
 
 
 class Body:
-    """The body of one request; `more` is whether anything of it is still to come."""
+    """The body of one request; `more` is whether anything of it is still to come, `held` its bytes in the budget."""
 
-    __slots__ = ("_deadline", "_held", "_limit", "_read", "_receive", "_seconds", "more")
+    __slots__ = ("_budget", "_deadline", "_limit", "_receive", "_received", "_seconds", "held", "more")
 
-    def __init__(self, receive: Receive, *, limit: int, seconds: float, held: BodyBudget) -> None:
+    def __init__(self, receive: Receive, *, limit: int, seconds: float, budget: BodyBudget) -> None:
         self._receive = receive
         self._limit = limit
         self._seconds = seconds
-        self._held = held
+        self._budget = budget
         self._deadline: float | None = None
-        self._read = 0
+        self._received = 0
+        self.held = 0
         self.more = True
 
-    async def message(self) -> Message:
-        """The next message of the server. Raises TooLarge and TooSlow; one that is there already costs no timer."""
+    def hold(self, count: int) -> None:
+        """Count bytes in the budget until `release`. Raises BodyBudgetExceeded."""
+        self.held += count
+        self._budget.bytes += count
+        if self._budget.bytes > self._budget.limit:
+            raise BodyBudgetExceeded
+
+    def release(self) -> None:
+        """Give back to the budget what this body holds."""
+        self._budget.bytes -= self.held
+        self.held = 0
+
+    async def receive(self) -> Message:
+        """The next message of the server. Raises BodyTooLarge and BodyTimeout; a message that is there already costs no timer."""
         if not self.more:
-            return await self._receive()  # the client's leaving, for which an app may wait as long as it likes
-        steps = self._receive().__await__()
-        try:
-            waits_for = next(steps)
-        except StopIteration as there:
-            message: Message = there.value
-        else:
-            message = await self._later(steps, waits_for)
+            return await self._receive()  # that the client left, for which an app may wait as long as it likes
+        finished, value = start(self._receive())
+        message: Message = value if finished else await self._within_deadline(value)
         self.more = message.get("more_body", False)
-        self._read += len(message.get("body", b""))
-        if self._read > self._limit:
-            raise TooLarge
+        self._received += len(message.get("body", b""))
+        if self._received > self._limit:
+            raise BodyTooLarge(self._limit)
         return message
 
-    async def all(self) -> Buffer:
-        """The whole body. Raises TooLarge, TooSlow, TooMany and ClientDisconnect."""
-        message = await self.message()
+    async def read(self) -> Buffer:
+        """The whole body. Raises BodyTooLarge, BodyTimeout, BodyBudgetExceeded and ClientDisconnect."""
+        message = await self.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        first: bytes = message.get("body", b"")
+        piece: bytes = message.get("body", b"")
         if not self.more:
-            return first
-        whole, held = bytearray(), self._held
-        piece = first
-        try:
-            while True:
-                whole += piece  # joined at the end, a large body would hold up other requests for milliseconds
-                held.bytes += len(piece)
-                if held.bytes > self._limit * BUDGET_BODIES:
-                    raise TooMany
-                if not self.more:
-                    return whole
-                message = await self.message()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                piece = message.get("body", b"")
-        finally:
-            held.bytes -= len(whole)
+            if len(piece) > SMALL_BYTES:
+                self.hold(len(piece))
+            return piece
+        whole = bytearray()
+        while True:
+            self.hold(len(piece))
+            whole += piece  # joined at the end, a large body would hold up other requests for milliseconds
+            if not self.more:
+                return whole
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            piece = message.get("body", b"")
 
-    async def is_left(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether an answer that wants no more of the body has to close the connection; waits for a small rest of it."""
+    async def inflate(self, packed: Buffer, executor: Executor | None) -> Buffer:
+        """The content of a gzip body that was read, inflated in a thread.
+
+        Packed and inflated bytes are counted in the budget. Raises BodyNotGzip, BodyTooLarge and BodyBudgetExceeded.
+        """
+        if not self.held:
+            self.hold(len(packed))
+        loop, inflater, content = asyncio.get_running_loop(), Inflater(packed), bytearray()
+        while True:
+            try:
+                piece = await loop.run_in_executor(executor, inflater.read)
+            except (zlib.error, EOFError):
+                raise BodyNotGzip from None
+            if not piece:
+                break
+            self.hold(len(piece))
+            content += piece
+            if len(content) > self._limit:
+                raise BodyTooLarge(self._limit)
+        self.release()
+        self.hold(len(content))
+        return content
+
+    async def drain_small(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Read the rest of a small body that was refused; True when more is left and the response has to close the connection."""
         if not self.more:
             return False
-        length, expects = 0, False
-        for name, value in headers:
-            if name == b"content-length":
-                length = int(value) if value.isdigit() else _LARGE
-            elif name == b"transfer-encoding":
-                length = _LARGE
-            elif name == b"expect":
-                expects = True  # asking for the body would invite it
+        length, expects_continue = _declared_length(headers)
         if length == 0:
             return False
-        if self._read <= length <= SMALL_BYTES and not expects and self._deadline is None:
+        if self._received <= length <= SMALL_BYTES and not expects_continue and self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + SMALL_SECONDS
-            with contextlib.suppress(TooLarge, TooSlow):
+            with contextlib.suppress(BodyTooLarge, BodyTimeout):
                 while self.more:
-                    await self.message()
+                    await self.receive()
         return self.more
 
-    async def run_out(self) -> None:
-        """Read on after the answer, bounded in bytes and in time, and forget what comes."""
+    async def linger(self) -> None:
+        """Read on after the response, bounded in bytes and in time, and discard what arrives."""
         left = LINGER_BYTES
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
@@ -137,26 +177,59 @@ class Body:
                     self.more = message.get("more_body", False)
                     left -= len(message.get("body", b""))
 
-    async def _later(self, steps: Generator[Any, Any, Message], waits_for: Any) -> Message:
+    async def _within_deadline(self, suspended: Any) -> Message:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._seconds
         try:
             async with asyncio.timeout_at(self._deadline):
-                return await _Begun(steps, waits_for)
+                message: Message = await resume(suspended)
+                return message
         except TimeoutError:
-            raise TooSlow from None
+            raise BodyTimeout(self._seconds) from None
 
 
-class _Begun:
-    """An awaitable that was taken one step already, to see whether it has to wait."""
+class Inflater:
+    """Inflates a gzip stream of one or several members piece by piece, so that its size is known before it is in memory."""
 
-    def __init__(self, steps: Generator[Any, Any, Message], waits_for: Any) -> None:
-        self._steps = steps
-        self._waits_for = waits_for
+    def __init__(self, packed: Buffer) -> None:
+        self._packed = memoryview(packed)
+        self._position = 0
+        self._member = zlib.decompressobj(_GZIP)
 
-    def __await__(self) -> Generator[Any, Any, Message]:
-        try:
-            yield self._waits_for
-            return (yield from self._steps)
-        finally:
-            self._steps.close()
+    def read(self) -> bytes | bytearray:
+        """The next INFLATE_BYTES at most; empty at the end. Raises zlib.error for a broken stream, EOFError for one cut off."""
+        piece = bytearray()
+        while len(piece) < INFLATE_BYTES:
+            if self._member.eof and not self._next_member():
+                break
+            source = self._packed[self._position : self._position + INFLATE_INPUT_BYTES]
+            inflated = self._member.decompress(source, INFLATE_BYTES - len(piece))
+            self._position += len(source) - len(self._member.unconsumed_tail) - len(self._member.unused_data)
+            piece += inflated
+            if not source and not inflated and not self._member.eof:
+                raise EOFError
+        return piece
+
+    def _next_member(self) -> bool:
+        """Skip the zeros behind a member; False when nothing else follows."""
+        while self._position < len(self._packed):
+            source = bytes(self._packed[self._position : self._position + INFLATE_INPUT_BYTES])
+            content = source.lstrip(b"\0")
+            self._position += len(source) - len(content)
+            if content:
+                self._member = zlib.decompressobj(_GZIP)
+                return True
+        return False
+
+
+def _declared_length(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool]:
+    """What the headers say of the size of the body, and whether the client waits for `100 Continue` before it sends any."""
+    length, expects_continue = 0, False
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value) if value.isdigit() else _LARGE
+        elif name == b"transfer-encoding":
+            length = _LARGE
+        elif name == b"expect":
+            expects_continue = True  # reading would ask the client to send the body
+    return length, expects_continue

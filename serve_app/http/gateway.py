@@ -1,7 +1,7 @@
-"""What surrounds every answer: request id, security headers, the limit on the body, and the accounts.
+"""What surrounds every response: request id, limits, API key, body, CORS, content encoding, security headers and counts.
 
-This is plain ASGI, because each layer of framework costs more than a prediction. Predictions are answered right here
-by the same functions that their FastAPI routes call; everything else goes on to the app.
+This is plain ASGI, because each layer of a framework costs more than a prediction. Predictions are answered here; everything
+else is forwarded to the app.
 """
 
 from __future__ import annotations
@@ -11,274 +11,292 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from starlette.datastructures import Headers as StarletteHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from serve_app.http.body import Body, BodyBudget, Message, Receive, TooLarge, TooMany, TooSlow
-from serve_app.http.problems import TOO_BUSY, HttpResponse, internal_error, too_large, too_slow
-from serve_app.http.rate_limit import RateLimiter
-from serve_app.http.routes.predict import PredictionService
-from serve_app.protocols.decode import Buffer
-from serve_app.telemetry import trace_context as traces
+from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
+from serve_app.http.forwarding import ForwardedRequest
+from serve_app.http.options import HttpOptions
+from serve_app.http.prediction_service import PredictionService
+from serve_app.http.problems import (
+    INTERNAL_ERROR,
+    NOT_JSON,
+    TOO_BUSY,
+    UNSUPPORTED_ENCODING,
+    HttpProblem,
+    method_not_allowed,
+    problem_of,
+)
+from serve_app.http.rate_limit import FREE, RateLimiter
+from serve_app.http.responses import (
+    DISCONNECTED,
+    REQUEST_ID,
+    ASGIApp,
+    HttpResponse,
+    Receive,
+    Scope,
+    Send,
+    problem_response,
+    send_response,
+)
+from serve_app.protocols.codec import Buffer, Codec
+from serve_app.protocols.codec import Headers as RequestHeaders
+from serve_app.telemetry import trace_context
 from serve_app.telemetry.collector import MetricsCollector
-
-Scope = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("iris_api.request")
 
-SECURITY_HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"x-xss-protection", b"1; mode=block"),
-    (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
-    (b"referrer-policy", b"strict-origin-when-cross-origin"),
-)
-REQUEST_ID = b"x-request-id"
-CLOSE = (b"connection", b"close")
-SEND_BYTES = 256 * 1024
-"""A longer body is sent in pieces: other requests would wait while one of many megabytes is copied to the system."""
-_HOT = frozenset({"/predict", "/predict/batch"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_ALLOW_POST = method_not_allowed(((b"allow", b"POST"),))
+_BODY_ERRORS = (BodyTooLarge, BodyTimeout, BodyBudgetExceeded, BodyNotGzip)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRoute:
+    """A path that takes predictions, its codec, and what answers a body."""
+
+    path: str
+    codec: type[Codec]
+    predict: Callable[[Buffer, RequestHeaders], Awaitable[HttpResponse]]
+
+
+HeaderValues = Mapping[bytes, bytes]
+"""The headers of a request by name; of a repeated header the last value."""
 
 
 class Gateway:
-    """ASGI middleware around the app; the only place that sees every request.
+    """The only place that sees every request; one object for an application.
 
-    `sends_request_id` is False under Ray Serve, whose own middleware already repeats the id in the answer.
+    The ingress hook and `GatewayMiddleware` share it, so limits, counts and ids exist once, whatever path or headers a request
+    has. It is used by one event loop.
     """
 
     def __init__(
         self,
-        app: ASGIApp,
+        service: PredictionService,
+        collector: MetricsCollector,
+        options: HttpOptions,
         *,
-        answers: PredictionService,
-        accounts: MetricsCollector,
-        warden: RateLimiter | None = None,
-        max_body_bytes: int,
-        max_body_seconds: float = 15.0,
-        max_in_flight: int = 300,
-        log_every: int = 0,
-        sends_request_id: bool = True,
-        hot_path: bool = True,
+        routes: Mapping[str, type[Codec]],
+        rate_limiter: RateLimiter | None = None,
+        cors: CORSMiddleware | None = None,
+        executor: Executor | None = None,
     ) -> None:
-        self._app = app
-        self._answers = answers
-        self._accounts = accounts
-        self._warden = warden
-        self._max_body_bytes = max_body_bytes
-        self._max_body_seconds = max_body_seconds
-        self._held = BodyBudget()
-        self._max_in_flight = max_in_flight
-        self._log_every = log_every
-        self._seen = 0
+        self._service = service
+        self._collector = collector
+        self._options = options
+        self._routes = {path: _route(path, codec, service) for path, codec in routes.items()}
+        self._rate_limiter = rate_limiter
+        self._cors = cors
+        self._executor = executor  # inflates bodies
+        self._budget = BodyBudget(options.max_body_bytes)
+        self._recorded = 0
         # Half random, half counted: as unique as a random one, without asking the system for each request.
         self._id_prefix = uuid.uuid4().hex[:16].encode()
         self._ids = itertools.count()
         self._busy_seconds = 0.0
         self._busy_since = time.perf_counter()
-        self._sends_request_id = sends_request_id
-        self._hot_path = hot_path
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif not (self._hot_path and await self.answer(scope, receive, send, sends_request_id=self._sends_request_id)):
-            accounts = self._accounts
-            accounts.in_flight += 1
-            try:
-                body = await self._pass_on(scope, receive, send, time.perf_counter())
-            finally:
-                accounts.in_flight -= 1
-            if body is not None:
-                await _close(body, send)
+    def route_of(self, scope: Scope) -> PredictionRoute | None:
+        """The prediction route of a request; None when the app answers it."""
+        return self._routes.get(_path(scope)) if scope["type"] == "http" else None
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, *, sends_request_id: bool = True) -> bool:
-        """Answer `POST /predict` and `/predict/batch`; False, with nothing read or sent, for all else and for what is unusual.
+        """Answer a request of a prediction route; False, with nothing read or sent, for all others.
 
         The ingress hook calls this before Serve's own request accounting, so the counts kept here are the only ones.
         """
-        if scope["type"] != "http" or scope["method"] != "POST":
+        route = self.route_of(scope)
+        if route is None:
             return False
-        path = _path(scope)
-        if path not in _HOT:
-            return False
+        scope["route"] = route
         body = self._body(receive)
-        answer = await self._read(scope, body, path)
-        if answer is None:
-            return False
-        is_left = body.more and await body.is_left(scope["headers"])
-        started = time.perf_counter()
-        if not isinstance(answer, HttpResponse):
-            accounts = self._accounts
-            if accounts.in_flight >= self._max_in_flight:
-                answer = TOO_BUSY
-            else:
-                accounts.in_flight += 1  # counted while it is computed: who sends slowly takes no place from others
-                try:
-                    answer = await (self._answers.row(answer) if path == "/predict" else self._answers.rows(answer))
-                finally:
-                    accounts.in_flight -= 1
-        request_id = self._request_id(scope)
-        await self._send(answer, request_id if sends_request_id else None, send, is_left=is_left)
-        seconds = time.perf_counter() - started
-        self._busy_seconds += seconds
-        self._accounts.answered(path, answer.status, answer.version, seconds)
-        if answer.error or self._log_every:
-            self._note(path, answer.status, answer.version, answer.error, seconds, request_id, scope)
-        if is_left:
-            await _close(body, send)
+        try:
+            await self._answer(scope, route, body, send, sends_request_id)
+        finally:
+            if body.held:
+                body.release()
         return True
 
-    def _body(self, receive: Receive) -> Body:
-        return Body(receive, limit=self._max_body_bytes, seconds=self._max_body_seconds, held=self._held)
+    async def forward(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app answer, within the same limits as a prediction; for requests that `answer` leaves."""
+        started = time.perf_counter()
+        scope["headers"] = list(scope["headers"])
+        values = dict(scope["headers"])
+        request_id = self._request_id(scope, values)
+        body = self._body(receive)
+        forwarded = ForwardedRequest(
+            scope["headers"],
+            body,
+            self._with_cors(scope, values, send),
+            self._collector,
+            request_id=request_id if self._options.sends_request_id else None,
+        )
+        self._collector.in_flight += 1
+        try:
+            refusal = await self._refusal_of_forward(scope, values)
+            if refusal is None:
+                await app(scope, forwarded.receive, forwarded.send)
+            else:
+                await forwarded.respond(refusal)
+        except _BODY_ERRORS as error:
+            await forwarded.respond(problem_response(problem_of(error)))
+        except ClientDisconnect:
+            forwarded.disconnected()
+        except Exception:
+            log.exception("request failed", extra=_identity(scope, request_id))
+            await forwarded.respond(problem_response(INTERNAL_ERROR))
+        finally:
+            body.release()
+            self._collector.in_flight -= 1
+        path = getattr(scope.get("route"), "path", "") or "unmatched"
+        self._record(path, forwarded.response(), time.perf_counter() - started, request_id, scope)
+        await forwarded.close()
 
     def mean_in_flight(self) -> float:
-        """Requests that `answer` had in flight on average since this was last asked (Little's law)."""
+        """Requests that `answer` had in flight on average since this was last called (Little's law)."""
         now = time.perf_counter()
         mean = self._busy_seconds / max(now - self._busy_since, 0.001)
         self._busy_seconds, self._busy_since = 0.0, now
         return mean
 
-    async def _read(self, scope: Scope, body: Body, path: str) -> Buffer | HttpResponse | None:
-        """The whole body, or the refusal of the request, or None for what is unusual enough to be left to the app."""
-        key = authorization = content_type = length = None
-        for name, value in scope["headers"]:
-            if name == b"x-api-key":
-                key = value
-            elif name == b"content-type":
-                content_type = value
-            elif name == b"content-length":
-                length = value
-            elif name == b"authorization":
-                authorization = value
-            elif name in (b"origin", b"content-encoding"):
-                return None
-        if self._warden is not None and (limited := await self._warden.refuse(scope, path)) is not None:
-            return limited
-        refused = self._answers.refuse(key, authorization, content_type)
-        if refused is not None:
-            return refused
-        if length is not None and length.isdigit() and int(length) > self._max_body_bytes:
-            return too_large(self._max_body_bytes)
-        try:
-            return await body.all()
-        except (TooLarge, TooSlow, TooMany, ClientDisconnect) as error:
-            return self._refusal_of(error)
-
-    def _refusal_of(self, error: Exception) -> HttpResponse:
-        """The answer to a body that did not come as it should."""
-        if isinstance(error, TooLarge):
-            return too_large(self._max_body_bytes)
-        if isinstance(error, TooSlow):
-            return too_slow(self._max_body_seconds)
-        return TOO_BUSY if isinstance(error, TooMany) else HttpResponse(499, (), b"", error="disconnected")
-
-    async def _send(self, answer: HttpResponse, request_id: bytes | None, send: Send, *, is_left: bool) -> None:
-        headers = [*answer.headers, *SECURITY_HEADERS, (b"content-length", b"%d" % len(answer.body))]
-        if request_id is not None:
-            headers.append((REQUEST_ID, request_id))
-        if is_left:
-            headers.append(CLOSE)
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        body: Buffer | memoryview = answer.body
-        while len(body) > SEND_BYTES:  # the server waits between them until the client has read
-            body = memoryview(body)
-            await send({"type": "http.response.body", "body": body[:SEND_BYTES], "more_body": True})
-            body = body[SEND_BYTES:]
-        await send({"type": "http.response.body", "body": body, "more_body": is_left})
-
-    def _request_id(self, scope: Scope) -> bytes:
-        """The client's id when it is harmless, else a new one; left in the scope for the app and its logs."""
-        for index, (name, value) in enumerate(scope["headers"]):
-            if name == REQUEST_ID:
-                if _REQUEST_ID.fullmatch(value):
-                    found: bytes = value
-                    return found
-                del scope["headers"][index]
-                break
-        made = b"%b%016x" % (self._id_prefix, next(self._ids))
-        scope["headers"].append((REQUEST_ID, made))
-        return made
-
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, started: float) -> Body | None:
-        """Let the app answer; the body when it was not read to its end and the connection has to be closed."""
-        scope["headers"] = list(scope["headers"])
-        request_id = self._request_id(scope)
-        own_id = request_id if self._sends_request_id else None
-        status = 0
-        version = error = ""
-        body = self._body(receive)
-        is_left = False
-        accounts = self._accounts
-
-        async def limited() -> Message:
-            accounts.in_flight -= 1  # who sends slowly takes no place from others
+    async def _answer(self, scope: Scope, route: PredictionRoute, body: Body, send: Send, sends_request_id: bool) -> None:
+        headers, collector = scope["headers"], self._collector
+        values = dict(headers)
+        if b"origin" in values:
+            send = self._with_cors(scope, values, send)
+        content = await self._read(scope, route, values, body)
+        must_close = body.more and await body.drain_small(headers)
+        started = time.perf_counter()
+        if isinstance(content, HttpResponse):
+            response = content
+        elif collector.in_flight >= self._options.max_in_flight:
+            response = problem_response(TOO_BUSY, route.codec)
+        else:
+            collector.in_flight += 1  # only while it is computed, so that a slow upload takes no place from other requests
             try:
-                return await body.message()
+                response = await route.predict(content, headers)
             finally:
-                accounts.in_flight += 1
-
-        async def dressed(message: Message) -> None:
-            nonlocal status, version, is_left
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = [*message.get("headers", ()), *SECURITY_HEADERS]
-                version = next((value.decode() for name, value in headers if name == b"x-model-version"), "")
-                if own_id is not None:
-                    headers.append((REQUEST_ID, own_id))
-                is_left = body.more and await body.is_left(scope["headers"])
-                if is_left:
-                    headers.append(CLOSE)
-                message = {**message, "headers": headers}
-            elif is_left:
-                message = {**message, "more_body": True}
-            await send(message)
-
-        async def refuse(answer: HttpResponse) -> None:
-            nonlocal status, error, is_left
-            status, error = answer.status, answer.error
-            is_left = body.more and await body.is_left(scope["headers"])
-            await self._send(answer, own_id, send, is_left=is_left)
-
-        try:
-            length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-            if length.isdigit() and int(length) > self._max_body_bytes:
-                raise TooLarge  # noqa: TRY301, one way out for both
-            limited_by = await self._warden.refuse(scope, _path(scope)) if self._warden is not None else None
-            if limited_by is None:
-                await self._app(scope, limited, dressed)
-            else:
-                await refuse(limited_by)
-        except (TooLarge, TooSlow) as refusal:
-            if status == 0:
-                await refuse(self._refusal_of(refusal))
-        except ClientDisconnect:
-            status, error = status or 499, "disconnected"
-        except Exception:
-            log.exception("request failed", extra=_identity(scope, request_id))
-            if status == 0:
-                await refuse(internal_error())
+                collector.in_flight -= 1
+        request_id = self._request_id(scope, values)
+        await send_response(response, send, request_id=request_id if sends_request_id else None, must_close=must_close)
         seconds = time.perf_counter() - started
-        route = getattr(scope.get("route"), "path", "") or "unmatched"
-        self._accounts.answered(route, status, version, seconds)
-        error = error or (f"http_{status}" if status >= 400 else "")
-        self._note(route, status, version, error, seconds, request_id, scope)
-        return body if is_left else None
+        self._busy_seconds += seconds
+        self._record(route.path, response, seconds, request_id, scope)
+        if must_close:
+            await body.linger()
+            await send({"type": "http.response.body"})
 
-    def _note(self, route: str, status: int, version: str, error: str, seconds: float, request_id: bytes, scope: Scope) -> None:
-        """Count an error; log it when it is ours, or when this request's turn has come."""
+    async def _read(self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body) -> Buffer | HttpResponse:
+        """The content of the body, or the response to a request that is refused or has no body to read."""
+        if self._rate_limiter is not None:
+            limited = await self._rate_limiter.refuse(scope, route.path)
+            if limited is not None:
+                return problem_response(limited, route.codec)
+        refusal = self._refusal(scope, route, values)
+        if refusal is not None:
+            return refusal
+        try:
+            content = await body.read()
+            if b"content-encoding" in values and _encoding(values) == b"gzip":
+                content = await body.inflate(content, self._executor)
+        except _BODY_ERRORS as error:
+            return problem_response(problem_of(error), route.codec)
+        except ClientDisconnect:
+            return DISCONNECTED
+        return content
+
+    def _refusal(self, scope: Scope, route: PredictionRoute, values: HeaderValues) -> HttpResponse | None:
+        """The response to a request of a prediction route whose body need not be read; None when it must be."""
+        if scope["method"] != "POST":
+            return self._preflight(scope, values) or problem_response(_ALLOW_POST, route.codec)
+        problem = self._service.refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
+        problem = problem or self._refuse_body(route.codec, values)
+        return None if problem is None else problem_response(problem, route.codec)
+
+    def _refuse_body(self, codec: type[Codec], values: HeaderValues) -> HttpProblem | None:
+        """The problem of a body that its headers describe as one that cannot be read."""
+        content_type = values.get(b"content-type")
+        if content_type is not None and not codec.accepts(content_type):
+            return NOT_JSON
+        if b"content-encoding" in values and _encoding(values) not in (b"identity", b"gzip"):
+            return UNSUPPORTED_ENCODING
+        return self._refuse_length(values)
+
+    def _refuse_length(self, values: HeaderValues) -> HttpProblem | None:
+        length, limit = values.get(b"content-length"), self._options.max_body_bytes
+        if length is not None and length.isdigit() and int(length) > limit:
+            return problem_of(BodyTooLarge(limit))
+        return None
+
+    async def _refusal_of_forward(self, scope: Scope, values: HeaderValues) -> HttpResponse | None:
+        """The response to a request of any other route that does not reach the app; None when it does."""
+        problem = self._refuse_length(values)
+        path = _path(scope)
+        if problem is None and self._rate_limiter is not None:
+            problem = await self._rate_limiter.refuse(scope, path)
+        if problem is None and self._collector.in_flight > self._options.max_in_flight and path not in FREE:
+            problem = TOO_BUSY
+        return self._preflight(scope, values) if problem is None else problem_response(problem)
+
+    def _is_preflight(self, scope: Scope, values: HeaderValues) -> bool:
+        """Whether a browser asks by this request if it may send another one."""
+        if self._cors is None or scope["method"] != "OPTIONS":
+            return False
+        return b"origin" in values and b"access-control-request-method" in values
+
+    def _preflight(self, scope: Scope, values: HeaderValues) -> HttpResponse | None:
+        """The response to a preflight request; None for any other request."""
+        if self._cors is None or not self._is_preflight(scope, values):
+            return None
+        response = self._cors.preflight_response(StarletteHeaders(scope=scope))
+        headers = tuple(header for header in response.raw_headers if header[0] != b"content-length")
+        error = "" if response.status_code < 400 else f"http_{response.status_code}"
+        return HttpResponse(response.status_code, headers, bytes(response.body), error=error)
+
+    def _with_cors(self, scope: Scope, values: HeaderValues, send: Send) -> Send:
+        """`send`, which adds the headers that let a page from an allowed origin read the response."""
+        if self._cors is None or self._is_preflight(scope, values):
+            return send
+        return partial(self._cors.send, send=send, request_headers=StarletteHeaders(scope=scope))
+
+    def _body(self, receive: Receive) -> Body:
+        options = self._options
+        return Body(receive, limit=options.max_body_bytes, seconds=options.max_body_seconds, budget=self._budget)
+
+    def _request_id(self, scope: Scope, values: HeaderValues) -> bytes:
+        """The client's id when it is harmless, else a new one; left in the scope for the app and its logs."""
+        client_id = values.get(REQUEST_ID)
+        if client_id is not None:
+            if _REQUEST_ID.fullmatch(client_id):
+                return client_id
+            scope["headers"][:] = [header for header in scope["headers"] if header[0] != REQUEST_ID]
+        request_id = b"%b%016x" % (self._id_prefix, next(self._ids))
+        scope["headers"].append((REQUEST_ID, request_id))
+        return request_id
+
+    def _record(self, path: str, response: HttpResponse, seconds: float, request_id: bytes, scope: Scope) -> None:
+        """Count a request and its error; log it when it is an error of ours, or one of those that are sampled."""
+        status, version, error = response.status, response.version, response.error
+        self._collector.answered(path, status, version, seconds)
         if error:
-            self._accounts.failed(error, route)
-        self._seen += 1
-        due = self._log_every and self._seen % self._log_every == 0
-        if due or (status >= 500 and error != "no_model"):
+            self._collector.failed(error, path)
+        log_every = self._options.log_every
+        if not error and not log_every:
+            return
+        self._recorded += 1
+        sampled = log_every and self._recorded % log_every == 0
+        if sampled or (status >= 500 and error != "no_model"):
             extra = {
                 **_identity(scope, request_id),
-                "route": route,
+                "route": path,
                 "status": status,
                 "model_version": version or None,
                 "seconds": round(seconds, 6),
@@ -286,9 +304,33 @@ class Gateway:
             log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=extra)
 
 
+class GatewayMiddleware:
+    """Puts an app behind the gateway: predictions are answered there, other requests are forwarded."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway, *, sends_request_id: bool) -> None:
+        self._app = app
+        self._gateway = gateway
+        self._sends_request_id = sends_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif not await self._gateway.answer(scope, receive, send, sends_request_id=self._sends_request_id):
+            await self._gateway.forward(self._app, scope, receive, send)
+
+
+def _route(path: str, codec: type[Codec], service: PredictionService) -> PredictionRoute:
+    return PredictionRoute(path, codec, partial(service.predict_row if codec.single_row else service.predict_rows, codec))
+
+
+def _encoding(values: HeaderValues) -> bytes:
+    return values.get(b"content-encoding", b"identity").strip().lower()
+
+
 def _identity(scope: Scope, request_id: bytes) -> dict[str, Any]:
-    """By what a line of the log is found: the request's id, and its trace when there is one."""
-    trace_id = traces.trace_id(scope)
+    """What a line of the log is found by: the id of the request, and its trace when there is one."""
+    trace_id = trace_context.trace_id(scope)
     return {"request_id": request_id.decode()} | ({"trace_id": trace_id} if trace_id else {})
 
 
@@ -297,9 +339,3 @@ def _path(scope: Scope) -> str:
     path: str = scope["path"]
     root = scope.get("root_path")
     return path.removeprefix(root) if root else path
-
-
-async def _close(body: Body, send: Send) -> None:
-    """End an answer that said `Connection: close` while its client was still sending."""
-    await body.run_out()
-    await send({"type": "http.response.body"})

@@ -1,81 +1,71 @@
-"""The one map from what went wrong to a status and a problem body (RFC 9457), `detail` kept for clients of old."""
+"""The one map from what went wrong to status, code and headers. The codec of the route writes the body."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 
-import orjson
-
-from serve_app.errors import InvalidInput, IrisApiError, Malformed, NoModel, Problem, TooManyRows
-from serve_app.protocols.decode import Buffer
+from serve_app.errors import InvalidInput, Malformed, NoModel, Problem, TooManyRows
+from serve_app.http.body import BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
+from serve_app.protocols.codec import ProblemDetails
 
 Headers = tuple[tuple[bytes, bytes], ...]
-CONTENT_TYPE = b"application/problem+json"
 
 
 @dataclass(frozen=True, slots=True)
-class HttpResponse:
-    """A whole response: status, headers without those that every answer gets, body, and the version that computed it."""
+class HttpProblem:
+    """Why a request is refused or failed, and the headers that belong to it beside those of every response."""
 
-    status: int
-    headers: Headers
-    body: Buffer
-    version: str = ""
-    error: str = ""
+    details: ProblemDetails
+    headers: Headers = ()
 
 
-def problem(status: int, code: str, detail: str, *, errors: Sequence[Problem] = (), headers: Headers = ()) -> HttpResponse:
-    """A problem body; `code` is stable and documented, `detail` is one sentence that never repeats the input."""
-    document = {
-        "type": f"urn:iris-api:problem:{code}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-    }
-    if errors:
-        document["errors"] = [{"field": item.field, "code": item.code, "message": item.message} for item in errors]
-    return HttpResponse(status, ((b"content-type", CONTENT_TYPE), *headers), orjson.dumps(document), error=code)
+def problem(status: int, code: str, detail: str, *, errors: Sequence[Problem] = (), headers: Headers = ()) -> HttpProblem:
+    """A problem; `code` is stable and documented, `detail` is one sentence that never repeats the input."""
+    return HttpProblem(ProblemDetails(status, code, detail, errors), headers)
 
 
-def problem_of(error: IrisApiError) -> HttpResponse:
-    """The answer to an error of the core."""
-    if isinstance(error, TooManyRows):
-        return problem(413, "too_many_rows", "The request holds too many rows.", errors=error.problems)
-    if isinstance(error, Malformed):
-        return problem(400, "malformed", "The body must be a JSON document in UTF-8.", errors=error.problems)
-    if isinstance(error, InvalidInput):
-        fields = ", ".join(dict.fromkeys(item.field for item in error.problems[:5]))
-        more = " and more" if len(error.problems) > 5 else ""
-        return problem(
-            422, "invalid_input", f"The input does not fit the model's signature: {fields}{more}.", errors=error.problems
-        )
-    if isinstance(error, NoModel):
-        return problem(503, "no_model", str(error), headers=((b"retry-after", b"5"),))
-    return internal_error()
+def problem_of(error: Exception) -> HttpProblem:
+    """The problem of an error that was raised while a request was read or answered."""
+    match error:
+        case TooManyRows():
+            return problem(413, "too_many_rows", "The request holds too many rows.", errors=error.problems)
+        case Malformed():
+            return problem(400, "malformed", "The body must be a JSON document in UTF-8.", errors=error.problems)
+        case InvalidInput():
+            return _invalid_input(error)
+        case NoModel():
+            return problem(503, "no_model", str(error), headers=((b"retry-after", b"5"),))
+        case BodyTooLarge():
+            return problem(413, "body_too_large", f"The body must not be larger than {error.limit} bytes.")
+        case BodyTimeout():
+            return problem(408, "body_too_slow", f"The body must arrive within {error.seconds:g} seconds.")
+        case BodyNotGzip():
+            return problem(400, "malformed", "The body is not a gzip stream.")
+        case BodyBudgetExceeded():
+            return TOO_BUSY
+        case _:
+            return INTERNAL_ERROR
 
 
-def internal_error() -> HttpResponse:
-    return problem(500, "internal_error", "The server failed to answer; the log has the reason under this request's id.")
+def _invalid_input(error: InvalidInput) -> HttpProblem:
+    fields = ", ".join(dict.fromkeys(problem.field for problem in error.problems[:5]))
+    more = " and more" if len(error.problems) > 5 else ""
+    detail = f"The input does not fit the model's signature: {fields}{more}."
+    return problem(422, "invalid_input", detail, errors=error.problems)
 
 
-MISSING_KEY = problem(
-    401,
-    "missing_key",
-    "An API key is required in the X-API-Key header.",
-    headers=((b"www-authenticate", b"ApiKey"),),
-)
-WRONG_KEY = problem(403, "wrong_key", "The API key is not valid.", headers=((b"www-authenticate", b"ApiKey"),))
+_API_KEY = ((b"www-authenticate", b"ApiKey"),)
+
+MISSING_KEY = problem(401, "missing_key", "An API key is required in the X-API-Key header.", headers=_API_KEY)
+WRONG_KEY = problem(403, "wrong_key", "The API key is not valid.", headers=_API_KEY)
 NOT_JSON = problem(415, "unsupported_media_type", "Send the body as JSON, with Content-Type: application/json.")
-
+UNSUPPORTED_ENCODING = problem(415, "unsupported_encoding", "Send the body as it is, or with Content-Encoding: gzip.")
+NOT_FOUND = problem(404, "not_found", "There is nothing at this address; /docs lists what there is.")
 TOO_BUSY = problem(429, "too_busy", "Too many requests at once; try again in a second.", headers=((b"retry-after", b"1"),))
+INTERNAL_ERROR = problem(500, "internal_error", "The server failed to answer; the log has the reason under this request's id.")
 
 
-def too_large(limit: int) -> HttpResponse:
-    return problem(413, "body_too_large", f"The body must not be larger than {limit} bytes.")
-
-
-def too_slow(seconds: float) -> HttpResponse:
-    return problem(408, "body_too_slow", f"The body must arrive within {seconds:g} seconds.")
+def method_not_allowed(headers: Headers) -> HttpProblem:
+    """405, with the `Allow` header that names what the address takes."""
+    return problem(405, "method_not_allowed", "This address does not take this method.", headers=headers)

@@ -1,35 +1,36 @@
-"""Who asks, and how often they may: the client behind the proxies, the limits per key and per client, and the 429."""
+"""Rate limits by API key, by client address and by route: which client sent a request, and the 429 over a limit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from serve_app.http.auth import Verdict
-from serve_app.http.problems import HttpResponse, problem
+from serve_app.http.problems import HttpProblem, problem
 from serve_app.http.rate_window import Rate, RateLimitClient
+from serve_app.http.routes.predictions import PREDICT
 
 Network = IPv4Network | IPv6Network
 Scope = MutableMapping[str, Any]
 
-COMPAT = {"/predict": Rate(10, 60.0), "/model/info": Rate(20, 60.0), "/health": Rate(30, 60.0)}
-"""The limits of the system of old, for each client."""
+COMPAT_RATES = {PREDICT: Rate(10, 60.0), "/model/info": Rate(20, 60.0), "/health": Rate(30, 60.0)}
+"""The limits of the plain-Kubernetes system, for each client."""
 FREE = frozenset({"/livez", "/readyz", "/metrics", "/health"})
-"""What probes and scrapers ask is not limited."""
+"""Paths of probes and scrapers, which are not limited."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What is limited; nothing by default. `trusted` are the proxies whose X-Forwarded-For is believed."""
+class RateLimits:
+    """What is limited; it is false when nothing is. `trusted` are the proxies whose X-Forwarded-For is believed."""
 
-    per_key: Rate | None = None
-    per_client: Rate | None = None
-    per_route: Mapping[str, Rate] = field(default_factory=dict)
-    trusted: tuple[Network, ...] = ()
+    per_key: Rate | None
+    per_client: Rate | None
+    per_route: Mapping[str, Rate]
+    trusted: tuple[Network, ...]
 
     def __bool__(self) -> bool:
         return bool(self.per_key or self.per_client or self.per_route)
@@ -41,42 +42,42 @@ def parse_networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
 
 
 class RateLimiter:
-    """Refuses what is over a limit, before the body is read."""
+    """Refuses requests over a limit, before their body is read."""
 
-    def __init__(self, limits: Limits, limiter: RateLimitClient, check: Callable[[bytes | None, bytes | None], Verdict]) -> None:
+    def __init__(self, limits: RateLimits, client: RateLimitClient, check: Callable[[bytes | None, bytes | None], Verdict]) -> None:
         self._limits = limits
-        self._wait_of = limiter.wait_of
+        self._wait_of = client.wait_of
         self._check = check
-        self._client = lru_cache(maxsize=4096)(_client_of(limits.trusted))
+        self._address_of = lru_cache(maxsize=4096)(_client_of(limits.trusted))
 
-    async def refuse(self, scope: Scope, path: str) -> HttpResponse | None:
+    async def refuse(self, scope: Scope, path: str) -> HttpProblem | None:
         """A 429 for a request over a limit, None for one that may go on. Each call counts as a request."""
-        limits, headers = self._limits, dict(scope["headers"])
-        route = limits.per_route.get(path)
-        if route is not None or (limits.per_client is not None and path not in FREE):
+        limits = self._limits
+        per_client = None if path in FREE else limits.per_client
+        per_route = limits.per_route.get(path)
+        if per_route is not None or per_client is not None:
             forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
-            client = self._client(_peer(scope), forwarded)
-            if route is not None and (refused := await _ask(self._wait_of, "per-route", f"{path} {client}", route)):
-                return refused
-            if limits.per_client is not None and path not in FREE:
-                refused = await _ask(self._wait_of, "per-client", client, limits.per_client)
-                if refused:
-                    return refused
-        if limits.per_key is None or path in FREE:
-            return None
+            client = self._address_of(_peer(scope), forwarded)
+            if per_route is not None and (refusal := await self._refuse_name("per-route", f"{path} {client}", per_route)):
+                return refusal
+            if per_client is not None and (refusal := await self._refuse_name("per-client", client, per_client)):
+                return refusal
+        return None if limits.per_key is None or path in FREE else await self._refuse_key(scope, limits.per_key)
+
+    async def _refuse_key(self, scope: Scope, rate: Rate) -> HttpProblem | None:
+        headers = dict(scope["headers"])
         key = self._check(headers.get(b"x-api-key"), headers.get(b"authorization"))
         if isinstance(key, str):
-            return None  # answered 401 or 403 by whoever is next
-        return await _ask(self._wait_of, "per-key", key.name, limits.per_key)
+            return None  # 401 or 403 follows
+        return await self._refuse_name("per-key", key.name, rate)
+
+    async def _refuse_name(self, policy: str, name: str, rate: Rate) -> HttpProblem | None:
+        wait = await self._wait_of(f"{policy} {name}", rate)
+        return None if wait == 0 else rate_limited(policy, rate, wait)
 
 
-async def _ask(wait_of: Callable[[str, Rate], Awaitable[float]], policy: str, name: str, rate: Rate) -> HttpResponse | None:
-    wait = await wait_of(f"{policy} {name}", rate)
-    return None if wait == 0 else too_many(policy, rate, wait)
-
-
-def too_many(policy: str, rate: Rate, wait: float) -> HttpResponse:
-    """The 429, with the limit and when to come back."""
+def rate_limited(policy: str, rate: Rate, wait: float) -> HttpProblem:
+    """The 429, with the limit and the seconds after which the client may try again."""
     seconds = max(1, math.ceil(wait))
     return problem(
         429,
@@ -91,7 +92,7 @@ def too_many(policy: str, rate: Rate, wait: float) -> HttpResponse:
 
 
 def _peer(scope: Scope) -> str:
-    """Who opened the connection. Uvicorn puts a forwarded address with port 0 in its place when that was this machine."""
+    """The address that opened the connection. Uvicorn replaces it by a forwarded address with port 0 when it is this machine."""
     client = scope.get("client")
     if not client:
         return ""
@@ -101,7 +102,9 @@ def _peer(scope: Scope) -> str:
 def _client_of(trusted: tuple[Network, ...]) -> Callable[[str, bytes], str]:
     """A function from the peer and the X-Forwarded-For to the client: the last address that is no trusted proxy.
 
-    Each proxy appends whom it saw, so whatever a client wrote there itself is further left and never reached.
+    Each proxy appends the address that it saw, so what a client wrote there itself is further left and never reached. Uvicorn's
+    ProxyHeadersMiddleware is not used: when every address is trusted it takes the leftmost, which a client inside a trusted network
+    writes itself to evade its limit, and it does not know an IPv4 proxy by its IPv6 form (`::ffff:10.0.0.1`).
     """
 
     def is_proxy(text: str) -> bool:
@@ -121,7 +124,7 @@ def _client_of(trusted: tuple[Network, ...]) -> Callable[[str, bytes], str]:
 
 
 def _grouped(text: str) -> str:
-    """An IPv6 client has a whole /64 to itself, so that is what counts; what is no address is one and the same client."""
+    """The /64 of an IPv6 address, because a client has all of it; text that is no address counts as one and the same client."""
     address = _address(text)
     if address is None:
         return "unknown"

@@ -1,8 +1,8 @@
-"""Limits on rate: so many requests in a window of time, by key and by client, counted across replicas.
+"""Rate limits: so many requests in a window of time, by key and by client, counted across replicas.
 
-One book counts for all replicas. A replica takes a few requests at a time out of it and hands them out by itself, so that a
-request rarely waits for the book. The book never gives out more than the limit; what a replica took and did not use
-before the window ends is lost, which is a hundredth of what was left in the window, at most.
+One rate counter counts for all replicas. A replica takes a few requests at a time out of it and admits them by itself, so that a
+request rarely waits for the counter. The counter never gives out more than the limit; what a replica took and did not use before
+the window ends is lost, which is a hundredth of what was left in the window, at most.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from itertools import islice
 log = logging.getLogger("iris_api.limits")
 
 MAX_NAMES = 100_000
-"""Names remembered at once; those seen first are forgotten first."""
+"""Names remembered at once; the oldest are forgotten first."""
 SHARE = 100
 """A replica takes a part of what is left in the window: one in so many, at least one."""
 COUNTER_SECONDS = 0.5
-"""How long a request waits for the book before the replica counts by itself."""
+"""How long a request waits for the rate counter before the replica counts by itself."""
 RETRY_SECONDS = 5.0
-"""How long the replica then counts by itself before it asks the book again."""
+"""How long the replica then counts by itself before it asks the rate counter again."""
 
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour)")
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
@@ -40,10 +40,10 @@ class Rate:
 
 def parse_rate(text: str) -> Rate:
     """`600/minute` as a rate; raises ValueError."""
-    found = _RATE.fullmatch(text.strip())
-    if found is None:
+    match = _RATE.fullmatch(text.strip())
+    if match is None:
         raise ValueError("write a rate as 600/minute; second, minute and hour are known")
-    return Rate(int(found[1]), _SECONDS[found[2]])
+    return Rate(int(match[1]), _SECONDS[match[2]])
 
 
 Grant = tuple[int, float]
@@ -52,7 +52,7 @@ RateCounter = Callable[[str, Rate], Awaitable[Grant]]
 
 
 class RateLimitWindow:
-    """The book: how many requests each name made in its window, which begins with the first of them."""
+    """Counts the requests of each name in its window, which begins with the first of them."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -68,44 +68,44 @@ class RateLimitWindow:
             if len(self._used) >= MAX_NAMES:
                 forget_oldest(self._used)
         left = rate.count - used
-        given = min(left, max(1, left // share)) if left > 0 else 0
-        self._used[name] = (end, used + given)
-        return given, min(end - now, rate.seconds)
+        count = min(left, max(1, left // share)) if left > 0 else 0
+        self._used[name] = (end, used + count)
+        return count, min(end - now, rate.seconds)
 
 
 def forget_oldest(names: dict[str, object] | dict[str, tuple[float, int]]) -> None:
-    """Drop the tenth of the names that was put in first."""
+    """Remove the oldest tenth of the names."""
     for name in list(islice(names, max(1, len(names) // 10))):
         del names[name]
 
 
 class Lease:
-    """What a replica may hand out of one name's window, and until when."""
+    """What a replica may admit of one name's window, and until when; `renewal` asks the rate counter for more."""
 
-    __slots__ = ("asking", "end", "left")
+    __slots__ = ("end", "left", "renewal")
 
     def __init__(self) -> None:
         self.left = 0
         self.end = 0.0
-        self.asking: asyncio.Task[None] | None = None
+        self.renewal: asyncio.Task[None] | None = None
 
 
 class RateLimitClient:
-    """Admits or refuses requests in one replica; with no `book` it counts for itself alone."""
+    """Admits or refuses requests in one replica; without a `counter` it counts for itself alone."""
 
-    def __init__(self, book: RateCounter | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._book = book
+    def __init__(self, counter: RateCounter | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._counter = counter
         self._clock = clock
         self._own = RateLimitWindow(clock)
         self._leases: dict[str, Lease] = {}
         self._alone_until = 0.0
-        self._told = False
+        self._logged = False
 
     async def wait_of(self, name: str, rate: Rate) -> float:
         """0 when this request of `name` is admitted, else the seconds until its window ends."""
-        if self._book is None:
-            given, wait = self._own.take(name, rate, share=rate.count)
-            return 0.0 if given else wait
+        if self._counter is None:
+            count, wait = self._own.take(name, rate, share=rate.count)
+            return 0.0 if count else wait
         lease = self._leases.get(name)
         if lease is None:
             if len(self._leases) >= MAX_NAMES:
@@ -116,28 +116,28 @@ class RateLimitClient:
                 if lease.left > 0:
                     lease.left -= 1
                     return 0.0
-                if lease.left < 0:  # the book said so: the window is used up
+                if lease.left < 0:  # the rate counter answered that the window is used up
                     return lease.end - self._clock()
-            if lease.asking is None:
-                lease.asking = asyncio.ensure_future(self._ask(name, rate, lease))
-            await asyncio.shield(lease.asking)
+            if lease.renewal is None:
+                lease.renewal = asyncio.ensure_future(self._renew(name, rate, lease))
+            await asyncio.shield(lease.renewal)
 
-    async def _ask(self, name: str, rate: Rate, lease: Lease) -> None:
-        given, wait = await self._grant(name, rate)
-        lease.left, lease.end = given or -1, self._clock() + max(wait, 0.001)
-        lease.asking = None
+    async def _renew(self, name: str, rate: Rate, lease: Lease) -> None:
+        count, wait = await self._grant(name, rate)
+        lease.left, lease.end = count or -1, self._clock() + max(wait, 0.001)
+        lease.renewal = None
 
     async def _grant(self, name: str, rate: Rate) -> Grant:
-        assert self._book is not None
+        assert self._counter is not None
         if self._clock() >= self._alone_until:
             try:
-                grant = await asyncio.wait_for(self._book(name, rate), COUNTER_SECONDS)
-            except Exception as error:  # whatever is wrong with the book, requests go on
+                grant = await asyncio.wait_for(self._counter(name, rate), COUNTER_SECONDS)
+            except Exception as error:  # requests go on whatever is wrong with the rate counter
                 self._alone_until = self._clock() + RETRY_SECONDS
-                if not self._told:
+                if not self._logged:
                     log.warning("rate limits are counted by each replica alone", extra={"why": type(error).__name__})
-                self._told = True
+                self._logged = True
             else:
-                self._told = False
+                self._logged = False
                 return grant
         return self._own.take(name, rate)

@@ -2,7 +2,7 @@
 
 A body is decoded twice at most: msgspec takes the rows that are right, in a microsecond; only what it refuses is
 read again, slowly, to say which field breaks which rule (or to accept a number written as a string, as the
-clients of old do). Whatever either accepts becomes the same matrix.
+legacy clients do). Whatever either accepts becomes the same matrix.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ from serve_app.artifacts.fields import MAX_PROBLEMS, Unknown, read_row
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature
 from serve_app.errors import InvalidInput, Malformed, Problem, TooManyRows
-
-Buffer = bytes | bytearray
-"""A body; a long one grows piece by piece."""
+from serve_app.protocols.codec import Buffer
 
 PIECE_BYTES = 128 * 1024
 """A larger batch is read in pieces of so many bytes, because all other requests wait while a single call runs."""
 
 
-def row_decoder(signature: Signature, *, unknown: Unknown = "refuse") -> Callable[[Buffer], Matrix]:
+def row_decoder(signature: Signature, *, unknown: Unknown) -> Callable[[Buffer], Matrix]:
     """A function from a JSON object to a matrix of one row; it raises InvalidInput."""
     decode = _decoder(signature)
     vector = _vector(signature, unknown)
@@ -51,7 +49,7 @@ def row_decoder(signature: Signature, *, unknown: Unknown = "refuse") -> Callabl
     return decode_row
 
 
-def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown = "refuse") -> Callable[[Buffer], Matrix]:
+def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown) -> Callable[[Buffer], Matrix]:
     """A function from `{"instances": [row, ...]}` to a matrix, order kept; it raises InvalidInput or TooManyRows."""
     decode_whole, decode = _decoder(signature, many=True, whole=True), _decoder(signature, many=True)
     vector = _vector(signature, unknown)
@@ -178,12 +176,12 @@ def _column(feature: Feature, unknown: Unknown) -> Callable[[Any], float]:
     def code(value: str | None) -> float:
         if value is None:
             return math.nan
-        found = codes.get(value)
-        if found is None:
+        position = codes.get(value)
+        if position is None:
             if unknown == "refuse":
                 raise NotFastPath
             return UNSEEN
-        return found
+        return position
 
     return code
 

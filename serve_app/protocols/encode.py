@@ -9,7 +9,7 @@ import orjson
 
 from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
 from serve_app.artifacts.signature import Label, Signature
-from serve_app.protocols.decode import Buffer
+from serve_app.protocols.codec import Buffer
 
 
 def row_encoder(signature: Signature) -> Callable[[Scores], bytes]:

@@ -84,23 +84,19 @@ class Tracing:
         self._tracer = self._provider.get_tracer("iris_api", __version__)
         self._ratio = ratio
 
-    def around(self, answer: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:
-        """`Gateway.answer` with one span for each request that it answers."""
+    def around(self, answer: Callable[..., Awaitable[bool]], route_of: Callable[[Scope], Any]) -> Callable[..., Awaitable[bool]]:
+        """`Gateway.answer` with one span for each request that it answers; `route_of` gives the route of such a request."""
 
         async def traced(scope: Scope, receive: Receive, send: Send, **more: Any) -> bool:
-            if scope["type"] != "http" or scope["method"] != "POST":
-                return await answer(scope, receive, send, **more)
-            span = self._start(scope)
+            route = route_of(scope)
+            span = self._start(scope) if route is not None else None
             if span is None:
                 return await answer(scope, receive, send, **more)
             response = _ResponseRecorder(send)
-            answered = True
             try:
-                answered = await answer(scope, receive, response, **more)
+                return await answer(scope, receive, response, **more)
             finally:
-                if answered:  # else the span is never ended, so it is never sent; the middleware makes another one
-                    _end(span, scope, "/predict/batch" if scope["path"].endswith("/batch") else "/predict", response)
-            return answered
+                _end(span, scope, route.path, response)
 
         return traced
 
@@ -119,9 +115,7 @@ class Tracing:
             try:
                 await app(scope, receive, response)
             finally:
-                route = getattr(scope.get("route"), "path", "")
-                hot = scope["path"].removeprefix(scope.get("root_path") or "")
-                _end(span, scope, route or (hot if hot in ("/predict", "/predict/batch") else ""), response)
+                _end(span, scope, getattr(scope.get("route"), "path", ""), response)
 
         return traced
 

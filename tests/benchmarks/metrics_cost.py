@@ -1,9 +1,9 @@
-"""What counting costs: microseconds per single-row prediction with the accounts on and off, and milliseconds per export.
+"""What counting costs: microseconds per single-row prediction with the metrics on and off, and milliseconds per export.
 
     python -m tests.benchmarks.metrics_cost
 
 Both ways answer the same requests in turn, in one thread, without network; the best round of each counts. Their difference is
-smaller than the noise of most machines, so the accounts are also timed by themselves, with the arithmetic that is done later.
+smaller than the noise of most machines, so the metrics are also timed by themselves, with the arithmetic that is done later.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from serve_app.artifacts.store import Store
 from serve_app.http.app import create_app
 from serve_app.http.gateway import Gateway
 from serve_app.inference.slot import Slot
+from serve_app.protocols.native import NativeRowCodec
 from serve_app.telemetry.collector import MetricsCollector
+from tests.support.apps import http_options
 from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
-from tests.support.native import codec_of
+from tests.support.native import context_of
 from tests.support.policies import ALLOW_ALL
 from training.reference import reference
 
@@ -41,14 +43,14 @@ class Silent(MetricsCollector):
     def predicted(self, *_: Any) -> None: ...
 
 
-def gate(folder: Path, *, counts: bool) -> tuple[Gateway, MetricsCollector]:
+def gateway_of(folder: Path, *, counts: bool) -> tuple[Gateway, MetricsCollector]:
     slot = Slot(Store(folder), policy=ALLOW_ALL)
     slot.refresh()
-    found: Gateway = create_app(slot).state.gate
-    accounts = (MetricsCollector if counts else Silent)(slot, folder)
-    accounts.poll_store()
-    found._accounts = found._answers.accounts = accounts
-    return found, accounts
+    gateway: Gateway = create_app(slot, http_options()).state.gateway
+    collector = (MetricsCollector if counts else Silent)(slot, folder)
+    collector.poll_store()
+    gateway._collector = gateway._service.collector = collector
+    return gateway, collector
 
 
 async def ask(answer: Callable[..., Awaitable[bool]]) -> float:
@@ -71,17 +73,17 @@ async def ask(answer: Callable[..., Awaitable[bool]]) -> float:
     return (time.perf_counter() - started) / REQUESTS
 
 
-def alone(accounts: MetricsCollector) -> float:
+def alone(collector: MetricsCollector) -> float:
     """Seconds per request of what counting one row adds to it, settling included."""
-    predictor = accounts.slot.predictor
+    predictor = collector.slot.predictor
     assert predictor is not None
-    matrix = codec_of(predictor).decode_row(BODY)
+    matrix = NativeRowCodec(context_of(predictor)).decode(BODY, ()).matrix
     scores = predictor.scores(matrix)
     started = time.perf_counter()
     for _ in range(REQUESTS):
-        accounts.predicted(predictor, matrix, scores)
-        accounts.answered("/predict", 200, predictor.version, 0.0001)
-    accounts.flush()
+        collector.predicted(predictor, matrix, scores)
+        collector.answered("/predict", 200, predictor.version, 0.0001)
+    collector.flush()
     return (time.perf_counter() - started) / REQUESTS
 
 
@@ -90,15 +92,15 @@ async def measure(folder: Path) -> None:
     signature = iris_signature()
     told = reference(pd.DataFrame(X, columns=list(signature.names)), y, signature)
     publish_iris(Store(folder), onnx=True, reference=told)
-    (on, accounts), (off, _) = gate(folder, counts=True), gate(folder, counts=False)
+    (on, collector), (off, _) = gateway_of(folder, counts=True), gateway_of(folder, counts=False)
     rounds = [(await ask(on.answer), await ask(off.answer)) for _ in range(ROUNDS)]
     best_on, best_off = min(a for a, _ in rounds), min(b for _, b in rounds)
-    print(f"one row: {best_on * 1e6:.2f} us with accounts, {best_off * 1e6:.2f} us without: {(best_on - best_off) * 1e6:.2f} us")
-    print(f"the accounts of one row by themselves: {min(alone(accounts) for _ in range(ROUNDS)) * 1e6:.2f} us")
+    print(f"one row: {best_on * 1e6:.2f} us with metrics, {best_off * 1e6:.2f} us without: {(best_on - best_off) * 1e6:.2f} us")
+    print(f"the metrics of one row by themselves: {min(alone(collector) for _ in range(ROUNDS)) * 1e6:.2f} us")
     seconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        samples = sum(len(family.samples) for family in accounts.collect())
+        samples = sum(len(family.samples) for family in collector.collect())
         seconds.append(time.perf_counter() - started)
     print(f"one collection of {samples} samples: {min(seconds) * 1e3:.2f} ms (every 5 s for Ray, and for each GET /metrics)")
 

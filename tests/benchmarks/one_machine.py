@@ -29,9 +29,11 @@ from serve_app.artifacts.bundle import read_bundle
 from serve_app.artifacts.store import Entry, Store
 from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.inference.slot import Slot
+from serve_app.protocols.codec import Buffer
+from serve_app.protocols.native import NativeRowCodec
 from tests.support.load import closed_loop, matches
 from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, iris
-from tests.support.native import answer_row, codec_of
+from tests.support.native import answer_row, context_of
 from tests.support.policies import ALLOW_ALL
 from tests.support.processes import of_session, resident
 from tests.support.server import HEADERS, KEY, Server, serving, stop
@@ -115,12 +117,13 @@ def opened(estimator: Any, folder: Path) -> Predictor:
 
 def row_microseconds(predictor: Predictor, *, rounds: int = 15, calls: int = 2000) -> str:
     """The model alone, and from the request's body to the answer's: the best round of each."""
-    codec = codec_of(predictor)
+    codec = NativeRowCodec(context_of(predictor))
 
-    def answered(body: bytes) -> bytes:
-        return codec.encode_row(predictor.row_scores(codec.decode_row(body)))
+    def answered(body: bytes) -> Buffer:
+        batch = codec.decode(body, ())
+        return codec.encode(batch, predictor.row_scores(batch.matrix))
 
-    row = codec.decode_row(BODY)
+    row = codec.decode(BODY, ()).matrix
 
     def best(call: Any, argument: Any) -> float:
         found = []

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from serve_app.artifacts.store import Store
 from serve_app.telemetry.tracing import Tracing
-from tests.benchmarks.metrics_cost import ROUNDS, ask, gate
+from tests.benchmarks.metrics_cost import ROUNDS, ask, gateway_of
 from tests.support.models import publish_iris
 
 
@@ -28,11 +28,11 @@ class Nowhere(SpanExporter):
 
 async def measure(folder: Path) -> None:
     publish_iris(Store(folder), onnx=True)
-    found, _ = gate(folder, counts=True)
+    gateway, _ = gateway_of(folder, counts=True)
     ways = {
-        "without tracing": found.answer,
-        "not sampled": Tracing(BatchSpanProcessor(Nowhere()), 0.0).around(found.answer),
-        "sampled": Tracing(BatchSpanProcessor(Nowhere()), 1.0).around(found.answer),
+        "without tracing": gateway.answer,
+        "not sampled": Tracing(BatchSpanProcessor(Nowhere()), 0.0).around(gateway.answer, gateway.route_of),
+        "sampled": Tracing(BatchSpanProcessor(Nowhere()), 1.0).around(gateway.answer, gateway.route_of),
     }
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Bodies without end, too large, too slow or unwanted: answered at once, bounded in bytes, time and memory, on both ways."""
+"""Bodies without end, too large, too slow or unwanted: answered at once, bounded in bytes, time and memory."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-@pytest.fixture(params=[True, False], ids=["hot", "routed"])
-def make(request: pytest.FixtureRequest, store: Store) -> Callable[..., Any]:
+@pytest.fixture
+def make(store: Store) -> Callable[..., Any]:
     def app(**options: Any) -> Any:
-        return client_of(store, **{"hot_path": request.param, "max_body_bytes": MAX_BODY, **options}).app
+        return client_of(store, **{"max_body_bytes": MAX_BODY, **options}).app
 
     return app
 

@@ -29,11 +29,11 @@ MAX_BODY = 20_000
 Request = tuple[str, str, list[tuple[bytes, bytes]], list[bytes], bytes, bool]
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["hot", "routed"])
-def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
     store = Store(tmp_path_factory.mktemp("store"))
     publish_iris(store, logistic(), onnx=True)
-    client = client_of(store, hot_path=request.param, max_body_bytes=MAX_BODY, max_rows=50, cors_origins=("https://a.example",))
+    client = client_of(store, max_body_bytes=MAX_BODY, max_rows=50, cors_origins=("https://a.example",))
     return client.app
 
 
@@ -255,7 +255,7 @@ async def test_ten_thousand_bad_requests_get_documented_refusals(app: Any) -> No
     known = documented(app)
     dice = random.Random(2026)
     bad = 0
-    while bad < WANTED // 2:  # each of the two ways gets its half
+    while bad < WANTED:
         request = generate(dice)
         method, path, headers, pieces, query, leaves = request
         reply = await ask(app, method, path, headers, pieces, query=query, leaves=leaves)

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from serve_app.artifacts.fields import Unknown
 from serve_app.inference.predictor import Predictor
-from serve_app.protocols.decode import Buffer
-from serve_app.protocols.native import NativeCodec
+from serve_app.protocols.codec import Buffer, CodecContext
+from serve_app.protocols.native import NativeBatchCodec, NativeRowCodec
+from tests.support.apps import DEFAULTS
 
 
-def codec_of(predictor: Predictor, *, max_rows: int = 100_000, unknown: Unknown = "refuse") -> NativeCodec:
-    return NativeCodec(predictor.signature, max_rows=max_rows, unknown=unknown)
+def context_of(
+    predictor: Predictor, *, max_rows: int = DEFAULTS.iris_max_rows, unknown: Unknown = DEFAULTS.iris_unknown_category
+) -> CodecContext:
+    return CodecContext(
+        signature=predictor.signature,
+        model_name=DEFAULTS.iris_model_name,
+        model_version=predictor.version,
+        max_rows=max_rows,
+        unknown=unknown,
+    )
 
 
-def answer_row(predictor: Predictor, body: Buffer, *, unknown: Unknown = "refuse") -> bytes:
+def answer_row(predictor: Predictor, body: Buffer, *, unknown: Unknown = DEFAULTS.iris_unknown_category) -> bytes:
     """The body of the response to one row."""
-    codec = codec_of(predictor, unknown=unknown)
-    return codec.encode_row(predictor.row_scores(codec.decode_row(body)))
+    codec = NativeRowCodec(context_of(predictor, unknown=unknown))
+    batch = codec.decode(body, ())
+    return codec.encode(batch, predictor.row_scores(batch.matrix))
 
 
-def answer_rows(predictor: Predictor, body: Buffer, *, max_rows: int = 100_000) -> Buffer:
+def answer_rows(predictor: Predictor, body: Buffer, *, max_rows: int = DEFAULTS.iris_max_rows) -> Buffer:
     """The body of the response to many rows."""
-    codec = codec_of(predictor, max_rows=max_rows)
-    return codec.encode_rows(predictor.scores(codec.decode_rows(body)))
+    codec = NativeBatchCodec(context_of(predictor, max_rows=max_rows))
+    batch = codec.decode(body, ())
+    return codec.encode(batch, predictor.scores(batch.matrix))

@@ -1,4 +1,4 @@
-"""`/`, `/health`, `/livez`, `/readyz` and `/metrics`: what needs no key."""
+"""`/`, `/health`, `/livez`, `/readyz` and `/metrics`: the routes that need no key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from serve_app.http.problems import problem
-from serve_app.http.routes.predict import to_response
+from serve_app.http.responses import problem_response, to_starlette
 from serve_app.inference.slot import Slot
 from serve_app.telemetry.collector import MetricsCollector
 
@@ -17,10 +17,11 @@ VERSION = "1.0.0"
 """What `/health` calls `version`: the version of the HTTP contract, not of the model."""
 
 
-def health_router(slot: Slot, accounts: MetricsCollector) -> APIRouter:
+def health_router(slot: Slot, collector: MetricsCollector) -> APIRouter:
+    """The routes for people, probes and scrapers."""
     router = APIRouter(tags=["health"])
     registry = CollectorRegistry()
-    registry.register(accounts)  # a collector is anything with collect()
+    registry.register(collector)  # a collector is anything with collect()
 
     @router.get("/", operation_id="root", summary="Where to go from here")
     async def root() -> dict[str, str]:
@@ -31,7 +32,7 @@ def health_router(slot: Slot, accounts: MetricsCollector) -> APIRouter:
             "security": "Send the API key in the X-API-Key header.",
         }
 
-    @router.get("/health", operation_id="health", summary="Always 200; the body tells whether a model is loaded")
+    @router.get("/health", operation_id="health", summary="Always 200; the body says whether a model is loaded")
     async def health() -> dict[str, Any]:
         loaded = slot.predictor is not None
         return {"status": "healthy" if loaded else "unhealthy", "model_loaded": loaded, "version": VERSION}
@@ -44,7 +45,7 @@ def health_router(slot: Slot, accounts: MetricsCollector) -> APIRouter:
     async def readyz() -> Response:
         predictor = slot.predictor
         if predictor is None:
-            return to_response(problem(503, "not_ready", f"No model is loaded: {slot.problem}."))
+            return to_starlette(problem_response(problem(503, "not_ready", f"No model is loaded: {slot.problem}.")))
         return JSONResponse({"status": "ready", "model_version": predictor.version, "digest": predictor.digest})
 
     @router.get("/metrics", operation_id="metrics", summary="Counts of the replica that answers, as Prometheus text")

@@ -21,7 +21,7 @@ def test_a_signature_survives_the_trip_through_json(signature: Signature) -> Non
 @given(signatures())
 def test_the_example_of_a_signature_is_an_input_that_is_answered(signature: Signature) -> None:
     body = orjson.dumps(signature.example())
-    assert codec.row_decoder(signature)(body).shape == (1, len(signature.features))
+    assert codec.row_decoder(signature, unknown="refuse")(body).shape == (1, len(signature.features))
 
 
 @given(signatures())

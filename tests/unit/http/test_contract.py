@@ -1,4 +1,4 @@
-"""The HTTP contract of the system of old, on the hot path and on FastAPI's route alike."""
+"""The HTTP contract of the prediction routes."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tests.support.signatures import anything
 JSON = {**HEADERS, "Content-Type": "application/json"}
 
 
-@pytest.fixture(params=[True, False], ids=["hot", "routed"])
-def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestClient]:
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
     store = Store(tmp_path)
     publish_iris(store, logistic(), onnx=True)
-    with client_of(store, hot_path=request.param) as client:
+    with client_of(store) as client:
         yield client
 
 
@@ -133,12 +133,11 @@ def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish_iris(store, logistic())
     big = json.dumps({**A_FLOWER, "note": "x" * 2000})
-    for hot in (True, False):
-        with client_of(store, max_body_bytes=1024, hot_path=hot) as client:
-            assert client.post("/predict", content=big, headers=JSON).status_code == 413
-            streamed = client.post("/predict", content=(part for part in [big[:1000].encode(), big[1000:].encode()]), headers=JSON)
-            assert streamed.status_code == 413
-            assert client.post("/predict/batch", content=big, headers=JSON).status_code == 413
+    with client_of(store, max_body_bytes=1024) as client:
+        assert client.post("/predict", content=big, headers=JSON).status_code == 413
+        streamed = client.post("/predict", content=(part for part in [big[:1000].encode(), big[1000:].encode()]), headers=JSON)
+        assert streamed.status_code == 413
+        assert client.post("/predict/batch", content=big, headers=JSON).status_code == 413
 
 
 def test_a_batch_keeps_its_order_and_repeats_the_single_answers(client: TestClient) -> None:
@@ -174,15 +173,14 @@ def test_a_batch_over_the_cap_or_empty_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_model_predict_is_503_and_says_when_to_come_back(tmp_path: Path) -> None:
-    for hot in (True, False):
-        with client_of(Store(tmp_path), hot_path=hot) as client:
-            answer = client.post("/predict", json=A_FLOWER, headers=HEADERS)
-            assert (answer.status_code, answer.json()["code"]) == (503, "no_model")
-            assert int(answer.headers["retry-after"]) > 0
-            assert client.get("/model/info", headers=HEADERS).status_code == 404
-            assert client.get("/health").json() == {"status": "unhealthy", "model_loaded": False, "version": "1.0.0"}
-            assert client.get("/readyz").status_code == 503
-            assert client.get("/livez").status_code == 200
+    with client_of(Store(tmp_path)) as client:
+        answer = client.post("/predict", json=A_FLOWER, headers=HEADERS)
+        assert (answer.status_code, answer.json()["code"]) == (503, "no_model")
+        assert int(answer.headers["retry-after"]) > 0
+        assert client.get("/model/info", headers=HEADERS).status_code == 404
+        assert client.get("/health").json() == {"status": "unhealthy", "model_loaded": False, "version": "1.0.0"}
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/livez").status_code == 200
 
 
 def test_a_regression_answers_a_number(tmp_path: Path) -> None:

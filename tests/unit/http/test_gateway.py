@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,14 +108,17 @@ def test_an_unforeseen_error_is_a_bare_500_and_the_next_request_is_answered(
     client: TestClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slot = client.app_state["slot"]
-    right = slot.predictor.scores
+    right = slot.predictor
 
-    def broken(matrix: object) -> object:
-        raise RuntimeError("secret of the model")
+    class Broken:
+        kind = right.kind
 
-    slot.predictor.scores = broken
+        def scores(self, matrix: object) -> object:
+            raise RuntimeError("secret of the model")
+
+    slot.predictor = replace(right, backend=Broken())
     answer = client.post("/predict", json=A_FLOWER, headers=HEADERS)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "secret" not in answer.text
-    slot.predictor.scores = right
+    slot.predictor = right
     assert client.post("/predict", json=A_FLOWER, headers=HEADERS).status_code == 200

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.store import Store
+from serve_app.protocols import native_schema
 from tests.support.apps import HEADERS, client_of
 from tests.support.models import METRICS_OF, forest, logistic, publish_iris, write_legacy
 
@@ -97,8 +98,6 @@ def test_the_schema_follows_the_signature_and_its_example_is_answered(tmp_path: 
 
 
 def test_kinds_of_features_are_told_in_the_schema() -> None:
-    from serve_app.http.openapi import _schemas
-
     signature = Signature(
         (
             Feature("size", low=0.5, high=9.0, nullable=True),
@@ -107,7 +106,7 @@ def test_kinds_of_features_are_told_in_the_schema() -> None:
         ),
         "regression",
     )
-    row = _schemas(signature, 10)["Row"]
+    row = native_schema.row(signature)
     assert row["properties"]["size"]["type"] == ["number", "null"]
     assert row["properties"]["colour"] == {"type": "string", "enum": ["blue", "red"]}
     assert row["properties"]["old"] == {"type": "boolean"}

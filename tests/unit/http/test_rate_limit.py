@@ -1,4 +1,4 @@
-"""Limits on rate as clients meet them, and whose word on a client's address is taken."""
+"""Rate limits as clients meet them, and which forwarded address is believed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from starlette.testclient import TestClient
 
 from serve_app.artifacts.store import Store
 from serve_app.http.auth import change_file, make_key
-from serve_app.http.rate_limit import COMPAT, Limits, _client_of, _peer, parse_networks
+from serve_app.http.rate_limit import COMPAT_RATES, _client_of, _peer, parse_networks
 from serve_app.http.rate_window import Rate
-from tests.support.apps import HEADERS, KEY, client_of
+from tests.support.apps import HEADERS, KEY, client_of, rate_limits
 from tests.support.models import A_FLOWER, logistic, publish_iris
 
 HOUR = 3600.0
@@ -31,12 +31,11 @@ def from_address(client: TestClient, forwarded: str = "") -> int:
     return client.post("/predict", json=A_FLOWER, headers=headers).status_code
 
 
-@pytest.mark.parametrize("hot", [True, False], ids=["hot", "routed"])
-def test_a_key_over_its_limit_is_told_when_to_come_back_and_others_are_not_touched(store: Store, tmp_path: Path, hot: bool) -> None:
+def test_a_key_over_its_limit_is_told_when_to_come_back_and_others_are_not_touched(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     alice, entry = make_key("alice")
     change_file(file, add=entry)
-    client = client_of(store, limits=Limits(per_key=Rate(3, HOUR)), api_keys_file=file, hot_path=hot)
+    client = client_of(store, rate_limits=rate_limits(per_key=Rate(3, HOUR)), api_keys_file=file)
     calls = (("POST", "/predict"), ("GET", "/model"), ("POST", "/predict/batch"))
     bodies = {"/predict": json.dumps(A_FLOWER), "/predict/batch": json.dumps({"instances": [A_FLOWER]})}
     for method, path in calls:
@@ -55,15 +54,17 @@ def test_a_key_over_its_limit_is_told_when_to_come_back_and_others_are_not_touch
 
 
 def test_a_client_that_guesses_keys_is_stopped(store: Store) -> None:
-    client = client_of(store, limits=Limits(per_client=Rate(5, HOUR)))
-    found = [client.post("/predict", json=A_FLOWER, headers={"X-API-Key": f"guess-{n}"}).status_code for n in range(10)]
-    assert found == [403] * 5 + [429] * 5
+    client = client_of(store, rate_limits=rate_limits(per_client=Rate(5, HOUR)))
+    statuses = [client.post("/predict", json=A_FLOWER, headers={"X-API-Key": f"guess-{n}"}).status_code for n in range(10)]
+    assert statuses == [403] * 5 + [429] * 5
     assert {client.get(path).status_code for path in ("/livez", "/readyz", "/metrics", "/health")} == {200}
 
 
-def test_the_limits_of_old_are_per_client_and_route(store: Store) -> None:
-    client = client_of(store, limits=Limits(per_route={path: Rate(rate.count, HOUR) for path, rate in COMPAT.items()}))
-    assert {rate.seconds for rate in COMPAT.values()} == {60}
+def test_the_compatible_limits_are_per_client_and_route(store: Store) -> None:
+    client = client_of(
+        store, rate_limits=rate_limits(per_route={path: Rate(rate.count, HOUR) for path, rate in COMPAT_RATES.items()})
+    )
+    assert {rate.seconds for rate in COMPAT_RATES.values()} == {60}
     assert [from_address(client) for _ in range(12)] == [200] * 10 + [429] * 2
     assert [client.get("/model/info", headers=HEADERS).status_code for _ in range(21)] == [200] * 20 + [429]
     assert [client.get("/health").status_code for _ in range(31)] == [200] * 30 + [429]
@@ -76,11 +77,11 @@ def test_without_limits_nothing_is_counted(store: Store) -> None:
 
 
 def test_a_forwarded_address_is_believed_only_from_a_configured_proxy(store: Store) -> None:
-    limits = Limits(per_client=Rate(1, HOUR))
-    stranger = client_of(store, limits=limits)
+    limits = rate_limits(per_client=Rate(1, HOUR))
+    stranger = client_of(store, rate_limits=limits)
     assert [from_address(stranger, f"203.0.113.{n}") for n in range(3)] == [200, 429, 429]
-    trusted = Limits(per_client=Rate(1, HOUR), trusted=parse_networks(("10.0.0.0/8",)))
-    app = client_of(store, limits=trusted).app
+    trusted = rate_limits(per_client=Rate(1, HOUR), trusted=parse_networks(("10.0.0.0/8",)))
+    app = client_of(store, rate_limits=trusted).app
     behind = TestClient(app, client=("10.1.2.3", 5000))
     assert [from_address(behind, f"203.0.113.{n}") for n in range(3)] == [200, 200, 200]
     assert [from_address(behind, f"192.0.2.{n}, 203.0.113.9, 10.9.9.9") for n in range(3)] == [200, 429, 429]

@@ -36,7 +36,7 @@ indents = st.sampled_from((None, 0, 3))
 def outcome(body: bytes, *, piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(codec, "PIECE_BYTES", piece_bytes)
     try:
-        return codec.rows_decoder(NOTES, max_rows=6)(body).tolist()
+        return codec.rows_decoder(NOTES, max_rows=6, unknown="refuse")(body).tolist()
     except InvalidInput as error:
         return type(error), [(problem.field, problem.code) for problem in error.problems]
 
@@ -63,7 +63,7 @@ def test_a_large_batch_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(codec, "_pieces", recorded)
     raw = json.dumps({"instances": [A_FLOWER | {"sepal_length": i % 20} for i in range(5000)]}).encode()
-    found = codec.rows_decoder(iris_signature(), max_rows=5000)(raw)
+    found = codec.rows_decoder(iris_signature(), max_rows=5000, unknown="refuse")(raw)
     np.testing.assert_array_equal(found[:, 0], np.arange(5000) % 20)
     assert len(pieces) == len(raw) // codec.PIECE_BYTES + 1
     assert max(map(len, pieces)) < codec.PIECE_BYTES + 200
@@ -72,4 +72,4 @@ def test_a_large_batch_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_too_many_rows_are_refused_before_all_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = json.dumps({"instances": [A_FLOWER] * 5000}).encode()
     with pytest.raises(TooManyRows):
-        codec.rows_decoder(iris_signature(), max_rows=4999)(raw)
+        codec.rows_decoder(iris_signature(), max_rows=4999, unknown="refuse")(raw)

@@ -31,8 +31,8 @@ MIXED = Signature(
     "regression",
 )
 A_CLIENT = {"age": 33, "member": True, "city": "Zürich", "income": 1.5, "owner": False, "colour": "red"}
-decode = codec.row_decoder(MIXED)
-decode_all = codec.rows_decoder(MIXED, max_rows=3)
+decode = codec.row_decoder(MIXED, unknown="refuse")
+decode_all = codec.rows_decoder(MIXED, max_rows=3, unknown="refuse")
 either_reading = pytest.mark.parametrize("unknown", ["refuse", "unseen"])
 
 
@@ -70,8 +70,8 @@ def test_the_fast_reader_and_the_careful_one_agree_on_every_row(unknown: Any, da
 @given(st.data(), signatures())
 def test_a_batch_is_its_rows_in_their_order(data: st.DataObject, signature: Signature) -> None:
     table = data.draw(st.lists(rows(signature), min_size=1, max_size=4))
-    one = codec.row_decoder(signature)
-    many = codec.rows_decoder(signature, max_rows=4)
+    one = codec.row_decoder(signature, unknown="refuse")
+    many = codec.rows_decoder(signature, max_rows=4, unknown="refuse")
     try:
         expected = np.vstack([one(json.dumps(row).encode()) for row in table])
     except InvalidInput:
@@ -84,7 +84,7 @@ def test_a_batch_is_its_rows_in_their_order(data: st.DataObject, signature: Sign
 @given(st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
 def test_a_number_is_read_as_python_reads_it(text: str) -> None:
     signature = Signature((Feature("x"), Feature("y", nullable=True)), "regression")
-    read = codec.row_decoder(signature)
+    read = codec.row_decoder(signature, unknown="refuse")
     wanted = float(text)
     raw = f'{{"x": {text}, "y": {text}}}'.encode()
     if abs(wanted) <= signature.features[0].bounds[1]:
@@ -114,7 +114,7 @@ def test_columns_that_take_null_may_be_null_or_left_out() -> None:
 
 def test_the_order_holds_when_optional_columns_come_first() -> None:
     signature = Signature((Feature("a", nullable=True), Feature("b"), Feature("c", nullable=True), Feature("d")), "regression")
-    assert codec.row_decoder(signature)(b'{"d": 4, "c": 3, "b": 2, "a": 1}').tolist() == [[1.0, 2.0, 3.0, 4.0]]
+    assert codec.row_decoder(signature, unknown="refuse")(b'{"d": 4, "c": 3, "b": 2, "a": 1}').tolist() == [[1.0, 2.0, 3.0, 4.0]]
 
 
 @pytest.mark.parametrize(
@@ -214,11 +214,11 @@ def test_any_column_name_works(name: str) -> None:
     signature = Signature((Feature(name, "number", 0.0, 1.0), Feature("f1", "category", categories=('"',))), "regression")
     row = {name: 0.5, "f1": '"'}
     for dumped in (json.dumps(row).encode(), orjson.dumps(row)):
-        assert codec.row_decoder(signature)(dumped).tolist() == [[0.5, 0.0]]
-    many = codec.rows_decoder(signature, max_rows=2)
+        assert codec.row_decoder(signature, unknown="refuse")(dumped).tolist() == [[0.5, 0.0]]
+    many = codec.rows_decoder(signature, max_rows=2, unknown="refuse")
     assert many(json.dumps({"instances": [row, row]}).encode()).tolist() == [[0.5, 0.0]] * 2
     with pytest.raises(InvalidInput) as refused:
-        codec.row_decoder(signature)(json.dumps({**row, name: 2}).encode())
+        codec.row_decoder(signature, unknown="refuse")(json.dumps({**row, name: 2}).encode())
     assert refused.value.problems[0].field == name
 
 
@@ -252,12 +252,15 @@ def test_a_message_names_the_bounds_exactly(minimum: float | None, maximum: floa
     for value in (-1e30, 1e30):
         if not (signature.features[0].bounds[0] <= value <= signature.features[0].bounds[1]):
             with pytest.raises(InvalidInput, match=f"^x: {says}$"):
-                codec.row_decoder(signature)(orjson.dumps({"x": value}))
+                codec.row_decoder(signature, unknown="refuse")(orjson.dumps({"x": value}))
 
 
 def test_a_wide_row_full_of_mistakes_gets_a_short_list() -> None:
     signature = Signature(tuple(Feature(f"x{i}") for i in range(1000)), "regression")
-    for read, raw in ((codec.row_decoder(signature), b"{}"), (codec.rows_decoder(signature, max_rows=9), b'{"instances":[{},{}]}')):
+    for read, raw in (
+        (codec.row_decoder(signature, unknown="refuse"), b"{}"),
+        (codec.rows_decoder(signature, max_rows=9, unknown="refuse"), b'{"instances":[{},{}]}'),
+    ):
         with pytest.raises(InvalidInput) as refused:
             read(raw)
         assert len(refused.value.problems) == MAX_PROBLEMS
@@ -298,4 +301,4 @@ def test_more_rows_than_allowed_are_refused_whatever_they_hold(row: dict[str, An
 
 
 def test_the_flower_of_the_documentation_is_read() -> None:
-    assert codec.row_decoder(iris_signature())(orjson.dumps(A_FLOWER)).tolist() == [[5.1, 3.5, 1.4, 0.2]]
+    assert codec.row_decoder(iris_signature(), unknown="refuse")(orjson.dumps(A_FLOWER)).tolist() == [[5.1, 3.5, 1.4, 0.2]]

@@ -1,4 +1,4 @@
-"""The edge in uvicorn's own protocol, with a transport that keeps what is written to it."""
+"""The ingress hook in uvicorn's own protocol, with a transport that keeps what is written to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from serve_app.rayserve import ingress_hook as edge
+from serve_app.fast_path import JOINED_BYTES
+from serve_app.rayserve import ingress_hook
 
 HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
 
@@ -44,31 +45,31 @@ async def wrapped(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def answered(scope: Any, receive: Any, send: Any) -> bool:
-    await reply(scope, receive, send, b"from the edge")
+    await reply(scope, receive, send, b"from the hook")
     return True
 
 
 async def in_pieces(scope: Any, receive: Any, send: Any) -> bool:
     await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"13"), (b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": b"from the edge", "more_body": True})
+    await send({"type": "http.response.body", "body": b"from the hook", "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
     return True
 
 
 async def at_length(scope: Any, receive: Any, send: Any) -> bool:
-    await reply(scope, receive, send, b"from the edge" + b" " * edge.JOINED_BYTES)
+    await reply(scope, receive, send, b"from the hook" + b" " * JOINED_BYTES)
     return True
 
 
 async def adorned(scope: Any, receive: Any, send: Any) -> bool:
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"13"), (b"x-model-version", b"7")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"from the edge"})
+    await send({"type": "http.response.body", "body": b"from the hook"})
     return True
 
 
 async def split(scope: Any, receive: Any, send: Any) -> bool:
-    headers = [(b"content-length", b"13"), (b"x-model-version", b"7\r\nset-cookie: from the edge")]
+    headers = [(b"content-length", b"13"), (b"x-model-version", b"7\r\nset-cookie: from the hook")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     return True
 
@@ -86,11 +87,11 @@ async def reply(scope: Any, receive: Any, send: Any, body: bytes) -> None:
 @pytest.fixture(autouse=True)
 def no_replica() -> Iterator[None]:
     yield
-    edge.answer = None
+    ingress_hook.answer = None
 
 
 async def ask(transport: Transport, head: bytes = HEAD, times: int = 1) -> bytes:
-    protocol = HttpToolsProtocol(Config(edge.IngressHook(wrapped), log_config=None), ServerState(), {})
+    protocol = HttpToolsProtocol(Config(ingress_hook.IngressHook(wrapped), log_config=None), ServerState(), {})
     protocol.connection_made(transport)
     for number in range(1, times + 1):
         protocol.data_received(head + b"\r\n{}")
@@ -101,28 +102,28 @@ async def ask(transport: Transport, head: bytes = HEAD, times: int = 1) -> bytes
     return b"".join(transport.writes)
 
 
-async def test_an_answer_of_the_edge_leaves_in_one_write() -> None:
-    edge.answer = answered
+async def test_an_answer_of_the_hook_leaves_in_one_write() -> None:
+    ingress_hook.answer = answered
     transport = Transport()
     text = await ask(transport)
     assert len(transport.writes) == 1
     assert text.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert text.endswith(b"content-length: 13\r\n\r\nfrom the edge")
+    assert text.endswith(b"content-length: 13\r\n\r\nfrom the hook")
 
 
 async def test_every_header_is_sent_once() -> None:
-    edge.answer = adorned
+    ingress_hook.answer = adorned
     head, _, body = (await ask(Transport())).partition(b"\r\n\r\n")
     names = [line.partition(b":")[0] for line in head.split(b"\r\n")[1:]]
     assert sorted(names) == [b"content-length", b"content-type", b"x-model-version"]
     assert b"\r\nx-model-version: 7" in head
-    assert body == b"from the edge"
+    assert body == b"from the hook"
 
 
 async def test_a_header_with_a_line_break_is_not_sent() -> None:
-    edge.answer = split
+    ingress_hook.answer = split
     transport = Transport()
-    protocol = HttpToolsProtocol(Config(edge.IngressHook(wrapped), log_config=None), ServerState(), {})
+    protocol = HttpToolsProtocol(Config(ingress_hook.IngressHook(wrapped), log_config=None), ServerState(), {})
     protocol.connection_made(transport)
     protocol.data_received(HEAD + b"\r\n{}")
     await asyncio.wait_for(transport.closed.wait(), 10)
@@ -131,43 +132,43 @@ async def test_a_header_with_a_line_break_is_not_sent() -> None:
 
 
 async def test_a_connection_that_is_kept_gets_one_write_for_each_answer() -> None:
-    edge.answer = answered
+    ingress_hook.answer = answered
     transport = Transport()
     await ask(transport, times=3)
-    assert [write.endswith(b"\r\n\r\nfrom the edge") for write in transport.writes] == [True, True, True]
+    assert [write.endswith(b"\r\n\r\nfrom the hook") for write in transport.writes] == [True, True, True]
 
 
 async def test_a_connection_that_the_client_wants_closed_is_closed_after_the_answer() -> None:
-    edge.answer = answered
+    ingress_hook.answer = answered
     transport = Transport()
     text = await ask(transport, HEAD + b"connection: close\r\n")
     await asyncio.wait_for(transport.closed.wait(), 10)
-    assert text.endswith(b"from the edge")
+    assert text.endswith(b"from the hook")
 
 
 async def test_an_answer_that_ends_later_is_written_once_and_closed() -> None:
-    edge.answer = in_pieces
+    ingress_hook.answer = in_pieces
     transport = Transport()
     text = await ask(transport)
     await asyncio.wait_for(transport.closed.wait(), 10)
     assert text.count(b"HTTP/1.1 413") == 1
-    assert text.endswith(b"\r\n\r\nfrom the edge")
+    assert text.endswith(b"\r\n\r\nfrom the hook")
 
 
 async def test_a_long_body_is_not_copied_behind_its_head() -> None:
-    edge.answer = at_length
+    ingress_hook.answer = at_length
     transport = Transport()
     await ask(transport)
-    assert [len(write) > edge.JOINED_BYTES for write in transport.writes] == [False, True]
+    assert [len(write) > JOINED_BYTES for write in transport.writes] == [False, True]
 
 
-@pytest.mark.parametrize("answer", [left, None], ids=["which the edge leaves", "where no replica is"])
+@pytest.mark.parametrize("answer", [left, None], ids=["which the hook leaves", "where no replica is"])
 async def test_a_request_goes_on_to_the_app_unchanged(answer: Any) -> None:
-    edge.answer = answer
+    ingress_hook.answer = answer
     assert (await ask(Transport())).endswith(b"from the app")
 
 
 async def test_the_send_of_another_server_is_used_as_it_is() -> None:
     async def send(_: Any) -> None: ...
 
-    assert edge.in_one_write(send) is send
+    assert ingress_hook.in_one_write(send) is send

@@ -1,4 +1,4 @@
-"""Spans, from every way that a request can be answered: at the edge, on the hot path inside the app, by FastAPI's routes."""
+"""Spans of requests that the ingress hook answers, and of those that reach the app."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAMPLED = f"00-{TRACE}-{SPAN}-01"
 NOT_SAMPLED = f"00-{TRACE}-{SPAN}-00"
 BODY = json.dumps(A_FLOWER).encode()
 
-ENTRY_POINTS = ["edge", "hot", "routed"]
+ENTRY_POINTS = ["ingress hook", "app"]
 
 
 class Traced:
@@ -41,11 +41,11 @@ class Traced:
         store = Store(folder)
         if model and not (folder / "model.joblib").exists():
             publish_iris(store, onnx=True)
-        application: Any = client_of(store, around=tracing.middleware, hot_path=way == "hot", **options).app
+        application: Any = client_of(store, around=tracing.middleware, **options).app
         self.app = application
-        if way == "edge":
-            answer, app = tracing.around(application.state.gate.answer), application
-            application.state.gate._hot_path = True
+        if way == "ingress hook":
+            gateway = application.state.gateway
+            answer, app = tracing.around(gateway.answer, gateway.route_of), application
 
             async def edge(scope: Any, receive: Any, send: Any) -> None:
                 if not await answer(scope, receive, send):

@@ -1,0 +1,71 @@
+"""One request that the gateway forwards to the app: its body within limits, its response with the headers of every response."""
+
+from __future__ import annotations
+
+from serve_app.http.body import Body
+from serve_app.http.responses import CLOSE, REQUEST_ID, SECURITY_HEADERS, HttpResponse, Message, Send, send_response
+from serve_app.protocols.codec import Headers
+from serve_app.telemetry.collector import MetricsCollector
+
+
+class ForwardedRequest:
+    """`receive` and `send` for the app, and what became of the response."""
+
+    def __init__(self, headers: Headers, body: Body, send: Send, collector: MetricsCollector, *, request_id: bytes | None) -> None:
+        self._headers = headers  # of the request
+        self._body = body
+        self._send = send
+        self._collector = collector
+        self._request_id = request_id
+        self._status = 0
+        self._version = self._error = ""
+        self._must_close = False
+
+    async def receive(self) -> Message:
+        """The next message of the client, its bytes counted in the budget. Raises what `Body.receive` and `Body.hold` do."""
+        self._collector.in_flight -= 1  # a slow upload takes no place from other requests
+        try:
+            message = await self._body.receive()
+        finally:
+            self._collector.in_flight += 1
+        self._body.hold(len(message.get("body", b"")))
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the app; the head of its response gets the headers of every response."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = [*message.get("headers", ()), *SECURITY_HEADERS]
+            self._version = next((value.decode() for name, value in headers if name == b"x-model-version"), "")
+            if self._request_id is not None:
+                headers.append((REQUEST_ID, self._request_id))
+            self._must_close = await self._body.drain_small(self._headers)
+            if self._must_close:
+                headers.append(CLOSE)
+            message = {**message, "headers": headers}
+        elif self._must_close:
+            message = {**message, "more_body": True}
+        await self._send(message)
+
+    async def respond(self, response: HttpResponse) -> None:
+        """Send a response in place of the app, unless the app has begun its own."""
+        if self._status:
+            return
+        self._status, self._error = response.status, response.error
+        self._must_close = await self._body.drain_small(self._headers)
+        await send_response(response, self._send, request_id=self._request_id, must_close=self._must_close)
+
+    def disconnected(self) -> None:
+        """The client closed the connection."""
+        self._status, self._error = self._status or 499, "disconnected"
+
+    def response(self) -> HttpResponse:
+        """What was sent, without headers and body, as it is counted."""
+        error = self._error or (f"http_{self._status}" if self._status >= 400 else "")
+        return HttpResponse(self._status, (), b"", self._version, error)
+
+    async def close(self) -> None:
+        """End a response that said `Connection: close` while its client was still sending."""
+        if self._must_close:
+            await self._body.linger()
+            await self._send({"type": "http.response.body"})

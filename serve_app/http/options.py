@@ -1,0 +1,33 @@
+"""The options of the HTTP side. They have no defaults: `Settings.http_options` derives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_app.artifacts.fields import Unknown
+from serve_app.http.rate_limit import RateLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """The part of the settings that the HTTP side needs; the sentence of each is in `serve_app.settings`.
+
+    `sends_request_id` is False under Ray Serve, whose own middleware repeats the id in the response.
+    """
+
+    api_key: str | None
+    api_keys_file: Path | None
+    rate_limits: RateLimits
+    cors_origins: tuple[str, ...]
+    model_name: str
+    model_dir: Path
+    max_body_bytes: int
+    max_body_seconds: float
+    max_rows: int
+    max_in_flight: int
+    max_wait_seconds: float
+    unknown: Unknown
+    poll_seconds: float
+    log_every: int
+    sends_request_id: bool

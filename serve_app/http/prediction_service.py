@@ -1,0 +1,171 @@
+"""From the body of a prediction to its response: codec -> slot -> batcher -> backend -> codec."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
+from serve_app.errors import InvalidInput, NoModel
+from serve_app.http.auth import Verdict
+from serve_app.http.options import HttpOptions
+from serve_app.http.problems import INTERNAL_ERROR, MISSING_KEY, TOO_BUSY, WRONG_KEY, Headers, HttpProblem, problem_of
+from serve_app.http.responses import HttpResponse, problem_response
+from serve_app.inference.batching import THREAD_SECONDS, AdaptiveBatcher
+from serve_app.inference.predictor import Predictor
+from serve_app.inference.slot import Slot
+from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext
+from serve_app.protocols.codec import Headers as RequestHeaders
+from serve_app.telemetry.collector import PENDING_ROWS, MetricsCollector
+
+log = logging.getLogger("iris_api.predict")
+
+INLINE_BYTES = 128 * 1024
+"""A larger batch is answered in a thread, so that single rows do not wait for it."""
+
+BATCH_WAIT_FACTOR = 10
+"""A batch may wait for other batches so many times as long as a row for other rows."""
+
+
+class Prepared(NamedTuple):
+    """What is made once for a predictor and a codec: the codec of its signature, and the headers of its responses."""
+
+    codec: Codec
+    headers: Headers
+
+
+class PredictionService:
+    """Answers predictions with the model of the slot; one for an application, used by one event loop.
+
+    `executor` runs the calls of slow models for single rows, `batches` those for many rows.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        collector: MetricsCollector,
+        options: HttpOptions,
+        *,
+        check: Callable[[bytes | None, bytes | None], Verdict],
+        executor: Executor | None = None,
+        batches: Executor | None = None,
+    ) -> None:
+        self.slot = slot
+        self.collector = collector
+        self._options = options
+        self._check = check
+        self._max_wait = options.max_wait_seconds
+        self._batcher = AdaptiveBatcher(executor)
+        self._batches = batches
+        self._batch_seconds = 0.0  # of batches that were accepted and are not yet answered, about
+        # Weak: what is prepared for a predictor lives as long as the predictor, and does not keep it.
+        self._prepared: WeakKeyDictionary[Predictor, dict[type[Codec], Prepared]] = WeakKeyDictionary()
+
+    def refuse_key(self, key: bytes | None, authorization: bytes | None) -> HttpProblem | None:
+        """The problem of a request with these values of `X-API-Key` and `Authorization`; None when its key is right."""
+        verdict = self._check(key, authorization)
+        if isinstance(verdict, str):
+            return MISSING_KEY if verdict == "missing" else WRONG_KEY
+        return None
+
+    async def predict_row(self, protocol: type[Codec], body: Buffer, headers: RequestHeaders) -> HttpResponse:
+        """The response for one row. The call is made at once when it is shorter than a turn of the event loop."""
+        predictor = self.slot.predictor
+        if predictor is None:
+            return self._no_model(protocol)
+        if predictor.slow and self._batcher.seconds_ahead(predictor) > self._max_wait:
+            return problem_response(TOO_BUSY, protocol)
+        try:
+            codec, response_headers = self.prepared(predictor, protocol)
+            batch = codec.decode(body, headers)
+            if self._batcher.takes(predictor):
+                scores = await self._batcher.scores(predictor, batch.matrix)
+            else:
+                scores = predictor.row_scores(batch.matrix)
+            response = HttpResponse(200, response_headers, codec.encode(batch, scores), predictor.version)
+        except Exception as error:
+            return _failure(error, protocol, predictor)
+        self.collector.predicted(predictor, batch.matrix, scores)
+        return response
+
+    async def predict_rows(self, protocol: type[Codec], body: Buffer, headers: RequestHeaders) -> HttpResponse:
+        """The response for many rows, order kept; one model computes them all, in a thread when that takes long."""
+        predictor = self.slot.predictor
+        if predictor is None:
+            return self._no_model(protocol)
+        try:
+            codec, response_headers = self.prepared(predictor, protocol)
+            seconds = predictor.seconds_of(codec.rows_in(len(body)))
+            if len(body) <= INLINE_BYTES and seconds < THREAD_SECONDS:
+                batch, scores, text = _predict(predictor, codec, body, headers)
+            elif self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR:
+                return problem_response(TOO_BUSY, protocol)
+            else:
+                batch, scores, text = await self._in_thread(predictor, codec, body, headers, seconds)
+        except Exception as error:
+            return _failure(error, protocol, predictor)
+        if len(scores) <= PENDING_ROWS:
+            self.collector.predicted(predictor, batch.matrix, scores)
+        else:
+            await self.collector.predicted_many(predictor, batch.matrix, scores)
+        return HttpResponse(200, response_headers, text, predictor.version)
+
+    async def _in_thread(
+        self, predictor: Predictor, codec: Codec, body: Buffer, headers: RequestHeaders, seconds: float
+    ) -> tuple[Batch, Scores, Buffer]:
+        self._batch_seconds += seconds
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._batches, _predict, predictor, codec, body, headers)
+        finally:
+            self._batch_seconds -= seconds
+
+    def prepared(self, predictor: Predictor, protocol: type[Codec]) -> Prepared:
+        """The codec and the response headers of this predictor; they are made by the first request and go when it goes."""
+        try:
+            return self._prepared[predictor][protocol]
+        except KeyError:
+            prepared = self._prepare(predictor, protocol)
+            self._prepared.setdefault(predictor, {})[protocol] = prepared
+            return prepared
+
+    def model_headers(self, predictor: Predictor) -> Headers:
+        """The headers that name a version."""
+        return (
+            (b"x-model-name", self._options.model_name.encode()),
+            (b"x-model-version", predictor.version.encode()),
+            (b"x-model-digest", predictor.digest.encode()),
+        )
+
+    def _prepare(self, predictor: Predictor, protocol: type[Codec]) -> Prepared:
+        context = CodecContext(
+            signature=predictor.signature,
+            model_name=self._options.model_name,
+            model_version=predictor.version,
+            max_rows=self._options.max_rows,
+            unknown=self._options.unknown,
+        )
+        return Prepared(protocol(context), ((b"content-type", protocol.content_type), *self.model_headers(predictor)))
+
+    def _no_model(self, protocol: type[Codec]) -> HttpResponse:
+        return problem_response(problem_of(NoModel(f"No model is loaded: {self.slot.problem}.")), protocol)
+
+
+def _predict(predictor: Predictor, codec: Codec, body: Buffer, headers: RequestHeaders) -> tuple[Batch, Scores, Buffer]:
+    batch = codec.decode(body, headers)
+    pieces = [predictor.scores(piece) for piece in batched(batch.matrix, PIECE_ROWS)]
+    scores = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    return batch, scores, codec.encode(batch, scores)
+
+
+def _failure(error: Exception, protocol: type[Codec], predictor: Predictor) -> HttpResponse:
+    if isinstance(error, InvalidInput):
+        return problem_response(problem_of(error), protocol)
+    log.error("prediction failed", exc_info=error, extra={"model_version": predictor.version})
+    return problem_response(INTERNAL_ERROR, protocol)

@@ -1,0 +1,111 @@
+"""The seam between the prediction service and a wire protocol: bytes to a matrix, scores to bytes.
+
+A protocol is one module with a subclass of `Codec` and one line in the table of routes (`serve_app.http.routes.predictions`).
+A codec knows no model, no Ray and no ASGI.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from serve_app.artifacts.fields import Unknown
+from serve_app.artifacts.matrix import Matrix, Scores
+from serve_app.artifacts.signature import Signature
+from serve_app.errors import Problem
+from serve_app.protocols.problem_json import PROBLEM_JSON, problem_json
+
+Buffer = bytes | bytearray
+"""A body; a long one grows piece by piece."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""The headers of a request: names in lower case, and values."""
+
+
+class Batch(NamedTuple):
+    """The rows of one request: the matrix, shape (rows, features), and what the codec keeps for the response."""
+
+    matrix: Matrix
+    meta: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemDetails:
+    """Why a request failed: HTTP status, stable code, one sentence that never repeats the input, and the fields at fault."""
+
+    status: int
+    code: str
+    detail: str
+    errors: Sequence[Problem] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecContext:
+    """What a codec may know of the version that is served, and the limits of a request."""
+
+    signature: Signature
+    model_name: str
+    model_version: str
+    max_rows: int
+    unknown: Unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """The OpenAPI description of a route: names of its schemas, and these schemas."""
+
+    operation_id: str
+    summary: str
+    request: str
+    response: str
+    schemas: Mapping[str, Any]
+
+
+class Codec(ABC):
+    """One wire protocol for the signature of one model version.
+
+    The service makes one instance for each version; it lives as long as the version is in memory.
+    """
+
+    single_row: ClassVar[bool]
+    """Whether a body always holds one row; such rows are gathered by the adaptive batcher."""
+    content_type: ClassVar[bytes] = b"application/json"
+    """Content type of a prediction."""
+    problem_type: ClassVar[bytes] = PROBLEM_JSON
+    """Content type of what `problem` returns."""
+
+    @abstractmethod
+    def __init__(self, context: CodecContext) -> None:
+        """Prepare everything that depends on the signature alone."""
+
+    @abstractmethod
+    def decode(self, body: Buffer, headers: Headers) -> Batch:
+        """The rows of a request. Raises InvalidInput, Malformed and TooManyRows."""
+
+    @abstractmethod
+    def encode(self, batch: Batch, scores: Scores) -> Buffer:
+        """The body of the response; `scores` has one entry for each row of `batch`, in its order."""
+
+    @abstractmethod
+    def rows_in(self, body_bytes: int) -> float:
+        """About how many rows a body of this size holds; used to estimate how long its prediction takes."""
+
+    @classmethod
+    def accepts(cls, content_type: bytes) -> bool:
+        """Whether a request with this `Content-Type` can be decoded."""
+        if content_type == b"application/json":
+            return True
+        media_type = content_type.partition(b";")[0].strip().lower()
+        return media_type == b"application/json" or (media_type.startswith(b"application/") and media_type.endswith(b"+json"))
+
+    @classmethod
+    def problem(cls, problem: ProblemDetails) -> bytes:
+        """The body of an error response; problem+json (RFC 9457) unless the protocol has a format of its own."""
+        return problem_json(problem.status, problem.code, problem.detail, problem.errors)
+
+    @classmethod
+    @abstractmethod
+    def operation(cls, signature: Signature | None, *, max_rows: int) -> Operation:
+        """The OpenAPI description of the route; `signature` is None while no model is loaded."""

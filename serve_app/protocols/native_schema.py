@@ -1,0 +1,76 @@
+"""JSON Schema of the bodies of the native protocol, written after the signature of the served model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve_app.artifacts.signature import Feature, Signature
+
+
+def row(signature: Signature | None) -> dict[str, Any]:
+    """The object of one row; without a signature any object."""
+    schema: dict[str, Any] = {"type": "object", "description": "Features of one row; further fields are ignored."}
+    if signature is not None:
+        schema["properties"] = {feature.name: _feature(feature) for feature in signature.features}
+        schema["required"] = [feature.name for feature in signature.features if not feature.nullable]
+        schema["example"] = signature.example()
+    return schema
+
+
+def rows(signature: Signature | None, *, max_rows: int) -> dict[str, Any]:
+    """`{"instances": [row, …]}` with at most `max_rows` rows."""
+    instances = {"type": "array", "minItems": 1, "maxItems": max_rows, "items": {"$ref": "#/components/schemas/Row"}}
+    schema: dict[str, Any] = {"type": "object", "required": ["instances"], "properties": {"instances": instances}}
+    if signature is not None:
+        schema["example"] = {"instances": [signature.example()]}
+    return schema
+
+
+def prediction(signature: Signature | None) -> dict[str, Any]:
+    """The prediction of one row."""
+    if signature is None:
+        return {"type": "object", "required": ["prediction"]}
+    if signature.task == "regression":
+        return {"type": "object", "required": ["prediction"], "properties": {"prediction": {"type": "number"}}}
+    names = [str(label) for label in signature.classes]
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    return {
+        "type": "object",
+        "required": ["prediction", "confidence", "probabilities"],
+        "properties": {
+            "prediction": {"enum": list(signature.classes)},
+            "confidence": probability if signature.probabilistic else {"type": "null"},
+            "probabilities": {"type": "object", "required": names, "properties": dict.fromkeys(names, probability)}
+            if signature.probabilistic
+            else {"type": "null"},
+        },
+    }
+
+
+def predictions() -> dict[str, Any]:
+    """`{"predictions": [prediction, …]}`."""
+    return {
+        "type": "object",
+        "required": ["predictions"],
+        "properties": {"predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}},
+    }
+
+
+def _feature(feature: Feature) -> dict[str, Any]:
+    if feature.kind == "category":
+        schema: dict[str, Any] = {"type": "string", "enum": list(feature.categories)}
+    elif feature.kind == "boolean":
+        schema = {"type": "boolean"}
+    else:
+        schema = {"type": "number"}
+        if feature.minimum is not None:
+            schema["minimum"] = feature.minimum
+        if feature.maximum is not None:
+            schema["maximum"] = feature.maximum
+        if feature.low is not None and feature.high is not None:
+            schema["description"] = f"Training saw {feature.low:g} to {feature.high:g}."
+    if feature.nullable:
+        schema["type"] = [schema["type"], "null"]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
+    return schema
