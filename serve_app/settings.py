@@ -241,7 +241,7 @@ def load_settings() -> Settings:
 def wants_json(settings: Settings) -> bool:
     """Whether logs are JSON lines."""
     if settings.iris_log_format == "auto":
-        # A replica's output goes through Ray to whoever started it; that program leaves a note when it is a terminal.
+        # Ray forwards a replica's output to the program that started it, which sets this variable when it writes to a terminal.
         return not (sys.stderr.isatty() or os.environ.get("IRIS_TERMINAL") == "1")
     return settings.iris_log_format == "json"
 

@@ -17,8 +17,11 @@ Unknown = Literal["refuse", "unseen"]
 
 UNKNOWN_CATEGORY = "is not one of the categories the model was trained with"
 
+Rule = tuple[str, str]
+"""A rule that a value breaks: its stable code, and a sentence that never repeats the value."""
+
 MAX_PROBLEMS = 50
-"""Problems named in one response; a table full of mistakes needs no longer list."""
+"""Problems named in one response, at most."""
 
 
 def read_rows(signature: Signature, rows: Sequence[Any], *, unknown: Unknown = "refuse") -> Matrix:
@@ -31,6 +34,10 @@ def read_rows(signature: Signature, rows: Sequence[Any], *, unknown: Unknown = "
 
 
 def read_row(signature: Signature, row: Any, prefix: str, problems: list[Problem], unknown: Unknown) -> list[float]:
+    """The numbers of one row, in the order of the signature; every broken rule is appended to `problems`.
+
+    `prefix` is put before the names of the fields, for example `instances[3].`.
+    """
     if not isinstance(row, dict):
         problems.append(Problem(prefix.rstrip(".") or "body", "type", "must be a JSON object"))
         return []
@@ -48,34 +55,39 @@ def read_row(signature: Signature, row: Any, prefix: str, problems: list[Problem
     return values
 
 
-def read_value(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, tuple[str, str] | None]:
-    """The number of a value that is a Python object already, and the code and sentence of the rule that it breaks."""
-    nan = math.nan
+def read_value(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, Rule | None]:
+    """The number that the model takes for one value, and the rule that the value breaks (the number is NaN then)."""
     if value is None:
-        return (nan, None) if feature.nullable else (nan, ("type", "must not be null"))
+        return math.nan, None if feature.nullable else ("type", "must not be null")
     if feature.kind == "category":
-        if not isinstance(value, str):
-            return nan, ("type", "must be a string")
-        try:
-            return float(feature.categories.index(value)), None
-        except ValueError:
-            if unknown == "unseen":
-                return UNSEEN, None
-            return nan, ("unknown_category", UNKNOWN_CATEGORY)
+        return _read_category(feature, value, unknown)
     if feature.kind == "boolean":
-        return (float(value), None) if isinstance(value, bool) else (nan, ("type", "must be true or false"))
+        return (float(value), None) if isinstance(value, bool) else (math.nan, ("type", "must be true or false"))
+    return _read_number(feature, value)
+
+
+def _read_category(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, Rule | None]:
+    if not isinstance(value, str):
+        return math.nan, ("type", "must be a string")
+    try:
+        return float(feature.categories.index(value)), None
+    except ValueError:
+        return (UNSEEN, None) if unknown == "unseen" else (math.nan, ("unknown_category", UNKNOWN_CATEGORY))
+
+
+def _read_number(feature: Feature, value: Any) -> tuple[float, Rule | None]:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return nan, ("type", "must be a number")
+        return math.nan, ("type", "must be a number")
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        return nan, ("type", "must be a finite number")
+        return math.nan, ("type", "must be a finite number")
     if not math.isfinite(number):
-        return nan, ("not_finite", "must be a finite number")
+        return math.nan, ("not_finite", "must be a finite number")
     minimum, maximum = feature.bounds
     if minimum <= number <= maximum:
         return number, None
-    return nan, ("out_of_range", range_rule(feature))
+    return math.nan, ("out_of_range", range_rule(feature))
 
 
 def range_rule(feature: Feature) -> str:

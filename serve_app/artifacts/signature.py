@@ -83,9 +83,11 @@ class Signature:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the features, in the order of the matrix's columns."""
         return tuple(feature.name for feature in self.features)
 
     def to_dict(self) -> dict[str, Any]:
+        """The signature as plain Python objects, for JSON."""
         return asdict(self)
 
     @classmethod

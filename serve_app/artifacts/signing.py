@@ -1,7 +1,7 @@
 """The seal of a bundle: an Ed25519 signature by the trainer over the bundle's digest, kept beside the manifest.
 
-A digest proves that nothing was damaged; only a seal proves who published. The digest covers the manifest, which holds version,
-size and sha256 of every file, so one seal covers every byte.
+A digest proves that no byte was damaged. The seal proves that the holder of the private key published the bundle. The digest
+covers the manifest, which holds the size and sha256 of every file, so one seal covers every byte.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Store:
             return os.readlink(self.root / CURRENT)
         except FileNotFoundError:
             stamp = legacy_stamp(self.root)
-            # Looked at twice: a first publication in between makes the plain names lead into its bundle.
+            # Looked at twice: a first publication in between makes the legacy names lead into its bundle.
             return None if stamp is None else link_of(self.root / CURRENT) or f"plain:{stamp}"
         except OSError as error:
             # A `current` that is no link, or a volume that does not answer: not the same as an empty store.
@@ -113,7 +113,7 @@ class Store:
         """Put a bundle into the store and point to it.
 
         `version` is used when it is free, else the next number; with `check`, nothing is published when the pointer is no
-        longer `expected` (somebody else published meanwhile: PointerMoved). `sign` seals it. Raises StoreError; nothing is
+        longer `expected` (another writer published meanwhile: PointerMoved). `sign` seals it. Raises StoreError; nothing is
         changed then.
         """
         missing = [name for name in (JOBLIB, METRICS) if name not in files]
@@ -197,7 +197,7 @@ class Store:
             raise StoreError(f"the store {self.root} cannot be written: {error}; nothing was published") from error
 
     def _sweep(self) -> None:
-        """Remove what a killed writer left; the lock is held, so it belongs to nobody."""
+        """Remove what a killed writer left. The lock is held, so no living writer owns it."""
         for name in os.listdir(self.root / BUNDLES):
             if name.startswith("."):
                 shutil.rmtree(self.root / BUNDLES / name, ignore_errors=True)
@@ -205,15 +205,15 @@ class Store:
             if name.startswith(LINK):
                 (self.root / name).unlink(missing_ok=True)
 
-    def _free(self, wanted: int | None) -> int:
+    def _free_version(self, requested: int | None) -> int:
         taken = {parsed[0] for name in os.listdir(self.root / BUNDLES) if (parsed := parse_folder(name))}
-        if wanted is not None and 0 < wanted <= MAX_VERSION and wanted not in taken:
-            return wanted
+        if requested is not None and 0 < requested <= MAX_VERSION and requested not in taken:
+            return requested
         return max(taken, default=0) + 1
 
-    def _write(self, files: Mapping[str, bytes], manifest: Manifest, wanted: int | None, sign: Sign | None = None) -> Path:
+    def _write(self, files: Mapping[str, bytes], manifest: Manifest, requested: int | None, sign: Sign | None = None) -> Path:
         """Write aside, everything fsynced, the manifest last; then give the folder its name."""
-        number = self._free(wanted)
+        number = self._free_version(requested)
         raw = describe(files, msgspec.structs.replace(manifest, version=number))
         aside = self.root / BUNDLES / f".{uuid.uuid4().hex}"
         folder = self.root / BUNDLES / folder_name(number, sha256(raw))
@@ -234,7 +234,7 @@ class Store:
         return folder
 
     def _point(self, name: str) -> None:
-        """The last step that may fail: the plain names lead through the pointer, so they are made before it moves."""
+        """The last step that may fail: the legacy names lead through the pointer, so they are made before it moves."""
         self._link_legacy_names()
         replace_link(self.root / CURRENT, f"{BUNDLES}/{name}")
 
@@ -258,7 +258,7 @@ class Store:
                 return
             files, manifest = adopt(legacy)
         except BundleRefused as error:
-            if not error.final:  # somebody writes these files at this moment
+            if not error.final:  # another process writes these files at this moment
                 raise
             return
         folder = self._write(files, manifest, int(legacy.version) if legacy.version.isdigit() else None)
@@ -285,4 +285,4 @@ class Store:
 
 
 class PointerMoved(StoreError):
-    """Somebody else published between the comparison and the publication."""
+    """Another writer published between the comparison and the publication."""

@@ -1,4 +1,4 @@
-"""What the folder of models tells besides the model: free space, and how the last training ended."""
+"""The state of the store's volume: its free space, and the verdict of the last training."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Volume:
     verdict_at: float | None = None
 
 
-def look(folder: Path) -> Volume:
-    """Look once. It never raises, and may block as long as the volume does."""
+def read_volume(folder: Path) -> Volume:
+    """Read the state once. It never raises, and it blocks for as long as the volume does."""
     return Volume(*_space(folder), *_verdict(folder))
 
 

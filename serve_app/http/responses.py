@@ -44,7 +44,7 @@ class HttpResponse(NamedTuple):
 
 
 DISCONNECTED = HttpResponse(499, (), b"", error="disconnected")
-"""The client closed the connection before its request was complete; nobody receives this response."""
+"""The client closed the connection before its request was complete; no client receives this response."""
 
 
 def problem_response(problem: HttpProblem, codec: type[Codec] = NativeRowCodec) -> HttpResponse:

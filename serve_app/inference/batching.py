@@ -1,7 +1,7 @@
 """Adaptive batching: rows that wait at the same time are predicted in one call.
 
 Most of a call goes into everything but the row, with scikit-learn and, a hundred times less, with ONNX Runtime. There is no timer:
-a lone client waits for nobody, and while a call runs the next rows gather. How long a row would wait is known before it is
+a single client does not wait, and while a call runs the next rows gather. How long a row would wait is known before it is
 accepted: the cost of a call was measured while the model warmed up, and is corrected by the time that calls take now.
 """
 

@@ -81,23 +81,28 @@ def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown) -> Ca
             return vectors(rows)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotFastPath):
             document = _load(body)
-        if "instances" not in document:
-            raise InvalidInput([Problem("instances", "missing", "this field is required")])
-        instances = document["instances"]
-        if not isinstance(instances, list):
-            raise InvalidInput([Problem("instances", "type", "must be a list of objects")])
-        _check_count(len(instances), max_rows)
-        problems: list[Problem] = []
-        matrix = []
-        for index, item in enumerate(instances):
-            matrix.append(read_row(signature, item, f"instances[{index}].", problems, unknown))
-            if len(problems) >= MAX_PROBLEMS:
-                break
-        if problems:
-            raise InvalidInput(problems[:MAX_PROBLEMS])
-        return np.array(matrix, dtype=np.float64)
+        return _read_document(signature, document, max_rows=max_rows, unknown=unknown)
 
     return decode_rows
+
+
+def _read_document(signature: Signature, document: dict[str, Any], *, max_rows: int, unknown: Unknown) -> Matrix:
+    """The matrix of a parsed `{"instances": [row, ...]}`, read value by value. Raises InvalidInput and TooManyRows."""
+    if "instances" not in document:
+        raise InvalidInput([Problem("instances", "missing", "this field is required")])
+    instances = document["instances"]
+    if not isinstance(instances, list):
+        raise InvalidInput([Problem("instances", "type", "must be a list of objects")])
+    _check_count(len(instances), max_rows)
+    problems: list[Problem] = []
+    matrix = []
+    for index, item in enumerate(instances):
+        matrix.append(read_row(signature, item, f"instances[{index}].", problems, unknown))
+        if len(problems) >= MAX_PROBLEMS:
+            break
+    if problems:
+        raise InvalidInput(problems[:MAX_PROBLEMS])
+    return np.array(matrix, dtype=np.float64)
 
 
 class NotFastPath(Exception):

@@ -76,8 +76,8 @@ def _cells(signature: Signature) -> Callable[[Scores], list[bytes]]:
 
     def interleave(count: int, *columns: bytes | list[bytes]) -> list[bytes]:
         pieces = [b""] * (count * len(columns))
-        for place, column in enumerate(columns):
-            pieces[place :: len(columns)] = [column] * count if isinstance(column, bytes) else column
+        for position, column in enumerate(columns):
+            pieces[position :: len(columns)] = [column] * count if isinstance(column, bytes) else column
         return pieces
 
     if signature.task == "regression":
@@ -91,9 +91,9 @@ def _cells(signature: Signature) -> Callable[[Scores], list[bytes]]:
     classes = len(labels)
 
     def cells(scores: Scores) -> list[bytes]:
-        found, best = texts(scores), scores.argmax(axis=1)
-        confidence = [found[place] for place in (np.arange(len(scores)) * classes + best).tolist()]
-        probabilities = [part for column in range(classes) for part in (names[column], found[column::classes])]
+        numbers, best = texts(scores), scores.argmax(axis=1)
+        confidence = [numbers[index] for index in (np.arange(len(scores)) * classes + best).tolist()]
+        probabilities = [part for column in range(classes) for part in (names[column], numbers[column::classes])]
         return interleave(len(scores), [labels[position] for position in best.tolist()], confidence, *probabilities, b"}},")
 
     return cells

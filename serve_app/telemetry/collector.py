@@ -19,7 +19,7 @@ from prometheus_client.core import Metric
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Signature
-from serve_app.artifacts.volume import look
+from serve_app.artifacts.volume import read_volume
 from serve_app.inference.predictor import Predictor
 from serve_app.inference.slot import Refusal, Slot
 from serve_app.telemetry import exposition, histogram
@@ -93,7 +93,7 @@ class MetricsCollector:
     def poll_store(self) -> None:
         """Look at the store's volume. It may block, so it runs in a thread."""
         if self.folder is not None:
-            self.state.volume = look(self.folder)
+            self.state.volume = read_volume(self.folder)
 
     def flush(self) -> None:
         """Add what is pending to the counts, and let go of the predictor."""

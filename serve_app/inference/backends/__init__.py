@@ -9,7 +9,7 @@ from serve_app.artifacts.matrix import Matrix, Scores
 
 Kind = Literal["onnx", "scikit-learn"]
 Score = Callable[[Matrix], Scores]
-"""Backend.scores, for those who need no more of a backend."""
+"""The type of `Backend.scores`, for code that needs no more of a backend."""
 
 
 class Backend(Protocol):

@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.artifacts.names import REPORT
 from serve_app.artifacts.store import Store
-from serve_app.artifacts.volume import Volume, look
+from serve_app.artifacts.volume import Volume, read_volume
 from serve_app.inference.slot import Slot
 from serve_app.telemetry.collector import MetricsCollector
 from tests.support.policies import ALLOW_ALL
@@ -33,10 +33,10 @@ def test_the_last_verdict_and_the_free_space_are_told(tmp_path: Path, accepted: 
 def test_a_report_that_is_missing_or_damaged_tells_nothing(tmp_path: Path, report: bytes | None) -> None:
     if report is not None:
         (tmp_path / REPORT).write_bytes(report)
-    found = look(tmp_path)
+    found = read_volume(tmp_path)
     assert (found.verdict, found.verdict_at) == (None, None)
     assert found.free is not None
 
 
 def test_a_folder_that_is_not_there_tells_nothing(tmp_path: Path) -> None:
-    assert look(tmp_path / "gone") == Volume()
+    assert read_volume(tmp_path / "gone") == Volume()
