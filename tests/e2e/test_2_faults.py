@@ -64,8 +64,9 @@ def test_a_full_volume_fails_the_training_and_leaves_the_served_model(trained: s
     )
     result = make("k8s-train", TRAIN=str(folder))
     assert result.code != 0
-    (error,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
-    assert "No space left" in error
+    # The job prints an error of its own before that of the command.
+    errors = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    assert "No space left" in errors[-1]
     assert request("/model/info", key=key).version == served
     assert "No space left" in cluster.doctor()["RayJob iris-train"]
 
