@@ -27,14 +27,14 @@ CPUS = 0.5
 
 def make_slot(settings: Settings) -> Slot:
     """The slot that follows the store, and MLflow while the store is empty."""
-    from serve_app.artifacts.mlflow_source import Registry
+    from serve_app.artifacts.mlflow_source import MlflowSource
     from serve_app.artifacts.store import Store
     from serve_app.inference.slot import Slot
 
     sources: list[Source] = [Store(settings.model_dir)]
     if settings.mlflow_tracking_uri:
         sources.append(
-            Registry(
+            MlflowSource(
                 settings.mlflow_tracking_uri,
                 model_name=settings.iris_model_name,
                 alias=settings.iris_model_alias,

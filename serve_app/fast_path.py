@@ -1,4 +1,4 @@
-"""What is clever for the sake of speed and memory, in one place. Each part says what it buys and how that was measured.
+"""Optimizations for speed and memory, in one place. Each part says what it buys and how that was measured.
 
 Figures without another source are those of `docs/benchmarks.md` ("Settings, each with its reason"), with the way they were made.
 The flags of Ray Serve and of the allocator are in `rayserve/serve.env` and have their figures in the same tables: requests that
@@ -25,7 +25,7 @@ def start(awaitable: Awaitable[Any]) -> tuple[bool, Any]:
 
     The message with the body of a request is nearly always there when it is asked for. A deadline around each `receive` would
     make and cancel a timer for each request; so the first step is taken without one, and only a `receive` that really waits gets
-    its timer. `tests/unit/hostile` proves that a body that has arrived costs no timer.
+    its timer. `tests/hostile/test_bodies.py` proves that a body that has arrived costs no timer.
     """
     steps = awaitable.__await__()
     try:

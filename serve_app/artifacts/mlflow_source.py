@@ -44,7 +44,7 @@ READ_SECONDS = 30.0
 """How long a look at MLflow and the download of a model may hold up the next look at the store."""
 
 
-class Registry:
+class MlflowSource:
     """A source of models. It looks at MLflow every `poll_seconds` at most, and keeps what it saw in between."""
 
     def __init__(self, tracking_uri: str, *, model_name: str, alias: str, model_dir: Path, poll_seconds: float) -> None:

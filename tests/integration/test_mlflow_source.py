@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.artifacts.mlflow_source import Registry
+from serve_app.artifacts.mlflow_source import MlflowSource
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused
 from serve_app.inference.slot import Slot
@@ -43,8 +43,8 @@ def trained(tracking: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(folder / "models")
 
 
-def registry(tracking: str, model_dir: Path, *, name: str = NAME, poll_seconds: float = 60.0) -> Registry:
-    return Registry(tracking, model_name=name, alias="champion", model_dir=model_dir, poll_seconds=poll_seconds)
+def registry(tracking: str, model_dir: Path, *, name: str = NAME, poll_seconds: float = 60.0) -> MlflowSource:
+    return MlflowSource(tracking, model_name=name, alias="champion", model_dir=model_dir, poll_seconds=poll_seconds)
 
 
 def test_the_champion_is_fetched_verified_and_answers_like_the_store(tracking: str, trained: Store, tmp_path: Path) -> None:
