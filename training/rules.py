@@ -5,7 +5,7 @@ A new rule is one function, and its name in VERDICT_RULES.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,24 +39,22 @@ class Evidence:
     tolerance: float
 
 
-Rule = Callable[[Evidence], str | None]
-"""Returns the reason to refuse the candidate, or None."""
+Rule = Callable[[Evidence], Iterable[str]]
+"""Yields the reasons to refuse the candidate; none when the rule holds."""
 
 
-def floors_are_met(evidence: Evidence) -> str | None:
+def floors_are_met(evidence: Evidence) -> Iterable[str]:
     """Every metric with a floor reaches it; mae and rmse do not exceed it. A metric that is NaN fails."""
     scalars = evidence.metrics.scalars()
-    failures = []
     for name, floor in evidence.floors.items():
         value = scalars[name]
         if name in LOWER_IS_BETTER and not value <= floor:
-            failures.append(f"{name} is {value:.4f}, above the allowed {floor:g}")
+            yield f"{name} is {value:.4f}, above the allowed {floor:g}"
         elif name not in LOWER_IS_BETTER and not value >= floor:
-            failures.append(f"{name} is {value:.4f}, below the required {floor:g}")
-    return "; ".join(failures) or None
+            yield f"{name} is {value:.4f}, below the required {floor:g}"
 
 
-def not_worse_than_served(evidence: Evidence) -> str | None:
+def not_worse_than_served(evidence: Evidence) -> Iterable[str]:
     """On the rows that both models predict, accuracy or rmse is not worse than the served model's, within the tolerance."""
     new, served = evidence.comparison.new, evidence.comparison.served
     if isinstance(new, ClassificationMetrics) and isinstance(served, ClassificationMetrics):
@@ -66,19 +64,18 @@ def not_worse_than_served(evidence: Evidence) -> str | None:
         name, value, other = "rmse", new.rmse, served.rmse
         worse = value > other * (1.0 + evidence.tolerance) + _ROUNDING
     else:
-        return None
-    if not worse:
-        return None
-    version = evidence.comparison.version
-    return f"{name} is {value:.4f}, worse than the {other:.4f} of version {version}, which is served now, on the same rows"
+        return
+    if worse:
+        version = evidence.comparison.version
+        yield f"{name} is {value:.4f}, worse than the {other:.4f} of version {version}, which is served now, on the same rows"
 
 
 VERDICT_RULES: tuple[Rule, ...] = (floors_are_met, not_worse_than_served)
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict with the reason of every rule that refuses, in the order of VERDICT_RULES."""
-    reasons = tuple(reason for rule in VERDICT_RULES if (reason := rule(evidence)) is not None)
+    """The verdict with every reason of every rule, in the order of VERDICT_RULES."""
+    reasons = tuple(reason for rule in VERDICT_RULES for reason in rule(evidence))
     return Verdict(accepted=not reasons, reasons=reasons, comparison=evidence.comparison.to_dict())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -32,44 +33,41 @@ def evidence(new: Metrics, served: Metrics | None = None, **values: Any) -> Evid
 
 
 def test_a_model_at_its_floor_is_accepted() -> None:
-    assert floors_are_met(evidence(accuracy(0.9), floors={"accuracy": 0.9})) is None
+    assert list(floors_are_met(evidence(accuracy(0.9), floors={"accuracy": 0.9}))) == []
 
 
 def test_the_reason_for_a_missed_floor_has_both_numbers() -> None:
-    reason = floors_are_met(evidence(accuracy(0.85), floors={"accuracy": 0.9}))
-    assert reason is not None
+    (reason,) = floors_are_met(evidence(accuracy(0.85), floors={"accuracy": 0.9}))
     assert "0.8500" in reason
     assert "0.9" in reason
 
 
-def test_every_missed_floor_is_in_the_reason() -> None:
-    reason = floors_are_met(evidence(accuracy(0.5), floors={"accuracy": 0.9, "recall": 0.8, "precision": 0.4}))
-    assert reason is not None
-    assert ["accuracy" in reason, "recall" in reason, "precision" in reason] == [True, True, False]
+def test_every_missed_floor_is_a_reason() -> None:
+    reasons = floors_are_met(evidence(accuracy(0.5), floors={"accuracy": 0.9, "recall": 0.8, "precision": 0.4}))
+    assert [reason.split()[0] for reason in reasons] == ["accuracy", "recall"]
 
 
 @pytest.mark.parametrize(("ceiling", "met"), [(3.0, True), (2.0, False)])
 def test_the_floor_of_an_error_is_a_ceiling(ceiling: float, met: bool) -> None:
-    assert (floors_are_met(evidence(rmse(3.0), floors={"rmse": ceiling})) is None) is met
+    assert (list(floors_are_met(evidence(rmse(3.0), floors={"rmse": ceiling}))) == []) is met
 
 
 def test_a_metric_that_is_not_a_number_misses_every_floor() -> None:
-    assert floors_are_met(evidence(accuracy(float("nan")), floors={"accuracy": 0.5}))
-    assert floors_are_met(evidence(rmse(float("nan")), floors={"rmse": 0.5}))
+    assert list(floors_are_met(evidence(accuracy(float("nan")), floors={"accuracy": 0.5})))
+    assert list(floors_are_met(evidence(rmse(float("nan")), floors={"rmse": 0.5})))
 
 
 def test_a_model_as_good_as_the_served_one_is_accepted() -> None:
-    assert not_worse_than_served(evidence(accuracy(0.9), accuracy(0.9))) is None
-    assert not_worse_than_served(evidence(rmse(2.0), rmse(2.0))) is None
+    assert list(not_worse_than_served(evidence(accuracy(0.9), accuracy(0.9)))) == []
+    assert list(not_worse_than_served(evidence(rmse(2.0), rmse(2.0)))) == []
 
 
 def test_without_a_comparison_nothing_is_worse() -> None:
-    assert not_worse_than_served(evidence(accuracy(0.1))) is None
+    assert list(not_worse_than_served(evidence(accuracy(0.1)))) == []
 
 
 def test_the_reason_against_a_worse_model_names_the_served_version_and_both_numbers() -> None:
-    reason = not_worse_than_served(evidence(accuracy(0.9), accuracy(0.95)))
-    assert reason is not None
+    (reason,) = not_worse_than_served(evidence(accuracy(0.9), accuracy(0.95)))
     assert all(part in reason for part in ("0.9000", "0.9500", "version 4"))
 
 
@@ -92,8 +90,9 @@ def test_the_verdict_has_the_reason_of_every_rule_that_refuses() -> None:
 
 
 def test_a_new_rule_is_one_function_in_the_tuple(monkeypatch: pytest.MonkeyPatch) -> None:
-    def enough_rows(evidence: Evidence) -> str | None:
-        return "too few rows" if evidence.metrics.rows < 1000 else None
+    def enough_rows(evidence: Evidence) -> Iterable[str]:
+        if evidence.metrics.rows < 1000:
+            yield "too few rows"
 
     monkeypatch.setattr(rules, "VERDICT_RULES", (*VERDICT_RULES, enough_rows))
     assert judge(evidence(accuracy(1.0))).reasons == ("too few rows",)
