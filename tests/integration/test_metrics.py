@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -133,38 +134,36 @@ def test_a_missing_prometheus_is_an_error_message_without_a_traceback(tmp_path: 
     assert "Traceback" not in process.stderr
 
 
-def test_predictions_are_answered_before_serves_own_request_handling_and_only_unusual_ones_reach_it(server: Server) -> None:
-    """What fell back to the slow path would answer the same, and show only here."""
+def test_predictions_are_answered_before_serves_own_request_handling_whatever_their_headers(server: Server) -> None:
+    """Serve counts what its own request wrapper handles: pages like /health, and no prediction."""
+    body = json.dumps(A_FLOWER).encode()
 
-    def post(**more: str) -> None:
-        assert httpx2.post(f"{server.url}/predict", json=A_FLOWER, headers={**HEADERS, **more}).status_code == 200
+    def post(content: bytes = body, **more: str) -> None:
+        headers = {**HEADERS, "Content-Type": "application/json", **more}
+        assert httpx2.post(f"{server.url}/predict", content=content, headers=headers).status_code == 200
 
-    def prediction_counts() -> dict[str, float]:
-        """Predictions as we count them, and as Serve does."""
+    def counts() -> dict[str, float]:
+        """Predictions as the collector counts them and as Serve does, and everything that Serve counts."""
         samples = exported(server)
         served = samples.get("serve_num_http_requests_total", [])
         own = [value for labels, value in samples["http_requests_total"] if labels["route"] == "/predict"]
-        return {"ours": sum(own), "serve": sum(value for labels, value in served if labels["route"] == "/predict")}
+        predictions = sum(value for labels, value in served if labels["route"] == "/predict")
+        return {"own": sum(own), "serve": predictions, "serve_all": sum(value for _, value in served)}
 
-    before = prediction_counts()
+    before = counts()
 
     def stable() -> bool:
         nonlocal before
-        last, before = before, prediction_counts()
+        last, before = before, counts()
         return before == last
 
     until(stable, seconds=60, every=5, what="the counts of the requests before")
     for _ in range(REQUESTS):
         post()
+    post(Origin="https://elsewhere.example")
+    post(gzip.compress(body), **{"Content-Encoding": "gzip"})
     for _ in range(3):
-        post(Origin="https://elsewhere.example")
-    until(
-        lambda: prediction_counts()["ours"] == before["ours"] + REQUESTS + 3,
-        seconds=60,
-        every=1,
-        what="all predictions in our counts",
-    )
-    until(
-        lambda: prediction_counts()["serve"] >= before["serve"] + 3, seconds=60, every=1, what="the unusual ones in Serve's count"
-    )
-    assert prediction_counts()["serve"] == before["serve"] + 3
+        assert httpx2.get(f"{server.url}/model/info", headers=HEADERS).status_code == 200
+    until(lambda: counts()["own"] == before["own"] + REQUESTS + 2, seconds=60, every=1, what="all predictions in the collector")
+    until(lambda: counts()["serve_all"] >= before["serve_all"] + 3, seconds=60, every=1, what="the other requests in Serve's count")
+    assert counts()["serve"] == before["serve"] == 0
