@@ -36,7 +36,7 @@ BODY = orjson.dumps(A_FLOWER)
 
 
 class Silent(MetricsCollector):
-    """Accounts that count nothing."""
+    """A collector that counts nothing."""
 
     def answered(self, *_: Any) -> None: ...
 

@@ -23,7 +23,7 @@ class Clock:
         return self.now
 
 
-def book_of(windows: RateLimitWindow) -> Callable[[str, Rate], Awaitable[Grant]]:
+def counter_of(windows: RateLimitWindow) -> Callable[[str, Rate], Awaitable[Grant]]:
     async def take(name: str, rate: Rate) -> Grant:
         await asyncio.sleep(0)  # as a call to an actor would
         return windows.take(name, rate)
@@ -47,7 +47,7 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
 @pytest.mark.parametrize("step", [3600, -3600])
 async def test_a_step_of_the_clock_opens_no_window_and_closes_none(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rate = Rate(3, 1800)
-    alone, shared = RateLimitClient(), RateLimitClient(book_of(RateLimitWindow()))
+    alone, shared = RateLimitClient(), RateLimitClient(counter_of(RateLimitWindow()))
     for limiter in (alone, shared):
         assert [await limiter.wait_of("a", rate) for _ in range(3)] == [0, 0, 0]
     now = time.time() + step
@@ -76,12 +76,12 @@ async def test_replicas_together_admit_the_limit_within_five_percent(replicas: i
     windows = RateLimitWindow(clock)
     calls = 0
 
-    async def book(name: str, rate: Rate) -> Grant:
+    async def counter(name: str, rate: Rate) -> Grant:
         nonlocal calls
         calls += 1
-        return await book_of(windows)(name, rate)
+        return await counter_of(windows)(name, rate)
 
-    limiters = [RateLimitClient(book, clock=clock) for _ in range(replicas)]
+    limiters = [RateLimitClient(counter, clock=clock) for _ in range(replicas)]
     rate = Rate(count, 60)
     for _ in range(3):
         waits = [await limiters[number % replicas].wait_of("alice", rate) for number in range(count * 2)]
@@ -89,12 +89,12 @@ async def test_replicas_together_admit_the_limit_within_five_percent(replicas: i
         assert 0.95 * count <= admitted <= count
         assert all(0 < wait <= 60 for wait in waits if wait)
         clock.now += 60
-    assert calls < 3 * (1000 + replicas)  # most requests do not wait for the book
+    assert calls < 3 * (1000 + replicas)  # most requests do not wait for the counter
 
 
-async def test_requests_that_come_at_once_ask_the_book_once_for_a_share() -> None:
+async def test_requests_that_come_at_once_ask_the_counter_once_for_a_share() -> None:
     windows = RateLimitWindow()
-    limiters = [RateLimitClient(book_of(windows)) for _ in range(3)]
+    limiters = [RateLimitClient(counter_of(windows)) for _ in range(3)]
     rate = Rate(300, 60)
     waits = await asyncio.gather(*(limiters[number % 3].wait_of("alice", rate) for number in range(1000)))
     assert 285 <= waits.count(0) <= 300
@@ -116,7 +116,7 @@ def test_no_window_ever_gives_out_more_than_the_limit(steps: list[tuple[int, flo
 
 
 @pytest.mark.parametrize("failure", ["dead", "hanging"])
-async def test_without_the_book_each_replica_counts_for_itself_and_asks_again_later(
+async def test_without_the_counter_each_replica_counts_for_itself_and_asks_again_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: str
 ) -> None:
     monkeypatch.setattr(limits, "COUNTER_SECONDS", 0.01)
@@ -124,14 +124,14 @@ async def test_without_the_book_each_replica_counts_for_itself_and_asks_again_la
     windows = RateLimitWindow(clock)
     broken = True
 
-    async def book(name: str, rate: Rate) -> Grant:
+    async def counter(name: str, rate: Rate) -> Grant:
         if broken and failure == "dead":
             raise ConnectionError
         if broken:
             await asyncio.Event().wait()
         return windows.take(name, rate)
 
-    limiter = RateLimitClient(book, clock=clock)
+    limiter = RateLimitClient(counter, clock=clock)
     rate = Rate(5, 60)
     with caplog.at_level(logging.WARNING, "iris_api.limits"):
         waits = [await limiter.wait_of("alice", rate) for _ in range(8)]
