@@ -139,7 +139,7 @@ def publish_iris(store: Store, estimator: Any = None, *, onnx: bool = False, **m
 
 
 def write_legacy(folder: Path, estimator: Any = None, **metadata: Any) -> None:
-    """The three plain files that the system of old wrote: no signature, classes as numbers."""
+    """The three files of the legacy layout: no signature, classes as numbers."""
     X, names = iris()
     if estimator is None:
         estimator = RandomForestClassifier(5, random_state=1).fit(X, [IRIS_CLASSES.index(name) for name in names])

@@ -1,4 +1,4 @@
-"""The three plain files of the system of old."""
+"""The three files of the legacy layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store that holds what the system of old wrote: three plain files."""
+"""A store that holds the three files of the legacy layout."""
 
 from __future__ import annotations
 
