@@ -74,7 +74,7 @@ def soak(server: Server, version: str, expected: str, *, requests: int, warm: in
         def has_finished(count: int) -> bool:
             return load.finished >= count
 
-        for count in range(every, requests + 1, every):
+        for count in (*range(every, requests, every), requests):
             until(partial(has_finished, count), seconds=300, what=f"{every} responses")
             for pid, values in samples.items():
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a HAProxy that was replaced
