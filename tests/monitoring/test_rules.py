@@ -143,6 +143,7 @@ def built(folder: Path, text: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(output.stdout))
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="NOT TESTED: kubectl is not installed")
 @pytest.mark.parametrize("variant", ["base", "overlays/operator"])
 def test_an_overlay_sets_the_address_of_the_runbook_as_the_docs_show(variant: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "monitoring.md").read_text(), re.DOTALL)
