@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +69,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict with its comparison, the manifest with both, and what was published, None when the model was refused."""
+    """The verdict with its comparison, the manifest with both, and what was published, None when the model was refused.
+
+    `bundle` holds the files that were published, by name, as this process has made them.
+    """
 
     verdict: Verdict
     comparison: Comparison
     manifest: Manifest
     record: RunRecord | None
     entry: Entry | None
+    bundle: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def train(options: TrainOptions, progress: Progress) -> Outcome:
@@ -217,10 +221,11 @@ def _decide(
             return Decision(verdict, evidence.comparison, publish.manifest(publication, verdict, record), record, None)
         record = _register(job, record)
         manifest = publish.manifest(publication, verdict, record)
+        files = publish.files(publication, manifest)
         try:
             with job.progress(f"publish to {job.options.model_dir}"):
                 entry = store.publish(
-                    publish.files(publication, manifest),
+                    files,
                     manifest,
                     version=None if record is None else record.version_number,
                     expected=pointer,
@@ -231,7 +236,8 @@ def _decide(
             with job.progress("compare with the model that was published meanwhile"):
                 pointer, evidence = _gather_evidence(job, publication.candidate, store)
         else:
-            return Decision(verdict, evidence.comparison, manifest, record, entry)
+            bundle = publish.bundle_files(files, manifest, entry, job.sign)
+            return Decision(verdict, evidence.comparison, manifest, record, entry, bundle)
 
 
 def _register(job: Job, record: RunRecord | None) -> RunRecord | None:
@@ -256,5 +262,5 @@ def _finish(job: Job, publication: Publication, store: Store, decision: Decision
                 **publication.plots,
                 CARD: card.render(decision.manifest, candidate.metrics.to_dict(), publication.plots),
             }
-            notes += run_record.finish(job.run, decision.record, store, decision.verdict, entry, report)
+            notes += run_record.finish(job.run, decision.record, store, decision.verdict, entry, decision.bundle, report)
     return Outcome(decision.verdict, decision.comparison, candidate.metrics, decision.manifest, entry, path, tuple(notes))
