@@ -88,7 +88,7 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
     Raises UsageError, BackendUnavailable or StoreError; nothing was published then.
     """
     sign = None if options.signing_key is None else _load_signer(options.signing_key)
-    policy = _load_policy(options)
+    policy = load_policy(options)
     seed = options.random_state.value if options.random_state.value is not None else secrets.randbelow(2**31)
     with progress("read the data"):
         dataset = _load_dataset(options, seed)
@@ -127,7 +127,7 @@ def _load_signer(file: Path) -> Sign:
         raise UsageError(f"--signing-key: {error}") from None
 
 
-def _load_policy(options: TrainOptions) -> LoadPolicy:
+def load_policy(options: TrainOptions) -> LoadPolicy:
     """The policy of the replicas; a trainer with a signing key and without public keys trusts what it has signed itself."""
     verify = None
     try:
