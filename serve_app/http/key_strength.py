@@ -20,7 +20,7 @@ _NEIGHBOURS = frozenset(pair for row in _ROWS for text in (row, row[::-1]) for p
 def weakness(key: str) -> str | None:
     """Why the key is not for production, as the end of a sentence that begins with "the key"; None for a good one."""
     if len(key) < MIN_LENGTH:
-        return f"is shorter than {MIN_LENGTH} characters"
+        return f"has fewer than {MIN_LENGTH} characters"
     letters = "".join(char for char in key.lower() if char.isalnum())
     if any(placeholder in letters for placeholder in _PLACEHOLDERS):
         return "is a placeholder"

@@ -141,7 +141,7 @@ def _numbers(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
     return _checked(name, values.to_numpy(dtype=np.float64, na_value=np.nan), column.index)
 
 
-def _checked(name: str, numbers: npt.NDArray[np.float64], index: pd.Index[Any]) -> pd.Series[Any]:
+def _checked(name: str, numbers: npt.NDArray[Any], index: pd.Index[Any]) -> pd.Series[Any]:
     """The numbers as a column; raises UsageError when all are gaps or one is too large."""
     if np.isnan(numbers).all():
         raise _empty(name)

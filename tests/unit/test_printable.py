@@ -27,7 +27,7 @@ def test_control_characters_are_shown_as_escapes(text: str, shown: str) -> None:
 
 def test_an_error_about_a_column_holds_no_control_character(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "t.csv"
-    table.write_bytes(b"a\x1b[2J\r\x9b\xc2\x9b,y\n".replace(b"\x9b\xc2", b"\xc2") + b"1,a\nfoo\x1b]0;x\x07,b\n3,a\n4,b\n5,a\n")
+    table.write_text("a\x1b[2J\x9b,y\n1,a\n2,b\n3,a\n4,b\n5,a\n")
     arguments = ["train", "--data", str(table), "--target", "y\x1b[1A", "--no-tracking", "--model-dir", str(tmp_path / "models")]
     assert main(arguments) == 2
     err = capfd.readouterr().err
