@@ -105,7 +105,7 @@ def test_rows_that_the_served_model_refuses_are_not_compared() -> None:
 def test_a_served_model_that_the_policy_refuses_is_not_unpickled(tmp_path: Path, policy: LoadPolicy, reason: str) -> None:
     canary = tmp_path / "canary"
     model = LogisticRegression(max_iter=500).fit(MATRIX, TARGET)
-    trap = bundle(model, files={JOBLIB: dumped(Trap(open, str(canary), "w"))})
+    trap = bundle(model, files={JOBLIB: dumped(Trap(Path.touch, canary))})
     comparison = compare(trap, ROWS, TARGET, TARGET, signature(), policy)
     assert (comparison.compared, comparison.refused, canary.exists()) == (False, reason, False)
     assert comparison.to_dict()["refused"] == reason
