@@ -9,7 +9,7 @@ from ray import serve
 
 from serve_app.fast_path import tune_interpreter
 from serve_app.rayserve import ingress_hook
-from serve_app.settings import Settings, load_settings, wants_json
+from serve_app.settings import Settings, export_mlflow_secrets, load_settings, wants_json
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -33,6 +33,7 @@ def make_slot(settings: Settings) -> Slot:
 
     sources: list[Source] = [Store(settings.model_dir)]
     if settings.mlflow_tracking_uri:
+        export_mlflow_secrets(settings)
         sources.append(
             MlflowSource(
                 settings.mlflow_tracking_uri,
@@ -73,8 +74,10 @@ class IrisApi:
 
     def __init__(self) -> None:
         from serve_app.rayserve.autoscaling import Usage, assigned_cpus
+        from serve_app.rayserve.isolation import bind_replica_to_loopback
         from serve_app.telemetry.logs import configure
 
+        bind_replica_to_loopback()
         self.settings = load_settings()
         configure(level=self.settings.log_level, json=wants_json(self.settings))
         warnings.simplefilter("ignore")  # each filter is run through for each tree of a forest; the tests run with errors

@@ -140,6 +140,23 @@ SECURITY: Groups = (
         ),
     ),
     (
+        "Exposure",
+        (
+            (
+                "The OpenAPI document follows from the contract of the model alone",
+                "test_pages::the_schema_follows_from_the_contract_alone",
+            ),
+            ("It has no value of the training table", "test_pages::the_openapi_document_has_no_value"),
+            ("The open metrics tell nothing of the training rows", "test_pages::the_open_metrics_have_no_series"),
+            ("One setting closes documentation and metrics", "test_pages::one_setting_puts_the_pages_behind_the_key"),
+            ("On one machine nothing listens on other interfaces", "test_exposure::nothing_listens_on_an_address"),
+            (
+                "No process of Ray, Serve or HAProxy has a secret in its environment",
+                "test_exposure::only_the_process_that_the_user_started",
+            ),
+        ),
+    ),
+    (
         "Supply chain",
         (
             ("No secret and nothing compiled in the repository", "test_supply_chain::no_secret_is_in_the_tree"),
