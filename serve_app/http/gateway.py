@@ -131,6 +131,7 @@ class Gateway:
         started = time.perf_counter()
         scope["headers"] = list(scope["headers"])
         values = dict(scope["headers"])
+        problem = problem_of_headers(scope["headers"])
         request_id = self._request_id(scope, values)
         body = self._body(receive)
         forwarded = ForwardedRequest(
@@ -142,7 +143,7 @@ class Gateway:
         )
         self._collector.in_flight += 1
         try:
-            refusal = await self._refusal_of_forward(scope, values)
+            refusal = await self._refusal_of_forward(scope, values, problem)
             if refusal is None:
                 await app(scope, forwarded.receive, forwarded.send)
             else:
@@ -242,9 +243,12 @@ class Gateway:
             return problem_of(BodyTooLarge(limit))
         return None
 
-    async def _refusal_of_forward(self, scope: Scope, values: HeaderValues) -> HttpResponse | None:
-        """The response to a request of any other route that does not reach the app; None when it does."""
-        problem = problem_of_headers(scope["headers"]) or self._refuse_length(values)
+    async def _refusal_of_forward(self, scope: Scope, values: HeaderValues, problem: HttpProblem | None) -> HttpResponse | None:
+        """The response to a request of any other route that does not reach the app; None when it does.
+
+        `problem` is that of its headers.
+        """
+        problem = problem or self._refuse_length(values)
         path = _path(scope)
         if problem is None and self._rate_limiter is not None:
             problem = await self._rate_limiter.refuse(scope, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -120,3 +121,22 @@ async def _read(reader: asyncio.StreamReader, result: Flood) -> None:
         result.statuses[status[9:12].decode("latin-1")] += 1
         while await reader.read(65536):
             pass
+
+
+async def read_slowly(url: str, paths: Sequence[str], *, connections: int, work: Callable[[], object]) -> None:
+    """Keep so many connections open that ask for these paths in turn and read nothing while `work` runs in a thread."""
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    sockets = []
+    try:
+        for number in range(connections):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setblocking(False)
+            sockets.append(connection)
+            await loop.sock_connect(connection, (parts.hostname, parts.port))
+            await loop.sock_sendall(connection, f"GET {paths[number % len(paths)]} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await asyncio.to_thread(work)
+    finally:
+        for connection in sockets:
+            connection.close()
