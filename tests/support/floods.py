@@ -76,7 +76,7 @@ async def _stall(url: str, start: bytes, result: Flood, stop: asyncio.Event) -> 
                     task.cancel()
                 await asyncio.gather(reading, stopped, return_exceptions=True)
             finally:
-                writer.close()
+                await _close(writer)
         await asyncio.sleep(0.02)
 
 
@@ -94,15 +94,20 @@ async def _stream(url: str, start: bytes, result: Flood, end: float) -> None:
             except TimeoutError:
                 pass
             finally:
-                writer.close()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(reading, 2.0)
+                await _close(writer)
+                await reading
         await asyncio.sleep(0.001)
 
 
 async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     parts = urlsplit(url)
     return await asyncio.open_connection(parts.hostname, parts.port)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _write(writer: asyncio.StreamWriter, data: bytes, result: Flood) -> None:
