@@ -235,6 +235,8 @@ def what_is_wrong(reply: Reply, request: Request, allowed: set[int]) -> str | No
     if reply.status not in allowed:
         return "a status that is not documented"
     for name, value in reply.headers:
+        if name == b"access-control-allow-headers" and b"\r" not in value and b"\n" not in value:
+            continue  # the response to a preflight names the headers that the browser asked for
         if b"\r" in value or b"\n" in value or MARK.encode().lower() in name + value.lower():
             return f"header {name!r} repeats the input"
     if MARK.encode() in body:
