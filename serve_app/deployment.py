@@ -87,8 +87,9 @@ class IrisApi:
         tune_interpreter()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """The app of this replica; its gateway is also what the ingress hook of this process asks."""
+        """The app of this replica, which the ingress hook of this process asks before Serve does."""
         from serve_app.http.app import create_app
+        from serve_app.http.gateway import sending_request_ids
         from serve_app.rayserve.metrics_export import Exporter
         from serve_app.rayserve.rate_counter import open_rate_counter
 
@@ -105,6 +106,7 @@ class IrisApi:
         self.gateway: Gateway = app.state.gateway
         answer = self.gateway.answer
         ingress_hook.answer = tracing.around(answer, self.gateway.route_of) if tracing else answer
+        ingress_hook.app = sending_request_ids(app)
         return app
 
     async def check_health(self) -> None:

@@ -14,7 +14,7 @@ from serve_app.protocols.codec import Codec, Operation
 from serve_app.protocols.problem_json import PROBLEM_SCHEMA
 
 _PROBLEMS = {
-    "400": "The body is not JSON",
+    "400": "The body is not JSON, or a header is repeated or not UTF-8",
     "401": "No API key",
     "403": "Wrong API key",
     "408": "The body did not arrive in time",
@@ -28,11 +28,13 @@ _PROBLEMS = {
 _KEYED = {"401", "403"}
 _SECURITY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 _PATHS = {
-    "/model/info": {"401", "403", "404", "429"},
-    "/model": {"401", "403", "404", "429"},
-    "/readyz": {"503"},
-    "/": {"429"},
-    "/health": {"429"},
+    "/model/info": {"400", "401", "403", "404", "429"},
+    "/model": {"400", "401", "403", "404", "429"},
+    "/livez": {"400"},
+    "/readyz": {"400", "503"},
+    "/metrics": {"400"},
+    "/": {"400", "429"},
+    "/health": {"400", "429"},
 }
 _MODEL_HEADERS = ("X-Model-Name", "X-Model-Version", "X-Model-Digest", "X-Request-ID")
 

@@ -106,6 +106,32 @@ SECURITY: Groups = (
             ("The same without a key", "test_bodies::who_shows_no_key_cannot_keep_the_connection"),
             ("1,000 clients that send slowly: others lose nothing", "faults::a_thousand_clients_that_send_slowly"),
             ("Bodies without end, giant headers, through HAProxy: 413, 400", "faults::bodies_without_end_and_giant_headers"),
+            (
+                "A flood without a key on an unknown path: memory of a replica grows by less than 100 MB and comes back",
+                "faults::a_flood_without_a_key_leaves_nothing_behind[an unknown path",
+            ),
+            ("The same on /health", "faults::a_flood_without_a_key_leaves_nothing_behind[GET /health"),
+            ("The same on Serve's control paths", "faults::a_flood_without_a_key_leaves_nothing_behind[Serve"),
+            (
+                "The same on /predict, with Origin and with gzip",
+                "faults::a_flood_without_a_key_leaves_nothing_behind[/predict",
+            ),
+            (
+                "400 slow connections without a key on any path: /health and predictions from browsers are answered",
+                "faults::four_hundred_slow_connections_without_a_key",
+            ),
+            ("1,000 clients that do not read: the same", "faults::a_thousand_clients_that_do_not_read"),
+            ("A trailer is no header", "test_hostile_headers::a_trailer_is_no_header"),
+            (
+                "The limit of a client is not evaded by trailers",
+                "test_hostile_headers::the_limit_of_a_client_is_not_evaded_by_trailers",
+            ),
+            (
+                "Bytes that are no UTF-8 in a header: a problem, no 5xx",
+                "test_hostile_headers::bytes_that_are_no_utf_8_in_a_header",
+            ),
+            ("Two keys in one request: 400", "test_hostile_headers::a_key_that_comes_twice_is_refused"),
+            ("Serve's control paths: no body reaches Serve", "test_hostile_headers::serves_control_paths_are_reached"),
         ),
     ),
     (
