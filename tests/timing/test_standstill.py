@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 import orjson
 import pytest
@@ -24,7 +23,7 @@ MOST_ROWS = DEFAULTS.iris_max_rows
 SECONDS = 0.05
 """The longest delay that a request may cause to those of another client."""
 ROUNDS = 3
-"""Each body is sent so many times; the shortest of the longest delays counts, because other processes of the machine disturb too."""
+"""Each body is sent so many times; the shortest of the longest delays counts, because other processes disturb too."""
 FLOWER = orjson.dumps(A_FLOWER)
 
 
@@ -49,7 +48,7 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "lists": lambda: repeated(b"[],", head=b'{"instances":[', tail=b"[]]}"),
     "lists beside the rows": lambda: repeated(b"[],", head=b'{"more":[', tail=b'[]],"instances":[' + FLOWER + b"]}"),
     "lists in a row": lambda: repeated(b"[],", head=b'{"instances":[{"more":[', tail=b"[]]," + FLOWER[1:] + b"]}"),
-    "lists in each row": lambda: rows(b'{"more":[' + b"[]," * 5000 + b'[]],"sepal_length":"5"' + FLOWER[FLOWER.index(b","):]),
+    "lists in each row": lambda: rows(b'{"more":[' + b"[]," * 5000 + b'[]],"sepal_length":"5"' + FLOWER[FLOWER.index(b",") :]),
     "empty rows": lambda: repeated(b"{},", head=b'{"instances":[', tail=b"{}]}"),
     "deep lists": lambda: b'{"instances":' + b"[" * (LIMIT // 2 - 10) + b"]" * (LIMIT // 2 - 10) + b"}",
     "deep objects": lambda: repeated(b'{"a":', head=b'{"instances":[', tail=b"1"),
@@ -58,9 +57,7 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "escapes": lambda: repeated(b"\\u0041", head=b'{"instances":[{"sepal_length":"', tail=b'"}]}'),
     "a long number": lambda: b'{"instances":[{"sepal_length":' + b"1" * (LIMIT - 40) + b"}]}",
     "a long fraction": lambda: b'{"instances":[{"sepal_length":1.' + b"3" * (LIMIT - 42) + b"}]}",
-    "unknown fields": lambda: (
-        b'{"instances":[{' + b",".join(b'"%x":1' % i for i in range(LIMIT // 12)) + b"," + FLOWER[1:] + b"]}"
-    ),
+    "unknown fields": lambda: b'{"instances":[{' + b",".join(b'"%x":1' % i for i in range(LIMIT // 12)) + b"," + FLOWER[1:] + b"]}",
     "unknown fields beside the rows": lambda: (
         b"{" + b",".join(b'"%x":1' % i for i in range(LIMIT // 12)) + b',"instances":[' + FLOWER + b"]}"
     ),

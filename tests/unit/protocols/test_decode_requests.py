@@ -30,9 +30,10 @@ MIXED = Signature(
     ),
     "regression",
 )
+ROW = 10_000
 A_CLIENT = {"age": 33, "member": True, "city": "Zürich", "income": 1.5, "owner": False, "colour": "red"}
 decode = codec.row_decoder(MIXED, unknown="refuse")
-decode_all = codec.rows_decoder(MIXED, max_rows=3, unknown="refuse")
+decode_all = codec.rows_decoder(MIXED, max_rows=3, max_row_bytes=ROW, unknown="refuse")
 either_reading = pytest.mark.parametrize("unknown", ["refuse", "unseen"])
 
 
@@ -71,7 +72,7 @@ def test_the_fast_reader_and_the_careful_one_agree_on_every_row(unknown: Any, da
 def test_a_batch_is_its_rows_in_their_order(data: st.DataObject, signature: Signature) -> None:
     table = data.draw(st.lists(rows(signature), min_size=1, max_size=4))
     one = codec.row_decoder(signature, unknown="refuse")
-    many = codec.rows_decoder(signature, max_rows=4, unknown="refuse")
+    many = codec.rows_decoder(signature, max_rows=4, max_row_bytes=ROW, unknown="refuse")
     try:
         expected = np.vstack([one(json.dumps(row).encode()) for row in table])
     except InvalidInput:
@@ -215,7 +216,7 @@ def test_any_column_name_works(name: str) -> None:
     row = {name: 0.5, "f1": '"'}
     for dumped in (json.dumps(row).encode(), orjson.dumps(row)):
         assert codec.row_decoder(signature, unknown="refuse")(dumped).tolist() == [[0.5, 0.0]]
-    many = codec.rows_decoder(signature, max_rows=2, unknown="refuse")
+    many = codec.rows_decoder(signature, max_rows=2, max_row_bytes=ROW, unknown="refuse")
     assert many(json.dumps({"instances": [row, row]}).encode()).tolist() == [[0.5, 0.0]] * 2
     with pytest.raises(InvalidInput) as refused:
         codec.row_decoder(signature, unknown="refuse")(json.dumps({**row, name: 2}).encode())
@@ -259,7 +260,7 @@ def test_a_wide_row_full_of_mistakes_gets_a_short_list() -> None:
     signature = Signature(tuple(Feature(f"x{i}") for i in range(1000)), "regression")
     for read, raw in (
         (codec.row_decoder(signature, unknown="refuse"), b"{}"),
-        (codec.rows_decoder(signature, max_rows=9, unknown="refuse"), b'{"instances":[{},{}]}'),
+        (codec.rows_decoder(signature, max_rows=9, max_row_bytes=ROW, unknown="refuse"), b'{"instances":[{},{}]}'),
     ):
         with pytest.raises(InvalidInput) as refused:
             read(raw)
