@@ -21,7 +21,7 @@ import numpy as np
 from serve_app.artifacts.fields import MAX_PROBLEMS, Unknown, read_row
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature
-from serve_app.errors import InvalidInput, Problem, TooLarge, TooManyRows
+from serve_app.errors import InvalidInput, Malformed, Problem, TooLarge, TooManyRows
 from serve_app.protocols.codec import Buffer
 from serve_app.protocols.json_reader import JsonReader, load_object
 from serve_app.protocols.limits import rows_within
@@ -42,7 +42,7 @@ def row_decoder(signature: Signature, *, unknown: Unknown) -> Callable[[Buffer],
         try:
             values = astuple(decode(body))
             return np.array((values if vector is None else vector(values),), dtype=np.float64)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotFastPath):
+        except _NOT_FAST:
             document = _load_row(body)
         problems: list[Problem] = []
         numbers = read_row(signature, document, "", problems, unknown)
@@ -69,47 +69,76 @@ def rows_decoder(signature: Signature, *, max_rows: int, max_row_bytes: int, unk
         values = map(astuple, rows) if vector is None else (vector(astuple(row)) for row in rows)
         return np.fromiter(chain.from_iterable(values), np.float64, len(rows) * width).reshape(len(rows), width)
 
-    def in_pieces(body: Buffer) -> Matrix:
-        count, matrices = 0, []
+    def in_pieces(body: Buffer, careful: BatchReader) -> Matrix:
+        matrices = []
         for piece in _pieces(body, max_row_bytes):
-            rows = decode(piece)
-            count += len(rows)
-            _check_count(count, max_rows)
-            matrices.append(vectors(rows))
+            try:
+                rows = decode(piece)
+                careful.check_count(len(rows))
+                matrices.append(vectors(rows))
+                careful.count += len(rows)
+            except _NOT_FAST:
+                matrices.append(careful.read_piece(piece))
+        careful.check()
         if not matrices:
             raise NotFastPath
         return np.concatenate(matrices)
 
     def decode_rows(body: Buffer) -> Matrix:
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotFastPath):
+        limits = {"max_rows": max_rows, "max_row_bytes": max_row_bytes}
+        with contextlib.suppress(*_NOT_FAST):
             if len(body) > PIECE_BYTES:
-                return in_pieces(body)
+                return in_pieces(body, BatchReader(signature, unknown=unknown, **limits))
             rows = decode_whole(body).instances
             _check_count(len(rows), max_rows)
             return vectors(rows)
-        reader = BatchReader(signature, max_rows=max_rows, max_row_bytes=max_row_bytes, unknown=unknown)
-        return reader.read(body)
+        return BatchReader(signature, unknown=unknown, **limits).read(body)
 
     return decode_rows
 
 
 class BatchReader:
-    """Reads `{"instances": [row, ...]}` value by value: it takes numbers as text, and names the fields that break a rule."""
+    """Reads the rows of one batch value by value: it takes numbers as text, and names the fields that break a rule.
+
+    `count` is how many rows were read so far, by it or by the caller.
+    """
 
     def __init__(self, signature: Signature, *, max_rows: int, max_row_bytes: int, unknown: Unknown) -> None:
         self._signature = signature
         self._max_rows = max_rows
         self._max_row_bytes = max_row_bytes
         self._unknown = unknown
-        self._count = 0
+        self.count = 0
         self._problems: list[Problem] = []
 
+    def check_count(self, further: int) -> None:
+        """Raise TooManyRows when so many further rows are too many."""
+        if self.count + further > self._max_rows:
+            _check_count(self.count + further, self._max_rows)
+
+    def check(self) -> None:
+        """Raise InvalidInput when a row that was read broke a rule."""
+        if self._problems:
+            raise InvalidInput(self._problems[:MAX_PROBLEMS])
+
+    def read_piece(self, piece: bytes) -> Matrix:
+        """The matrix of a list of rows that follows the rows counted so far; `check` raises what is wrong with their values.
+
+        Raises NotFastPath for what is no list, TooManyRows, and InvalidInput once MAX_PROBLEMS are known.
+        """
+        reader = JsonReader(piece, self._max_row_bytes)
+        try:
+            numbers = self._rows(reader, self.count)
+            reader.end()
+        except (Malformed, TooLarge):
+            raise NotFastPath from None
+        return self._matrix(numbers)
+
     def read(self, body: Buffer) -> Matrix:
-        """The matrix of all rows. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
+        """The matrix of `{"instances": [row, ...]}`. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
         reader = JsonReader(body, self._max_row_bytes)
         numbers: array[float] | None = None
-        beside = 0  # characters that belong to no row
-        start = reader.offset
+        beside = start = 0  # characters that belong to no row
         for name in reader.members():
             beside += reader.offset - start
             start = reader.offset
@@ -121,32 +150,43 @@ class BatchReader:
             if beside + reader.offset - start > self._max_row_bytes:
                 raise TooLarge([Problem("body", "too_long", f"must hold at most {self._max_row_bytes} bytes beside its rows")])
         reader.end()
-        if self._problems:
-            raise InvalidInput(self._problems[:MAX_PROBLEMS])
+        self.check()
         if numbers is None:
             raise InvalidInput([Problem("instances", "missing", "this field is required")])
-        width = len(self._signature.features)
-        _check_count(len(numbers) // width, self._max_rows)
-        return np.frombuffer(numbers, np.float64).reshape(-1, width)
+        matrix = self._matrix(numbers)
+        _check_count(len(matrix), self._max_rows)
+        return matrix
 
     def _instances(self, reader: JsonReader) -> array[float]:
-        numbers = array("d")
         self._problems = []
-        if reader.peek() != "[":
-            reader.value()
-            self._problems.append(Problem("instances", "type", "must be a list of objects"))
-            return numbers
-        for index, row in enumerate(reader.items()):
-            self._count += 1
-            _check_count(self._count, self._max_rows)
+        if reader.peek() == "[":
+            return self._rows(reader, 0)
+        reader.value()
+        self._problems.append(Problem("instances", "type", "must be a list of objects"))
+        return array("d")
+
+    def _rows(self, reader: JsonReader, first: int) -> array[float]:
+        numbers = array("d")
+        for index, row in enumerate(reader.items(), first):
+            self.check_count(1)
+            self.count += 1
             numbers.extend(read_row(self._signature, row, f"instances[{index}].", self._problems, self._unknown))
             if len(self._problems) >= MAX_PROBLEMS:
-                raise InvalidInput(self._problems[:MAX_PROBLEMS])
+                self.check()
         return numbers
+
+    def _matrix(self, numbers: array[float]) -> Matrix:
+        width = len(self._signature.features)
+        if self._problems or not numbers:
+            return np.empty((0, width))
+        return np.frombuffer(numbers, np.float64).reshape(-1, width)
 
 
 class NotFastPath(Exception):
     """A value that the typed decoder lets through and the slow reader must judge."""
+
+
+_NOT_FAST = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotFastPath)
 
 
 _HEAD = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"instances"[ \t\r\n]*:[ \t\r\n]*\[')

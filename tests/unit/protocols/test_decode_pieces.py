@@ -74,3 +74,15 @@ def test_too_many_rows_are_refused_before_all_are_read(monkeypatch: pytest.Monke
     raw = json.dumps({"instances": [A_FLOWER] * 5000}).encode()
     with pytest.raises(TooManyRows):
         codec.rows_decoder(iris_signature(), max_rows=4999, max_row_bytes=ROW, unknown="refuse")(raw)
+
+
+def test_a_large_batch_with_one_wrong_row_names_that_row_and_one_with_text_is_read() -> None:
+    read = codec.rows_decoder(NOTES, max_rows=20_000, max_row_bytes=ROW, unknown="refuse")
+    right = [{"x": i % 9, "note": TRAPS[i % len(TRAPS)]} for i in range(20_000)]
+    for change, problem in (({"note": "new"}, "unknown_category"), ({"x": "old"}, "type"), ({"x": None}, "type")):
+        with pytest.raises(InvalidInput) as refused:
+            read(json.dumps({"instances": [*right[:11_111], right[11_111] | change, *right[11_112:]]}).encode())
+        assert [(found.field.partition(".")[0], found.code) for found in refused.value.problems] == [("instances[11111]", problem)]
+    found = read(json.dumps({"instances": [*right[:15_000], right[15_000] | {"x": "7"}, *right[15_001:]]}).encode())
+    assert found[14_999:15_002, 0].tolist() == [14_999 % 9, 7.0, 15_001 % 9]
+    assert found.shape == (20_000, 2)
