@@ -71,8 +71,7 @@ class Settings(BaseSettings):
     iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     """Largest request body; more is answered 413."""
     iris_max_row_bytes: int = Field(64 * 1024, ge=1024)
-    """Largest body of `/predict`, and largest row of a batch; more is answered 413. Models with many columns take twice the size of
-    their rows when that is more."""
+    """Largest body of `/predict` and largest row of a batch (a wide model: twice the size of its rows); more is answered 413."""
     iris_max_body_seconds: float = Field(15.0, gt=0, le=3600)
     """Seconds in which a whole request body must have arrived; later is answered 408."""
     iris_max_rows: int = Field(100_000, ge=1)

@@ -211,6 +211,7 @@ class Gateway:
             if b"content-encoding" in values and _encoding(values) == b"gzip":
                 content = await body.inflate(content, self._executor)
         except _BODY_ERRORS as error:
+            body.release()  # what was read is gone, and the client may go on sending for seconds
             return problem_response(problem_of(error), route.codec)
         except ClientDisconnect:
             return DISCONNECTED

@@ -174,13 +174,16 @@ def test_sixty_large_bodies_at_once_share_one_budget(server: Replica, headers: d
         held.wait(120)
         at_once = server.resident() - before
         held.wait(120)
-    until(lambda: server.resident() - before < GROWTH, seconds=30, what="the release of the bodies")
+    with contextlib.suppress(AssertionError):
+        until(lambda: server.resident() - before < GROWTH, seconds=10, what="the release of the bodies")
     left = server.resident() - before
     memory = f"memory {at_once / 1e6:+.0f} MB, afterwards {left / 1e6:+.0f} MB"
     note(f"60 bodies of {size / 1e6:.0f} MB at once{', ' if headers else ''}{', '.join(headers)}: {dict(statuses)}, {memory}")
     assert statuses.total() == 60
     assert statuses[429] + statuses[0] >= 50
     assert statuses[429] > 0
+    assert statuses[413] + statuses[400] > 0  # those within the budget are read: a row too long, no gzip
     assert not [status for status in statuses if status >= 500]
     assert at_once < 300_000_000
+    assert left < GROWTH
     assert json.loads(server.ask("/predict", FLOWER)[1])["prediction"] == "setosa"
