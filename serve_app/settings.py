@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     """A category that training never saw: refused with 422, or predicted as unseen."""
     iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     """Largest request body; more is answered 413."""
+    iris_max_row_bytes: int = Field(64 * 1024, ge=1024)
+    """Largest body of `/predict` and largest row of a batch (a wide model: twice the size of its rows); more is answered 413."""
     iris_max_body_seconds: float = Field(15.0, gt=0, le=3600)
     """Seconds in which a whole request body must have arrived; later is answered 408."""
     iris_max_rows: int = Field(100_000, ge=1)
@@ -205,6 +207,7 @@ class Settings(BaseSettings):
             model_name=self.iris_model_name,
             model_dir=self.model_dir,
             max_body_bytes=self.iris_max_body_bytes,
+            max_row_bytes=self.iris_max_row_bytes,
             max_body_seconds=self.iris_max_body_seconds,
             max_rows=self.iris_max_rows,
             max_in_flight=self.iris_max_in_flight,

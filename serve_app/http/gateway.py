@@ -69,6 +69,9 @@ class PredictionRoute:
     path: str
     codec: type[Codec]
     predict: Callable[[Buffer, RequestHeaders], Awaitable[HttpResponse]]
+    max_bytes: int
+    wider: Callable[[], int] | None = None
+    """Largest body; for a single row of a model with many columns `wider` gives a larger one."""
 
 
 class Gateway:
@@ -92,7 +95,7 @@ class Gateway:
         self._service = service
         self._collector = collector
         self._options = options
-        self._routes = {path: _route(path, codec, service) for path, codec in routes.items()}
+        self._routes = {path: _route(path, codec, service, options) for path, codec in routes.items()}
         self._rate_limiter = rate_limiter
         self._cors = cors
         self._executor = executor  # inflates bodies
@@ -118,7 +121,7 @@ class Gateway:
         if route is None:
             return False
         scope["route"] = route
-        body = self._body(receive)
+        body = self._body(receive, route)
         try:
             await self._answer(scope, route, body, send, sends_request_id)
         finally:
@@ -143,7 +146,7 @@ class Gateway:
         )
         self._collector.in_flight += 1
         try:
-            refusal = await self._refusal_of_forward(scope, values, problem)
+            refusal = await self._refusal_of_forward(scope, values, body, problem)
             if refusal is None:
                 await app(scope, forwarded.receive, forwarded.send)
             else:
@@ -207,7 +210,7 @@ class Gateway:
             limited = await self._rate_limiter.refuse(scope, route.path)
             if limited is not None:
                 return problem_response(limited, route.codec)
-        refusal = self._refusal(scope, route, values)
+        refusal = self._refusal(scope, route, values, body)
         if refusal is not None:
             return refusal
         try:
@@ -215,40 +218,46 @@ class Gateway:
             if b"content-encoding" in values and _encoding(values) == b"gzip":
                 content = await body.inflate(content, self._executor)
         except _BODY_ERRORS as error:
+            body.release()  # what was read is gone, and the client may go on sending for seconds
             return problem_response(problem_of(error), route.codec)
         except ClientDisconnect:
             return DISCONNECTED
         return content
 
-    def _refusal(self, scope: Scope, route: PredictionRoute, values: HeaderValues) -> HttpResponse | None:
+    def _refusal(self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body) -> HttpResponse | None:
         """The response to a request of a prediction route whose body need not be read; None when it must be."""
         if scope["method"] != "POST":
             return self._preflight(scope, values) or problem_response(_ALLOW_POST, route.codec)
         problem = self._service.refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
-        problem = problem or self._refuse_body(route.codec, values)
+        problem = problem or self._refuse_body(route.codec, values, body)
         return None if problem is None else problem_response(problem, route.codec)
 
-    def _refuse_body(self, codec: type[Codec], values: HeaderValues) -> HttpProblem | None:
+    def _refuse_body(self, codec: type[Codec], values: HeaderValues, body: Body) -> HttpProblem | None:
         """The problem of a body that its headers describe as one that cannot be read."""
         content_type = values.get(b"content-type")
         if content_type is not None and not codec.accepts(content_type):
             return NOT_JSON
         if b"content-encoding" in values and _encoding(values) not in (b"identity", b"gzip"):
             return UNSUPPORTED_ENCODING
-        return self._refuse_length(values)
+        return self._refuse_length(values, body)
 
-    def _refuse_length(self, values: HeaderValues) -> HttpProblem | None:
-        length, limit = values.get(b"content-length"), self._options.max_body_bytes
-        if length is not None and length.isdigit() and int(length) > limit:
-            return problem_of(BodyTooLarge(limit))
+    def _refuse_length(self, values: HeaderValues, body: Body) -> HttpProblem | None:
+        length = values.get(b"content-length")
+        if length is not None and length.isdigit() and int(length) > body.limit:
+            try:
+                body.check(int(length))
+            except BodyTooLarge as error:
+                return problem_of(error)
         return None
 
-    async def _refusal_of_forward(self, scope: Scope, values: HeaderValues, problem: HttpProblem | None) -> HttpResponse | None:
+    async def _refusal_of_forward(
+        self, scope: Scope, values: HeaderValues, body: Body, problem: HttpProblem | None
+    ) -> HttpResponse | None:
         """The response to a request of any other route that does not reach the app; None when it does.
 
         `problem` is that of its headers.
         """
-        problem = problem or self._refuse_length(values)
+        problem = problem or self._refuse_length(values, body)
         path = _path(scope)
         if problem is None and self._rate_limiter is not None:
             problem = await self._rate_limiter.refuse(scope, path)
@@ -277,9 +286,11 @@ class Gateway:
             return send
         return partial(self._cors.send, send=send, request_headers=StarletteHeaders(scope=scope))
 
-    def _body(self, receive: Receive) -> Body:
-        options = self._options
-        return Body(receive, limit=options.max_body_bytes, seconds=options.max_body_seconds, budget=self._budget)
+    def _body(self, receive: Receive, route: PredictionRoute | None = None) -> Body:
+        seconds, budget = self._options.max_body_seconds, self._budget
+        if route is None:
+            return Body(receive, limit=self._options.max_body_bytes, seconds=seconds, budget=budget)
+        return Body(receive, limit=route.max_bytes, seconds=seconds, budget=budget, wider=route.wider)
 
     def _request_id(self, scope: Scope, values: HeaderValues) -> bytes:
         """The client's id when it is harmless, else a new one; left in the scope for the app and its logs."""
@@ -342,8 +353,11 @@ def sending_request_ids(app: ASGIApp) -> ASGIApp:
     return answer
 
 
-def _route(path: str, codec: type[Codec], service: PredictionService) -> PredictionRoute:
-    return PredictionRoute(path, codec, partial(service.predict_row if codec.single_row else service.predict_rows, codec))
+def _route(path: str, codec: type[Codec], service: PredictionService, options: HttpOptions) -> PredictionRoute:
+    if not codec.single_row:
+        return PredictionRoute(path, codec, partial(service.predict_rows, codec), options.max_body_bytes)
+    limit = min(options.max_row_bytes, options.max_body_bytes)
+    return PredictionRoute(path, codec, partial(service.predict_row, codec), limit, service.max_row_bytes)
 
 
 def _encoding(values: HeaderValues) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.errors import InvalidInput, Malformed, NoModel, Problem, TooManyRows
+from serve_app.errors import InvalidInput, Malformed, NoModel, Problem, TooLarge, TooManyRows
 from serve_app.http.body import BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
 from serve_app.protocols.codec import ProblemDetails
 
@@ -30,6 +30,8 @@ def problem_of(error: Exception) -> HttpProblem:
     match error:
         case TooManyRows():
             return problem(413, "too_many_rows", "The request holds too many rows.", errors=error.problems)
+        case TooLarge():
+            return problem(413, "row_too_large", "A row, or what stands beside the rows, is too large.", errors=error.problems)
         case Malformed():
             return problem(400, "malformed", "The body must be a JSON document in UTF-8.", errors=error.problems)
         case InvalidInput():

@@ -104,6 +104,17 @@ SECURITY: Groups = (
             ("Bodies without end: 413 at once, bounded in bytes, time and memory", "test_bodies::a_body_without_end"),
             ("A body that trickles: 408", "test_bodies::a_body_that_trickles"),
             ("The same without a key", "test_bodies::who_shows_no_key_cannot_keep_the_connection"),
+            (
+                "No body of 16 MB, right or wrong, plain or gzip, delays another client by 50 ms",
+                "test_standstill::no_body_holds_up_another_client",
+            ),
+            (
+                "1,000 generated gzip streams: no 5xx, no memory left behind",
+                "test_bombs::a_thousand_gzip_streams",
+            ),
+            ("JSON bombs: no 5xx, no memory left behind", "test_bombs::json_bombs"),
+            ("60 large bodies at once share one budget", "test_bombs::sixty_large_bodies"),
+            ("JSON in UTF-16 or UTF-32: 400", "test_decode_requests::json_in_another_encoding"),
             ("1,000 clients that send slowly: others lose nothing", "faults::a_thousand_clients_that_send_slowly"),
             ("Bodies without end, giant headers, through HAProxy: 413, 400", "faults::bodies_without_end_and_giant_headers"),
             (
