@@ -18,7 +18,7 @@ from typing import Any
 from kuberay.ctl.kube import KUBERAY, SECRET, SERVE_IMAGE, TRAIN_IMAGE, Cluster, CommandError, Json, field
 
 CHECKSUM = "iris-api/config-checksum"
-"""Annotation of the pod templates of the RayService: pods read their settings when they start, so new settings need new pods."""
+"""Annotation of the pod templates that get their settings when they start (RayService, MLflow): new settings need new pods."""
 UNSET = "unset"
 """The annotation's value in kuberay/base/rayservice.yaml; another value belongs to the user and stays."""
 MIN_KEY_LENGTH = 32
@@ -96,14 +96,15 @@ def of_kind(documents: Iterable[Json], kind: str) -> list[Json]:
     return [document for document in documents if document["kind"] == kind]
 
 
-def set_checksum(documents: list[Json], secret: Json | None) -> None:
-    """Write the checksum of the ConfigMaps and of the Secret's data into the pod templates of the RayService."""
+def set_checksum(documents: list[Json], secrets: Iterable[Json | None]) -> None:
+    """Write the checksum of the ConfigMaps and of the Secrets' data into the pod templates that have the annotation."""
     settings = [document.get("data", {}) for document in of_kind(documents, "ConfigMap")]
-    settings.append(field(secret, "data", {}))
+    settings += [field(secret, "data", {}) for secret in secrets]
     checksum = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    for service in of_kind(documents, "RayService"):
-        cluster_spec = field(service, "spec.rayClusterConfig", {})
-        for group in (cluster_spec.get("headGroupSpec", {}), *cluster_spec.get("workerGroupSpecs", [])):
+    for document in documents:
+        cluster_spec = field(document, "spec.rayClusterConfig", {})
+        groups = [cluster_spec.get("headGroupSpec", {}), *cluster_spec.get("workerGroupSpecs", []), document.get("spec", {})]
+        for group in groups:
             annotations = field(group, "template.metadata.annotations", {})
             if annotations.get(CHECKSUM) == UNSET:
                 annotations[CHECKSUM] = checksum
@@ -124,7 +125,7 @@ def secret_documents(cluster: Cluster) -> list[Json]:
     secret = cluster.get("secret", SECRET)
     if secret is None:
         raise CommandError(
-            f"{os.path.relpath(cluster.secret_file)} is missing: make one with "
+            f"{os.path.relpath(cluster.secret_file)} is missing: run `make k8s-secrets`, or make it with "
             'sed "s/replace-me.*/$(openssl rand -hex 32)/" kuberay/base/secret.yaml.example > kuberay/base/secret.yaml'
         )
     check_key(secret_value(secret, "API_KEY"), f"the Secret {SECRET}")

@@ -162,7 +162,7 @@ def service_with(annotation: str) -> Json:
 def checksums(level: str, key: str, annotation: str = manifests.UNSET) -> tuple[str, str]:
     config = {"kind": "ConfigMap", "metadata": {"name": "iris-api-config"}, "data": {"LOG_LEVEL": level}}
     service = service_with(annotation)
-    manifests.set_checksum([config, service], {"data": {"API_KEY": key}})
+    manifests.set_checksum([config, service], [{"data": {"API_KEY": key}}])
     groups = service["spec"]["rayClusterConfig"]
     head, worker = (
         group["template"]["metadata"]["annotations"] for group in (groups["headGroupSpec"], groups["workerGroupSpecs"][0])
