@@ -121,8 +121,8 @@ def test_generated_names_reach_the_pods_of_every_ray_kind(tmp_path: Path) -> Non
     for where, template in pod_templates(service):
         sources = [source for entry in template["spec"]["containers"][0]["envFrom"] for source in entry.items()]
         references = {("ConfigMap" if kind == "configMapRef" else "Secret", source["name"]) for kind, source in sources}
-        # mlflow-auth is optional and not a part of this overlay.
-        assert references - names == {("Secret", "mlflow-auth")}, where
+        # mlflow-replica is optional and not a part of this overlay.
+        assert references - names == {("Secret", "mlflow-replica")}, where
         assert any(name.startswith("a-iris-api-overrides-") for _, name in references), where
         claims = {
             one["persistentVolumeClaim"]["claimName"] for one in template["spec"]["volumes"] if "persistentVolumeClaim" in one
