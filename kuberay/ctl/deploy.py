@@ -23,7 +23,8 @@ def deploy(cluster: Cluster, name: str) -> None:
     require_operator(cluster)
     documents = manifests.build(cluster, folder)
     secrets.apply_before(cluster, documents)
-    manifests.set_checksum(documents, secrets.create_missing(cluster, documents))
+    secrets.create_missing(cluster, documents)
+    manifests.set_checksum(documents, secrets.used_secrets(cluster, documents))
     for line in cluster.run("apply", "-f", "-", text=manifests.dump(documents), namespaced=False).splitlines():
         if not line.endswith("unchanged"):
             echo(f"  {line}")

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kuberay.ctl.kube import KUBERAY, SECRET, SERVE_IMAGE, TRAIN_IMAGE, Cluster, CommandError, Json, field
 
@@ -22,7 +22,20 @@ CHECKSUM = "iris-api/config-checksum"
 UNSET = "unset"
 """The annotation's value in kuberay/base/rayservice.yaml; another value belongs to the user and stays."""
 MIN_KEY_LENGTH = 32
+_REFERENCES = {
+    **dict.fromkeys(("configMap", "configMapRef", "configMapKeyRef"), "ConfigMap"),
+    **dict.fromkeys(("secret", "secretRef", "secretKeyRef"), "Secret"),
+}
+"""The fields of a pod's spec that name a ConfigMap or a Secret."""
 EXAMPLE_KEY = "replace-me"
+
+
+class Reference(NamedTuple):
+    """What a pod reads its settings from; without an optional one it starts too."""
+
+    kind: str
+    name: str
+    optional: bool
 
 
 def overlay(name: str) -> Path:
@@ -96,18 +109,37 @@ def of_kind(documents: Iterable[Json], kind: str) -> list[Json]:
     return [document for document in documents if document["kind"] == kind]
 
 
-def set_checksum(documents: list[Json], secrets: Iterable[Json | None]) -> None:
-    """Write the checksum of the ConfigMaps and of the Secrets' data into the pod templates that have the annotation."""
-    settings = [document.get("data", {}) for document in of_kind(documents, "ConfigMap")]
-    settings += [field(secret, "data", {}) for secret in secrets]
-    checksum = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+def references(value: Any) -> set[Reference]:
+    """What the pods inside `value` (documents, or a part of one) read from ConfigMaps and Secrets."""
+    names: set[Reference] = set()
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            kind = _REFERENCES.get(key)
+            name = (inner.get("name") or inner.get("secretName")) if kind and isinstance(inner, dict) else None
+            names |= {Reference(kind, name, bool(inner.get("optional")))} if kind and name else references(inner)
+    elif isinstance(value, list):
+        names = set().union(*map(references, value))
+    return names
+
+
+def set_checksum(documents: list[Json], secrets: Iterable[Json]) -> None:
+    """Write the checksum of what its pods read from ConfigMaps and Secrets into each pod template that has the annotation."""
+    data = {(one["kind"], one["metadata"]["name"]): one.get("data", {}) for one in (*of_kind(documents, "ConfigMap"), *secrets)}
     for document in documents:
-        cluster_spec = field(document, "spec.rayClusterConfig", {})
-        groups = [cluster_spec.get("headGroupSpec", {}), *cluster_spec.get("workerGroupSpecs", []), document.get("spec", {})]
-        for group in groups:
-            annotations = field(group, "template.metadata.annotations", {})
+        names = sorted({(kind, name) for kind, name, _ in references(document)} & set(data))
+        settings = [[*name, data[name]] for name in names]
+        checksum = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        for template in _pod_templates(document):
+            annotations = field(template, "metadata.annotations", {})
             if annotations.get(CHECKSUM) == UNSET:
                 annotations[CHECKSUM] = checksum
+
+
+def _pod_templates(document: Json) -> list[Json]:
+    """The pod templates of a RayService or of a Deployment."""
+    cluster_spec = field(document, "spec.rayClusterConfig", {})
+    groups = [cluster_spec.get("headGroupSpec", {}), *cluster_spec.get("workerGroupSpecs", []), document.get("spec", {})]
+    return [group["template"] for group in groups if "template" in group]
 
 
 def secret_documents(cluster: Cluster) -> list[Json]:

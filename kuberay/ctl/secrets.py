@@ -65,8 +65,8 @@ def apply_before(cluster: Cluster, documents: list[Json]) -> None:
             cluster.run("apply", "-f", "-", text=manifests.dump(batch), namespaced=False)
 
 
-def create_missing(cluster: Cluster, documents: Iterable[Json]) -> list[Json]:
-    """Create the Secrets of GENERATED that `documents` cannot do without; returns all that they use.
+def create_missing(cluster: Cluster, documents: Iterable[Json]) -> None:
+    """Create the Secrets of GENERATED that `documents` cannot do without.
 
     Raises CommandError when the key pair of kuberay/components/signing is needed and missing.
     """
@@ -76,7 +76,6 @@ def create_missing(cluster: Cluster, documents: Iterable[Json]) -> list[Json]:
     for name in sorted(required & set(GENERATED)):
         if cluster.get("secret", name) is None:
             create(cluster, name, GENERATED[name]())
-    return [secret for name in sorted(required) if (secret := cluster.get("secret", name)) is not None]
 
 
 def create(cluster: Cluster, name: str, data: dict[str, str]) -> None:
@@ -89,18 +88,15 @@ def create(cluster: Cluster, name: str, data: dict[str, str]) -> None:
     echo(f"  Secret {name} {'created' if verb == 'create' else 'replaced'}")
 
 
-def required_secrets(value: object) -> set[str]:
-    """The names of the Secrets without which the pods of `value` (documents, or a part of one) do not start."""
-    if isinstance(value, dict):
-        names = set().union(*(required_secrets(inner) for inner in value.values()), ())
-        for key in ("secretRef", "secretKeyRef", "secret"):
-            reference = value.get(key)
-            if isinstance(reference, dict) and not reference.get("optional"):
-                names |= {str(reference[field]) for field in ("name", "secretName") if field in reference}
-        return names
-    if isinstance(value, list):
-        return set().union(*(required_secrets(inner) for inner in value), ())
-    return set()
+def required_secrets(documents: Iterable[Json]) -> set[str]:
+    """The names of the Secrets without which the pods of `documents` do not start."""
+    return {name for kind, name, optional in manifests.references(list(documents)) if kind == "Secret" and not optional}
+
+
+def used_secrets(cluster: Cluster, documents: Iterable[Json]) -> list[Json]:
+    """The Secrets on the cluster that the pods of `documents` read, optional ones included."""
+    names = sorted({name for kind, name, _ in manifests.references(list(documents)) if kind == "Secret"})
+    return [secret for name in names if (secret := cluster.get("secret", name)) is not None]
 
 
 def signing_keys(cluster: Cluster, *, rotate: bool, retire: bool) -> None:
@@ -126,7 +122,7 @@ def signing_keys(cluster: Cluster, *, rotate: bool, retire: bool) -> None:
     # The public key first: a model signed with the new key is never refused by a pod that starts in between.
     create(cluster, VERIFY_KEY, {"public.pem": "".join(f"{key.strip()}\n" for key in (public, *older))})
     create(cluster, SIGNING_KEY, {"private.pem": private})
-    echo("next: make k8s-deploy OVERLAY=signing (or an overlay of yours with components/signing), then make k8s-train")
+    echo("next: make k8s-train ARGS='--signing-key /etc/iris-api/signing/private.pem', then make k8s-deploy OVERLAY=signing")
 
 
 def _openssl(*arguments: str, text: str = "") -> str:

@@ -154,15 +154,21 @@ def test_an_unknown_overlay_is_answered_with_the_known_ones() -> None:
 
 
 def service_with(annotation: str) -> Json:
-    template = {"metadata": {"annotations": {manifests.CHECKSUM: annotation}}}
+    sources = [{"configMapRef": {"name": "iris-api-config"}}, {"secretRef": {"name": "iris-api-secrets", "optional": True}}]
+    spec = {"containers": [{"envFrom": sources}]}
+    template = {"metadata": {"annotations": {manifests.CHECKSUM: annotation}}, "spec": spec}
     groups = {"headGroupSpec": {"template": template}, "workerGroupSpecs": [{"template": json.loads(json.dumps(template))}]}
     return {"kind": "RayService", "metadata": {"name": "iris-api"}, "spec": {"rayClusterConfig": groups}}
 
 
-def checksums(level: str, key: str, annotation: str = manifests.UNSET) -> tuple[str, str]:
+def secret_with(name: str, value: str) -> Json:
+    return {"kind": "Secret", "metadata": {"name": name}, "data": {"API_KEY": value}}
+
+
+def checksums(level: str, key: str, annotation: str = manifests.UNSET, other: str = "") -> tuple[str, str]:
     config = {"kind": "ConfigMap", "metadata": {"name": "iris-api-config"}, "data": {"LOG_LEVEL": level}}
     service = service_with(annotation)
-    manifests.set_checksum([config, service], [{"data": {"API_KEY": key}}])
+    manifests.set_checksum([config, service], [secret_with("iris-api-secrets", key), secret_with("other", other)])
     groups = service["spec"]["rayClusterConfig"]
     head, worker = (
         group["template"]["metadata"]["annotations"] for group in (groups["headGroupSpec"], groups["workerGroupSpecs"][0])
@@ -175,6 +181,7 @@ def test_the_checksum_changes_with_the_settings_and_with_the_secret() -> None:
     assert first == checksums("INFO", "a")
     assert len(set(first)) == 1
     assert len({first, checksums("DEBUG", "a"), checksums("INFO", "b")}) == 3
+    assert checksums("INFO", "a", other="b") == first, "a Secret that its pods do not read starts no upgrade"
 
 
 def test_a_checksum_of_the_users_own_stays() -> None:
