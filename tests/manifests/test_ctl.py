@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kuberay.ctl import faults, manifests, readiness, train, waiting
+from kuberay.ctl.api_client import ApiClient, Response
 from kuberay.ctl.doctor import mebibytes
 from kuberay.ctl.kube import KUBERAY, Cluster, CommandError, Json
 from tests.manifests.shipped import kustomizations, pod_templates
@@ -148,6 +149,25 @@ def test_an_unknown_overlay_is_answered_with_the_known_ones() -> None:
     with pytest.raises(CommandError) as error:
         manifests.overlay("nonsense")
     assert {"nonsense", "api", "gcs", "mlflow"} <= {word.strip("',:") for word in str(error.value).split()}
+
+
+# --- a model that the replicas refuse
+
+
+class Refusing(ApiClient):
+    """An API whose replicas refuse version 2."""
+
+    def request(self, path: str, row: Json | None = None) -> Response:
+        refused = {"candidate": f"2-{'a' * 64}", "reason": "unsigned", "message": "it has no signature"}
+        return Response(200, {"x-model-version": "1"}, {"version": "1", "refused": refused} if path == "/model" else {})
+
+
+def test_waiting_for_a_model_that_the_replicas_refuse_ends_with_their_reason() -> None:
+    client = Refusing("http://127.0.0.1", "key")
+    (fault,) = readiness.refusals(client, "2")
+    assert fault.final
+    assert "unsigned" in str(fault)
+    assert readiness.refusals(client, "20") == readiness.refusals(client, "1") == []
 
 
 # --- the checksum of the settings
