@@ -122,7 +122,9 @@ def signing_keys(cluster: Cluster, *, rotate: bool, retire: bool) -> None:
     # The public key first: a model signed with the new key is never refused by a pod that starts in between.
     create(cluster, VERIFY_KEY, {"public.pem": "".join(f"{key.strip()}\n" for key in (public, *older))})
     create(cluster, SIGNING_KEY, {"private.pem": private})
-    echo("next: make k8s-train ARGS='--signing-key /etc/iris-api/signing/private.pem', then make k8s-deploy OVERLAY=signing")
+    steps = ["make k8s-train ARGS='--signing-key /etc/iris-api/signing/private.pem'", "make k8s-deploy OVERLAY=signing"]
+    # Replicas that verify already must know a new public key before the first model is signed with it.
+    echo(f"next: {', then '.join(reversed(steps) if trusted else steps)}")
 
 
 def _openssl(*arguments: str, text: str = "") -> str:
