@@ -204,6 +204,26 @@ def test_the_checksum_changes_with_the_settings_and_with_the_secret() -> None:
     assert checksums("INFO", "a", other="b") == first, "a Secret that its pods do not read starts no upgrade"
 
 
+@needs_kubectl
+def test_a_new_password_restarts_the_servers_that_read_it() -> None:
+    def annotations(name: str, value: str) -> dict[str, str]:
+        documents = [
+            *manifests.build(DEFAULT, manifests.overlay("ha-redis")),
+            *manifests.build(DEFAULT, manifests.overlay("mlflow-auth")),
+        ]
+        manifests.set_checksum(documents, [secret_with(name, value)])
+        return {
+            one["metadata"]["name"]: template["metadata"]["annotations"][manifests.CHECKSUM]
+            for one in documents
+            for _, template in pod_templates(one)
+            if manifests.CHECKSUM in template["metadata"].get("annotations", {})
+        }
+
+    for secret, server in (("iris-redis", "iris-redis"), ("mlflow-admin", "mlflow-server"), ("mlflow-trainer", "mlflow-server")):
+        first, second = annotations(secret, "a"), annotations(secret, "b")
+        assert {name for name in first if first[name] != second[name]} - {"iris-api"} == {server}
+
+
 def test_a_checksum_of_the_users_own_stays() -> None:
     assert checksums("INFO", "a", "mine") == ("mine", "mine")
 
@@ -212,7 +232,13 @@ def test_a_checksum_of_the_users_own_stays() -> None:
 
 
 @needs_kubectl
-@pytest.mark.parametrize(("key", "accepted"), [("k" * 32, True), ("k" * 31, False), ("replace-me" + "k" * 32, False), ("", False)])
+GOOD = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("key", "accepted"),
+    [(GOOD, True), (GOOD[:31], False), ("replace-me" + GOOD, False), ("replace-me-with-openssl-rand-hex-32", False), ("k" * 64, False), ("", False)],
+)
 def test_a_secret_is_accepted_with_a_key_of_the_users_own_only(tmp_path: Path, key: str, accepted: bool) -> None:
     file = tmp_path / "secret.yaml"
     text = (KUBERAY / "base" / "secret.yaml.example").read_text()

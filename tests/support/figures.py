@@ -135,8 +135,7 @@ SECURITY: Groups = (
     (
         "Manifests",
         (
-            ("A Secret reaches the containers that need it", "test_rendered::every_secret_reaches_only"),
-            ("No container but those of the API gets the API key", "test_rendered::every_secret_reaches_only"),
+            ("A Secret, such as the API key, reaches only the containers that need it", "test_rendered::every_secret_reaches_only"),
             ("Nothing is unpickled, no other origin is let in", "test_rendered::nothing_is_unpickled_and_no_other_origin"),
             ("An MLflow that decides what is served requires a login", "test_rendered::an_mlflow_that_decides"),
             ("Redis requires a password", "test_rendered::a_redis_requires_a_password"),
