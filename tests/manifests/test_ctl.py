@@ -231,18 +231,19 @@ def test_a_checksum_of_the_users_own_stays() -> None:
 # --- the Secret
 
 
+EXAMPLE = "replace-me-with-openssl-rand-hex-32"
+GOOD_KEY = "0123456789abcdef" * 2
+
+
 @needs_kubectl
-GOOD = "0123456789abcdef" * 2
-
-
 @pytest.mark.parametrize(
     ("key", "accepted"),
-    [(GOOD, True), (GOOD[:31], False), ("replace-me" + GOOD, False), ("replace-me-with-openssl-rand-hex-32", False), ("k" * 64, False), ("", False)],
+    [(GOOD_KEY, True), *((key, False) for key in (GOOD_KEY[:31], f"replace-me{GOOD_KEY}", EXAMPLE, "k" * 64, ""))],
 )
 def test_a_secret_is_accepted_with_a_key_of_the_users_own_only(tmp_path: Path, key: str, accepted: bool) -> None:
     file = tmp_path / "secret.yaml"
     text = (KUBERAY / "base" / "secret.yaml.example").read_text()
-    file.write_text(text.replace("replace-me-with-openssl-rand-hex-32", key))
+    file.write_text(text.replace(EXAMPLE, key))
     cluster = Cluster(("kubectl",), "team-a", secret_file=file)
     if not accepted:
         with pytest.raises(CommandError, match="API_KEY"):
