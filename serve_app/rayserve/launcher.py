@@ -20,6 +20,7 @@ import ray
 from ray import serve
 
 from serve_app.errors import IrisApiError
+from serve_app.loopback import direct_opener
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
 
@@ -123,7 +124,7 @@ def _wait_until_live(url: str, stop: threading.Event) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not stop.is_set():
         try:
-            with urllib.request.urlopen(f"{url}/livez", timeout=2):  # noqa: S310, the address of this application
+            with direct_opener().open(f"{url}/livez", timeout=2):
                 return
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
@@ -134,7 +135,7 @@ def _wait_until_live(url: str, stop: threading.Event) -> None:
 def _print_example(url: str, settings: Settings) -> None:
     """Print a request that the served model answers, or why there is no model."""
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310
+        with direct_opener().open(f"{url}/readyz", timeout=5):
             pass
     except urllib.error.HTTPError as error:
         echo(f"{json.load(error)['detail']} The application loads it as soon as it is published: make train")
@@ -149,7 +150,7 @@ def _example(url: str, settings: Settings) -> Any:
     headers = {"X-API-Key": settings.api_key.get_secret_value()} if settings.api_key else {}
     request = urllib.request.Request(f"{url}/openapi.json", headers=headers)  # noqa: S310, the address of this application
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
+        with direct_opener().open(request, timeout=5) as response:
             return json.load(response)["components"]["schemas"]["Row"].get("example", {})
     except urllib.error.HTTPError:
         return {}
