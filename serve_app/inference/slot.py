@@ -93,6 +93,10 @@ class Slot:
                 self._refuse(candidate, BundleRefused("load", f"the model cannot be loaded ({type(error).__name__})"))
                 return False
 
+    def refresh_age_seconds(self) -> float:
+        """Seconds since the last refresh that ended with a decision, at first since the start; any thread may ask."""
+        return time.monotonic() - self.refreshed_at
+
     def close(self) -> None:
         """End a load that is under way, and load nothing any more."""
         self._closed.set()

@@ -200,6 +200,7 @@ def test_the_state_of_the_slot_is_exported_with_and_without_a_model(tmp_path: Pa
     labels = {"version": "1", "digest": entry.digest[:12], "predictor": "scikit-learn", "source": "store"}
     assert samples["model_info", tuple(sorted(labels.items()))] == 1
     assert samples["model_age_seconds", ()] >= 0
+    assert 0 <= samples["model_refresh_age_seconds", ()] < 60
     assert all(value == 0 for (name, _), value in samples.items() if name == "model_refused")
     store.publish({"model.joblib": b"rubbish", "metrics.json": b"{}"}, Manifest(signature=iris_signature()))
     collector.slot.refresh()
