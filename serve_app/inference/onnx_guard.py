@@ -28,18 +28,17 @@ def _names(*lines: str) -> frozenset[str]:
 
 
 _CORE = _names(
-    "Abs Add And ArgMax ArgMin Cast Clip Concat Constant ConstantOfShape Div Equal Exp Expand Flatten Floor Gather",
-    "GatherElements Gemm Greater GreaterOrEqual Identity IsNaN Less LessOrEqual Log MatMul Max Min Mod Mul Neg Not",
-    "OneHot Or Pow Reciprocal ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Relu Reshape",
-    "Shape Sigmoid Sign Slice Softmax Sqrt Squeeze Sub Sum Tanh TopK Transpose Unsqueeze Where",
+    "Abs Add ArgMax ArgMin Cast Clip Concat ConstantOfShape CumSum Div Equal Exp Flatten Gather GatherElements Greater",
+    "Identity IsNaN Less Log MatMul Mul Neg Not Pow Reciprocal ReduceLogSumExp ReduceMax ReduceMean ReduceProd ReduceSum",
+    "ReduceSumSquare Relu Reshape Shape Sigmoid Softmax Sqrt Sub Sum Tanh TopK Transpose Where",
 )
 _ML = _names(
     "ArrayFeatureExtractor Binarizer Imputer LabelEncoder LinearClassifier LinearRegressor Normalizer OneHotEncoder",
     "SVMClassifier SVMRegressor Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor",
 )
 OPERATORS: Mapping[str, frozenset[str]] = {**dict.fromkeys(ONNX_DOMAINS, _CORE), ML_DOMAIN: _ML}
-"""By domain, the operators of what training converts, and of other estimators of scikit-learn. `tests/unit/inference/
-test_onnx_operators.py` converts them and compares."""
+"""By domain, the operators of what training converts, and of other estimators of scikit-learn. A test converts the estimators of
+`tests/support/converted.py` and compares. Estimators that need a loop (nearest neighbours, kernels) or functions are not among them."""
 
 
 class InvalidProtobuf(ValueError):

@@ -58,9 +58,6 @@ def classifiers() -> Iterator[Any]:
     yield ensemble.BaggingClassifier(logistic, n_estimators=2, max_features=0.5)
     yield ensemble.VotingClassifier([("a", logistic), ("b", tree.DecisionTreeClassifier(max_depth=2))], voting="soft")
     yield ensemble.StackingClassifier([("a", logistic), ("b", naive_bayes.GaussianNB())], cv=2)
-    yield neighbors.KNeighborsClassifier(3)
-    yield neighbors.KNeighborsClassifier(3, weights="distance")
-    yield neighbors.KNeighborsClassifier(3, p=1)
     yield naive_bayes.GaussianNB()
     yield naive_bayes.BernoulliNB()
     yield naive_bayes.MultinomialNB()
@@ -95,11 +92,9 @@ def transformers() -> Iterator[Any]:
     yield preprocessing.KBinsDiscretizer(3, encode="ordinal", quantile_method="averaged_inverted_cdf")
     yield impute.SimpleImputer()
     yield impute.SimpleImputer(strategy="median", add_indicator=True)
-    yield impute.KNNImputer(n_neighbors=2)
     yield decomposition.PCA(2)
     yield decomposition.PCA(2, whiten=True)
     yield decomposition.TruncatedSVD(2)
-    yield decomposition.KernelPCA(2, kernel="rbf")
     yield feature_selection.SelectKBest(k=2)
     yield feature_selection.VarianceThreshold()
     yield feature_selection.SelectFromModel(linear_model.LogisticRegression(max_iter=500))
@@ -124,24 +119,32 @@ def regressors() -> Iterator[Any]:
     yield ensemble.BaggingRegressor(n_estimators=2)
     yield ensemble.VotingRegressor([("a", linear_model.Ridge()), ("b", linear_model.Lasso())])
     yield ensemble.StackingRegressor([("a", linear_model.Ridge()), ("b", linear_model.Lasso())], cv=2)
-    yield neighbors.KNeighborsRegressor(3)
-    yield neighbors.KNeighborsRegressor(3, weights="distance")
-    yield neighbors.RadiusNeighborsRegressor(1000.0)
     yield neural_network.MLPRegressor(hidden_layer_sizes=(4,), max_iter=20)
 
 
+def with_loops() -> Iterator[Any]:
+    """Estimators whose conversion needs a loop or functions of its own."""
+    yield neighbors.KNeighborsClassifier(3)
+    yield make_pipeline(decomposition.KernelPCA(2, kernel="rbf"), linear_model.LogisticRegression())
+    yield make_pipeline(impute.KNNImputer(n_neighbors=2), linear_model.LogisticRegression())
+
+
 def fitted() -> Iterator[tuple[Any, Signature]]:
-    """Every estimator, fitted."""
-    X, y = iris()
-    chosen = np.random.default_rng(0).permutation(len(X))[:ROWS]
-    rows, labels = X[chosen], np.asarray(y)[chosen]
+    """Every estimator with an allowed conversion, fitted."""
     wide = np.random.default_rng(1).uniform(0.1, 1.0, (ROWS, len(diabetes_signature().features)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for classifier in classifiers():
-            yield classifier.fit(np.floor(rows), labels), iris_signature()
+            yield fit(classifier), iris_signature()
         for regressor in regressors():
             yield regressor.fit(wide, wide.sum(axis=1)), diabetes_signature()
+
+
+def fit(classifier: Any) -> Any:
+    """A classifier fitted on some rows of iris."""
+    X, y = iris()
+    chosen = np.random.default_rng(0).permutation(len(X))[:ROWS]
+    return classifier.fit(np.floor(X[chosen]), np.asarray(y)[chosen])
 
 
 def conversions(estimator: Any, signature: Signature) -> Iterator[bytes]:
