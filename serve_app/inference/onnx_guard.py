@@ -38,7 +38,7 @@ _ML = _names(
 )
 OPERATORS: Mapping[str, frozenset[str]] = {**dict.fromkeys(ONNX_DOMAINS, _CORE), ML_DOMAIN: _ML}
 """By domain, the operators of what training converts, and of other estimators of scikit-learn. A test converts the estimators of
-`tests/support/converted.py` and compares. Estimators that need a loop (nearest neighbours, kernels) or functions are not among them."""
+`tests/support/converted.py` and compares. Estimators that need a loop (nearest neighbours, kernels) or functions are not there."""
 
 
 class InvalidProtobuf(ValueError):

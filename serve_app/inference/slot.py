@@ -76,6 +76,8 @@ class Slot:
             try:
                 source, pointer = self._find()
                 candidate = pointer or candidate
+                if source is None or pointer is None:
+                    self._clear()
                 if source is None or pointer is None or not self._is_new(pointer):
                     self.refreshed_at = time.monotonic()
                     return False
