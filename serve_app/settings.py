@@ -14,14 +14,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from serve_app.artifacts.signing import SigningError, verifier
 from serve_app.errors import IrisApiError
 from serve_app.http.auth import KeysError, read_keys
+from serve_app.http.key_strength import weakness
 from serve_app.http.options import HttpOptions
 from serve_app.http.rate_limit import COMPAT_RATES, RateLimits, parse_networks
 from serve_app.http.rate_window import parse_rate
 
 if TYPE_CHECKING:
     from serve_app.inference.policy import LoadPolicy
-
-MIN_KEY_LENGTH = 32
 
 
 class SettingsError(IrisApiError):
@@ -38,7 +37,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True, extra="ignore", env_ignore_empty=True)
 
     environment: Literal["development", "production"] = "development"
-    """`production` refuses to start without a good API key or with CORS open to all."""
+    """`production` refuses to start without an API key, with one that can be guessed, or with CORS open to all."""
     api_key: SecretStr | None = None
     """Key that clients send as `X-API-Key` or `Authorization: Bearer`; without one (development only) no key is needed."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
@@ -181,8 +180,9 @@ class Settings(BaseSettings):
 
     def _check_keys(self) -> None:
         if self.api_key is not None:
-            if len(self.api_key.get_secret_value()) < MIN_KEY_LENGTH:
-                raise ValueError("API_KEY: production needs a key of at least 32 characters, e.g. from `openssl rand -hex 32`")
+            weak = weakness(self.api_key.get_secret_value())
+            if weak is not None:
+                raise ValueError(f"API_KEY: the key {weak}; production needs at least 32 random characters: `openssl rand -hex 32`")
             return
         if self.iris_api_keys_file is None:
             raise ValueError("API_KEY: production needs a key; set one of at least 32 characters, e.g. from `openssl rand -hex 32`")

@@ -90,6 +90,7 @@ SECURITY: Groups = (
                 "test_rate_limit::a_forwarded_address_is_believed_only",
             ),
             ("Production without a good key does not start", "test_settings::a_wrong_setting_is_one_sentence"),
+            ("A key that can be guessed is refused", "test_key_strength::a_key_that_can_be_guessed"),
         ),
     ),
     (
@@ -140,6 +141,22 @@ SECURITY: Groups = (
                 "test_hostile_models::a_replica_that_may_not_unpickle",
             ),
             ("With IRIS_VERIFY_KEY nothing unsigned is served", "test_hostile_models::only_bundles_with_the_trainers_seal"),
+            (
+                "The trainer unpickles no served model that the policy refuses",
+                "test_comparison::a_served_model_that_the_policy_refuses",
+            ),
+            (
+                "A trainer with a signing key trusts its own bundles alone",
+                "test_comparison::a_trainer_with_a_signing_key",
+            ),
+        ),
+    ),
+    (
+        "Tables",
+        (
+            ("Names of any characters end no training and stay what they are", "test_names::names_of_any_characters"),
+            ("Messages about a table hold no control character", "test_printable::an_error_about_a_column"),
+            ("CSV scores hold no formula", "test_results::a_text_that_begins_a_formula"),
         ),
     ),
     (
