@@ -16,7 +16,7 @@ from serve_app.artifacts.signature import Label, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from training import evaluate, fit
 from training.comparison import Comparison, compare
 from training.dataset import Dataset, json_rows

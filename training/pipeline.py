@@ -19,7 +19,7 @@ from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from serve_app.progress import Progress
 from training import card, figures, fit, publish
 from training.candidate import Candidate, fit_candidate, gather_evidence
