@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from serve_app.artifacts.manifest import Manifest
+from serve_app.artifacts.manifest_bounds import MAX_METRICS_BYTES
 from serve_app.artifacts.names import METRICS, ONNX
+from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.artifacts.store import Entry
 
 COLUMNS = ("served", "version", "digest", "predictor", "model", "metrics", "trained", "run")
@@ -18,8 +20,8 @@ def row(entry: Entry) -> dict[str, Any]:
     """One version for programs: numbers and texts as JSON holds them; `damaged` when its manifest cannot be read."""
     manifest = entry.manifest or Manifest()
     metrics: Mapping[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        metrics = json.loads((entry.folder / METRICS).read_bytes())
+    with contextlib.suppress(OSError, UnfitFile, ValueError):
+        metrics = json.loads(read_regular(entry.folder / METRICS, MAX_METRICS_BYTES))
     return {
         "version": entry.version,
         "digest": entry.digest,

@@ -35,13 +35,14 @@ class Model:
     def open(self) -> Predictor:
         """Verify the digest of every file, load, replay the golden examples. Raises BundleRefused."""
         bundle = self.bundle
+        policy = LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None)
         if self.manifest is not None:
             bundle = verify_files(
-                bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal
+                bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal, policy=policy
             )
         elif legacy_digest(bundle.files) != bundle.digest:
             raise BundleRefused("digest", "the model's files do not have the digest that was read")
-        return open_predictor(bundle, LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None))
+        return open_predictor(bundle, policy)
 
 
 @dataclass(frozen=True, slots=True)

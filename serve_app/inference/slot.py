@@ -16,8 +16,12 @@ from typing import Protocol
 from serve_app.artifacts.bundle import Bundle
 from serve_app.errors import BundleRefused
 from serve_app.inference.predictor import LoadPolicy, Predictor, open_predictor
+from serve_app.printable import printable
 
 log = logging.getLogger("iris_api.slot")
+
+MAX_NAME = 200
+"""Characters of a candidate's name in logs and answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,8 @@ class Source(Protocol):
     def pointer(self) -> str | None:
         """What should be served, as a string that changes when it does; None when there is no model. Raises BundleRefused."""
 
-    def read(self, pointer: str) -> Bundle:
-        """The verified bundle that `pointer` names. Raises BundleRefused."""
+    def read(self, pointer: str, policy: LoadPolicy) -> Bundle:
+        """The verified bundle that `pointer` names, with the files that the policy uses. Raises BundleRefused."""
 
 
 class Slot:
@@ -82,8 +86,10 @@ class Slot:
             self._refuse(candidate, error)
             return False
         except Exception as error:  # a replica outlives whatever a model does while it is loaded
-            log.exception("loading failed", extra={"candidate": candidate})
-            self._refuse(candidate, BundleRefused("load", f"the model cannot be loaded ({type(error).__name__})"))
+            refusal = BundleRefused("load", f"the model cannot be loaded ({type(error).__name__})")
+            if not self._is_repeated(candidate, refusal):
+                log.exception("loading failed", extra={"candidate": _name(candidate)})
+            self._refuse(candidate, refusal)
             return False
         return True
 
@@ -102,7 +108,7 @@ class Slot:
         MLflow, and the model of the store continues to answer.
         """
         started = time.monotonic()
-        predictor = open_predictor(source.read(pointer), self._policy)
+        predictor = open_predictor(source.read(pointer, self._policy), self._policy)
         self.load_seconds = time.monotonic() - started
         previous = self.predictor
         self._pointer = pointer
@@ -123,15 +129,23 @@ class Slot:
         )
 
     def _refuse(self, candidate: str, error: BundleRefused) -> None:
-        name = candidate.rpartition("/")[2]
-        repeated = self.refusal is not None and (self.refusal.candidate, self.refusal.reason) == (name, error.reason)
-        if not repeated:
+        name = _name(candidate)
+        if not self._is_repeated(candidate, error):
             self.refusal = Refusal(name, error.reason, str(error), datetime.now(UTC).isoformat(timespec="milliseconds"))
             serving = self.predictor.version if self.predictor else None
             log.error("model refused", extra={"candidate": name, "reason": error.reason, "why": str(error), "serving": serving})
         if error.final and self.refusal is not None:
             self._final_refusal = (candidate, self.refusal)
 
+    def _is_repeated(self, candidate: str, error: BundleRefused) -> bool:
+        """Whether the last refusal was of the same candidate for the same reason: it was logged then."""
+        return self.refusal is not None and (self.refusal.candidate, self.refusal.reason) == (_name(candidate), error.reason)
+
     def _clear(self) -> None:
         self.refusal = None
         self._final_refusal = None
+
+
+def _name(candidate: str) -> str:
+    """The candidate for logs and answers: a pointer is a text that others write."""
+    return printable(candidate.rpartition("/")[2][:MAX_NAME])
