@@ -155,7 +155,7 @@ def _bundle(version: str, digest: str, manifest: Manifest, files: Mapping[str, b
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[tuple[int, int, str]]:
-    """The folder's handle, version and digest: what is read through the handle comes from one folder, whatever is renamed meanwhile.
+    """The folder's handle, version and digest: what is read through the handle is of one folder, whatever is renamed meanwhile.
 
     Neither the folder nor the one above it may be a link. What cannot be read or is no regular file is a refusal.
     """
@@ -191,7 +191,7 @@ def _parsed_manifest(raw: bytes, version: int) -> Manifest:
 
 
 def _read_files(folder: int, manifest: Manifest, used: Set[str]) -> dict[str, bytes]:
-    """The bytes of the used files; the others are hashed as well, because the digest in the folder's name stands for all of them."""
+    """The bytes of the used files; the others are hashed as well: the digest in the folder's name stands for all of them."""
     files = {}
     for name, entry in manifest.files.items():
         if name in used:

@@ -1,4 +1,4 @@
-"""Downloads from MLflow, in a process of their own: a server cannot send more bytes than a file may have, nor for longer than allowed.
+"""Downloads from MLflow, in a process of their own: a server cannot send more bytes, nor for longer, than is allowed.
 
 MLflow's clients write whatever the server sends. The operating system limits the size of the file that the process writes, and the
 process is killed when its time is over. It is told the name of the file to write; names from the server are not used as paths.
@@ -142,11 +142,12 @@ def _download(repositories: list[tuple[Any, str]], path: str) -> None:
     """Write the artifact to `path` from the first place that has it; raises the error of the last one."""
     for number, (repository, artifact) in enumerate(repositories, 1):
         try:
-            return repository._download_file(artifact, path)  # the method of MLflow's plug-ins that takes a path of ours
+            repository._download_file(artifact, path)  # noqa: SLF001, MLflow's plug-ins implement it: it takes a path of ours
         except Exception:
             if number == len(repositories) or (os.path.exists(path) and os.path.getsize(path)):
                 raise
-    return None
+        else:
+            return
 
 
 if __name__ == "__main__":

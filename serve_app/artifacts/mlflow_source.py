@@ -20,7 +20,6 @@ from typing import Any
 
 import msgspec
 import orjson
-import yaml
 
 from serve_app.artifacts.bundle import Bundle, check_sizes, verify_files
 from serve_app.artifacts.legacy import read_description
@@ -217,6 +216,8 @@ def _read_model(mlflow: Any, download: Download, run: Any, version: str, policy:
 
     Nothing proves it and it is unpickled in the end, so the policy is asked before anything is fetched.
     """
+    import yaml  # MLflow brings it
+
     if policy is not None:
         check_seal("", None, policy.verify)
         model_file((JOBLIB,), policy)

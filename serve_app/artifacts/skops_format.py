@@ -36,12 +36,12 @@ def skops_to_joblib(file: Path, limit: int) -> bytes:
     import joblib
     import skops.io
 
+    buffer = io.BytesIO()
     try:
         check_growth(file, limit)
-        if skops.io.get_untrusted_types(file=file):
-            raise BundleRefused("forbidden", "the model in MLflow holds types that skops does not trust")
-        buffer = io.BytesIO()
         joblib.dump(skops.io.load(file), buffer)
+    except skops.io.exceptions.UntrustedTypesFoundException:
+        raise BundleRefused("forbidden", "the model in MLflow holds types that skops does not trust") from None
     except BundleRefused:
         raise
     except Exception as error:  # any: the file may hold anything

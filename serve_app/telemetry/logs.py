@@ -21,8 +21,8 @@ STANDARD = frozenset({"message", "asctime", "taskName"})
 class TextFormatter(logging.Formatter):
     """`12:00:01 INFO model swapped model_version=7 …`: the message, then every field that the caller passed as `extra`.
 
-    A field whose value is None is left out. Message and fields stay on one line, whatever they quote; the lines of a traceback begin
-    with a bar, so that no text can forge a line.
+    A field whose value is None is left out. Message and fields stay on one line, whatever they quote; the lines of a traceback
+    begin with a bar, so that no text can forge a line.
     """
 
     def __init__(self) -> None:
