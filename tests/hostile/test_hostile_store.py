@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from serve_app.artifacts.bundle import read_bundle, verify_files
 from serve_app.artifacts.manifest import describe, sha256
 from serve_app.artifacts.manifest_bounds import MAX_BINS, MAX_CATEGORIES, MAX_CLASSES, MAX_FEATURES, MAX_NAME, MAX_TEXT
 from serve_app.artifacts.mlflow_download import Download
-from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS, REPORT
+from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS, REPORT, SEAL
 from serve_app.artifacts.signing import verifier
 from serve_app.artifacts.skops_format import skops_to_joblib
 from serve_app.artifacts.store import BUNDLES, CURRENT, LOCK, Store
@@ -121,16 +122,15 @@ def test_no_kind_of_file_in_the_store_hangs_a_reader_or_fills_its_memory(tmp_pat
     files, manifest = good()
     tried, longest, peak = 0, 0.0, 0
     for kind, make in KINDS.items():
-        cases: list[tuple[Path, Callable[[], object]]] = [(store.root / REPORT, lambda: read_volume(store.root))]
         pointer = put(store.root, files, manifest)
         point(store, pointer)
-        cases += [
-            (store.root / pointer / name, lambda: reason_of(Slot(store, policy=ALLOW_ALL)))
-            for name in (*files, MANIFEST, "metadata.json.sig")
-        ]
         legacy = Store(tmp_path / f"legacy {kind}")
-        write_legacy(legacy.root)
-        cases += [(legacy.root / name, lambda legacy=legacy: Slot(legacy, policy=ALLOW_ALL).refresh()) for name in LEGACY_FILES]
+        write_legacy(legacy.root, logistic())
+        cases: list[tuple[Path, Callable[[], object]]] = [
+            (store.root / REPORT, partial(read_volume, store.root)),
+            *((store.root / pointer / name, Slot(store, policy=ALLOW_ALL).refresh) for name in (*files, MANIFEST, SEAL)),
+            *((legacy.root / name, Slot(legacy, policy=ALLOW_ALL).refresh) for name in LEGACY_FILES),
+        ]
         for path, read in cases:
             before = path.read_bytes() if path.exists() else None
             path.unlink(missing_ok=True)
