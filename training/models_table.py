@@ -21,7 +21,7 @@ def row(entry: Entry) -> dict[str, Any]:
     manifest = entry.manifest or Manifest()
     metrics: Mapping[str, Any] = {}
     with contextlib.suppress(OSError, UnfitFile, ValueError):
-        metrics = json.loads(read_regular(entry.folder / METRICS, MAX_METRICS_BYTES))
+        metrics = _metrics(entry)
     return {
         "version": entry.version,
         "digest": entry.digest,
@@ -29,11 +29,23 @@ def row(entry: Entry) -> dict[str, Any]:
         "damaged": entry.manifest is None,
         "predictor": "onnx" if ONNX in manifest.files else "scikit-learn",
         "model": manifest.model_type,
-        "metrics": {name: metrics[name] for name in ("accuracy", "f1_score", "rmse", "r2") if name in metrics},
+        "metrics": {
+            name: metrics[name] for name in ("accuracy", "f1_score", "rmse", "r2") if isinstance(metrics.get(name), int | float)
+        },
         "trained": manifest.trained_at,
         "run": manifest.mlflow_run_id,
         "forced": bool(manifest.forced),
     }
+
+
+def _metrics(entry: Entry) -> Mapping[str, Any]:
+    """The metrics of a bundle whose files somebody else may have replaced, so that nothing but a plain file of the size is read."""
+    published = entry.manifest.files.get(METRICS) if entry.manifest else None
+    if published is None:
+        return {}
+    raw = read_regular(entry.folder / METRICS, min(published.size, MAX_METRICS_BYTES))
+    metrics = json.loads(raw)
+    return metrics if isinstance(metrics, dict) else {}
 
 
 def _cell(name: str, row: Mapping[str, Any]) -> str:

@@ -23,6 +23,8 @@ from starlette.requests import ClientDisconnect
 
 from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
 from serve_app.http.forwarding import ForwardedRequest
+from serve_app.http.headers import HeaderValues, problem_of_headers, problem_of_prediction_headers
+from serve_app.http.lingering import Lingering
 from serve_app.http.options import HttpOptions
 from serve_app.http.prediction_service import PredictionService
 from serve_app.http.problems import (
@@ -56,6 +58,8 @@ log = logging.getLogger("iris_api.request")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ALLOW_POST = method_not_allowed(((b"allow", b"POST"),))
 _BODY_ERRORS = (BodyTooLarge, BodyTimeout, BodyBudgetExceeded, BodyNotGzip)
+_SENDS_REQUEST_ID = "iris_api.sends_request_id"
+"""Key of the ASGI scope of a request whose response must hold the request id, because no layer around the app sends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,6 @@ class PredictionRoute:
     path: str
     codec: type[Codec]
     predict: Callable[[Buffer, RequestHeaders], Awaitable[HttpResponse]]
-
-
-HeaderValues = Mapping[bytes, bytes]
-"""The headers of a request by name; of a repeated header the last value."""
 
 
 class Gateway:
@@ -97,6 +97,7 @@ class Gateway:
         self._cors = cors
         self._executor = executor  # inflates bodies
         self._budget = BodyBudget(options.max_body_bytes)
+        self._lingering = Lingering()
         self._recorded = 0
         # Half random, half counted: as unique as a random one, without asking the system for each request.
         self._id_prefix = uuid.uuid4().hex[:16].encode()
@@ -125,11 +126,12 @@ class Gateway:
                 body.release()
         return True
 
-    async def forward(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def forward(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, sends_request_id: bool = True) -> None:
         """Let the app answer, within the same limits as a prediction; for requests that `answer` leaves."""
         started = time.perf_counter()
         scope["headers"] = list(scope["headers"])
         values = dict(scope["headers"])
+        problem = problem_of_headers(scope["headers"])
         request_id = self._request_id(scope, values)
         body = self._body(receive)
         forwarded = ForwardedRequest(
@@ -137,11 +139,11 @@ class Gateway:
             body,
             self._with_cors(scope, values, send),
             self._collector,
-            request_id=request_id if self._options.sends_request_id else None,
+            request_id=request_id if sends_request_id else None,
         )
         self._collector.in_flight += 1
         try:
-            refusal = await self._refusal_of_forward(scope, values)
+            refusal = await self._refusal_of_forward(scope, values, problem)
             if refusal is None:
                 await app(scope, forwarded.receive, forwarded.send)
             else:
@@ -157,11 +159,13 @@ class Gateway:
             body.release()
             self._collector.in_flight -= 1
         path = getattr(scope.get("route"), "path", "") or "unmatched"
-        self._record(path, forwarded.response(), time.perf_counter() - started, request_id, scope)
-        await forwarded.close()
+        seconds = time.perf_counter() - started - forwarded.waited_seconds
+        self._busy_seconds += seconds
+        self._record(path, forwarded.response(), seconds, request_id, scope)
+        await forwarded.close(self._lingering)
 
     def mean_in_flight(self) -> float:
-        """Requests that `answer` had in flight on average since this was last called (Little's law)."""
+        """Requests that were in flight on average since this was last called (Little's law), without the time of slow clients."""
         now = time.perf_counter()
         mean = self._busy_seconds / max(now - self._busy_since, 0.001)
         self._busy_seconds, self._busy_since = 0.0, now
@@ -191,11 +195,14 @@ class Gateway:
         self._busy_seconds += seconds
         self._record(route.path, response, seconds, request_id, scope)
         if must_close:
-            await body.linger()
-            await send({"type": "http.response.body"})
+            await self._lingering.end(body, send)
 
     async def _read(self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body) -> Buffer | HttpResponse:
         """The content of the body, or the response to a request that is refused or has no body to read."""
+        if len(values) != len(scope["headers"]) or REQUEST_ID in values:  # most requests need no look at single headers
+            problem = problem_of_prediction_headers(scope["headers"], values)
+            if problem is not None:
+                return problem_response(problem, route.codec)
         if self._rate_limiter is not None:
             limited = await self._rate_limiter.refuse(scope, route.path)
             if limited is not None:
@@ -236,9 +243,12 @@ class Gateway:
             return problem_of(BodyTooLarge(limit))
         return None
 
-    async def _refusal_of_forward(self, scope: Scope, values: HeaderValues) -> HttpResponse | None:
-        """The response to a request of any other route that does not reach the app; None when it does."""
-        problem = self._refuse_length(values)
+    async def _refusal_of_forward(self, scope: Scope, values: HeaderValues, problem: HttpProblem | None) -> HttpResponse | None:
+        """The response to a request of any other route that does not reach the app; None when it does.
+
+        `problem` is that of its headers.
+        """
+        problem = problem or self._refuse_length(values)
         path = _path(scope)
         if problem is None and self._rate_limiter is not None:
             problem = await self._rate_limiter.refuse(scope, path)
@@ -316,8 +326,20 @@ class GatewayMiddleware:
         """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif not await self._gateway.answer(scope, receive, send, sends_request_id=self._sends_request_id):
-            await self._gateway.forward(self._app, scope, receive, send)
+            return
+        sends_request_id = self._sends_request_id or _SENDS_REQUEST_ID in scope
+        if not await self._gateway.answer(scope, receive, send, sends_request_id=sends_request_id):
+            await self._gateway.forward(self._app, scope, receive, send, sends_request_id=sends_request_id)
+
+
+def sending_request_ids(app: ASGIApp) -> ASGIApp:
+    """An app whose `GatewayMiddleware` sends the request id itself, for requests that do not come through Serve's wrapper."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_SENDS_REQUEST_ID] = True
+        await app(scope, receive, send)
+
+    return answer
 
 
 def _route(path: str, codec: type[Codec], service: PredictionService) -> PredictionRoute:

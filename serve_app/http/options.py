@@ -31,3 +31,4 @@ class HttpOptions:
     poll_seconds: float
     log_every: int
     sends_request_id: bool
+    public_pages: bool

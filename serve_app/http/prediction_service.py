@@ -15,7 +15,7 @@ from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
 from serve_app.errors import InvalidInput, NoModel
 from serve_app.http.auth import Verdict
 from serve_app.http.options import HttpOptions
-from serve_app.http.problems import INTERNAL_ERROR, MISSING_KEY, TOO_BUSY, WRONG_KEY, Headers, HttpProblem, problem_of
+from serve_app.http.problems import INTERNAL_ERROR, KEY_PROBLEMS, TOO_BUSY, Headers, HttpProblem, problem_of
 from serve_app.http.responses import HttpResponse, problem_response
 from serve_app.inference.batching import THREAD_SECONDS, AdaptiveBatcher
 from serve_app.inference.predictor import Predictor
@@ -72,9 +72,7 @@ class PredictionService:
     def refuse_key(self, key: bytes | None, authorization: bytes | None) -> HttpProblem | None:
         """The problem of a request with these values of `X-API-Key` and `Authorization`; None when its key is right."""
         verdict = self._check(key, authorization)
-        if isinstance(verdict, str):
-            return MISSING_KEY if verdict == "missing" else WRONG_KEY
-        return None
+        return KEY_PROBLEMS[verdict] if isinstance(verdict, str) else None
 
     async def predict_row(self, protocol: type[Codec], body: Buffer, headers: RequestHeaders) -> HttpResponse:
         """The response for one row. The call is made at once when it is shorter than a turn of the event loop."""

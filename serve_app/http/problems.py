@@ -59,6 +59,13 @@ _API_KEY = ((b"www-authenticate", b"ApiKey"),)
 
 MISSING_KEY = problem(401, "missing_key", "An API key is required in the X-API-Key header.", headers=_API_KEY)
 WRONG_KEY = problem(403, "wrong_key", "The API key is not valid.", headers=_API_KEY)
+TWO_KEYS = problem(400, "invalid_header", "X-API-Key and Authorization hold different keys; send one of them.")
+KEY_PROBLEMS = {"missing": MISSING_KEY, "wrong": WRONG_KEY, "ambiguous": TWO_KEYS}
+"""The problem of a request without the right key, by the verdict of `Keys.check`."""
+REPEATED_HEADER = problem(
+    400, "invalid_header", "Send X-API-Key, Authorization, Origin and the headers that describe the body once each."
+)
+INVALID_HEADER = problem(400, "invalid_header", "The values of headers must be UTF-8.")
 NOT_JSON = problem(415, "unsupported_media_type", "Send the body as JSON, with Content-Type: application/json.")
 UNSUPPORTED_ENCODING = problem(415, "unsupported_encoding", "Send the body as it is, or with Content-Encoding: gzip.")
 NOT_FOUND = problem(404, "not_found", "There is nothing at this address; /docs lists what there is.")

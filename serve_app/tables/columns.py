@@ -54,20 +54,21 @@ class Reading:
 
 def check_columns(reading: Reading, columns: Sequence[str], path: str) -> None:
     """Raise UsageError when a file lacks a column that the model or the output needs."""
-    known = ", ".join(columns[:20])
+    known, names = ", ".join(columns[:20]), frozenset(columns)
     for feature in reading.signature.features:
-        if feature.name not in columns and not feature.nullable:
+        if feature.name not in names and not feature.nullable:
             raise UsageError(f"{path} has no column '{feature.name}', which the model needs; there are: {known}")
     for name in reading.keep:
-        if name not in columns:
+        if name not in names:
             raise UsageError(f"--keep '{name}' names no column of {path}; there are: {known}")
 
 
 def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
     """Raise UsageError when a column of a Parquet file has a type that its feature does not accept."""
+    types = dict(zip(schema.names, schema.types, strict=True))
     for feature in reading.signature.features:
-        if feature.name in schema.names:
-            kind = _plain_type(schema.field(feature.name).type)
+        if feature.name in types:
+            kind = _plain_type(types[feature.name])
             text, number = _is_text(kind), pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
             fits = {"number": number or text, "boolean": pa.types.is_boolean(kind), "category": text}[feature.kind]
             if not fits and not pa.types.is_null(kind):
@@ -92,7 +93,8 @@ def _read_columns(raw: bytes, header: Sequence[str], reading: Reading) -> Rows |
     """Read with pyarrow; None for a text that only Python's csv module reads as training does."""
     if b', "' in raw or b'" ' in raw or b'\n "' in raw or raw.startswith(b' "'):
         return None  # spaces before or inside of quotes
-    present = [feature for feature in reading.signature.features if feature.name in header]
+    columns = frozenset(header)
+    present = [feature for feature in reading.signature.features if feature.name in columns]
     numbers = {feature.name for feature in present if feature.kind == "number"}
     try:
         try:
@@ -147,7 +149,8 @@ def parquet_rows(location: Location, part: Part, reading: Reading) -> Iterator[R
     """The rows of a part, at most BATCH_ROWS at a time; raises UsageError when the file has changed."""
     count = 0
     with translate_errors(part.path), parquet.ParquetFile(part.path, filesystem=location.filesystem) as file:
-        names = [name for name in reading.columns if name in file.schema_arrow.names]
+        known = frozenset(file.schema_arrow.names)
+        names = [name for name in reading.columns if name in known]
         groups = list(range(part.start, part.stop))
         for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
             table = pa.Table.from_batches([batch])

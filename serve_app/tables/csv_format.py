@@ -35,6 +35,7 @@ def header_names(lines: Iterable[str], file: Path | str) -> list[str]:
 
 def check_names(names: Sequence[str]) -> None:
     """Raise UsageError when two columns have the same name."""
-    for position, name in enumerate(names):
-        if name in names[:position]:
-            raise UsageError(f"two columns are named '{name}' (columns {names.index(name) + 1} and {position + 1}): rename one")
+    first: dict[str, int] = {}
+    for position, name in enumerate(names, start=1):
+        if first.setdefault(name, position) != position:
+            raise UsageError(f"two columns are named '{name}' (columns {first[name]} and {position}): rename one")
