@@ -40,7 +40,7 @@ class Download:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+            env=_environment(),
         )
         self._send({"tracking_uri": tracking_uri, "run_id": run_id})
 
@@ -90,6 +90,12 @@ class Download:
         except orjson.JSONDecodeError:
             return {"error": "the process ended"}
         return answer
+
+
+def _environment() -> dict[str, str]:
+    """The environment of this process, which holds what MLflow's client needs, without the key of the API."""
+    others = {name: value for name, value in os.environ.items() if name != "API_KEY"}
+    return {**others, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 
 
 @contextlib.contextmanager
