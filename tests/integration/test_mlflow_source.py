@@ -137,10 +137,12 @@ def test_a_model_that_would_fill_the_memory_when_unpacked_is_refused(
     assert reason_of(Slot(Store(tmp_path), registry(tracking, tmp_path, name="Bomb"), policy=ALLOW_ALL)) == "forbidden"
 
 
-@pytest.mark.parametrize("name", ["IrisClassifier", "Incloudpickle"])
+@pytest.mark.parametrize("name", [NAME, "Large"])
 def test_a_model_larger_than_the_memory_allows_is_refused(
     tracking: str, trained: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    if name != NAME:
+        log_model(tracking, name, "cloudpickle")
     for module in ("bundle", "mlflow_source"):
         monkeypatch.setattr(f"serve_app.artifacts.{module}.max_model_bytes", lambda: 400)
     slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=name), policy=ALLOW_ALL)
@@ -159,9 +161,10 @@ def test_a_model_larger_than_the_memory_allows_is_refused(
 def test_nothing_is_fetched_that_the_settings_do_not_allow(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: LoadPolicy, reason: str
 ) -> None:
+    log_model(tracking, f"Not{reason}{policy.backend}", "skops")
     fetched: list[str] = []
     monkeypatch.setattr(Download, "fetch", lambda self, artifact, limit: fetched.append(artifact))
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Inskops"), policy=policy)
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=f"Not{reason}{policy.backend}"), policy=policy)
     assert (reason_of(slot), fetched) == (reason, [])
 
 
