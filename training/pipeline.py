@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.artifacts.manifest import Manifest, Verdict
 from serve_app.artifacts.names import CARD, CONFUSION_IMAGE, IMPORTANCE_IMAGE, REPORT, RESIDUALS_IMAGE
-from serve_app.artifacts.signing import Sign, SigningError, own_verifier, signer, verifier
+from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
 from serve_app.inference.backends.onnx_backend import OnnxBackend
@@ -27,6 +27,7 @@ from training.comparison import Comparison
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
+from training.policy import load_policy
 from training.publish import Publication
 from training.report import write_report
 from training.rules import Evidence, default_floors, judge
@@ -88,7 +89,12 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
     Raises UsageError, BackendUnavailable or StoreError; nothing was published then.
     """
     sign = None if options.signing_key is None else _load_signer(options.signing_key)
-    policy = load_policy(options)
+    policy = load_policy(
+        allow_joblib=options.allow_joblib,
+        backend=options.prefer,
+        verify_key=options.verify_key,
+        signing_key=options.signing_key,
+    )
     seed = options.random_state.value if options.random_state.value is not None else secrets.randbelow(2**31)
     with progress("read the data"):
         dataset = _load_dataset(options, seed)
@@ -125,19 +131,6 @@ def _load_signer(file: Path) -> Sign:
         return signer(file)
     except SigningError as error:
         raise UsageError(f"--signing-key: {error}") from None
-
-
-def load_policy(options: TrainOptions) -> LoadPolicy:
-    """The policy of the replicas; a trainer with a signing key and without public keys trusts what it has signed itself."""
-    verify = None
-    try:
-        if options.verify_key is not None:
-            verify = verifier(options.verify_key)
-        elif options.signing_key is not None:
-            verify = own_verifier(options.signing_key)
-    except SigningError as error:
-        raise UsageError(f"--verify-key: {error}") from None
-    return LoadPolicy(allow_joblib=options.allow_joblib, backend=options.prefer, verify=verify)
 
 
 def _load_dataset(options: TrainOptions, seed: int) -> Dataset:
@@ -262,5 +255,7 @@ def _finish(job: Job, publication: Publication, store: Store, decision: Decision
                 **publication.plots,
                 CARD: card.render(decision.manifest, candidate.metrics.to_dict(), publication.plots),
             }
-            notes += run_record.finish(job.run, decision.record, store, decision.verdict, entry, decision.bundle, report)
+            notes += run_record.finish(job.run, decision.record, decision.verdict, entry, decision.bundle, report)
+            if entry is not None:
+                notes += run_record.follow(job.run, store, job.options.model_name, job.policy)
     return Outcome(decision.verdict, decision.comparison, candidate.metrics, decision.manifest, entry, path, tuple(notes))

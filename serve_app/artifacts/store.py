@@ -16,7 +16,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,10 @@ class Entry:
     served: bool
     manifest: Manifest | None
     folder: Path
+
+
+Check = Callable[[Entry], None]
+"""Raises StoreError for a version that must not become the served one; called before anything is changed."""
 
 
 class Store:
@@ -135,15 +139,18 @@ class Store:
                 self._prune()
             return self._entry(folder, served=True)
 
-    def promote(self, version: int) -> Entry:
-        """Point to a version that the store holds; raises StoreError when it is not there or damaged."""
+    def promote(self, version: int, *, check: Check | None = None) -> Entry:
+        """Point to a version that the store holds; raises StoreError when it is not there, damaged, or refused by `check`."""
         if not self.entries():  # a mistyped folder is not made
             raise StoreError(f"{self.root} holds no published model, so no version {version}")
         with self._writing():
-            return self._promote(version)
+            return self._promote(version, check)
 
-    def roll_back(self) -> Entry:
-        """Point to the newest kept version that is older than the served one; raises StoreError when there is none."""
+    def roll_back(self, *, check: Check | None = None) -> Entry:
+        """Point to the newest kept version that is older than the served one.
+
+        Raises StoreError when there is none, or `check` refuses it.
+        """
         if not self.entries():
             raise StoreError(f"{self.root} serves no published model, so there is nothing to roll back")
         with self._writing():
@@ -154,7 +161,7 @@ class Store:
             older = [entry.version for entry in entries if entry.version < served]
             if not older:
                 raise StoreError(f"version {served} is the oldest that {self.root} keeps; nothing to roll back to")
-            return self._promote(older[-1])
+            return self._promote(older[-1], check)
 
     # --- inside
 
@@ -265,7 +272,7 @@ class Store:
         replace_link(self.root / CURRENT, f"{BUNDLES}/{folder.name}")
         self._link_legacy_names()
 
-    def _promote(self, version: int) -> Entry:
+    def _promote(self, version: int, check: Check | None) -> Entry:
         entry = next((entry for entry in self.entries() if entry.version == version), None)
         if entry is None:
             known = ", ".join(str(entry.version) for entry in self.entries()) or "none"
@@ -274,6 +281,8 @@ class Store:
             read_bundle(entry.folder)
         except BundleRefused as error:
             raise StoreError(f"version {version} is damaged and was not promoted: {error}") from error
+        if check is not None:
+            check(entry)
         self._adopt_legacy()
         self._point(entry.folder.name)
         return self._entry(entry.folder, served=True)

@@ -80,22 +80,33 @@ class Predictor:
         return self.profile.seconds(rows)
 
 
-def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
-    """Load, check library versions, replay the golden examples, warm up. Raises BundleRefused."""
+def check_policy(bundle: Bundle, policy: LoadPolicy) -> None:
+    """Whether the policy allows this bundle, before anything of it is parsed. Raises BundleRefused `unsigned` or `forbidden`."""
     if policy.verify is not None and not policy.verify(bundle.digest, bundle.seal):
         raise BundleRefused("unsigned", "the bundle is not signed with a key that is trusted here")
+    if _has_onnx(bundle, policy.backend):
+        return
+    if policy.backend == "onnx":
+        raise BundleRefused("forbidden", "the model has no ONNX form and the settings allow no other")
+    if not policy.allow_joblib:
+        raise BundleRefused("forbidden", "the model would have to be unpickled, which the settings forbid")
+
+
+def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
+    """Load, check library versions, replay the golden examples, warm up. Raises BundleRefused."""
+    check_policy(bundle, policy)
     backend: Backend
-    if ONNX in bundle.files and policy.backend != "scikit-learn":
+    if _has_onnx(bundle, policy.backend):
         bundle = _without(bundle, JOBLIB)  # before ONNX Runtime makes its own copy of the model
         backend, signature = open_onnx(bundle)
-    elif policy.backend == "onnx":
-        raise BundleRefused("forbidden", "the model has no ONNX form and the settings allow no other")
-    elif not policy.allow_joblib:
-        raise BundleRefused("forbidden", "the model would have to be unpickled, which the settings forbid")
     else:
         backend, signature = open_sklearn(bundle)
     replay_golden(backend, signature, bundle.files)
     return Predictor(_without(bundle, JOBLIB, ONNX), signature, backend, warm_up(backend, signature))
+
+
+def _has_onnx(bundle: Bundle, backend: BackendChoice) -> bool:
+    return ONNX in bundle.files and backend != "scikit-learn"
 
 
 def _without(bundle: Bundle, *names: str) -> Bundle:

@@ -129,6 +129,15 @@ SECURITY: Groups = (
                 "A trainer with a signing key trusts its own bundles alone",
                 "test_comparison::a_trainer_with_a_signing_key",
             ),
+            (
+                "`promote` and `rollback` move to nothing that is not signed",
+                "test_policy::a_version_without_the_trusted_seal",
+            ),
+            (
+                "The store moves no alias of another registered model",
+                "test_alias::a_manifest_that_names_another_registered_model",
+            ),
+            ("The store moves no alias to another version", "test_alias::a_manifest_that_names_a_version_of_another_digest"),
         ),
     ),
     (
