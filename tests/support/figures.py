@@ -154,6 +154,21 @@ SECURITY: Groups = (
             ("No secret and nothing compiled in the repository", "test_supply_chain::no_secret_is_in_the_tree"),
             ("Every package pinned with hashes", "test_supply_chain::every_package_is_pinned"),
             ("Workflows have the rights they name and no other", "test_supply_chain::a_workflow_has_only_the_rights"),
+            ("Released images: base by digest", "test_supply_chain::a_released_image_is_built_from_the_digest"),
+            ("Released images: signature, SBOM, provenance", "test_supply_chain::a_released_image_is_signed"),
+        ),
+    ),
+    (
+        "Manifests",
+        (
+            ("A Secret, such as the API key, reaches only the containers that need it", "test_rendered::every_secret_reaches_only"),
+            ("Nothing is unpickled, no other origin is let in", "test_rendered::nothing_is_unpickled_and_no_other_origin"),
+            ("An MLflow that decides what is served requires a login", "test_rendered::an_mlflow_that_decides"),
+            ("Redis requires a password", "test_rendered::a_redis_requires_a_password"),
+            ("Every scratch volume has a limit", "test_rendered::every_scratch_volume_has_a_limit"),
+            ("An Ingress publishes a list of paths", "test_rendered::an_ingress_publishes_a_list"),
+            ("On a cluster: signed models are served, others refused", "e2e::signed_models_are_served_and_others_refused"),
+            ("On a cluster: replicas cannot change MLflow", "e2e::mlflow_asks_for_a_password"),
         ),
     ),
 )
