@@ -21,12 +21,13 @@ from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.predictor import LoadPolicy
 from serve_app.progress import Progress
-from training import card, figures, fit, publish
+from training import card, figures, fit, importance, publish
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
+from training.importance import Importance
 from training.policy import load_policy
 from training.publish import Publication
 from training.report import write_report
@@ -118,9 +119,19 @@ def _train(job: Job) -> Outcome:
         pointer, evidence = _gather_evidence(job, candidate, store)
     with job.progress("convert to ONNX and compare"):
         converted = convert(candidate.estimator, candidate.signature, candidate.train, candidate.held_out)
+    measured = _measure_importance(job, candidate, converted)
     with job.progress("draw the figures"):
-        plots, importance = _plots(candidate, converted, job.random_state)
-    publication = Publication(candidate, job.options, job.floors, job.random_state, converted, plots, importance, search)
+        plots = _plots(candidate, measured)
+    publication = Publication(
+        candidate,
+        job.options,
+        job.floors,
+        job.random_state,
+        converted,
+        plots,
+        importance=measured.by_feature(candidate.signature.names),
+        search=search,
+    )
     record = _record_run(job, publication)
     decision = _decide(job, publication, store, pointer, evidence, record)
     return _finish(job, publication, store, decision)
@@ -177,22 +188,33 @@ def _gather_evidence(job: Job, candidate: Candidate, store: Store) -> tuple[str 
     return gather_evidence(candidate, store, job.policy, floors=job.floors, tolerance=job.options.tolerance)
 
 
-def _plots(candidate: Candidate, converted: Converted, seed: int) -> tuple[dict[str, bytes], dict[str, float]]:
-    """The figures as PNG files by name, and the importance of each feature."""
-    signature = candidate.signature
+def _measure_importance(job: Job, candidate: Candidate, converted: Converted) -> Importance:
+    signature, seconds = candidate.signature, job.options.importance_seconds
     if converted.model is None:
         score = SklearnBackend(candidate.estimator, signature).scores
     else:
         score = OnnxBackend(converted.model, signature, rounded=bool(converted.facts.rounded)).scores
-    png, importance = figures.importance(
-        candidate.estimator, score, candidate.held_out, candidate.target, signature, random_state=seed
-    )
-    plots = {IMPORTANCE_IMAGE: png}
+    with job.progress(f"measure what {len(signature.names)} columns matter, for at most {seconds:g} s"):
+        return importance.measure(
+            candidate.estimator,
+            score,
+            candidate.held_out,
+            candidate.target,
+            signature,
+            random_state=job.random_state,
+            seconds=seconds,
+        )
+
+
+def _plots(candidate: Candidate, measured: Importance) -> dict[str, bytes]:
+    """The figures as PNG files by name; the one of importances is left out when none was measured."""
+    signature = candidate.signature
+    plots = {IMPORTANCE_IMAGE: figures.importances(measured, signature)} if measured.mean else {}
     if isinstance(candidate.metrics, ClassificationMetrics):
         plots[CONFUSION_IMAGE] = figures.confusion(candidate.metrics.confusion_matrix, signature.classes)
     else:
         plots[RESIDUALS_IMAGE] = figures.residuals(candidate.target, candidate.predictions)
-    return plots, importance
+    return plots
 
 
 def _record_run(job: Job, publication: Publication) -> RunRecord | None:

@@ -147,6 +147,9 @@ class TrainOptions:
         float,
         typer.Option(min=0.0, help="How much worse than the served model is allowed: accuracy lost, or share by which rmse grows."),
     ] = 0.0
+    importance_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Time to measure how much each column matters; with many columns the rest stays unknown.")
+    ] = 10.0
     force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its metadata say so.")] = False
     report: Annotated[Path | None, typer.Option(help=f"Where the verdict is written. (default: {REPORT} in the store)")] = None
     keep: Annotated[int, typer.Option(min=1, help="Models that the store keeps.")] = KEEP
