@@ -18,6 +18,7 @@ from serve_app.http.key_strength import weakness
 from serve_app.http.options import HttpOptions
 from serve_app.http.rate_limit import COMPAT_RATES, RateLimits, parse_networks
 from serve_app.http.rate_window import parse_rate
+from serve_app.secret_variables import MLFLOW_SECRETS, SECRETS_DIR
 
 if TYPE_CHECKING:
     from serve_app.inference.predictor import LoadPolicy
@@ -51,6 +52,10 @@ class Settings(BaseSettings):
 
     iris_api_keys_file: Path | None = None
     """File of further keys, hashed, with names and dates; it is read again every two seconds (`docs/security.md`)."""
+    iris_secrets_dir: Path | None = None
+    """Folder with a file for each secret, named as its variable, e.g. `API_KEY`; a variable that is set takes precedence."""
+    iris_public_pages: bool = Field(True)
+    """Whether `/docs`, `/redoc`, `/openapi.json` and `/metrics` are answered without a key; `false`: only with one."""
     iris_model_name: str = Field("IrisClassifier", min_length=1, pattern=r"^[A-Za-z0-9 ._-]+$")
     """Registered name of the model: for the registry and the `X-Model-Name` header."""
     iris_model_alias: str = Field("champion", min_length=1)
@@ -69,6 +74,8 @@ class Settings(BaseSettings):
     """A category that training never saw: refused with 422, or predicted as unseen."""
     iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     """Largest request body; more is answered 413."""
+    iris_max_row_bytes: int = Field(64 * 1024, ge=1024)
+    """Largest body of `/predict` and largest row of a batch (a wide model: twice the size of its rows); more is answered 413."""
     iris_max_body_seconds: float = Field(15.0, gt=0, le=3600)
     """Seconds in which a whole request body must have arrived; later is answered 408."""
     iris_max_rows: int = Field(100_000, ge=1)
@@ -107,6 +114,7 @@ class Settings(BaseSettings):
         "api_key",
         "mlflow_tracking_uri",
         "iris_api_keys_file",
+        "iris_secrets_dir",
         "iris_verify_key",
         "iris_rate_limit_per_key",
         "iris_rate_limit_per_client",
@@ -199,6 +207,7 @@ class Settings(BaseSettings):
             model_name=self.iris_model_name,
             model_dir=self.model_dir,
             max_body_bytes=self.iris_max_body_bytes,
+            max_row_bytes=self.iris_max_row_bytes,
             max_body_seconds=self.iris_max_body_seconds,
             max_rows=self.iris_max_rows,
             max_in_flight=self.iris_max_in_flight,
@@ -207,6 +216,7 @@ class Settings(BaseSettings):
             poll_seconds=self.iris_poll_seconds,
             log_every=self.iris_access_log_every,
             sends_request_id=sends_request_id,
+            public_pages=self.iris_public_pages,
         )
 
     def rate_limits(self) -> RateLimits:
@@ -228,14 +238,25 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """The settings of this process; raises SettingsError with one sentence."""
+    """The settings of this process, from its environment and IRIS_SECRETS_DIR; raises SettingsError with one sentence."""
+    folder = os.environ.get(SECRETS_DIR) or None
+    if folder is not None and not os.path.isdir(folder):
+        raise SettingsError(f"{SECRETS_DIR}: {folder} is no folder; name one with a file for each secret")
     try:
-        return Settings()
+        return Settings(_secrets_dir=folder)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         message = str(first["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
         where = str(first["loc"][0]).upper() if first["loc"] else ""
         raise SettingsError(f"{where}: {message}" if where else message) from None
+
+
+def export_mlflow_secrets(settings: Settings) -> None:
+    """Set the variables that MLflow's client reads from the files in IRIS_SECRETS_DIR; a replica calls it, and nothing else."""
+    for name in MLFLOW_SECRETS if settings.iris_secrets_dir else ():
+        file = settings.iris_secrets_dir / name  # type: ignore[operator]
+        if file.is_file():
+            os.environ.setdefault(name, file.read_text().strip())
 
 
 def wants_json(settings: Settings) -> bool:

@@ -74,7 +74,8 @@ class Keys:
         """The key in the values of `X-API-Key` and `Authorization`.
 
         A key is looked up by its hash and compared in constant time, also when there is none like it, so neither length nor
-        content of a key shows in the timing. A key that is unknown, revoked, expired or not yet valid is "wrong".
+        content of a key shows in the timing. A key that is unknown, revoked, expired or not yet valid is "wrong". With both
+        headers, `X-API-Key` decides, because a mesh or a gateway may add a token of its own as `Authorization`.
         """
         if self._open:
             return ANONYMOUS

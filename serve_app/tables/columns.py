@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from serve_app.tables.csv_format import EMPTY, FALSE, TRUE
 from serve_app.tables.location import Location, translate_errors
 from serve_app.tables.splits import Part
 
+_CELL_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
 BATCH_ROWS = 65_536
 """Rows of a Parquet file in memory at once."""
 
@@ -261,7 +263,7 @@ def _one_by_one(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, 
         sent = value
         if cells and value is not None:
             text = value.lstrip(" ")
-            sent = None if text in empty else truths.get(text, text) if feature.kind == "boolean" else text
+            sent = None if text in empty else truths.get(text, text) if feature.kind == "boolean" else _cell(feature, text)
         elif value is not None and not isinstance(value, str | bool):
             sent = float(value)
         number, problem = read_value(feature, sent, unknown)
@@ -269,3 +271,8 @@ def _one_by_one(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, 
         if problem is not None:
             wrong[row] = problem[1]
     return np.array(values, dtype=np.float64), wrong
+
+
+def _cell(feature: Feature, text: str) -> str | float:
+    """The text of a cell; of a number the number, which tables also write as `.5`, `5.` or `+5`."""
+    return float(text) if feature.kind == "number" and _CELL_NUMBER.fullmatch(text) else text

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from pathlib import Path
 
 import pytest
 
 from serve_app.http.auth import change_file, make_key
-from serve_app.settings import Settings, SettingsError, load_settings, table
+from serve_app.settings import Settings, SettingsError, export_mlflow_secrets, load_settings, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -46,6 +48,25 @@ def test_the_names_of_old_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert KEY not in repr(settings)
 
 
+def test_a_secret_is_read_from_its_file_and_a_variable_takes_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = secrets.token_hex(32)
+    (tmp_path / "API_KEY").write_text(KEY + "\n")
+    (tmp_path / "MLFLOW_TRACKING_PASSWORD").write_text("secret\n")
+    monkeypatch.setenv("IRIS_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")  # so that it is put back
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    settings = load_settings()
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == KEY
+    export_mlflow_secrets(settings)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret"
+    monkeypatch.setenv("API_KEY", other)
+    settings = load_settings()
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == other
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -56,6 +77,7 @@ def test_the_names_of_old_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ENVIRONMENT": "production", "API_KEY": KEY, "CORS_ORIGINS": "*"}, "CORS_ORIGINS: production cannot be open"),
         ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: "),
         ({"MODEL_DIR": __file__}, "is a file; name a folder"),
+        ({"IRIS_SECRETS_DIR": "/nowhere"}, "IRIS_SECRETS_DIR: /nowhere is no folder"),
         ({"IRIS_POLL_SECONDS": "soon"}, "IRIS_POLL_SECONDS: "),
         ({"IRIS_POLL_SECONDS": "0"}, "IRIS_POLL_SECONDS: "),
         ({"IRIS_MAX_ROWS": "-1"}, "IRIS_MAX_ROWS: "),
