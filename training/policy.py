@@ -8,7 +8,8 @@ from serve_app.artifacts.bundle import Bundle, read_bundle
 from serve_app.artifacts.signing import SigningError, own_verifier, verifier
 from serve_app.artifacts.store import Check, Entry, Store
 from serve_app.errors import BundleRefused, StoreError, UsageError
-from serve_app.inference.predictor import BackendChoice, LoadPolicy, check_policy
+from serve_app.inference.policy import BackendChoice, LoadPolicy
+from serve_app.inference.predictor import check_policy
 
 
 def load_policy(

@@ -20,7 +20,8 @@ from serve_app.batch.results import ERROR, errors_in, output_schema
 from serve_app.batch.score_options import PART_BYTES, ScoreOptions
 from serve_app.batch.worker import Model, ScoringTask, file_name
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
-from serve_app.inference.predictor import LoadPolicy, Predictor, open_predictor
+from serve_app.inference.policy import LoadPolicy
+from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.progress import Progress
 from serve_app.tables.columns import Reading, check_columns, check_types
 from serve_app.tables.location import Folder, Location, Source, sources

@@ -16,7 +16,8 @@ from serve_app.artifacts.legacy import legacy_digest
 from serve_app.batch.results import encode_tables, output_table
 from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import BundleRefused, IrisApiError, UsageError
-from serve_app.inference.predictor import BackendChoice, LoadPolicy, Predictor, open_predictor
+from serve_app.inference.policy import BackendChoice, LoadPolicy
+from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.tables.columns import Reading, Rows, csv_rows, parquet_rows
 from serve_app.tables.location import Folder, Kind, Location
 from serve_app.tables.splits import Part

@@ -140,12 +140,15 @@ async def _follow_store(slot: Slot, collector: MetricsCollector, seconds: float)
     random_source = random.Random()  # noqa: S311, spreads the polls of replicas
     swapped = False
     with ThreadPoolExecutor(1, "refresh") as thread:
-        while True:
-            swapped_before, swapped = swapped, await loop.run_in_executor(thread, slot.refresh)
-            if swapped_before:  # one poll later, when no request and no metric holds the replaced model any more
-                await loop.run_in_executor(thread, release_memory)
-            await loop.run_in_executor(thread, collector.poll_store)
-            await asyncio.sleep(seconds * random_source.uniform(0.8, 1.0))
+        try:
+            while True:
+                swapped_before, swapped = swapped, await loop.run_in_executor(thread, slot.refresh)
+                if swapped_before:  # one poll later, when no request and no metric holds the replaced model any more
+                    await loop.run_in_executor(thread, release_memory)
+                await loop.run_in_executor(thread, collector.poll_store)
+                await asyncio.sleep(seconds * random_source.uniform(0.8, 1.0))
+        finally:
+            slot.close()  # else the end of the thread would wait for a load
 
 
 async def _follow_keys(keys: Keys) -> None:

@@ -152,6 +152,26 @@ SECURITY: Groups = (
                 "1,000 hostile models: all refused for the right reason, nothing executed",
                 "test_hostile_models::more_than_a_thousand",
             ),
+            (
+                "10,000 mutations of ONNX models: what is accepted, the package `onnx` reads the same",
+                "test_hostile_onnx::both_readers_see_the_same",
+            ),
+            (
+                "ONNX models that hide loops, files or foreign operators: refused before they are parsed",
+                "test_hostile_onnx::a_model_that_hides_something",
+            ),
+            ("The hidden things would run", "test_hostile_onnx::what_a_model_hides"),
+            ("A model that swells: refused, the replica does not grow", "test_hostile_onnx::a_model_that_swells"),
+            (
+                "A model that never ends: refused in time, also for a replica that starts",
+                "test_hostile_onnx::a_model_that_never_ends_is_refused",
+            ),
+            (
+                "A roll-back is followed while a model that never ends is tried",
+                "test_hostile_onnx::a_roll_back_is_followed",
+            ),
+            ("A pickle that dies, hangs or swells takes only its trial with it", "test_trial::a_pickle_takes_only_its_trial"),
+            ("The list of operators is what conversions give", "test_onnx_operators::the_allowed_operators"),
             ("The traps in them would spring", "test_hostile_models::the_traps_would_spring"),
             (
                 "With IRIS_ALLOW_JOBLIB=false nothing is unpickled",
