@@ -203,6 +203,8 @@ SECURITY: Groups = (
             ("Names of any characters end no training and stay what they are", "test_names::names_of_any_characters"),
             ("Messages about a table hold no control character", "test_printable::an_error_about_a_column"),
             ("CSV scores hold no formula", "test_results::a_text_that_begins_a_formula"),
+            ("The printed example runs nothing in a shell", "test_example::a_short_row_is_part_of_the_command_and_quoted"),
+            ("A table of many columns is explained within its time", "test_importance::the_time_is_kept"),
         ),
     ),
     (
