@@ -28,7 +28,7 @@ from training.convert import Converted, convert
 from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
 from training.importance import Importance
-from training.policy import load_policy
+from training.store_policy import load_policy
 from training.publish import Publication
 from training.report import write_report
 from training.rules import Evidence, default_floors, judge

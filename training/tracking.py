@@ -33,7 +33,7 @@ from serve_app.artifacts.store import Store
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
 from serve_app.inference.policy import LoadPolicy
 from training.mlflow_retry import cause, fail_fast, first_use, redact, retry_when_locked, translate_errors
-from training.policy import served_bundle
+from training.store_policy import served_bundle
 from training.tracking_uri import resolve
 
 CHAMPION = "champion"

@@ -24,7 +24,7 @@ from tests.support.policies import ALLOW_ALL, load_policy
 from tests.support.stores import publish
 from training.comparison import Comparison, NotComparable, compare, paired, served_predictions
 from training.evaluate import ClassificationMetrics
-from training.policy import load_policy as load_policy_of
+from training.store_policy import load_policy as load_policy_of
 
 MATRIX, TARGET = iris()
 NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
