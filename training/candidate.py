@@ -99,7 +99,7 @@ def gather_evidence(
     """The evidence for a verdict, and the store's pointer for which it is valid; the served model is opened under `policy`."""
     pointer = store.pointer()
     try:
-        served = None if pointer is None else store.read(pointer)
+        served = None if pointer is None else store.read(pointer, policy)
     except BundleRefused as error:
         comparison = Comparison(False, f"{error.reason}: {error}", refused=error.reason)
     else:

@@ -143,6 +143,8 @@ def _move_pointer(move: Callable[[Store, Check], Entry], options: PointerOptions
     policy = load_policy(allow_joblib=options.allow_joblib, backend=options.prefer, verify_key=options.verify_key)
     store = Store(options.model_dir)
     entry = move(store, check_promotion(policy))
+    for reason in entry.skipped:
+        say(f"note: {reason}", err=True)
     say(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
     tracked = entry.manifest is not None and entry.manifest.mlflow_model_version
     if not tracked or (options.tracking_uri is None and not Path("mlflow.db").exists()):

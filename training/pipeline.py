@@ -28,10 +28,10 @@ from training.convert import Converted, convert
 from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
 from training.importance import Importance
-from training.store_policy import load_policy
 from training.publish import Publication
 from training.report import write_report
 from training.rules import Evidence, default_floors, judge
+from training.store_policy import load_policy
 from training.train_options import TrainOptions
 
 if TYPE_CHECKING:

@@ -36,14 +36,15 @@ class Model:
     def open(self) -> Predictor:
         """Verify the digest of every file, load, replay the golden examples. Raises BundleRefused."""
         bundle = self.bundle
+        policy = LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None)
         if self.manifest is not None:
             bundle = verify_files(
-                bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal
+                bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal, policy=policy
             )
         elif legacy_digest(bundle.files) != bundle.digest:
             raise BundleRefused("digest", "the model's files do not have the digest that was read")
         # The seal of this digest was verified before the bundle was sent to the workers (`run._open_model`).
-        return open_predictor(bundle, LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None))
+        return open_predictor(bundle, policy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class Loading:
             self.finished.set()
 
     def _tried_bundle(self) -> Bundle:
-        bundle = self.source.read(self.pointer)
+        bundle = self.source.read(self.pointer, self._policy)
         self.is_reading = False
         check_policy(bundle, self._policy)
         if self._trial is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.matrix import Matrix, Scores
-from serve_app.artifacts.names import JOBLIB, ONNX
+from serve_app.artifacts.names import GOLDEN, JOBLIB, ONNX
 from serve_app.artifacts.signature import Signature
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends import Backend, Kind
@@ -89,7 +89,7 @@ def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
     else:
         backend, signature = open_sklearn(bundle)
     replay_golden(backend, signature, bundle.files)
-    return Predictor(_without(bundle, JOBLIB, ONNX), signature, backend, warm_up(backend, signature))
+    return Predictor(_without(bundle, JOBLIB, ONNX, GOLDEN), signature, backend, warm_up(backend, signature))
 
 
 def _has_onnx(bundle: Bundle, backend: BackendChoice) -> bool:

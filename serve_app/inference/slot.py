@@ -18,6 +18,7 @@ from serve_app.inference.loading import Loading
 from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.predictor import Predictor
 from serve_app.inference.sources import Source
+from serve_app.printable import printable
 
 log = logging.getLogger("iris_api.slot")
 
@@ -25,6 +26,8 @@ WATCH_SECONDS = 0.25
 """Between two looks at the pointer while a candidate is loaded."""
 LOAD_SECONDS = 120.0
 """Most time for a load without limits of its own."""
+MAX_NAME = 200
+"""Characters of a candidate's name in logs and answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,10 @@ class Slot:
                 self._refuse(candidate, error)
                 return False
             except Exception as error:  # a replica outlives whatever a model does while it is loaded
-                log.exception("loading failed", extra={"candidate": candidate})
-                self._refuse(candidate, BundleRefused("load", f"the model cannot be loaded ({type(error).__name__})"))
+                refusal = BundleRefused("load", f"the model cannot be loaded ({type(error).__name__})")
+                if not self._is_repeated(candidate, refusal):
+                    log.exception("loading failed", extra={"candidate": _name(candidate)})
+                self._refuse(candidate, refusal)
                 return False
 
     def refresh_age_seconds(self) -> float:
@@ -182,9 +187,8 @@ class Slot:
         )
 
     def _refuse(self, candidate: str, error: BundleRefused) -> None:
-        name = candidate.rpartition("/")[2]
-        repeated = self.refusal is not None and (self.refusal.candidate, self.refusal.reason) == (name, error.reason)
-        if not repeated:
+        name = _name(candidate)
+        if not self._is_repeated(candidate, error):
             self.refusal = Refusal(name, error.reason, str(error), datetime.now(UTC).isoformat(timespec="milliseconds"))
             serving = self.predictor.version if self.predictor else None
             log.error("model refused", extra={"candidate": name, "reason": error.reason, "why": str(error), "serving": serving})
@@ -192,6 +196,15 @@ class Slot:
             self._final_refusal = (candidate, self.refusal)
             self.refreshed_at = time.monotonic()
 
+    def _is_repeated(self, candidate: str, error: BundleRefused) -> bool:
+        """Whether the last refusal was of the same candidate for the same reason: it was logged then."""
+        return self.refusal is not None and (self.refusal.candidate, self.refusal.reason) == (_name(candidate), error.reason)
+
     def _clear(self) -> None:
         self.refusal = None
         self._final_refusal = None
+
+
+def _name(candidate: str) -> str:
+    """The candidate for logs and answers: a pointer is a text that others write."""
+    return printable(candidate.rpartition("/")[2][:MAX_NAME])

@@ -179,6 +179,18 @@ SECURITY: Groups = (
             ),
             ("With IRIS_VERIFY_KEY nothing unsigned is served", "test_hostile_models::only_bundles_with_the_trainers_seal"),
             (
+                "Pipes, sockets, links, folders and sparse files in the store: no reader hangs or fills its memory",
+                "test_hostile_store::no_kind_of_file",
+            ),
+            ("600 MB of unused files in a bundle: 0 MB kept", "test_hostile_store::junk_in_a_bundle"),
+            ("An unsigned bundle: nothing large is read", "test_hostile_store::an_unsigned_bundle_is_refused_before"),
+            ("A model larger than a quarter of the memory: not read", "test_hostile_store::a_model_larger_than_a_share"),
+            ("Links in the store lead no writer out of it", "test_hostile_store::links_in_the_store"),
+            ("No text of the store forges a line of the log", "test_hostile_store::forges"),
+            ("A manifest that says too much is refused", "test_hostile_store::a_manifest_that_says_too_much"),
+            ("skops bombs: refused with little memory", "test_hostile_store::in_the_format_of_skops_cannot_fill"),
+            ("A download from MLflow is bounded in bytes and time", "test_hostile_store::a_download_is_bounded"),
+            (
                 "The trainer unpickles no served model that the policy refuses",
                 "test_comparison::a_served_model_that_the_policy_refuses",
             ),
