@@ -9,13 +9,16 @@ from collections.abc import Mapping, MutableMapping
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts for which no proxy is asked. Clients compare them as text, so each form is named."""
 
+PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "grpc_proxy"})
+"""Variables that name a proxy, also in upper case."""
+
 
 def keep_loopback_direct(environment: MutableMapping[str, str] = os.environ) -> None:
     """Add the loopback hosts to `no_proxy` when a proxy is set, for the clients in this process and in those that it starts.
 
     Both spellings get the same value: programs differ in which of them they read.
     """
-    if not _names_proxy(environment):
+    if not names_proxy(environment):
         return
     hosts = [host.strip() for host in (environment.get("no_proxy") or environment.get("NO_PROXY") or "").split(",")]
     if "*" in hosts:
@@ -29,5 +32,6 @@ def direct_opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _names_proxy(environment: Mapping[str, str]) -> bool:
-    return any(name.lower().endswith("_proxy") and name.lower() != "no_proxy" and value for name, value in environment.items())
+def names_proxy(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a variable names a proxy for some clients."""
+    return any(value and name.lower() in PROXIES for name, value in environment.items())

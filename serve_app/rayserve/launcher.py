@@ -21,7 +21,7 @@ import ray
 from ray import serve
 
 from serve_app.errors import IrisApiError
-from serve_app.loopback import direct_opener
+from serve_app.loopback import direct_opener, names_proxy
 from serve_app.rayserve.example import command
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
@@ -145,7 +145,8 @@ def _print_example(url: str, settings: Settings, folder: Path) -> None:
         echo(f"{json.load(error)['detail']} The application loads it as soon as it is published: make train")
         return
     needs_key = bool(settings.api_key or settings.iris_api_keys_file)
-    echo(f"try it: {command(url, _example(url, settings), needs_key=needs_key, folder=folder)}")
+    line = command(url, _example(url, settings), needs_key=needs_key, folder=folder, proxied=names_proxy())
+    echo(f"try it: {line}")
 
 
 def _example(url: str, settings: Settings) -> Any:

@@ -43,4 +43,4 @@ def test_it_trains_and_serves_below_a_path_on_a_machine_with_a_proxy(tmp_path: P
             for path in ("/health", "/livez", "/readyz", "/metrics", "/", "/docs", "/openapi.json"):
                 head = httpx2.head(base + path)
                 assert (head.status_code, head.content, int(head.headers["content-length"]) > 0) == (200, b"", True), path
-        assert "iris-api: try it: curl" in server.output.read_text()
+        assert "iris-api: try it: curl --noproxy" in server.output.read_text()

@@ -72,6 +72,7 @@ def test_clients_of_this_process_and_its_children_reach_loopback(address: str) -
         ({}, None),
         ({"NO_PROXY": "corp.example"}, "unchanged"),
         ({"http_proxy": ""}, None),
+        ({"RAY_SERVE_ENABLE_HA_PROXY": "1"}, None),
         ({"http_proxy": DEAD}, ",".join(LOOPBACK)),
         ({"HTTPS_PROXY": DEAD, "NO_PROXY": "corp.example, localhost"}, "corp.example,localhost,127.0.0.1,::1"),
         ({"all_proxy": DEAD, "no_proxy": "a", "NO_PROXY": "b"}, "a,localhost,127.0.0.1,::1"),
