@@ -23,6 +23,12 @@ MODEL_DIR = Path("models")
 
 ModelDir = Annotated[Path, typer.Option(envvar="MODEL_DIR", help="The store: folder of published models.")]
 
+Separator = Annotated[
+    str | None, typer.Option(metavar="CHARACTER", help="What separates the values of a CSV file: ';', '|', tab. (default: found)")
+]
+Decimal = Annotated[str | None, typer.Option(metavar=".|,", help="The decimal mark of a CSV file. (default: found)")]
+Encoding = Annotated[str | None, typer.Option(help="The encoding of a CSV file, like cp1252. (default: UTF-8, UTF-16, or found)")]
+
 Options = TypeVar("Options")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,6 +18,12 @@ Label = str | int | float | bool
 UNSEEN = -1.0
 """Code of a category that training never saw; one-hot encoders turn it into all zeros."""
 
+
+MISSING = (
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
+"""Texts that mean a missing value unless training is told others; the same as in pandas (a test compares them)."""
 
 LARGEST = 3.4028234663852886e38
 """The largest float32: trees compare float32, so a number beyond it has no answer."""
@@ -61,7 +70,8 @@ class Signature:
     """The features in the model's column order, and what comes out.
 
     `classes` are the labels in the order of the probabilities (empty for a regression); `probabilistic` is
-    False for a classifier that gives no probabilities.
+    False for a classifier that gives no probabilities. `missing` are the texts that training read as a missing
+    value, the empty text among them.
     """
 
     features: tuple[Feature, ...]
@@ -69,6 +79,7 @@ class Signature:
     classes: tuple[Label, ...] = ()
     target: str = "target"
     probabilistic: bool = True
+    missing: tuple[str, ...] = MISSING
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
@@ -98,6 +109,16 @@ class Signature:
     def example(self) -> dict[str, Label | None]:
         """A row that is answered when it is pasted into a request."""
         return {feature.name: _example(feature) for feature in self.features}
+
+
+@functools.cache
+def missing_numbers(missing: tuple[str, ...]) -> frozenset[float]:
+    """The numbers among the texts that mean a missing value, like -999."""
+    numbers = set()
+    for text in missing:
+        with contextlib.suppress(ValueError):
+            numbers.add(float(text))
+    return frozenset(number for number in numbers if math.isfinite(number))
 
 
 def _example(feature: Feature) -> Label | None:

@@ -16,10 +16,9 @@ from pandas._libs.parsers import STR_NA_VALUES  # type: ignore[import-not-found]
 from pyarrow import parquet
 
 from serve_app.artifacts.fields import read_rows
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import MISSING, Feature, Signature
 from serve_app.errors import InvalidInput, UsageError
 from serve_app.tables.columns import Reading, Rows, check_columns, check_types, csv_rows, parquet_rows
-from serve_app.tables.csv_format import EMPTY
 from serve_app.tables.location import Location, sources
 from serve_app.tables.splits import parquet_parts
 from tests.support.scoring import split
@@ -40,7 +39,7 @@ READING = Reading(SIGNATURE, (), "refuse")
 
 def read_csv(path: Path, reading: Reading = READING) -> Rows:
     location, header, parts = split(path, 1 << 20)
-    check_columns(reading, header, str(path))
+    check_columns(reading, header.columns, str(path))
     (rows,) = csv_rows(location, parts[0], header, reading)
     return rows
 
@@ -101,7 +100,7 @@ def test_a_parquet_value_is_judged_as_the_value_in_a_request(rows: list[dict[str
 
 
 def test_what_pandas_takes_for_empty_is_empty_here() -> None:
-    assert set(EMPTY) == set(STR_NA_VALUES)
+    assert set(MISSING) == set(STR_NA_VALUES)
 
 
 @pytest.mark.parametrize("empty", ["", "NA", "null", "None", "NaN", "  ", " NA"])
