@@ -8,7 +8,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import gzip
+import os
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -85,21 +87,28 @@ def open_content(location: Location, path: str, form: TextForm) -> Any:
     if form.plain:
         return location.filesystem.open_input_file(path)
     info = location.filesystem.get_file_info(path)
-    return pa.memory_map(_copy(location, path, form, info.size, info.mtime_ns).name)
+    return pa.memory_map(_copy(location, path, form, info.size, info.mtime_ns).path)
+
+
+class _TemporaryFile:
+    """A file that is removed when it is no longer referred to, or when the program ends."""
+
+    def __init__(self) -> None:
+        handle, self.path = tempfile.mkstemp(prefix="iris-api-table-")
+        os.close(handle)
+        weakref.finalize(self, os.unlink, self.path)
 
 
 @lru_cache(maxsize=2)
-def _copy(location: Location, path: str, form: TextForm, size: int, _stamp: int | None) -> Any:
-    """A temporary file with the content, which is removed when it is no longer referred to."""
+def _copy(location: Location, path: str, form: TextForm, size: int, _stamp: int | None) -> _TemporaryFile:
+    """A temporary file with the content."""
     limit = min(MAX_UNPACKED, max(FREE_BYTES, MAX_RATIO * size))
-    copy = tempfile.NamedTemporaryFile(prefix="iris-api-table-")  # noqa: SIM115
-    with translate_errors(path), location.filesystem.open_input_file(path) as file:
-        written = 0
+    copy, written = _TemporaryFile(), 0
+    with translate_errors(path), location.filesystem.open_input_file(path) as file, open(copy.path, "wb") as target:
         for block in _recoded(_unpacked(file, form.compression, path), form, path):
-            written += copy.write(block)
+            written += target.write(block)
             if written > limit:
                 raise UsageError(f"{path} unpacks to more than {limit >> 20} MiB: split it, or save it as Parquet")
-    copy.flush()
     if not written:
         raise UsageError(f"{path} is empty: it needs a header line and rows")
     return copy

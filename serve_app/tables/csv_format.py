@@ -43,9 +43,10 @@ def is_number(text: str) -> bool:
 
 def check_names(names: Sequence[str]) -> None:
     """Raise UsageError when two columns have the same name."""
-    for position, name in enumerate(names):
-        if name in names[:position]:
-            raise UsageError(f"two columns are named '{name}' (columns {names.index(name) + 1} and {position + 1}): rename one")
+    first: dict[str, int] = {}
+    for position, name in enumerate(names, start=1):
+        if first.setdefault(name, position) != position:
+            raise UsageError(f"two columns are named '{name}' (columns {first[name]} and {position}): rename one")
 
 
 def row_ends(data: Any, parity: int, *, skip: int = 0) -> tuple[Any, int]:

@@ -98,7 +98,7 @@ def _read_csv(location: Location, files: Sequence[Source], words: tuple[str, ...
         sha256=_digest(location, files),
         description=f"read as CSV: {first.dialect.description}" + (f", {len(files)} files" if len(files) > 1 else ""),
         missing=words,
-        remarks=(*first.remarks, *_gap_remarks(typed)),
+        remarks=(*first.remarks, *_gap_remarks(typed, hint=words == MISSING)),
         gaps={name: column.first_gap for name, column in typed.items() if column.first_gap is not None},
         left_out=first.index,
     )
@@ -163,17 +163,24 @@ def _without_words(column: pd.Series[Any], words: tuple[str, ...]) -> tuple[pd.S
 
 
 def _frame(columns: Mapping[str, Typed], rows: int) -> pd.DataFrame:
-    return pd.DataFrame({name: column.values for name, column in columns.items()}, index=pd.RangeIndex(rows))
+    """The columns side by side; those of float64 as one block, because pandas takes long for each array of a wide table."""
+    index = pd.RangeIndex(rows)
+    floats = [name for name, column in columns.items() if column.values.dtype == np.float64]
+    block = np.array([columns[name].values for name in floats], np.float64).reshape(len(floats), rows).T
+    others = {name: column.values for name, column in columns.items() if column.values.dtype != np.float64}
+    parts = [pd.DataFrame(block, index=index, columns=floats), pd.DataFrame(others, index=index)]
+    return pd.concat(parts, axis=1)[list(columns)]
 
 
-def _gap_remarks(columns: Mapping[str, Typed]) -> list[str]:
-    """A remark on each column of texts in which a text is read as a missing value, ten at most."""
+def _gap_remarks(columns: Mapping[str, Typed], *, hint: bool) -> list[str]:
+    """A remark on each column in which a text is read as a missing value, ten at most; `hint`: no flag has said so."""
     remarks = []
     for name, column in columns.items():
-        if column.words and column.is_text:
+        if column.words and len(remarks) < 10:
             counts = ", ".join(f"'{word}' in {count} rows" for word, count in column.words.items())
-            remarks.append(f"column '{name}': {counts} is read as missing: --na '' keeps such texts as values")
-    return remarks[:10]
+            advice = ": --na '' keeps such texts as values" if hint and column.is_text else ""
+            remarks.append(f"column '{name}': {counts} is read as missing{advice}")
+    return remarks
 
 
 def _digest(location: Location, files: Sequence[Source]) -> str:

@@ -87,7 +87,8 @@ def csv_header(location: Location, path: str, size: int, flags: DialectFlags) ->
     rows = records(lines, dialect.separator)
     if not rows:
         raise UsageError(f"{path} is empty: it needs a header line and rows")
-    return _described(rows, Header((), stop, total, dialect), path)
+    remarks = () if mark is None else (f"line 1 is Excel's line that names the separator (sep={mark}), not the header",)
+    return _described(rows, Header((), stop, total, dialect, remarks=remarks), path)
 
 
 def _header_line(content: bytes) -> tuple[int, int | None]:
@@ -109,7 +110,7 @@ def _described(rows: Sequence[Sequence[str]], header: Header, path: str) -> Head
     while named > 1 and not line[named - 1].strip():
         named -= 1
     names, row_name, padding = list(line[:named]), 0, 0
-    remarks: list[str] = []
+    remarks = [*header.remarks]
     if width > named and all(not cell.strip() for row in rows[1:] for cell in row[named:]):
         padding = width - named
         remarks.append("every row ends in empty values without a name: they are left out")

@@ -52,37 +52,55 @@ def _convert(cells: pa.ChunkedArray, count: int, missing: tuple[str, ...], decim
     """So many columns, which stand one after the other in `cells`."""
     texts = compute.utf8_ltrim(cells, " ")
     gaps = compute.fill_null(compute.is_in(texts, pa.array(missing, pa.string())), True)
-    values = compute.if_else(gaps, pa.scalar(None, pa.string()), texts)
+    values = compute.if_else(gaps, pa.scalar(None, pa.string()), texts) if compute.any(gaps).as_py() else texts
     if count > 1:
-        texts, gaps, values = texts.combine_chunks(), gaps.combine_chunks(), values.combine_chunks()
+        texts, values = texts.combine_chunks(), values.combine_chunks()
     rows = len(texts) // count
     masks: Any = np.asarray(gaps).reshape(count, rows)
-    some: Any = masks.any(axis=1)
-    numbers = missing_numbers(missing)
-    for at, floats in enumerate(_floats(values, count, decimal)):
-        own, mask = slice(at * rows, (at + 1) * rows), masks[at]
-        words, first = _words(texts[own], mask) if some[at] else ({}, None)
-        if floats is None or (np.isnan(floats) & ~mask).any():
+    sentinels = list(missing_numbers(missing))
+    start = 0
+    for block in _numbers(values, count, decimal):
+        stop = start + len(block)
+        mask = masks[start:stop]
+        yield from _columns(block, texts[start * rows : stop * rows], values[start * rows : stop * rows], mask, sentinels, decimal)
+        start = stop
+
+
+def _columns(block: Any, texts: Any, values: Any, mask: Any, sentinels: Sequence[float], decimal: str) -> Iterator[Typed]:
+    """The columns of a block: float64, shape (columns, rows), where each column is of numbers or all are NaN in place of texts."""
+    rows = block.shape[1]
+    others: Any = (np.isnan(block) & ~mask).any(axis=1)
+    equal = np.isin(block, sentinels) if sentinels else None
+    if equal is not None:
+        mask = mask | (equal & ~others[:, None])
+        block = np.where(equal, np.nan, block)
+    gaps: Any = mask.any(axis=1)
+    whole: Any = ~gaps & (block == np.rint(block)).all(axis=1)
+    integers = _integers(values) if whole.all() else None
+    for at in range(len(block)):
+        own = slice(at * rows, (at + 1) * rows)
+        words, first = _words(texts[own], mask[at]) if gaps[at] else ({}, None)
+        if others[at]:
             yield _texts(values[own], words, first, decimal)
-            continue
-        if numbers and (sentinels := np.isin(floats, list(numbers))).any():
-            floats, mask = np.where(sentinels, np.nan, floats), mask | sentinels
-            words, first = _words(texts[own], mask)
-        yield Typed(_whole(values[own], floats, mask), words=words, first_gap=first)
+        elif whole[at]:
+            column = integers[own] if integers is not None else _integers(values[own])
+            yield Typed(block[at] if column is None else column)
+        else:
+            yield Typed(block[at], words=words, first_gap=first)
 
 
-def _floats(values: Any, count: int, decimal: str) -> Iterator[Any]:
-    """Each column as float64 with NaN in the gaps; None for a column that is not of numbers alone."""
+def _numbers(values: Any, count: int, decimal: str) -> Iterator[Any]:
+    """Blocks of columns as float64, shape (columns, rows), NaN in the gaps; a column that is not of numbers alone is NaN."""
     array = _cast(values, decimal)
     rows = len(values) // count
     if array is not None:
-        yield from array.reshape(count, rows)
+        yield array.reshape(count, rows)
     elif count == 1:
-        yield None
+        yield np.full((1, rows), np.nan)
     else:
         half = count // 2
-        yield from _floats(values[: half * rows], half, decimal)
-        yield from _floats(values[half * rows :], count - half, decimal)
+        yield from _numbers(values[: half * rows], half, decimal)
+        yield from _numbers(values[half * rows :], count - half, decimal)
 
 
 def _cast(values: Any, decimal: str) -> Any:
@@ -102,14 +120,12 @@ def decimal_points(values: Any) -> Any:
     return compute.replace_substring(compute.replace_substring(values, ".", "_."), ",", ".")
 
 
-def _whole(values: Any, floats: Any, mask: Any) -> Any:
-    """int64 for whole numbers without a gap that are written as such, else the floats."""
-    if mask.any() or not (floats == np.rint(floats)).all():
-        return floats
+def _integers(values: Any) -> Any:
+    """int64 for numbers that are written as whole ones; None for others."""
     try:
         return np.asarray(compute.cast(compute.utf8_trim_whitespace(values), pa.int64()))
     except pa.ArrowInvalid:
-        return floats
+        return None
 
 
 def _texts(values: Any, words: Mapping[str, int], first: tuple[int, str] | None, decimal: str) -> Typed:
