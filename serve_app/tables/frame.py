@@ -174,7 +174,7 @@ def _frame(columns: Mapping[str, Typed], rows: int) -> pd.DataFrame:
 
 def _gap_remarks(columns: Mapping[str, Typed], *, hint: bool) -> list[str]:
     """A remark on each column in which a text is read as a missing value, ten at most; `hint`: no flag has said so."""
-    remarks = []
+    remarks: list[str] = []
     for name, column in columns.items():
         if column.words and len(remarks) < 10:
             counts = ", ".join(f"'{word}' in {count} rows" for word, count in column.words.items())

@@ -30,7 +30,7 @@ ROWS = TEXT * 1 + "".join(f"{row / 4},{row},{'Bonn' if row % 3 else 'Köln'},{ro
 
 def rewritten(separator: str, *, decimal: str = ".", **options: Any) -> str:
     frame = pd.read_csv(io.StringIO(ROWS))
-    return frame.to_csv(index=False, sep=separator, decimal=decimal, **options)
+    return str(frame.to_csv(index=False, sep=separator, decimal=decimal, **options))
 
 
 def zipped(text: str, *names: str) -> bytes:
