@@ -10,11 +10,12 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
 from serve_app.errors import IrisApiError, UsageError
+from serve_app.printable import printable
 
 FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 1, 2, 3, 130
 
@@ -28,6 +29,20 @@ Separator = Annotated[
 ]
 Decimal = Annotated[str | None, typer.Option(metavar=".|,", help="The decimal mark of a CSV file. (default: found)")]
 Encoding = Annotated[str | None, typer.Option(help="The encoding of a CSV file, like cp1252. (default: UTF-8, UTF-16, or found)")]
+# The load policy as a replica has it; the command that opens a bundle reads the same environment.
+PredictorChoice = Annotated[
+    Literal["auto", "onnx", "scikit-learn"],
+    typer.Option("--predictor", envvar="IRIS_PREDICTOR", help="What computes, as for a replica."),
+]
+AllowJoblib = Annotated[
+    bool, typer.Option(envvar="IRIS_ALLOW_JOBLIB", help="Whether a model of the store without an ONNX form may be unpickled.")
+]
+VerifyKey = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="IRIS_VERIFY_KEY", help="Open only bundles of the store that are signed by these Ed25519 public keys (PEM)."
+    ),
+]
 
 Options = TypeVar("Options")
 
@@ -92,6 +107,11 @@ def _usage_message(error: typer.TyperException, prog: str) -> str:
     return f"{error.format_message().rstrip('.')}: see `{context.command_path if context else prog} --help`"
 
 
+def say(line: str, *, err: bool = False) -> None:
+    """Print one line to stdout, or with `err` to stderr; control characters in it are escaped (see `printable`)."""
+    typer.echo(printable(line), err=err)
+
+
 def _fail(message: str, code: int) -> int:
-    typer.echo(f"error: {message.rstrip()}", err=True)
+    say(f"error: {message.rstrip()}", err=True)
     return code

@@ -9,7 +9,7 @@ from ray import serve
 
 from serve_app.fast_path import tune_interpreter
 from serve_app.rayserve import ingress_hook
-from serve_app.settings import Settings, load_settings, wants_json
+from serve_app.settings import Settings, export_mlflow_secrets, load_settings, wants_json
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -33,6 +33,7 @@ def make_slot(settings: Settings) -> Slot:
 
     sources: list[Source] = [Store(settings.model_dir)]
     if settings.mlflow_tracking_uri:
+        export_mlflow_secrets(settings)
         sources.append(
             MlflowSource(
                 settings.mlflow_tracking_uri,
@@ -73,8 +74,10 @@ class IrisApi:
 
     def __init__(self) -> None:
         from serve_app.rayserve.autoscaling import Usage, assigned_cpus
+        from serve_app.rayserve.isolation import bind_replica_to_loopback
         from serve_app.telemetry.logs import configure
 
+        bind_replica_to_loopback()
         self.settings = load_settings()
         configure(level=self.settings.log_level, json=wants_json(self.settings))
         warnings.simplefilter("ignore")  # each filter is run through for each tree of a forest; the tests run with errors
@@ -84,8 +87,9 @@ class IrisApi:
         tune_interpreter()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """The app of this replica; its gateway is also what the ingress hook of this process asks."""
+        """The app of this replica, which the ingress hook of this process asks before Serve does."""
         from serve_app.http.app import create_app
+        from serve_app.http.gateway import sending_request_ids
         from serve_app.rayserve.metrics_export import Exporter
         from serve_app.rayserve.rate_counter import open_rate_counter
 
@@ -102,6 +106,7 @@ class IrisApi:
         self.gateway: Gateway = app.state.gateway
         answer = self.gateway.answer
         ingress_hook.answer = tracing.around(answer, self.gateway.route_of) if tracing else answer
+        ingress_hook.app = sending_request_ids(app)
         return app
 
     async def check_health(self) -> None:

@@ -3,7 +3,8 @@
 IrisApiError
 ├── InvalidInput        a request or a row breaks the signature
 │   ├── Malformed       the body is no JSON document of the expected shape
-│   └── TooManyRows     more rows in one call than allowed
+│   ├── TooManyRows     more rows in one call than allowed
+│   └── TooLarge        a row, or what stands beside the rows, is larger than allowed
 ├── NoModel             nothing is loaded that could answer
 ├── BundleRefused       a candidate must not be served; the old model stays
 ├── StoreError          the store cannot do what was asked; nothing was changed
@@ -43,6 +44,10 @@ class Malformed(InvalidInput):
 
 class TooManyRows(InvalidInput):
     """More rows than one call may hold."""
+
+
+class TooLarge(InvalidInput):
+    """A row of a batch, or what its body holds beside the rows, is larger than allowed."""
 
 
 class NoModel(IrisApiError):

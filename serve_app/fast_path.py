@@ -71,9 +71,10 @@ def joined_writes(send: Callable[[Any], Awaitable[None]], cycle: Any) -> Callabl
     only those of FRAMING, and the others are written behind its head: 6 searches for a response instead of 26. A header with a
     line break raises ValueError.
     """
+    method = cycle.scope["method"]
 
     async def send_joined(message: Any) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and method != "HEAD":  # uvicorn writes no body to it that a head could join
             headers = message["headers"]
             lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in FRAMING]
             more = b"".join(lines)

@@ -12,6 +12,8 @@ from typing import Any
 import typer
 from tqdm import tqdm
 
+from serve_app.printable import printable
+
 Progress = Callable[[str], AbstractContextManager[None]]
 """Called with the name of a step; the step runs inside the returned context. `step` is one."""
 
@@ -20,6 +22,7 @@ Progress = Callable[[str], AbstractContextManager[None]]
 def step(text: str) -> Iterator[None]:
     """Print the name of a step and its duration in seconds when it ends; on a terminal, also while it runs."""
     live = sys.stderr.isatty()
+    text = printable(text)
     started = time.monotonic()
     if live:
         typer.echo(f"  ...    {text}", err=True, nl=False)
@@ -34,7 +37,7 @@ def step(text: str) -> Iterator[None]:
 
 def note(text: str) -> None:
     """Print a line that belongs to the last step."""
-    typer.echo(f"         {text}", err=True)
+    typer.echo(f"         {printable(text)}", err=True)
 
 
 def bar(total: int, text: str, unit: str, *, scaled: bool = False) -> tqdm[Any]:

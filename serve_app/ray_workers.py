@@ -10,17 +10,31 @@ from contextlib import contextmanager
 from typing import Any
 
 from serve_app.errors import BackendUnavailable
+from serve_app.secret_variables import without_secrets
+
+LOOPBACK_FLAG = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch for clusters of several machines. It is on for Linux; without it a node has the address 127.0.0.1."""
+
+
+def listen_on_loopback() -> None:
+    """Let every process of a Ray on this machine listen on 127.0.0.1 alone; to be called before Ray is imported.
+
+    `ray.init(_node_ip_address="127.0.0.1")` does not do it: Ray replaces that address by the one of the machine.
+    """
+    os.environ.setdefault(LOOPBACK_FLAG, "0")
 
 
 @contextmanager
 def workers(**local: Any) -> Iterator[None]:
     """Connect to Ray for the block; `local` are arguments of `ray.init` without a cluster. Raises BackendUnavailable."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        listen_on_loopback()
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
     where = f"at {address} (RAY_ADDRESS)" if address else "on this machine"
     for attempts_left in (1, 0):
         try:
@@ -45,4 +59,5 @@ def _connect(address: str | None, local: dict[str, Any]) -> None:
             socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself retries for minutes
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **local)
+        with without_secrets():  # workers check no key
+            ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **local)

@@ -14,14 +14,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from serve_app.artifacts.signing import SigningError, verifier
 from serve_app.errors import IrisApiError
 from serve_app.http.auth import KeysError, read_keys
+from serve_app.http.key_strength import weakness
 from serve_app.http.options import HttpOptions
 from serve_app.http.rate_limit import COMPAT_RATES, RateLimits, parse_networks
 from serve_app.http.rate_window import parse_rate
+from serve_app.secret_variables import MLFLOW_SECRETS, SECRETS_DIR
 
 if TYPE_CHECKING:
     from serve_app.inference.predictor import LoadPolicy
-
-MIN_KEY_LENGTH = 32
 
 
 class SettingsError(IrisApiError):
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True, extra="ignore", env_ignore_empty=True)
 
     environment: Literal["development", "production"] = "development"
-    """`production` refuses to start without a good API key or with CORS open to all."""
+    """`production` refuses to start without an API key, with one that can be guessed, or with CORS open to all."""
     api_key: SecretStr | None = None
     """Key that clients send as `X-API-Key` or `Authorization: Bearer`; without one (development only) no key is needed."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
@@ -52,6 +52,10 @@ class Settings(BaseSettings):
 
     iris_api_keys_file: Path | None = None
     """File of further keys, hashed, with names and dates; it is read again every two seconds (`docs/security.md`)."""
+    iris_secrets_dir: Path | None = None
+    """Folder with a file for each secret, named as its variable, e.g. `API_KEY`; a variable that is set takes precedence."""
+    iris_public_pages: bool = Field(True)
+    """Whether `/docs`, `/redoc`, `/openapi.json` and `/metrics` are answered without a key; `false`: only with one."""
     iris_model_name: str = Field("IrisClassifier", min_length=1, pattern=r"^[A-Za-z0-9 ._-]+$")
     """Registered name of the model: for the registry and the `X-Model-Name` header."""
     iris_model_alias: str = Field("champion", min_length=1)
@@ -70,6 +74,8 @@ class Settings(BaseSettings):
     """A category that training never saw: refused with 422, or predicted as unseen."""
     iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     """Largest request body; more is answered 413."""
+    iris_max_row_bytes: int = Field(64 * 1024, ge=1024)
+    """Largest body of `/predict` and largest row of a batch (a wide model: twice the size of its rows); more is answered 413."""
     iris_max_body_seconds: float = Field(15.0, gt=0, le=3600)
     """Seconds in which a whole request body must have arrived; later is answered 408."""
     iris_max_rows: int = Field(100_000, ge=1)
@@ -108,6 +114,7 @@ class Settings(BaseSettings):
         "api_key",
         "mlflow_tracking_uri",
         "iris_api_keys_file",
+        "iris_secrets_dir",
         "iris_verify_key",
         "iris_rate_limit_per_key",
         "iris_rate_limit_per_client",
@@ -177,8 +184,9 @@ class Settings(BaseSettings):
 
     def _check_keys(self) -> None:
         if self.api_key is not None:
-            if len(self.api_key.get_secret_value()) < MIN_KEY_LENGTH:
-                raise ValueError("API_KEY: production needs a key of at least 32 characters, e.g. from `openssl rand -hex 32`")
+            weak = weakness(self.api_key.get_secret_value())
+            if weak is not None:
+                raise ValueError(f"API_KEY: the key {weak}; production needs at least 32 random characters: `openssl rand -hex 32`")
             return
         if self.iris_api_keys_file is None:
             raise ValueError("API_KEY: production needs a key; set one of at least 32 characters, e.g. from `openssl rand -hex 32`")
@@ -199,6 +207,7 @@ class Settings(BaseSettings):
             model_name=self.iris_model_name,
             model_dir=self.model_dir,
             max_body_bytes=self.iris_max_body_bytes,
+            max_row_bytes=self.iris_max_row_bytes,
             max_body_seconds=self.iris_max_body_seconds,
             max_rows=self.iris_max_rows,
             max_in_flight=self.iris_max_in_flight,
@@ -207,6 +216,7 @@ class Settings(BaseSettings):
             poll_seconds=self.iris_poll_seconds,
             log_every=self.iris_access_log_every,
             sends_request_id=sends_request_id,
+            public_pages=self.iris_public_pages,
         )
 
     def rate_limits(self) -> RateLimits:
@@ -228,14 +238,25 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """The settings of this process; raises SettingsError with one sentence."""
+    """The settings of this process, from its environment and IRIS_SECRETS_DIR; raises SettingsError with one sentence."""
+    folder = os.environ.get(SECRETS_DIR) or None
+    if folder is not None and not os.path.isdir(folder):
+        raise SettingsError(f"{SECRETS_DIR}: {folder} is no folder; name one with a file for each secret")
     try:
-        return Settings()
+        return Settings(_secrets_dir=folder)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         message = str(first["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
         where = str(first["loc"][0]).upper() if first["loc"] else ""
         raise SettingsError(f"{where}: {message}" if where else message) from None
+
+
+def export_mlflow_secrets(settings: Settings) -> None:
+    """Set the variables that MLflow's client reads from the files in IRIS_SECRETS_DIR; a replica calls it, and nothing else."""
+    for name in MLFLOW_SECRETS if settings.iris_secrets_dir else ():
+        file = settings.iris_secrets_dir / name  # type: ignore[operator]
+        if file.is_file():
+            os.environ.setdefault(name, file.read_text().strip())
 
 
 def wants_json(settings: Settings) -> bool:

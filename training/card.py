@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve_app.artifacts.manifest import Manifest
+from serve_app.printable import printable
 
 
 def render(manifest: Manifest, metrics: Mapping[str, Any], plots: Mapping[str, bytes]) -> bytes:
@@ -19,10 +20,16 @@ def render(manifest: Manifest, metrics: Mapping[str, Any], plots: Mapping[str, b
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_visible,
     )
     images = {_title(name): "data:image/png;base64," + base64.b64encode(png).decode() for name, png in plots.items()}
     page = environment.get_template("card.html").render(meta=manifest.to_dict(), metrics=metrics, plots=images)
     return (page + "\n").encode()
+
+
+def _visible(value: Any) -> Any:
+    """Names of a table may hold what turns the direction of a line; on the page it is seen and turns nothing."""
+    return type(value)(printable(value)) if isinstance(value, str) else value
 
 
 def _title(name: str) -> str:

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from serve_app.artifacts.store import Entry, Store
-from serve_app.command_line import INTERRUPTED, MODEL_DIR, REFUSED, ModelDir, options_command
+from serve_app.command_line import INTERRUPTED, MODEL_DIR, REFUSED, ModelDir, options_command, say
 from serve_app.errors import BackendUnavailable, UsageError
 from serve_app.progress import step
 from training import models_table
@@ -51,7 +51,7 @@ def train(options: TrainOptions) -> None:
             _print_tracking_location(options.tracking_uri)
         outcome = pipeline.train(options, step)
     except KeyboardInterrupt:
-        typer.echo("error: stopped; nothing was published", err=True)
+        say("error: stopped; nothing was published", err=True)
         raise typer.Exit(INTERRUPTED) from None
     _print_outcome(outcome, options.model_dir, time.monotonic() - started)
     if outcome.entry is None:
@@ -71,10 +71,10 @@ def models(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif not rows:
-        typer.echo(f"{model_dir} holds no published model")
+        say(f"{model_dir} holds no published model")
     else:
         for line in models_table.lines(rows):
-            typer.echo(line)
+            say(line)
 
 
 app.command("list", hidden=True)(models)
@@ -112,7 +112,7 @@ def _move_pointer(move: Callable[[Store], Entry], model_dir: Path, tracking_uri:
     """Move the store's pointer, which decides what is served; MLflow's alias follows if it can."""
     store = Store(model_dir)
     entry = move(store)
-    typer.echo(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
+    say(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
     tracked = entry.manifest is not None and entry.manifest.mlflow_model_version
     if not tracked or (tracking_uri is None and not Path("mlflow.db").exists()):
         return
@@ -121,7 +121,7 @@ def _move_pointer(move: Callable[[Store], Entry], model_dir: Path, tracking_uri:
     try:
         tracking.follow(tracking_uri, store)
     except (UsageError, BackendUnavailable) as error:
-        typer.echo(f"note: {error}", err=True)
+        say(f"note: {error}", err=True)
 
 
 def _print_tracking_location(uri: str | None) -> None:
@@ -129,24 +129,22 @@ def _print_tracking_location(uri: str | None) -> None:
 
     server, artifact_root = resolve(uri)
     if artifact_root is not None:
-        typer.echo(f"note: {uri} stores files and cannot record runs: runs go to {server}, files to {artifact_root}", err=True)
+        say(f"note: {uri} stores files and cannot record runs: runs go to {server}, files to {artifact_root}", err=True)
 
 
 def _print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
     for note in outcome.notes:
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.scalars().items())
     if not outcome.comparison.compared:
-        typer.echo(f"not compared: {outcome.comparison.why}", err=True)
+        say(f"not compared: {outcome.comparison.why}", err=True)
     if not outcome.verdict.accepted:
         word = "published by force although" if outcome.entry else "refused, nothing was published:"
-        typer.echo(f"{word} {'; '.join(outcome.verdict.reasons)}", err=True)
+        say(f"{word} {'; '.join(outcome.verdict.reasons)}", err=True)
     if outcome.entry is None:
-        typer.echo(f"metrics: {numbers}; report: {outcome.report}", err=True)
+        say(f"metrics: {numbers}; report: {outcome.report}", err=True)
         return
     onnx = outcome.manifest.onnx
     kind = "ONNX Runtime" if onnx is not None and onnx.available else "scikit-learn"
-    typer.echo(
-        f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}: {numbers}"
-    )
-    typer.echo(f"done in {seconds:.1f} s", err=True)
+    say(f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}: {numbers}")
+    say(f"done in {seconds:.1f} s", err=True)

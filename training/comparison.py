@@ -21,6 +21,7 @@ from training.evaluate import Metrics, measure, predictions
 class Comparison:
     """Both models on the same rows, or `why` they could not be compared.
 
+    `refused` is the reason (one of BundleRefused.REASONS, like `unsigned`) when the load policy does not open the served model.
     `version` and `digest` are the served model's; `new` and `served` are metrics on the same `rows`. A classification also counts
     the rows that only one of the two predicts correctly.
     """
@@ -34,6 +35,7 @@ class Comparison:
     served: Metrics | None = None
     only_new_right: int | None = None
     only_served_right: int | None = None
+    refused: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As verdict and manifest hold it: without what is not known, metrics as numbers only."""
@@ -45,7 +47,11 @@ class Comparison:
 
 
 class NotComparable(Exception):
-    """The served model cannot predict these rows; the message says why."""
+    """The served model cannot predict these rows; the message says why, `refused` is the reason of a BundleRefused."""
+
+    def __init__(self, why: str, refused: str | None = None) -> None:
+        self.refused = refused
+        super().__init__(why)
 
 
 def compare(
@@ -54,17 +60,18 @@ def compare(
     predicted: npt.NDArray[Any],
     target: npt.NDArray[Any],
     signature: Signature,
+    policy: LoadPolicy,
 ) -> Comparison:
-    """Compare the candidate's predictions with those of the served bundle.
+    """Compare the candidate's predictions with those of the served bundle, which is opened under `policy`.
 
     `rows` are held-out rows as clients send them; `predicted` and `target` have one entry for each.
     """
     if served is None:
         return Comparison(False, "no model is served yet")
     try:
-        theirs = served_predictions(served, rows, signature)
+        theirs = served_predictions(served, rows, signature, policy)
     except NotComparable as error:
-        return Comparison(False, str(error), served.version, served.digest)
+        return Comparison(False, str(error), served.version, served.digest, refused=error.refused)
     only_new, only_served = paired(predicted, theirs, target) if signature.task == "classification" else (None, None)
     return Comparison(
         compared=True,
@@ -78,19 +85,32 @@ def compare(
     )
 
 
-def served_predictions(bundle: Bundle, rows: Sequence[Mapping[str, Any]], signature: Signature) -> npt.NDArray[Any]:
-    """What the served model answers to these rows; raises NotComparable."""
+def served_predictions(
+    bundle: Bundle, rows: Sequence[Mapping[str, Any]], signature: Signature, policy: LoadPolicy
+) -> npt.NDArray[Any]:
+    """What the served model answers to these rows; raises NotComparable.
+
+    The bundle comes from a store that others may write: a model that the policy refuses, or that fails, is not compared.
+    """
     try:
-        predictor = open_predictor(bundle, LoadPolicy(allow_joblib=True, backend="auto", verify=None))
+        predictor = open_predictor(bundle, policy)
         difference = _difference(predictor.signature, signature)
         if difference:
             raise NotComparable(f"the served model has {difference}")
         matrix = read_rows(predictor.signature, rows, unknown="unseen")
     except BundleRefused as error:
-        raise NotComparable(f"the served model cannot be opened here: {error}") from None
+        raise not_opened(error) from None
     except InvalidInput as error:
         raise NotComparable(f"the served model takes no such rows: {error.problems[0].message}") from None
-    return predictions(predictor.scores(matrix), predictor.signature)
+    try:
+        return predictions(predictor.scores(matrix), predictor.signature)
+    except Exception as error:  # any: what a model of somebody else's does is not known
+        raise NotComparable(f"the served model failed on these rows ({type(error).__name__})", "load") from error
+
+
+def not_opened(error: BundleRefused) -> NotComparable:
+    """The served model that the store or the load policy refuses."""
+    return NotComparable(f"{error.reason}: {error}", error.reason)
 
 
 def paired(predicted: npt.NDArray[Any], theirs: npt.NDArray[Any], target: npt.NDArray[Any]) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from serve_app.artifacts.manifest import sha256
 from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Label, Signature, Task
 from serve_app.errors import UsageError
+from serve_app.printable import printable
 from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.frame import Table, first_row, plain_column, read_table
 from training.train_options import TaskChoice
@@ -71,7 +72,7 @@ def load(
     labels, decided = _labels(target, data.frame[target], task, data.gaps)
     columns = {column: plain_column(column, features[column]) for column in features.columns}
     whole = frozenset(column for column in columns if pd.api.types.is_integer_dtype(features[column].dtype))
-    table = pd.DataFrame(columns)
+    table = pd.DataFrame(columns, copy=False)
     train_rows, test_rows = _split(labels, decided, test_size, random_state)
     described = tuple(_feature(column, table[column], train_rows, ranges.get(column), column in whole) for column in columns)
     classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
@@ -107,7 +108,7 @@ def _read(
         return Table(*_iris(), description="", missing=MISSING), "iris", target or "species"
     if target is None:
         raise UsageError("--data needs --target, the name of the column to predict")
-    return read_table(path, flags=flags, missing=missing), path.name, target
+    return read_table(path, flags=flags, missing=missing), printable(path.name), target
 
 
 def _features(table: Table, name: str, target: str, drop: Sequence[str], ranges: Collection[str]) -> pd.DataFrame:
@@ -215,10 +216,12 @@ def _feature(
     name: str, column: pd.Series[Any], train: npt.NDArray[Any], bounds: tuple[float | None, float | None] | None, whole: bool
 ) -> Feature:
     """One column of the signature. Categories and gaps are those of the whole table; the range is that of the training rows."""
-    nullable = bool(column.isna().any())
-    trained = column.iloc[train].dropna()
-    example: Any = _plain((trained if len(trained) else column.dropna()).iloc[0])
-    numeric = pd.api.types.is_float_dtype(column.dtype)
+    numeric = column.dtype == np.float64
+    values = column.to_numpy()
+    gaps = np.isnan(values) if numeric else column.isna().to_numpy()
+    nullable = bool(gaps.any())
+    trained = values[train][~gaps[train]]
+    example: Any = _plain((trained if len(trained) else values[~gaps])[0])
     if bounds is not None and not numeric:
         raise UsageError(f"--bounds '{name}': only a column of numbers can have bounds")
     if not numeric:

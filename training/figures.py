@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import Signature
 from serve_app.inference.backends import Score
+from serve_app.printable import printable
 from training import evaluate
 from training.evaluate import ClassificationMetrics
 
@@ -28,9 +30,9 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> bytes:
     size = min(12.0, 3.0 + 0.6 * len(classes))
     figure, axes = _axes(size, size)
     axes.imshow(counts, cmap="Blues")
-    labels = [str(label)[:20] for label in classes]
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
+    labels = [_label(label, 20) for label in classes]
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(labels) <= 30:
@@ -71,7 +73,7 @@ def importance(
     order = np.argsort(importances.importances_mean)[-20:]
     figure, axes = _axes(5.5, 1.2 + 0.3 * len(order))
     axes.barh(range(len(order)), importances.importances_mean[order], xerr=importances.importances_std[order], color="#4c72b0")
-    axes.set_yticks(range(len(order)), [signature.names[at][:30] for at in order])
+    axes.set_yticks(range(len(order)), [_label(signature.names[at], 30) for at in order], parse_math=False)
     axes.set_xlabel("loss of accuracy" if signature.task == "classification" else "loss of R²")
     means = {name: round(float(value), 6) for name, value in zip(signature.names, importances.importances_mean, strict=True)}
     return _png(figure), means
@@ -84,7 +86,14 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
+def _label(name: object, length: int) -> str:
+    """A name of the table as a label. It is drawn with `parse_math=False`: a `$` in it is a dollar sign and begins no formula."""
+    return printable(str(name)[:length])
+
+
 def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # it draws a box; the card has the name as text
+        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

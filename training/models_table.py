@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def row(entry: Entry) -> dict[str, Any]:
     manifest = entry.manifest or Manifest()
     metrics: Mapping[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
-        metrics = json.loads((entry.folder / METRICS).read_bytes())
+        metrics = _metrics(entry)
     return {
         "version": entry.version,
         "digest": entry.digest,
@@ -27,11 +28,24 @@ def row(entry: Entry) -> dict[str, Any]:
         "damaged": entry.manifest is None,
         "predictor": "onnx" if ONNX in manifest.files else "scikit-learn",
         "model": manifest.model_type,
-        "metrics": {name: metrics[name] for name in ("accuracy", "f1_score", "rmse", "r2") if name in metrics},
+        "metrics": {
+            name: metrics[name] for name in ("accuracy", "f1_score", "rmse", "r2") if isinstance(metrics.get(name), int | float)
+        },
         "trained": manifest.trained_at,
         "run": manifest.mlflow_run_id,
         "forced": bool(manifest.forced),
     }
+
+
+def _metrics(entry: Entry) -> Mapping[str, Any]:
+    """The metrics of a bundle whose files somebody else may have replaced, so that nothing but a plain file of the size is read."""
+    published = entry.manifest.files.get(METRICS) if entry.manifest else None
+    path = entry.folder / METRICS
+    status = path.lstat()
+    if published is None or not stat.S_ISREG(status.st_mode) or status.st_size != published.size:
+        return {}
+    metrics = json.loads(path.read_bytes())
+    return metrics if isinstance(metrics, dict) else {}
 
 
 def _cell(name: str, row: Mapping[str, Any]) -> str:

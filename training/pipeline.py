@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve_app.artifacts.manifest import Manifest, Verdict
 from serve_app.artifacts.names import CARD, CONFUSION_IMAGE, IMPORTANCE_IMAGE, REPORT, RESIDUALS_IMAGE
-from serve_app.artifacts.signing import Sign, SigningError, signer
+from serve_app.artifacts.signing import Sign, SigningError, own_verifier, signer, verifier
 from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
+from serve_app.inference.predictor import LoadPolicy
 from serve_app.progress import Progress, note
 from serve_app.tables.dialect import DialectFlags
 from training import card, figures, fit, publish
@@ -52,26 +53,34 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every step of one training needs. `run` is None without tracking, `sign` without a signing key."""
+    """What every step of one training needs. `run` is None without tracking, `sign` without a signing key.
+
+    `policy` is what bundles of the store are opened under.
+    """
 
     options: TrainOptions
     dataset: Dataset
     floors: Mapping[str, float]
     random_state: int
     progress: Progress
+    policy: LoadPolicy
     sign: Sign | None = None
     run: Run | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict with its comparison, the manifest with both, and what was published, None when the model was refused."""
+    """The verdict with its comparison, the manifest with both, and what was published, None when the model was refused.
+
+    `bundle` holds the files that were published, by name, as this process has made them.
+    """
 
     verdict: Verdict
     comparison: Comparison
     manifest: Manifest
     record: RunRecord | None
     entry: Entry | None
+    bundle: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def train(options: TrainOptions, progress: Progress) -> Outcome:
@@ -80,6 +89,7 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
     Raises UsageError, BackendUnavailable or StoreError; nothing was published then.
     """
     sign = None if options.signing_key is None else _load_signer(options.signing_key)
+    policy = load_policy(options)
     seed = options.random_state.value if options.random_state.value is not None else secrets.randbelow(2**31)
     with progress("read the data"):
         dataset = _load_dataset(options, seed)
@@ -88,13 +98,13 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
     for remark in dataset.remarks:
         note(remark)
     if options.no_tracking:
-        return _train(Job(options, dataset, floors, seed, progress, sign))
+        return _train(Job(options, dataset, floors, seed, progress, policy, sign))
     with progress("connect to MLflow"):
         from training import tracking
 
         server = tracking.connect(options.tracking_uri, options.experiment_name)
     with tracking.running(server, options.run_name) as run:
-        return _train(Job(options, dataset, floors, seed, progress, sign, run))
+        return _train(Job(options, dataset, floors, seed, progress, policy, sign, run))
 
 
 def _train(job: Job) -> Outcome:
@@ -118,6 +128,19 @@ def _load_signer(file: Path) -> Sign:
         return signer(file)
     except SigningError as error:
         raise UsageError(f"--signing-key: {error}") from None
+
+
+def load_policy(options: TrainOptions) -> LoadPolicy:
+    """The policy of the replicas; a trainer with a signing key and without public keys trusts what it has signed itself."""
+    verify = None
+    try:
+        if options.verify_key is not None:
+            verify = verifier(options.verify_key)
+        elif options.signing_key is not None:
+            verify = own_verifier(options.signing_key)
+    except SigningError as error:
+        raise UsageError(f"--verify-key: {error}") from None
+    return LoadPolicy(allow_joblib=options.allow_joblib, backend=options.prefer, verify=verify)
 
 
 def _load_dataset(options: TrainOptions, seed: int) -> Dataset:
@@ -163,7 +186,7 @@ def _fit(job: Job, params: Mapping[str, Any]) -> Candidate:
 
 
 def _gather_evidence(job: Job, candidate: Candidate, store: Store) -> tuple[str | None, Evidence]:
-    return gather_evidence(candidate, store, floors=job.floors, tolerance=job.options.tolerance)
+    return gather_evidence(candidate, store, job.policy, floors=job.floors, tolerance=job.options.tolerance)
 
 
 def _plots(candidate: Candidate, converted: Converted, seed: int) -> tuple[dict[str, bytes], dict[str, float]]:
@@ -203,10 +226,11 @@ def _decide(
             return Decision(verdict, evidence.comparison, publish.manifest(publication, verdict, record), record, None)
         record = _register(job, record)
         manifest = publish.manifest(publication, verdict, record)
+        files = publish.files(publication, manifest)
         try:
             with job.progress(f"publish to {job.options.model_dir}"):
                 entry = store.publish(
-                    publish.files(publication, manifest),
+                    files,
                     manifest,
                     version=None if record is None else record.version_number,
                     expected=pointer,
@@ -217,7 +241,8 @@ def _decide(
             with job.progress("compare with the model that was published meanwhile"):
                 pointer, evidence = _gather_evidence(job, publication.candidate, store)
         else:
-            return Decision(verdict, evidence.comparison, manifest, record, entry)
+            bundle = publish.bundle_files(files, manifest, entry, job.sign)
+            return Decision(verdict, evidence.comparison, manifest, record, entry, bundle)
 
 
 def _register(job: Job, record: RunRecord | None) -> RunRecord | None:
@@ -242,5 +267,5 @@ def _finish(job: Job, publication: Publication, store: Store, decision: Decision
                 **publication.plots,
                 CARD: card.render(decision.manifest, candidate.metrics.to_dict(), publication.plots),
             }
-            notes += run_record.finish(job.run, decision.record, store, decision.verdict, entry, report)
+            notes += run_record.finish(job.run, decision.record, store, decision.verdict, entry, decision.bundle, report)
     return Outcome(decision.verdict, decision.comparison, candidate.metrics, decision.manifest, entry, path, tuple(notes))

@@ -12,14 +12,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from serve_app import __version__
-from serve_app.artifacts.manifest import DataSource, Libraries, Manifest, SourceCode, Verdict
-from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, METRICS, ONNX
+from serve_app.artifacts.manifest import DataSource, Libraries, Manifest, SourceCode, Verdict, describe, sha256
+from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, MANIFEST, METRICS, ONNX, SEAL
 from serve_app.artifacts.signature import Signature
+from serve_app.artifacts.signing import Sign
+from serve_app.artifacts.store import Entry
 from training import card, fit
 from training.candidate import Candidate
 from training.convert import Converted
@@ -73,6 +76,13 @@ def files(publication: Publication, manifest: Manifest) -> dict[str, bytes]:
         **publication.plots,
         CARD: card.render(manifest, metrics, publication.plots),
     }
+
+
+def bundle_files(files: Mapping[str, bytes], manifest: Manifest, entry: Entry, sign: Sign | None) -> dict[str, bytes]:
+    """Every file of the bundle that was published as `entry`, by name: `files`, the manifest and the seal."""
+    raw = describe(files, msgspec.structs.replace(manifest, version=entry.version))
+    assert sha256(raw) == entry.digest, "the store has published other bytes"
+    return {**files, MANIFEST: raw, **({} if sign is None else {SEAL: sign(entry.digest)})}
 
 
 def manifest(publication: Publication, verdict: Verdict, record: RunRecord | None) -> Manifest:

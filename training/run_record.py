@@ -90,9 +90,19 @@ def register(run: Run, record: RunRecord, name: str) -> RunRecord:
 
 
 def finish(
-    run: Run, record: RunRecord, store: Store, verdict: Verdict, entry: Entry | None, report: Mapping[str, bytes]
+    run: Run,
+    record: RunRecord,
+    store: Store,
+    verdict: Verdict,
+    entry: Entry | None,
+    bundle: Mapping[str, bytes],
+    report: Mapping[str, bytes],
 ) -> list[str]:
-    """Copy to MLflow what has been decided: report, verdict, bundle and alias. A failure is returned as a note."""
+    """Copy to MLflow what has been decided: report, verdict, the published bundle and alias. A failure is returned as a note.
+
+    `bundle` and `report` are files by name. They come from the memory of the trainer and not from the store, where a file may have
+    become a link to another one meanwhile.
+    """
     tags: dict[str, object] = {VERDICT_TAG: "accepted" if verdict.accepted else "forced" if entry else "refused"}
     if verdict.reasons:
         tags[VERDICT_REASONS_TAG] = "; ".join(verdict.reasons)
@@ -102,7 +112,7 @@ def finish(
             run.tag(tags)
             return []
         tags |= {DIGEST_TAG: entry.digest, STORE_VERSION_TAG: entry.version}
-        run.upload({path.name: path.read_bytes() for path in entry.folder.iterdir()}, BUNDLE_FOLDER)
+        run.upload(bundle, BUNDLE_FOLDER)
         run.tag(tags)
         if record.model_name is not None and record.model_version is not None:
             tracking.tag_version(run.server, record.model_name, record.model_version, tags)

@@ -6,8 +6,10 @@ It is imported only when a command uses tracking, because the import takes secon
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
+import posixpath
 import tempfile
 import threading
 import time
@@ -36,6 +38,9 @@ CHAMPION = "champion"
 
 PREVIOUS = "previous"
 """Alias of the version that was served before."""
+
+MAX_KEY = 250
+"""Characters of a key of MLflow, at most."""
 
 BUCKET_SECONDS = 20.0
 """How long a bucket may take to answer before a training starts."""
@@ -75,9 +80,9 @@ class Run:
         """Record parameters, metrics and tags in one call; raises BackendUnavailable."""
         now = int(time.time() * 1000)
         batch = {
-            "metrics": [Metric(_key(name), float(value), now, 0) for name, value in metrics.items()],
-            "params": [Param(_key(name), str(value)[:6000]) for name, value in params.items()],
-            "tags": [RunTag(_key(name), str(value)) for name, value in tags.items()],
+            "metrics": [Metric(allowed_key(name), float(value), now, 0) for name, value in metrics.items()],
+            "params": [Param(allowed_key(name), str(value)[:6000]) for name, value in params.items()],
+            "tags": [RunTag(allowed_key(name), str(value)) for name, value in tags.items()],
         }
         with translate_errors("record the run"):
             retry_when_locked(partial(self.server.client.log_batch, self.run_id, **batch))
@@ -284,9 +289,19 @@ def _model_id(uri: str) -> str | None:
     return name if name.startswith("m-") else None
 
 
-def _key(name: str) -> str:
-    """The name with characters that MLflow does not allow replaced by `_`."""
-    return "".join(char if char.isalnum() or char in "_-./ :" else "_" for char in name)[:250]
+def allowed_key(name: str) -> str:
+    """The name as a key of MLflow, of at most 250 characters.
+
+    What MLflow does not allow becomes `_`, and a digest of the name is appended then: `<30` and `>30` stay two keys, in every run
+    the same.
+    """
+    key = "".join(char if char.isalnum() or char in "_-./ :" else "_" for char in name)
+    if key.startswith(("/", "..")) or posixpath.normpath(key) != key:  # MLflow takes it for a path that leads elsewhere
+        key = key.replace("/", "_").replace("..", "_")
+    if key == name and len(key) <= MAX_KEY:
+        return key
+    mark = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{key[: MAX_KEY - len(mark) - 1]}-{mark}"
 
 
 def _quiet() -> None:

@@ -12,7 +12,7 @@ import typer
 
 from serve_app.artifacts.names import REPORT
 from serve_app.artifacts.store import KEEP
-from serve_app.command_line import MODEL_DIR, Decimal, Encoding, ModelDir, Separator
+from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
 from serve_app.errors import UsageError
 from training.estimators import ESTIMATORS
 from training.tracking_uri import DEFAULT_URI
@@ -161,6 +161,9 @@ class TrainOptions:
     signing_key: Annotated[
         Path | None, typer.Option(envvar="IRIS_SIGNING_KEY", help="Sign the bundle with this Ed25519 private key (PEM).")
     ] = None
+    prefer: PredictorChoice = "auto"
+    allow_joblib: AllowJoblib = True
+    verify_key: VerifyKey = None
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Publish without MLflow; the metadata say so.")] = False
     experiment_name: Annotated[str, typer.Option(help="MLflow experiment.")] = "iris-classification"
     run_name: Annotated[str | None, typer.Option(help="Name of the MLflow run.")] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,9 @@ UNKNOWN_CATEGORY = "is not one of the categories the model was trained with"
 
 Rule = tuple[str, str]
 """A rule that a value breaks: its stable code, and a sentence that never repeats the value."""
+
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+"""Numbers in JSON (RFC 8259, section 6). Python's `float` also reads `1_0`, `inf` and the digits of other scripts."""
 
 MAX_PROBLEMS = 50
 """Problems named in one response, at most."""
@@ -44,7 +48,7 @@ def read_row(signature: Signature, row: Any, prefix: str, problems: list[Problem
     values = []
     for feature in signature.features:
         if feature.name in row:
-            value, problem = read_value(feature, row[feature.name], unknown, signature.missing)
+            value, problem = read_value(feature, row[feature.name], unknown, signature.missing_texts)
         elif feature.nullable:
             value, problem = math.nan, None
         else:
@@ -93,6 +97,8 @@ def _read_category(feature: Feature, value: Any, unknown: Unknown) -> tuple[floa
 def _read_number(feature: Feature, value: Any) -> tuple[float, Rule | None]:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan, ("type", "must be a number")
+    if isinstance(value, str) and not _JSON_NUMBER.fullmatch(value):
+        return math.nan, ("type", "must be a finite number")
     try:
         number = float(value)
     except (ValueError, OverflowError):

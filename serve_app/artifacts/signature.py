@@ -71,7 +71,7 @@ class Signature:
 
     `classes` are the labels in the order of the probabilities (empty for a regression); `probabilistic` is
     False for a classifier that gives no probabilities. `missing` are the texts that training read as a missing
-    value, the empty text among them.
+    value, the empty text among them (None: a manifest from before they were kept).
     """
 
     features: tuple[Feature, ...]
@@ -79,7 +79,7 @@ class Signature:
     classes: tuple[Label, ...] = ()
     target: str = "target"
     probabilistic: bool = True
-    missing: tuple[str, ...] = MISSING
+    missing: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
@@ -97,9 +97,17 @@ class Signature:
         """Names of the features, in the order of the matrix's columns."""
         return tuple(feature.name for feature in self.features)
 
+    @property
+    def missing_texts(self) -> tuple[str, ...]:
+        """The texts that mean a missing value."""
+        return MISSING if self.missing is None else self.missing
+
     def to_dict(self) -> dict[str, Any]:
         """The signature as plain Python objects, for JSON."""
-        return asdict(self)
+        document = asdict(self)
+        if self.missing is None:
+            del document["missing"]
+        return document
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Signature:

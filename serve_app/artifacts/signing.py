@@ -34,13 +34,7 @@ class SigningError(IrisApiError):
 
 def signer(file: Path) -> Sign:
     """Seal with the private key in a PEM file; raises SigningError."""
-    try:
-        key = load_pem_private_key(_read(file), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise SigningError(f"{file} is no Ed25519 private key; make one: openssl genpkey -algorithm ed25519 -out {file}")
-    private = key
+    private = _private_key(file)
     return lambda digest: base64.b64encode(private.sign(_message(digest))) + b"\n"
 
 
@@ -54,6 +48,22 @@ def verifier(file: Path) -> Verify:
     if not trusted or len(trusted) != len(keys):
         raise SigningError(f"{file} is no Ed25519 public key; make it: openssl pkey -in PRIVATE.pem -pubout -out {file}")
     return lambda digest, seal: seal is not None and any(_is_right(key, digest, seal) for key in trusted)
+
+
+def own_verifier(file: Path) -> Verify:
+    """Verify what `signer` seals with the private key in this PEM file; raises SigningError."""
+    public = _private_key(file).public_key()
+    return lambda digest, seal: seal is not None and _is_right(public, digest, seal)
+
+
+def _private_key(file: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(_read(file), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SigningError(f"{file} is no Ed25519 private key; make one: openssl genpkey -algorithm ed25519 -out {file}")
+    return key
 
 
 def _is_right(key: Ed25519PublicKey, digest: str, seal: bytes) -> bool:

@@ -7,7 +7,7 @@ import time
 import typer
 
 from serve_app.batch.score_options import ScoreOptions
-from serve_app.command_line import INTERRUPTED, options_command
+from serve_app.command_line import INTERRUPTED, options_command, say
 from serve_app.progress import step
 
 
@@ -19,16 +19,16 @@ def score(options: ScoreOptions) -> None:
     try:
         outcome = run.score(options, step)
     except KeyboardInterrupt:
-        typer.echo("error: stopped; the same command continues with the parts that are left", err=True)
+        say("error: stopped; the same command continues with the parts that are left", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if outcome.already:
-        typer.echo(f"{outcome.already} of {outcome.parts} parts were there already", err=True)
+        say(f"{outcome.already} of {outcome.parts} parts were there already", err=True)
     bad = f", {outcome.errors:,} of them with an error" if outcome.errors else ""
-    typer.echo(f"{outcome.rows:,} rows scored by version {outcome.version} ({outcome.digest[:12]}){bad}: {options.out}")
+    say(f"{outcome.rows:,} rows scored by version {outcome.version} ({outcome.digest[:12]}){bad}: {options.out}")
     if outcome.workers:
         total = f"{time.monotonic() - started:.1f} s, of which {outcome.seconds:.1f} s scoring"
         workers = f"{outcome.workers} workers of at most {outcome.peak_bytes / 1e6:,.0f} MB each"
-        typer.echo(f"done in {total} by {workers}", err=True)
+        say(f"done in {total} by {workers}", err=True)
 
 
 def register(app: typer.Typer) -> None:

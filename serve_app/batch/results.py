@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute, parquet
 from pyarrow import csv as arrow_csv
-from pyarrow import parquet
 
 from serve_app.artifacts.matrix import PIECE_ROWS, Matrix, Scores, batched
 from serve_app.artifacts.signature import Signature
@@ -16,6 +17,9 @@ from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import UsageError
 from serve_app.protocols.encode import numbers
 from serve_app.tables.columns import Rows
+
+_FORMULA = re.compile("^[=+\\-@\\t\\r\\n＝＋－＠]")  # noqa: RUF001 - a spreadsheet takes the wide forms for the narrow ones
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 ERROR = "error"
 """The column with the problem of a row, when such rows are kept."""
@@ -85,10 +89,14 @@ def encode_tables(tables: Iterable[pa.Table], schema: pa.Schema, form: Format) -
     """The bytes of an output file, its rows, and how many of them have an error."""
     sink = pa.BufferOutputStream()
     rows = errors = 0
-    writer = parquet.ParquetWriter(sink, schema) if form == "parquet" else arrow_csv.CSVWriter(sink, schema)
+    writer = (
+        parquet.ParquetWriter(sink, schema)
+        if form == "parquet"
+        else arrow_csv.CSVWriter(sink, _without_formulas(schema.empty_table()).schema)
+    )
     with writer:
         for table in tables:
-            writer.write_table(table)
+            writer.write_table(table if form == "parquet" else _without_formulas(table))
             rows += table.num_rows
             errors += table.num_rows - table.column(ERROR).null_count if ERROR in schema.names else 0
     return sink.getvalue(), rows, errors
@@ -103,6 +111,27 @@ def errors_in(data: bytes, form: Format) -> int:
     parsing = arrow_csv.ParseOptions(newlines_in_values=True)
     texts = arrow_csv.read_csv(pa.BufferReader(data), parse_options=parsing, convert_options=options).column(ERROR)
     return sum(text != "" for text in texts.to_pylist())
+
+
+def _without_formulas(table: pa.Table) -> pa.Table:
+    """The table as CSV holds it: a text that a spreadsheet would run as a formula begins with an apostrophe.
+
+    Column names too. A text that is a number, like the id `-15`, stays as it is. See https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    names = [f"'{name}" if _FORMULA.match(name) and not _NUMBER.fullmatch(name) else name for name in table.schema.names]
+    return pa.table([_as_text(column) for column in table.columns], names=names)
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        return column
+    text = column.cast(pa.string())
+    starts = compute.match_substring_regex(text, _FORMULA.pattern)
+    if not compute.any(starts).as_py():
+        return text
+    formula = compute.and_not(starts, compute.match_substring_regex(text, f"^{_NUMBER.pattern}$"))
+    return compute.if_else(formula, compute.binary_join_element_wise(pa.scalar("'"), text, pa.scalar("")), text)
 
 
 def _printed(scores: Scores) -> Any:

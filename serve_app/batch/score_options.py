@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from serve_app.command_line import MODEL_DIR, Decimal, Encoding, ModelDir, Separator
+from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
 from serve_app.errors import UsageError
 
 # Declared here, because the modules that use them load numpy and ONNX Runtime, which `--help` does not need.
 Format = Literal["parquet", "csv"]
 OnError = Literal["refuse", "keep"]
 Unknown = Literal["refuse", "unseen"]
-Prefer = Literal["auto", "onnx", "scikit-learn"]
 
 PART_BYTES = 16 << 20
 """Bytes of the input in one output file."""
@@ -50,16 +48,9 @@ class ScoreOptions:
     restart: Annotated[bool, typer.Option("--restart", help="Start over: remove what an earlier run left in --out.")] = False
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. (default: one for each CPU that Ray has)")] = None
     part_bytes: Annotated[int, typer.Option(min=1, help="Bytes of the input in one output file.")] = PART_BYTES
-    prefer: Annotated[Prefer, typer.Option("--predictor", envvar="IRIS_PREDICTOR", help="What computes, as for a replica.")] = (
-        "auto"
-    )
-    allow_joblib: Annotated[
-        bool, typer.Option(envvar="IRIS_ALLOW_JOBLIB", help="Whether a model without an ONNX form may be unpickled.")
-    ] = True
-    verify_key: Annotated[
-        Path | None,
-        typer.Option(envvar="IRIS_VERIFY_KEY", help="Score only with bundles signed by these Ed25519 public keys (PEM)."),
-    ] = None
+    prefer: PredictorChoice = "auto"
+    allow_joblib: AllowJoblib = True
+    verify_key: VerifyKey = None
 
     def __post_init__(self) -> None:
         if len(set(self.kept_columns)) != len(self.kept_columns):

@@ -42,6 +42,7 @@ class Model:
             )
         elif legacy_digest(bundle.files) != bundle.digest:
             raise BundleRefused("digest", "the model's files do not have the digest that was read")
+        # The seal of this digest was verified before the bundle was sent to the workers (`run._open_model`).
         return open_predictor(bundle, LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None))
 
 

@@ -22,6 +22,7 @@ from serve_app.http.auth import Keys
 from serve_app.http.gateway import Gateway, GatewayMiddleware
 from serve_app.http.openapi import install_openapi
 from serve_app.http.options import HttpOptions
+from serve_app.http.pages import require_key
 from serve_app.http.prediction_service import PredictionService
 from serve_app.http.problems import NOT_FOUND, Headers, HttpProblem, method_not_allowed, problem
 from serve_app.http.rate_limit import RateLimiter
@@ -88,8 +89,10 @@ def create_app(
         exception_handlers={HTTPException: _http_problem},
     )
     app.include_router(model_router(service, model_name=options.model_name))
-    app.include_router(health_router(slot, collector))
-    install_openapi(app, slot, routes, max_rows=options.max_rows)
+    app.include_router(health_router(slot, collector, None if options.public_pages else service.refuse_key))
+    install_openapi(app, slot, routes, max_rows=options.max_rows, public_pages=options.public_pages)
+    if not options.public_pages:
+        require_key(app.routes, service.refuse_key)
     app.add_middleware(GatewayMiddleware, gateway=gateway, sends_request_id=options.sends_request_id)
     if around is not None:
         app.add_middleware(around)

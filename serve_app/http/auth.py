@@ -47,7 +47,7 @@ class Key:
     not_after: float = math.inf
 
 
-Verdict = Key | Literal["missing", "wrong"]
+Verdict = Key | Literal["missing", "wrong", "ambiguous"]
 
 ANONYMOUS = Key("anonymous", b"")
 """The key of every request where no key is configured."""
@@ -74,13 +74,18 @@ class Keys:
         """The key in the values of `X-API-Key` and `Authorization`.
 
         A key is looked up by its hash and compared in constant time, also when there is none like it, so neither length nor
-        content of a key shows in the timing. A key that is unknown, revoked, expired or not yet valid is "wrong".
+        content of a key shows in the timing. A key that is unknown, revoked, expired or not yet valid is "wrong"; two keys that
+        differ are "ambiguous", whether one of them is right or not.
         """
         if self._open:
             return ANONYMOUS
-        if key is None and authorization is not None:
+        if authorization is not None:
             scheme, _, token = authorization.partition(b" ")
-            key = token.strip() if scheme.lower() == b"bearer" else None
+            bearer = token.strip() if scheme.lower() == b"bearer" else None
+            if key is None:
+                key = bearer
+            elif bearer is not None and bearer != key:
+                return "ambiguous"
         if not key:
             return "missing"
         digest = hashlib.sha256(key).digest()

@@ -29,9 +29,10 @@ LINGER_SECONDS = 5.0
 """What is read and discarded after a response that did not wait for its body, before the connection is closed."""
 BUDGET_BODIES = 8
 """Bodies of all requests together may take the memory of so many of the largest allowed body; one more gets 429."""
-INFLATE_INPUT_BYTES = 16 * 1024
+INFLATE_INPUT_BYTES = 64 * 1024
 INFLATE_BYTES = 1024 * 1024
-"""A gzip body is inflated in pieces of so many bytes; the budget and the limit are checked between them."""
+"""A gzip body is inflated in pieces of so many bytes at most; the budget and the limit are checked between them, and the thread
+turns to the bodies of other requests."""
 _GZIP = 16 + zlib.MAX_WBITS
 _LARGE = SMALL_BYTES + 1
 
@@ -57,7 +58,7 @@ class BodyBudgetExceeded(Exception):
 
 
 class BodyNotGzip(Exception):
-    """The body says that it is gzip, but it is broken or cut off."""
+    """The body says that it is gzip, but it is broken, cut off, or not exactly one member."""
 
 
 class BodyBudget:
@@ -71,13 +72,20 @@ class BodyBudget:
 
 
 class Body:
-    """The body of one request; `more` is whether anything of it is still to come, `held` its bytes in the budget."""
+    """The body of one request; `more` is whether anything of it is still to come, `held` its bytes in the budget.
 
-    __slots__ = ("_budget", "_deadline", "_limit", "_receive", "_received", "_seconds", "held", "more")
+    `limit` is the largest size in bytes, as sent and as inflated. `wider` gives a larger limit for a body that exceeds it, so that
+    small bodies, which are nearly all, need not ask for it.
+    """
 
-    def __init__(self, receive: Receive, *, limit: int, seconds: float, budget: BodyBudget) -> None:
+    __slots__ = ("_budget", "_deadline", "_receive", "_received", "_seconds", "_wider", "held", "limit", "more")
+
+    def __init__(
+        self, receive: Receive, *, limit: int, seconds: float, budget: BodyBudget, wider: Callable[[], int] | None = None
+    ) -> None:
         self._receive = receive
-        self._limit = limit
+        self.limit = limit
+        self._wider = wider
         self._seconds = seconds
         self._budget = budget
         self._deadline: float | None = None
@@ -97,6 +105,13 @@ class Body:
         self._budget.bytes -= self.held
         self.held = 0
 
+    def check(self, size: int) -> None:
+        """Raise BodyTooLarge when a body of so many bytes exceeds the limit."""
+        if size > self.limit and self._wider is not None:
+            self.limit, self._wider = max(self.limit, self._wider()), None
+        if size > self.limit:
+            raise BodyTooLarge(self.limit)
+
     async def receive(self) -> Message:
         """The next message of the server. Raises BodyTooLarge and BodyTimeout; a message that is there already costs no timer."""
         if not self.more:
@@ -105,8 +120,8 @@ class Body:
         message: Message = value if finished else await self._within_deadline(value)
         self.more = message.get("more_body", False)
         self._received += len(message.get("body", b""))
-        if self._received > self._limit:
-            raise BodyTooLarge(self._limit)
+        if self._received > self.limit:
+            self.check(self._received)
         return message
 
     async def read(self) -> Buffer:
@@ -138,17 +153,14 @@ class Body:
         if not self.held:
             self.hold(len(packed))
         loop, inflater, content = asyncio.get_running_loop(), Inflater(packed), bytearray()
-        while True:
+        while not inflater.finished:
             try:
                 piece = await loop.run_in_executor(executor, inflater.read)
             except (zlib.error, EOFError):
                 raise BodyNotGzip from None
-            if not piece:
-                break
             self.hold(len(piece))
             content += piece
-            if len(content) > self._limit:
-                raise BodyTooLarge(self._limit)
+            self.check(len(content))
         self.release()
         self.hold(len(content))
         return content
@@ -189,37 +201,29 @@ class Body:
 
 
 class Inflater:
-    """Inflates a gzip stream of one or several members piece by piece, so that its size is known before it is in memory."""
+    """Inflates a gzip stream of exactly one member piece by piece, so that its size is known before it is in memory."""
 
     def __init__(self, packed: Buffer) -> None:
         self._packed = memoryview(packed)
         self._position = 0
         self._member = zlib.decompressobj(_GZIP)
+        self.finished = False
 
-    def read(self) -> bytes | bytearray:
-        """The next INFLATE_BYTES at most; empty at the end. Raises zlib.error for a broken stream, EOFError for one cut off."""
-        piece = bytearray()
-        while len(piece) < INFLATE_BYTES:
-            if self._member.eof and not self._next_member():
-                break
-            source = self._packed[self._position : self._position + INFLATE_INPUT_BYTES]
-            inflated = self._member.decompress(source, INFLATE_BYTES - len(piece))
-            self._position += len(source) - len(self._member.unconsumed_tail) - len(self._member.unused_data)
-            piece += inflated
-            if not source and not inflated and not self._member.eof:
-                raise EOFError
+    def read(self) -> bytes:
+        """The next INFLATE_BYTES at most, of INFLATE_INPUT_BYTES at most; a piece may be empty before the end.
+
+        Raises zlib.error for a broken stream and for bytes behind it, EOFError for one that is cut off.
+        """
+        source = self._packed[self._position : self._position + INFLATE_INPUT_BYTES]
+        piece = self._member.decompress(source, INFLATE_BYTES)
+        self._position += len(source) - len(self._member.unconsumed_tail) - len(self._member.unused_data)
+        if self._member.eof:
+            if self._position < len(self._packed):
+                raise zlib.error("bytes behind the stream")
+            self.finished = True
+        elif not source and not piece:
+            raise EOFError
         return piece
-
-    def _next_member(self) -> bool:
-        """Skip the zeros behind a member; False when nothing else follows."""
-        while self._position < len(self._packed):
-            source = bytes(self._packed[self._position : self._position + INFLATE_INPUT_BYTES])
-            content = source.lstrip(b"\0")
-            self._position += len(source) - len(content)
-            if content:
-                self._member = zlib.decompressobj(_GZIP)
-                return True
-        return False
 
 
 def _declared_length(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
+
 from serve_app.http.body import Body
+from serve_app.http.lingering import Lingering
 from serve_app.http.responses import CLOSE, REQUEST_ID, SECURITY_HEADERS, HttpResponse, Message, Send, send_response
 from serve_app.protocols.codec import Headers
 from serve_app.telemetry.collector import MetricsCollector
 
 
 class ForwardedRequest:
-    """`receive` and `send` for the app, and what became of the response."""
+    """`receive` and `send` for the app, and what became of the response.
+
+    A request is in flight only while the app computes. Time that the client takes, to send its body or to read the response, is
+    counted in `waited_seconds` and takes no place from other requests.
+    """
 
     def __init__(self, headers: Headers, body: Body, send: Send, collector: MetricsCollector, *, request_id: bytes | None) -> None:
         self._headers = headers  # of the request
@@ -20,14 +29,12 @@ class ForwardedRequest:
         self._status = 0
         self._version = self._error = ""
         self._must_close = False
+        self.waited_seconds = 0.0
 
     async def receive(self) -> Message:
         """The next message of the client, its bytes counted in the budget. Raises what `Body.receive` and `Body.hold` do."""
-        self._collector.in_flight -= 1  # a slow upload takes no place from other requests
-        try:
+        with self._waiting():
             message = await self._body.receive()
-        finally:
-            self._collector.in_flight += 1
         self._body.hold(len(message.get("body", b"")))
         return message
 
@@ -39,21 +46,23 @@ class ForwardedRequest:
             self._version = next((value.decode() for name, value in headers if name == b"x-model-version"), "")
             if self._request_id is not None:
                 headers.append((REQUEST_ID, self._request_id))
-            self._must_close = await self._body.drain_small(self._headers)
+            await self._drain()
             if self._must_close:
                 headers.append(CLOSE)
             message = {**message, "headers": headers}
         elif self._must_close:
             message = {**message, "more_body": True}
-        await self._send(message)
+        with self._waiting():
+            await self._send(message)
 
     async def respond(self, response: HttpResponse) -> None:
         """Send a response in place of the app, unless the app has begun its own."""
         if self._status:
             return
         self._status, self._error = response.status, response.error
-        self._must_close = await self._body.drain_small(self._headers)
-        await send_response(response, self._send, request_id=self._request_id, must_close=self._must_close)
+        await self._drain()
+        with self._waiting():
+            await send_response(response, self._send, request_id=self._request_id, must_close=self._must_close)
 
     def disconnected(self) -> None:
         """The client closed the connection."""
@@ -64,8 +73,22 @@ class ForwardedRequest:
         error = self._error or (f"http_{self._status}" if self._status >= 400 else "")
         return HttpResponse(self._status, (), b"", self._version, error)
 
-    async def close(self) -> None:
+    async def close(self, lingering: Lingering) -> None:
         """End a response that said `Connection: close` while its client was still sending."""
         if self._must_close:
-            await self._body.linger()
-            await self._send({"type": "http.response.body"})
+            await lingering.end(self._body, self._send)
+
+    async def _drain(self) -> None:
+        with self._waiting():
+            self._must_close = await self._body.drain_small(self._headers)
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Not in flight while the block waits for the client."""
+        started = time.perf_counter()
+        self._collector.in_flight -= 1
+        try:
+            yield
+        finally:
+            self._collector.in_flight += 1
+            self.waited_seconds += time.perf_counter() - started

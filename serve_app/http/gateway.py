@@ -23,6 +23,8 @@ from starlette.requests import ClientDisconnect
 
 from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
 from serve_app.http.forwarding import ForwardedRequest
+from serve_app.http.headers import HeaderValues, problem_of_headers, problem_of_prediction_headers
+from serve_app.http.lingering import Lingering
 from serve_app.http.options import HttpOptions
 from serve_app.http.prediction_service import PredictionService
 from serve_app.http.problems import (
@@ -56,6 +58,8 @@ log = logging.getLogger("iris_api.request")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ALLOW_POST = method_not_allowed(((b"allow", b"POST"),))
 _BODY_ERRORS = (BodyTooLarge, BodyTimeout, BodyBudgetExceeded, BodyNotGzip)
+_SENDS_REQUEST_ID = "iris_api.sends_request_id"
+"""Key of the ASGI scope of a request whose response must hold the request id, because no layer around the app sends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,9 @@ class PredictionRoute:
     path: str
     codec: type[Codec]
     predict: Callable[[Buffer, RequestHeaders], Awaitable[HttpResponse]]
-
-
-HeaderValues = Mapping[bytes, bytes]
-"""The headers of a request by name; of a repeated header the last value."""
+    max_bytes: int
+    wider: Callable[[], int] | None = None
+    """Largest body; for a single row of a model with many columns `wider` gives a larger one."""
 
 
 class Gateway:
@@ -92,11 +95,12 @@ class Gateway:
         self._service = service
         self._collector = collector
         self._options = options
-        self._routes = {path: _route(path, codec, service) for path, codec in routes.items()}
+        self._routes = {path: _route(path, codec, service, options) for path, codec in routes.items()}
         self._rate_limiter = rate_limiter
         self._cors = cors
         self._executor = executor  # inflates bodies
         self._budget = BodyBudget(options.max_body_bytes)
+        self._lingering = Lingering()
         self._recorded = 0
         # Half random, half counted: as unique as a random one, without asking the system for each request.
         self._id_prefix = uuid.uuid4().hex[:16].encode()
@@ -117,7 +121,7 @@ class Gateway:
         if route is None:
             return False
         scope["route"] = route
-        body = self._body(receive)
+        body = self._body(receive, route)
         try:
             await self._answer(scope, route, body, send, sends_request_id)
         finally:
@@ -125,11 +129,12 @@ class Gateway:
                 body.release()
         return True
 
-    async def forward(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def forward(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, sends_request_id: bool = True) -> None:
         """Let the app answer, within the same limits as a prediction; for requests that `answer` leaves."""
         started = time.perf_counter()
         scope["headers"] = list(scope["headers"])
         values = dict(scope["headers"])
+        problem = problem_of_headers(scope["headers"])
         request_id = self._request_id(scope, values)
         body = self._body(receive)
         forwarded = ForwardedRequest(
@@ -137,11 +142,11 @@ class Gateway:
             body,
             self._with_cors(scope, values, send),
             self._collector,
-            request_id=request_id if self._options.sends_request_id else None,
+            request_id=request_id if sends_request_id else None,
         )
         self._collector.in_flight += 1
         try:
-            refusal = await self._refusal_of_forward(scope, values)
+            refusal = await self._refusal_of_forward(scope, values, body, problem)
             if refusal is None:
                 await app(scope, forwarded.receive, forwarded.send)
             else:
@@ -157,11 +162,13 @@ class Gateway:
             body.release()
             self._collector.in_flight -= 1
         path = getattr(scope.get("route"), "path", "") or "unmatched"
-        self._record(path, forwarded.response(), time.perf_counter() - started, request_id, scope)
-        await forwarded.close()
+        seconds = time.perf_counter() - started - forwarded.waited_seconds
+        self._busy_seconds += seconds
+        self._record(path, forwarded.response(), seconds, request_id, scope)
+        await forwarded.close(self._lingering)
 
     def mean_in_flight(self) -> float:
-        """Requests that `answer` had in flight on average since this was last called (Little's law)."""
+        """Requests that were in flight on average since this was last called (Little's law), without the time of slow clients."""
         now = time.perf_counter()
         mean = self._busy_seconds / max(now - self._busy_since, 0.001)
         self._busy_seconds, self._busy_since = 0.0, now
@@ -191,16 +198,19 @@ class Gateway:
         self._busy_seconds += seconds
         self._record(route.path, response, seconds, request_id, scope)
         if must_close:
-            await body.linger()
-            await send({"type": "http.response.body"})
+            await self._lingering.end(body, send)
 
     async def _read(self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body) -> Buffer | HttpResponse:
         """The content of the body, or the response to a request that is refused or has no body to read."""
+        if len(values) != len(scope["headers"]) or REQUEST_ID in values:  # most requests need no look at single headers
+            problem = problem_of_prediction_headers(scope["headers"], values)
+            if problem is not None:
+                return problem_response(problem, route.codec)
         if self._rate_limiter is not None:
             limited = await self._rate_limiter.refuse(scope, route.path)
             if limited is not None:
                 return problem_response(limited, route.codec)
-        refusal = self._refusal(scope, route, values)
+        refusal = self._refusal(scope, route, values, body)
         if refusal is not None:
             return refusal
         try:
@@ -208,37 +218,46 @@ class Gateway:
             if b"content-encoding" in values and _encoding(values) == b"gzip":
                 content = await body.inflate(content, self._executor)
         except _BODY_ERRORS as error:
+            body.release()  # what was read is gone, and the client may go on sending for seconds
             return problem_response(problem_of(error), route.codec)
         except ClientDisconnect:
             return DISCONNECTED
         return content
 
-    def _refusal(self, scope: Scope, route: PredictionRoute, values: HeaderValues) -> HttpResponse | None:
+    def _refusal(self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body) -> HttpResponse | None:
         """The response to a request of a prediction route whose body need not be read; None when it must be."""
         if scope["method"] != "POST":
             return self._preflight(scope, values) or problem_response(_ALLOW_POST, route.codec)
         problem = self._service.refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
-        problem = problem or self._refuse_body(route.codec, values)
+        problem = problem or self._refuse_body(route.codec, values, body)
         return None if problem is None else problem_response(problem, route.codec)
 
-    def _refuse_body(self, codec: type[Codec], values: HeaderValues) -> HttpProblem | None:
+    def _refuse_body(self, codec: type[Codec], values: HeaderValues, body: Body) -> HttpProblem | None:
         """The problem of a body that its headers describe as one that cannot be read."""
         content_type = values.get(b"content-type")
         if content_type is not None and not codec.accepts(content_type):
             return NOT_JSON
         if b"content-encoding" in values and _encoding(values) not in (b"identity", b"gzip"):
             return UNSUPPORTED_ENCODING
-        return self._refuse_length(values)
+        return self._refuse_length(values, body)
 
-    def _refuse_length(self, values: HeaderValues) -> HttpProblem | None:
-        length, limit = values.get(b"content-length"), self._options.max_body_bytes
-        if length is not None and length.isdigit() and int(length) > limit:
-            return problem_of(BodyTooLarge(limit))
+    def _refuse_length(self, values: HeaderValues, body: Body) -> HttpProblem | None:
+        length = values.get(b"content-length")
+        if length is not None and length.isdigit() and int(length) > body.limit:
+            try:
+                body.check(int(length))
+            except BodyTooLarge as error:
+                return problem_of(error)
         return None
 
-    async def _refusal_of_forward(self, scope: Scope, values: HeaderValues) -> HttpResponse | None:
-        """The response to a request of any other route that does not reach the app; None when it does."""
-        problem = self._refuse_length(values)
+    async def _refusal_of_forward(
+        self, scope: Scope, values: HeaderValues, body: Body, problem: HttpProblem | None
+    ) -> HttpResponse | None:
+        """The response to a request of any other route that does not reach the app; None when it does.
+
+        `problem` is that of its headers.
+        """
+        problem = problem or self._refuse_length(values, body)
         path = _path(scope)
         if problem is None and self._rate_limiter is not None:
             problem = await self._rate_limiter.refuse(scope, path)
@@ -267,9 +286,11 @@ class Gateway:
             return send
         return partial(self._cors.send, send=send, request_headers=StarletteHeaders(scope=scope))
 
-    def _body(self, receive: Receive) -> Body:
-        options = self._options
-        return Body(receive, limit=options.max_body_bytes, seconds=options.max_body_seconds, budget=self._budget)
+    def _body(self, receive: Receive, route: PredictionRoute | None = None) -> Body:
+        seconds, budget = self._options.max_body_seconds, self._budget
+        if route is None:
+            return Body(receive, limit=self._options.max_body_bytes, seconds=seconds, budget=budget)
+        return Body(receive, limit=route.max_bytes, seconds=seconds, budget=budget, wider=route.wider)
 
     def _request_id(self, scope: Scope, values: HeaderValues) -> bytes:
         """The client's id when it is harmless, else a new one; left in the scope for the app and its logs."""
@@ -316,12 +337,27 @@ class GatewayMiddleware:
         """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif not await self._gateway.answer(scope, receive, send, sends_request_id=self._sends_request_id):
-            await self._gateway.forward(self._app, scope, receive, send)
+            return
+        sends_request_id = self._sends_request_id or _SENDS_REQUEST_ID in scope
+        if not await self._gateway.answer(scope, receive, send, sends_request_id=sends_request_id):
+            await self._gateway.forward(self._app, scope, receive, send, sends_request_id=sends_request_id)
 
 
-def _route(path: str, codec: type[Codec], service: PredictionService) -> PredictionRoute:
-    return PredictionRoute(path, codec, partial(service.predict_row if codec.single_row else service.predict_rows, codec))
+def sending_request_ids(app: ASGIApp) -> ASGIApp:
+    """An app whose `GatewayMiddleware` sends the request id itself, for requests that do not come through Serve's wrapper."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_SENDS_REQUEST_ID] = True
+        await app(scope, receive, send)
+
+    return answer
+
+
+def _route(path: str, codec: type[Codec], service: PredictionService, options: HttpOptions) -> PredictionRoute:
+    if not codec.single_row:
+        return PredictionRoute(path, codec, partial(service.predict_rows, codec), options.max_body_bytes)
+    limit = min(options.max_row_bytes, options.max_body_bytes)
+    return PredictionRoute(path, codec, partial(service.predict_row, codec), limit, service.max_row_bytes)
 
 
 def _encoding(values: HeaderValues) -> bytes:

@@ -14,7 +14,7 @@ from serve_app.protocols.codec import Codec, Operation
 from serve_app.protocols.problem_json import PROBLEM_SCHEMA
 
 _PROBLEMS = {
-    "400": "The body is not JSON",
+    "400": "The body is not JSON, or a header is repeated or not UTF-8",
     "401": "No API key",
     "403": "Wrong API key",
     "408": "The body did not arrive in time",
@@ -28,17 +28,25 @@ _PROBLEMS = {
 _KEYED = {"401", "403"}
 _SECURITY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 _PATHS = {
-    "/model/info": {"401", "403", "404", "429"},
-    "/model": {"401", "403", "404", "429"},
-    "/readyz": {"503"},
-    "/": {"429"},
-    "/health": {"429"},
+    "/model/info": {"400", "401", "403", "404", "429"},
+    "/model": {"400", "401", "403", "404", "429"},
+    "/livez": {"400"},
+    "/readyz": {"400", "503"},
+    "/metrics": {"400"},
+    "/": {"400", "429"},
+    "/health": {"400", "429"},
 }
 _MODEL_HEADERS = ("X-Model-Name", "X-Model-Version", "X-Model-Digest", "X-Request-ID")
 
 
-def install_openapi(app: FastAPI, slot: Slot, routes: Mapping[str, type[Codec]], *, max_rows: int) -> None:
-    """Replace `app.openapi`; the document is made again when another model is served."""
+def install_openapi(
+    app: FastAPI, slot: Slot, routes: Mapping[str, type[Codec]], *, max_rows: int, public_pages: bool = True
+) -> None:
+    """Replace `app.openapi`; the document is made again when another model is served.
+
+    Without `public_pages`, `/metrics` is described as a route that needs a key.
+    """
+    paths = _PATHS if public_pages else {**_PATHS, "/metrics": _KEYED}
     cached: tuple[str | None, dict[str, Any]] | None = None
 
     def openapi() -> dict[str, Any]:
@@ -46,13 +54,19 @@ def install_openapi(app: FastAPI, slot: Slot, routes: Mapping[str, type[Codec]],
         predictor = slot.predictor
         digest = predictor.digest if predictor else None
         if cached is None or cached[0] != digest:
-            cached = (digest, _document(app, routes, predictor.signature if predictor else None, max_rows))
+            cached = (digest, _document(app, routes, paths, predictor.signature if predictor else None, max_rows))
         return cached[1]
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI, routes: Mapping[str, type[Codec]], signature: Signature | None, max_rows: int) -> dict[str, Any]:
+def _document(
+    app: FastAPI,
+    routes: Mapping[str, type[Codec]],
+    statuses_of: Mapping[str, set[str]],
+    signature: Signature | None,
+    max_rows: int,
+) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
     )
@@ -63,7 +77,7 @@ def _document(app: FastAPI, routes: Mapping[str, type[Codec]], signature: Signat
         "Bearer": {"type": "http", "scheme": "bearer"},
     }
     paths = document["paths"]
-    for path, statuses in _PATHS.items():
+    for path, statuses in statuses_of.items():
         operation = next(iter(paths[path].values()))
         operation["responses"].pop("422", None)
         operation["responses"].update(_problems(statuses, "application/problem+json"))

@@ -23,6 +23,7 @@ class HttpOptions:
     model_name: str
     model_dir: Path
     max_body_bytes: int
+    max_row_bytes: int
     max_body_seconds: float
     max_rows: int
     max_in_flight: int
@@ -31,3 +32,4 @@ class HttpOptions:
     poll_seconds: float
     log_every: int
     sends_request_id: bool
+    public_pages: bool

@@ -15,29 +15,36 @@ from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
 from serve_app.errors import InvalidInput, NoModel
 from serve_app.http.auth import Verdict
 from serve_app.http.options import HttpOptions
-from serve_app.http.problems import INTERNAL_ERROR, MISSING_KEY, TOO_BUSY, WRONG_KEY, Headers, HttpProblem, problem_of
+from serve_app.http.problems import INTERNAL_ERROR, KEY_PROBLEMS, TOO_BUSY, Headers, HttpProblem, problem_of
 from serve_app.http.responses import HttpResponse, problem_response
 from serve_app.inference.batching import THREAD_SECONDS, AdaptiveBatcher
 from serve_app.inference.predictor import Predictor
 from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext
 from serve_app.protocols.codec import Headers as RequestHeaders
+from serve_app.protocols.limits import row_bytes
 from serve_app.telemetry.collector import PENDING_ROWS, MetricsCollector
 
 log = logging.getLogger("iris_api.predict")
 
 INLINE_BYTES = 128 * 1024
-"""A larger batch is answered in a thread, so that single rows do not wait for it."""
+"""A larger body is answered in a thread, so that single rows do not wait for it."""
+INLINE_CELLS = 32 * 1024
+"""So is a batch that may hold more numbers, or ask for more probabilities."""
 
 BATCH_WAIT_FACTOR = 10
 """A batch may wait for other batches so many times as long as a row for other rows."""
 
 
 class Prepared(NamedTuple):
-    """What is made once for a predictor and a codec: the codec of its signature, and the headers of its responses."""
+    """What is made once for a predictor and a codec: the codec of its signature, and the headers of its responses.
+
+    A body of more than `inline_bytes` is answered in a thread.
+    """
 
     codec: Codec
     headers: Headers
+    inline_bytes: float
 
 
 class PredictionService:
@@ -72,9 +79,7 @@ class PredictionService:
     def refuse_key(self, key: bytes | None, authorization: bytes | None) -> HttpProblem | None:
         """The problem of a request with these values of `X-API-Key` and `Authorization`; None when its key is right."""
         verdict = self._check(key, authorization)
-        if isinstance(verdict, str):
-            return MISSING_KEY if verdict == "missing" else WRONG_KEY
-        return None
+        return KEY_PROBLEMS[verdict] if isinstance(verdict, str) else None
 
     async def predict_row(self, protocol: type[Codec], body: Buffer, headers: RequestHeaders) -> HttpResponse:
         """The response for one row. The call is made at once when it is shorter than a turn of the event loop."""
@@ -84,8 +89,11 @@ class PredictionService:
         if predictor.slow and self._batcher.seconds_ahead(predictor) > self._max_wait:
             return problem_response(TOO_BUSY, protocol)
         try:
-            codec, response_headers = self.prepared(predictor, protocol)
-            batch = codec.decode(body, headers)
+            codec, response_headers, _ = self.prepared(predictor, protocol)
+            if len(body) <= INLINE_BYTES:
+                batch = codec.decode(body, headers)
+            else:
+                batch = await asyncio.get_running_loop().run_in_executor(self._batches, codec.decode, body, headers)
             if self._batcher.takes(predictor):
                 scores = await self._batcher.scores(predictor, batch.matrix)
             else:
@@ -102,14 +110,13 @@ class PredictionService:
         if predictor is None:
             return self._no_model(protocol)
         try:
-            codec, response_headers = self.prepared(predictor, protocol)
-            seconds = predictor.seconds_of(codec.rows_in(len(body)))
-            if len(body) <= INLINE_BYTES and seconds < THREAD_SECONDS:
+            codec, response_headers, inline_bytes = self.prepared(predictor, protocol)
+            if len(body) <= inline_bytes:
                 batch, scores, text = _predict(predictor, codec, body, headers)
             elif self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR:
                 return problem_response(TOO_BUSY, protocol)
             else:
-                batch, scores, text = await self._in_thread(predictor, codec, body, headers, seconds)
+                batch, scores, text = await self._in_thread(predictor, codec, body, headers)
         except Exception as error:
             return _failure(error, protocol, predictor)
         if len(scores) <= PENDING_ROWS:
@@ -119,8 +126,9 @@ class PredictionService:
         return HttpResponse(200, response_headers, text, predictor.version)
 
     async def _in_thread(
-        self, predictor: Predictor, codec: Codec, body: Buffer, headers: RequestHeaders, seconds: float
+        self, predictor: Predictor, codec: Codec, body: Buffer, headers: RequestHeaders
     ) -> tuple[Batch, Scores, Buffer]:
+        seconds = predictor.seconds_of(codec.rows_in(len(body)))
         self._batch_seconds += seconds
         try:
             loop = asyncio.get_running_loop()
@@ -140,6 +148,14 @@ class PredictionService:
         self._recent = (ref(predictor), protocol, prepared)
         return prepared
 
+    def max_row_bytes(self) -> int:
+        """The largest body of a single row for the model that is served, in bytes."""
+        predictor = self.slot.predictor
+        return self._options.max_row_bytes if predictor is None else self._max_row_bytes(predictor)
+
+    def _max_row_bytes(self, predictor: Predictor) -> int:
+        return min(row_bytes(predictor.signature, self._options.max_row_bytes), self._options.max_body_bytes)
+
     def model_headers(self, predictor: Predictor) -> Headers:
         """The headers that name a version."""
         return (
@@ -154,9 +170,12 @@ class PredictionService:
             model_name=self._options.model_name,
             model_version=predictor.version,
             max_rows=self._options.max_rows,
+            max_row_bytes=self._max_row_bytes(predictor),
             unknown=self._options.unknown,
         )
-        return Prepared(protocol(context), ((b"content-type", protocol.content_type), *self.model_headers(predictor)))
+        codec = protocol(context)
+        headers = ((b"content-type", protocol.content_type), *self.model_headers(predictor))
+        return Prepared(codec, headers, _inline_bytes(predictor, codec))
 
     def _no_model(self, protocol: type[Codec]) -> HttpResponse:
         return problem_response(problem_of(NoModel(f"No model is loaded: {self.slot.problem}.")), protocol)
@@ -167,6 +186,18 @@ def _predict(predictor: Predictor, codec: Codec, body: Buffer, headers: RequestH
     pieces = [predictor.scores(piece) for piece in batched(batch.matrix, PIECE_ROWS)]
     scores = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     return batch, scores, codec.encode(batch, scores)
+
+
+def _inline_bytes(predictor: Predictor, codec: Codec) -> float:
+    """The largest body whose rows, as short as they can be, are read, predicted and written in a turn of the event loop."""
+    width = max(len(predictor.signature.features), len(predictor.signature.classes))
+    size = float(INLINE_BYTES)
+    while size >= 1:
+        rows = codec.most_rows_in(int(size))
+        if rows * width <= INLINE_CELLS and predictor.seconds_of(rows) < THREAD_SECONDS:
+            break
+        size *= 0.8
+    return size
 
 
 def _failure(error: Exception, protocol: type[Codec], predictor: Predictor) -> HttpResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.errors import InvalidInput, Malformed, NoModel, Problem, TooManyRows
+from serve_app.errors import InvalidInput, Malformed, NoModel, Problem, TooLarge, TooManyRows
 from serve_app.http.body import BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
 from serve_app.protocols.codec import ProblemDetails
 
@@ -30,6 +30,8 @@ def problem_of(error: Exception) -> HttpProblem:
     match error:
         case TooManyRows():
             return problem(413, "too_many_rows", "The request holds too many rows.", errors=error.problems)
+        case TooLarge():
+            return problem(413, "row_too_large", "A row, or what stands beside the rows, is too large.", errors=error.problems)
         case Malformed():
             return problem(400, "malformed", "The body must be a JSON document in UTF-8.", errors=error.problems)
         case InvalidInput():
@@ -59,6 +61,13 @@ _API_KEY = ((b"www-authenticate", b"ApiKey"),)
 
 MISSING_KEY = problem(401, "missing_key", "An API key is required in the X-API-Key header.", headers=_API_KEY)
 WRONG_KEY = problem(403, "wrong_key", "The API key is not valid.", headers=_API_KEY)
+TWO_KEYS = problem(400, "invalid_header", "X-API-Key and Authorization hold different keys; send one of them.")
+KEY_PROBLEMS = {"missing": MISSING_KEY, "wrong": WRONG_KEY, "ambiguous": TWO_KEYS}
+"""The problem of a request without the right key, by the verdict of `Keys.check`."""
+REPEATED_HEADER = problem(
+    400, "invalid_header", "Send X-API-Key, Authorization, Origin and the headers that describe the body once each."
+)
+INVALID_HEADER = problem(400, "invalid_header", "The values of headers must be UTF-8.")
 NOT_JSON = problem(415, "unsupported_media_type", "Send the body as JSON, with Content-Type: application/json.")
 UNSUPPORTED_ENCODING = problem(415, "unsupported_encoding", "Send the body as it is, or with Content-Encoding: gzip.")
 NOT_FOUND = problem(404, "not_found", "There is nothing at this address; /docs lists what there is.")

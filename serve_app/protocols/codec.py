@@ -49,6 +49,7 @@ class CodecContext:
     model_name: str
     model_version: str
     max_rows: int
+    max_row_bytes: int
     unknown: Unknown
 
 
@@ -91,6 +92,10 @@ class Codec(ABC):
     @abstractmethod
     def rows_in(self, body_bytes: int) -> float:
         """About how many rows a body of this size holds; used to estimate how long its prediction takes."""
+
+    def most_rows_in(self, body_bytes: int) -> float:
+        """At most how many rows a body of this size holds; used to bound what is computed on the event loop."""
+        return self.rows_in(body_bytes)
 
     @classmethod
     def accepts(cls, content_type: bytes) -> bool:

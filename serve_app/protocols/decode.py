@@ -1,16 +1,16 @@
 """From the bytes of a request to numbers, compiled once for a signature.
 
-A body is decoded twice at most: msgspec takes the rows that are right, in a microsecond; only what it refuses is
-read again, slowly, to say which field breaks which rule (or to accept a number written as a string, as the
-legacy clients do). Whatever either accepts becomes the same matrix.
+A body is decoded twice at most: msgspec takes the rows that are right, in a microsecond; only what it refuses is read again,
+slowly, to say which field breaks which rule (or to accept a number written as a string, as the legacy clients do). Whatever either
+accepts becomes the same matrix. Both read a large body in pieces, and stop at the first row that is too much.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Annotated, Any
@@ -21,11 +21,15 @@ import numpy as np
 from serve_app.artifacts.fields import MAX_PROBLEMS, Unknown, read_row
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
-from serve_app.errors import InvalidInput, Malformed, Problem, TooManyRows
+from serve_app.errors import InvalidInput, Malformed, Problem, TooLarge, TooManyRows
 from serve_app.protocols.codec import Buffer
+from serve_app.protocols.json_reader import JsonReader, load_object
+from serve_app.protocols.limits import rows_within
 
 PIECE_BYTES = 128 * 1024
 """A larger batch is read in pieces of so many bytes, because all other requests wait while a single call runs."""
+ROW_BYTES = 64 * 1024
+"""A larger row is parsed field by field, for the same reason."""
 
 
 def row_decoder(signature: Signature, *, unknown: Unknown) -> Callable[[Buffer], Matrix]:
@@ -38,8 +42,8 @@ def row_decoder(signature: Signature, *, unknown: Unknown) -> Callable[[Buffer],
         try:
             values = astuple(decode(body))
             return np.array((values if vector is None else vector(values),), dtype=np.float64)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotFastPath):
-            document = _load(body)
+        except _NOT_FAST:
+            document = _load_row(body)
         problems: list[Problem] = []
         numbers = read_row(signature, document, "", problems, unknown)
         if problems:
@@ -49,85 +53,164 @@ def row_decoder(signature: Signature, *, unknown: Unknown) -> Callable[[Buffer],
     return decode_row
 
 
-def rows_decoder(signature: Signature, *, max_rows: int, unknown: Unknown) -> Callable[[Buffer], Matrix]:
-    """A function from `{"instances": [row, ...]}` to a matrix, order kept; it raises InvalidInput or TooManyRows."""
+def rows_decoder(signature: Signature, *, max_rows: int, max_row_bytes: int, unknown: Unknown) -> Callable[[Buffer], Matrix]:
+    """A function from `{"instances": [row, ...]}` to a matrix, order kept; it raises InvalidInput, TooManyRows and TooLarge.
+
+    No more than `rows_within` the signature are read; a row of more than `max_row_bytes`, and a body with more than that beside its
+    rows, are refused when they have to be read slowly.
+    """
     decode_whole, decode = _decoder(signature, many=True, whole=True), _decoder(signature, many=True)
     vector = _vector(signature, unknown)
     astuple = msgspec.structs.astuple
     width = len(signature.features)
+    max_rows = rows_within(signature, max_rows)
 
     def vectors(rows: list[Any]) -> Matrix:
         values = map(astuple, rows) if vector is None else (vector(astuple(row)) for row in rows)
         return np.fromiter(chain.from_iterable(values), np.float64, len(rows) * width).reshape(len(rows), width)
 
-    def in_pieces(body: Buffer) -> Matrix:
-        count, matrices = 0, []
-        for piece in _pieces(body):
-            rows = decode(piece)
-            count += len(rows)
-            _check_count(count, max_rows)
-            matrices.append(vectors(rows))
+    def in_pieces(body: Buffer, careful: BatchReader) -> Matrix:
+        matrices = []
+        for piece in _pieces(body, max_row_bytes):
+            try:
+                rows = decode(piece)
+                careful.check_count(len(rows))
+                matrices.append(vectors(rows))
+                careful.count += len(rows)
+            except _NOT_FAST:
+                matrices.append(careful.read_piece(piece))
+        careful.check()
         if not matrices:
             raise NotFastPath
         return np.concatenate(matrices)
 
     def decode_rows(body: Buffer) -> Matrix:
-        try:
+        limits = {"max_rows": max_rows, "max_row_bytes": max_row_bytes}
+        with contextlib.suppress(*_NOT_FAST):
             if len(body) > PIECE_BYTES:
-                with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotFastPath):
-                    return in_pieces(body)
+                return in_pieces(body, BatchReader(signature, unknown=unknown, **limits))
             rows = decode_whole(body).instances
             _check_count(len(rows), max_rows)
             return vectors(rows)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotFastPath):
-            document = _load(body)
-        return _read_document(signature, document, max_rows=max_rows, unknown=unknown)
+        return BatchReader(signature, unknown=unknown, **limits).read(body)
 
     return decode_rows
 
 
-def _read_document(signature: Signature, document: dict[str, Any], *, max_rows: int, unknown: Unknown) -> Matrix:
-    """The matrix of a parsed `{"instances": [row, ...]}`, read value by value. Raises InvalidInput and TooManyRows."""
-    if "instances" not in document:
-        raise InvalidInput([Problem("instances", "missing", "this field is required")])
-    instances = document["instances"]
-    if not isinstance(instances, list):
-        raise InvalidInput([Problem("instances", "type", "must be a list of objects")])
-    _check_count(len(instances), max_rows)
-    problems: list[Problem] = []
-    matrix = []
-    for index, item in enumerate(instances):
-        matrix.append(read_row(signature, item, f"instances[{index}].", problems, unknown))
-        if len(problems) >= MAX_PROBLEMS:
-            break
-    if problems:
-        raise InvalidInput(problems[:MAX_PROBLEMS])
-    return np.array(matrix, dtype=np.float64)
+class BatchReader:
+    """Reads the rows of one batch value by value: it takes numbers as text, and names the fields that break a rule.
+
+    `count` is how many rows were read so far, by it or by the caller.
+    """
+
+    def __init__(self, signature: Signature, *, max_rows: int, max_row_bytes: int, unknown: Unknown) -> None:
+        self._signature = signature
+        self._max_rows = max_rows
+        self._max_row_bytes = max_row_bytes
+        self._unknown = unknown
+        self.count = 0
+        self._problems: list[Problem] = []
+
+    def check_count(self, further: int) -> None:
+        """Raise TooManyRows when so many further rows are too many."""
+        if self.count + further > self._max_rows:
+            _check_count(self.count + further, self._max_rows)
+
+    def check(self) -> None:
+        """Raise InvalidInput when a row that was read broke a rule."""
+        if self._problems:
+            raise InvalidInput(self._problems[:MAX_PROBLEMS])
+
+    def read_piece(self, piece: bytes) -> Matrix:
+        """The matrix of a list of rows that follows the rows counted so far; `check` raises what is wrong with their values.
+
+        Raises NotFastPath for what is no list, TooManyRows, and InvalidInput once MAX_PROBLEMS are known.
+        """
+        reader = JsonReader(piece, self._max_row_bytes)
+        try:
+            numbers = self._rows(reader, self.count)
+            reader.end()
+        except (Malformed, TooLarge):
+            raise NotFastPath from None
+        return self._matrix(numbers)
+
+    def read(self, body: Buffer) -> Matrix:
+        """The matrix of `{"instances": [row, ...]}`. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
+        reader = JsonReader(body, self._max_row_bytes)
+        numbers: array[float] | None = None
+        beside = start = 0  # characters that belong to no row
+        for name in reader.members():
+            beside += reader.offset - start
+            start = reader.offset
+            if name == "instances":
+                numbers = self._instances(reader)  # of two equal names the last counts
+                start = reader.offset
+            else:
+                reader.value()
+            if beside + reader.offset - start > self._max_row_bytes:
+                raise TooLarge([Problem("body", "too_long", f"must hold at most {self._max_row_bytes} bytes beside its rows")])
+        reader.end()
+        self.check()
+        if numbers is None:
+            raise InvalidInput([Problem("instances", "missing", "this field is required")])
+        matrix = self._matrix(numbers)
+        _check_count(len(matrix), self._max_rows)
+        return matrix
+
+    def _instances(self, reader: JsonReader) -> array[float]:
+        self._problems = []
+        if reader.peek() == "[":
+            return self._rows(reader, 0)
+        reader.value()
+        self._problems.append(Problem("instances", "type", "must be a list of objects"))
+        return array("d")
+
+    def _rows(self, reader: JsonReader, first: int) -> array[float]:
+        numbers = array("d")
+        for index, row in enumerate(reader.items(), first):
+            self.check_count(1)
+            self.count += 1
+            numbers.extend(read_row(self._signature, row, f"instances[{index}].", self._problems, self._unknown))
+            if len(self._problems) >= MAX_PROBLEMS:
+                self.check()
+        return numbers
+
+    def _matrix(self, numbers: array[float]) -> Matrix:
+        width = len(self._signature.features)
+        if self._problems or not numbers:
+            return np.empty((0, width))
+        return np.frombuffer(numbers, np.float64).reshape(-1, width)
 
 
 class NotFastPath(Exception):
     """A value that the typed decoder lets through and the slow reader must judge."""
 
 
+_NOT_FAST = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotFastPath)
+
+
 _HEAD = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"instances"[ \t\r\n]*:[ \t\r\n]*\[')
 _TAIL = re.compile(rb"\][ \t\r\n]*\}[ \t\r\n]*\Z")
-_TAIL_BYTES = 1024
+_EDGE_BYTES = 1024
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*,(?=[ \t\r\n]*\{)")
 
 
-def _pieces(body: Buffer) -> Iterator[bytes]:
+def _pieces(body: Buffer, max_row_bytes: int) -> Iterator[bytes]:
     """The rows of `{"instances": [...]}` as lists of about PIECE_BYTES; raises NotFastPath for any other form.
 
     A cut is made where one row seems to end and the next to begin. It may be inside a string or a row, but then the piece before it
     is no JSON list of rows, its decoder refuses it, and the body is read whole.
     """
-    head, tail = _HEAD.match(body), _TAIL.search(body, max(0, len(body) - _TAIL_BYTES))
+    head, tail = _HEAD.match(body, 0, _EDGE_BYTES), _TAIL.search(body, max(0, len(body) - _EDGE_BYTES))
     if head is None or tail is None:
         raise NotFastPath
     start, end = head.end(), tail.start()
     view = memoryview(body)
     while start < end:
-        cut = _BETWEEN.search(body, start + PIECE_BYTES, end)
+        furthest = min(end, start + PIECE_BYTES + max_row_bytes)
+        cut = _BETWEEN.search(body, start + PIECE_BYTES, furthest)
+        if cut is None and furthest < end:
+            raise NotFastPath  # a row that is too large, or no row at all
         stop = end if cut is None else cut.start() + 1
         yield b"".join((b"[", view[start:stop], b"]"))
         start = end if cut is None else cut.end()
@@ -169,7 +252,7 @@ def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]
     """A function from the values of a row to its numbers; None when they are numbers already."""
     if all(feature.kind == "number" and not feature.nullable for feature in signature.features):
         return None
-    columns = [_column(feature, unknown, signature.missing) for feature in signature.features]
+    columns = [_column(feature, unknown, signature.missing_texts) for feature in signature.features]
     return lambda values: [column(value) for column, value in zip(columns, values, strict=True)]
 
 
@@ -200,13 +283,10 @@ def _check_count(count: int, max_rows: int) -> None:
         raise TooManyRows([Problem("instances", "too_long", f"must hold at most {max_rows} rows")])
 
 
-def _load(body: Buffer) -> dict[str, Any]:
-    # json reads NaN and Infinity, so that they can be refused by the field's name instead of as a syntax error. A
-    # number of thousands of digits is one too; Python would refuse to read it as an int.
-    try:
-        document = json.loads(body, parse_int=float)
-    except (ValueError, RecursionError):
-        raise Malformed([Problem("body", "json", "must be a JSON document in UTF-8")]) from None
-    if not isinstance(document, dict):
-        raise InvalidInput([Problem("body", "type", "must be a JSON object")])
-    return document
+def _load_row(body: Buffer) -> dict[str, Any]:
+    if len(body) <= ROW_BYTES:
+        return load_object(body)
+    reader = JsonReader(body, ROW_BYTES)
+    row = {name: reader.value() for name in reader.members()}
+    reader.end()
+    return row

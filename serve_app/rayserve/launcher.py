@@ -85,10 +85,10 @@ def _start(application: Callable[[], Any], settings: Settings, name: str, host: 
     # Ray's processes have another working directory, and import this package.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     for setting, value in settings:
-        if isinstance(value, Path):
+        if isinstance(value, Path) and setting != "iris_secrets_dir":  # `isolated_environment` has set that one
             os.environ[setting.upper()] = str(value.absolute())  # a replica has another working directory
     try:
-        session = _start_ray(settings, host)
+        session = _start_ray(settings)
         _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
         ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
         write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
@@ -99,7 +99,7 @@ def _start(application: Callable[[], Any], settings: Settings, name: str, host: 
         raise StartError(f"the application did not start ({reason[:200]}); the logs are in {LOGS}") from error
 
 
-def _start_ray(settings: Settings, host: str) -> Any:
+def _start_ray(settings: Settings) -> Any:
     """Start a local Ray, with one retry: Ray gives its node 30 s to start, which is too short on a busy machine."""
     for last in (False, True):
         try:
@@ -109,7 +109,6 @@ def _start_ray(settings: Settings, host: str) -> Any:
                 include_dashboard=False,
                 logging_level=logging.WARNING,
                 object_store_memory=100 * 1024 * 1024,
-                _node_ip_address="127.0.0.1" if host == "127.0.0.1" else None,
             )
         except Exception as error:
             ray.shutdown()
@@ -137,13 +136,23 @@ def _print_example(url: str, settings: Settings) -> None:
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310
             pass
-        with urllib.request.urlopen(f"{url}/openapi.json", timeout=5) as response:  # noqa: S310
-            row = json.load(response)["components"]["schemas"]["Row"]
     except urllib.error.HTTPError as error:
         echo(f"{json.load(error)['detail']} The application loads it as soon as it is published: make train")
         return
+    example = json.dumps(_example(url, settings))
     key = ' -H "X-API-Key: $API_KEY"' if settings.api_key or settings.iris_api_keys_file else ""
-    echo(f"try it: curl {url}/predict{key} -H 'Content-Type: application/json' -d '{json.dumps(row.get('example', {}))}'")
+    echo(f"try it: curl {url}/predict{key} -H 'Content-Type: application/json' -d '{example}'")
+
+
+def _example(url: str, settings: Settings) -> Any:
+    """The row that the OpenAPI document shows; `{}` where that needs a key of which only the hash is known here."""
+    headers = {"X-API-Key": settings.api_key.get_secret_value()} if settings.api_key else {}
+    request = urllib.request.Request(f"{url}/openapi.json", headers=headers)  # noqa: S310, the address of this application
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
+            return json.load(response)["components"]["schemas"]["Row"].get("example", {})
+    except urllib.error.HTTPError:
+        return {}
 
 
 def _shut_down() -> None:

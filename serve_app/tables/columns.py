@@ -6,6 +6,7 @@ columns are read with pyarrow. A column that pyarrow cannot read is read again, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from serve_app.tables.header import Header
 from serve_app.tables.location import Location, hive_keys, translate_errors
 from serve_app.tables.splits import Part
 
+_CELL_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
 BATCH_ROWS = 65_536
 """Rows of a Parquet file in memory at once."""
 
@@ -54,20 +56,21 @@ class Reading:
 
 def check_columns(reading: Reading, columns: Sequence[str], path: str) -> None:
     """Raise UsageError when a file lacks a column that the model or the output needs."""
-    known = ", ".join(columns[:20])
+    known, names = ", ".join(columns[:20]), frozenset(columns)
     for feature in reading.signature.features:
-        if feature.name not in columns and not feature.nullable:
+        if feature.name not in names and not feature.nullable:
             raise UsageError(f"{path} has no column '{feature.name}', which the model needs; there are: {known}")
     for name in reading.keep:
-        if name not in columns:
+        if name not in names:
             raise UsageError(f"--keep '{name}' names no column of {path}; there are: {known}")
 
 
 def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
     """Raise UsageError when a column of a Parquet file has a type that its feature does not accept."""
+    types = dict(zip(schema.names, schema.types, strict=True))
     for feature in reading.signature.features:
-        if feature.name in schema.names:
-            kind = _plain_type(schema.field(feature.name).type)
+        if feature.name in types:
+            kind = _plain_type(types[feature.name])
             text, number = _is_text(kind), pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
             fits = {"number": number or text, "boolean": pa.types.is_boolean(kind), "category": text}[feature.kind]
             if not fits and not pa.types.is_null(kind):
@@ -94,12 +97,13 @@ def _read_columns(raw: bytes, header: Header, reading: Reading, keys: Mapping[st
     """Read with pyarrow; None for a text that only Python's csv module reads as training does."""
     if needs_records(raw, header.dialect.separator):
         return None
-    features = [feature for feature in reading.signature.features if feature.name in header.columns]
+    columns_of_file = frozenset(header.columns)
+    features = [feature for feature in reading.signature.features if feature.name in columns_of_file]
     names = [feature.name for feature in features]
     numbers = {feature.name for feature in features if feature.kind == "number"}
-    known = missing_numbers(reading.signature.missing)  # are gaps by their value, where the feature takes gaps
-    missing = [text for text in reading.signature.missing if not known or not is_number(text)]
-    kept_names = [name for name in reading.keep if name in header.columns]
+    known = missing_numbers(reading.signature.missing_texts)  # are gaps by their value, where the feature takes gaps
+    missing = [text for text in reading.signature.missing_texts if not known or not is_number(text)]
+    kept_names = [name for name in reading.keep if name in columns_of_file]
     try:
         try:
             table = parse_columns(raw, header, names, numbers=numbers, missing=missing)
@@ -132,8 +136,9 @@ def parquet_rows(location: Location, part: Part, reading: Reading) -> Iterator[R
     """The rows of a part, at most BATCH_ROWS at a time; raises UsageError when the file has changed."""
     count = 0
     with translate_errors(part.path), parquet.ParquetFile(part.path, filesystem=location.filesystem) as file:
-        names = [name for name in reading.columns if name in file.schema_arrow.names]
-        keys = {name: value for name, value in hive_keys(location, part.path).items() if name not in names}
+        known = frozenset(file.schema_arrow.names)
+        names = [name for name in reading.columns if name in known]
+        keys = {name: value for name, value in hive_keys(location, part.path).items() if name not in known}
         groups = list(range(part.start, part.stop))
         for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
             table = pa.Table.from_batches([batch])
@@ -230,7 +235,7 @@ def _out_of_range(feature: Feature, values: Any, missing: Any) -> dict[int, str]
 
 def _without_missing_numbers(feature: Feature, values: Any, missing: Any, reading: Reading) -> tuple[Any, Any]:
     """NaN in place of the numbers that mean a missing value."""
-    numbers = missing_numbers(reading.signature.missing)
+    numbers = missing_numbers(reading.signature.missing_texts)
     if not numbers or not feature.nullable:
         return values, missing
     gaps = np.isin(values, list(numbers))
@@ -246,7 +251,7 @@ def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:
 
 def _gap_texts(feature: Feature, reading: Reading, *, cells: bool) -> tuple[str, ...]:
     """The texts that are null for a feature; an empty CSV cell always is."""
-    return reading.signature.missing if feature.nullable else ("",) if cells else ()
+    return reading.signature.missing_texts if feature.nullable else ("",) if cells else ()
 
 
 def _category(feature: Feature, column: pa.ChunkedArray, reading: Reading, *, cells: bool) -> tuple[Any, dict[int, str]]:
@@ -277,7 +282,7 @@ def _one_by_one(feature: Feature, column: pa.ChunkedArray, reading: Reading, dec
             sent = _cell(feature, value.lstrip(" "), gaps, decimal)
         elif value is not None and not isinstance(value, str | bool):
             sent = float(value)
-        number, problem = read_value(feature, sent, reading.unknown, reading.signature.missing)
+        number, problem = read_value(feature, sent, reading.unknown, reading.signature.missing_texts)
         values.append(number)
         if problem is not None:
             wrong[row] = problem[1]
@@ -287,10 +292,13 @@ def _one_by_one(feature: Feature, column: pa.ChunkedArray, reading: Reading, dec
 _TRUTHS = {**dict.fromkeys(TRUE, True), **dict.fromkeys(FALSE, False)}
 
 
-def _cell(feature: Feature, text: str, gaps: frozenset[str], decimal: str) -> str | bool | None:
-    """A CSV cell as the value that a client sends."""
+def _cell(feature: Feature, text: str, gaps: frozenset[str], decimal: str) -> str | float | bool | None:
+    """A CSV cell as the value that a client sends; of a number the number, which tables also write as `.5`, `5.` or `+5`."""
     if text in gaps:
         return None
     if feature.kind == "boolean":
         return _TRUTHS.get(text, text)
-    return with_decimal_point(text) if decimal == "," else text
+    if feature.kind != "number":
+        return text
+    number = with_decimal_point(text) if decimal == "," else text
+    return float(number) if _CELL_NUMBER.fullmatch(number) else text

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -115,7 +116,12 @@ class MetricsCollector:
             self._count_predictions(predictor, np.concatenate(matrices), np.concatenate(scores))
 
     def collect(self) -> Iterator[Metric]:
-        """Everything as Prometheus metric families; prometheus_client calls this for `/metrics`."""
+        """Everything as Prometheus metric families, for Ray's metrics port."""
+        yield from self.collect_public()
+        yield from exposition.training_families(self.state)
+
+    def collect_public(self) -> Iterator[Metric]:
+        """The metric families of `/metrics`, which anybody may read: nothing in them was learnt from training rows."""
         self.flush()
         predictor = self.slot.predictor
         age = None if predictor is None else age_seconds(predictor.bundle)
@@ -188,6 +194,17 @@ class MetricsCollector:
             if signature.probabilistic:
                 confidence = self.state.confidence.setdefault(label, histogram.empty(CONFIDENCE_BOUNDS))
                 histogram.add(confidence, CONFIDENCE_BOUNDS, scores[rows].max(axis=1).astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class PublicMetrics:
+    """What prometheus_client reads for `/metrics`: a collector is anything with `collect`."""
+
+    collector: MetricsCollector
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families that anybody may read."""
+        return self.collector.collect_public()
 
 
 def age_seconds(bundle: Bundle) -> float | None:

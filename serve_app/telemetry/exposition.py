@@ -23,7 +23,7 @@ from serve_app.telemetry.state import BinCounts, MetricsState
 
 
 def families(state: MetricsState, slot: Slot, *, in_flight: int, age_seconds: float | None) -> Iterator[Metric]:
-    """Every metric family of a replica, in a fixed order.
+    """The metric families of a replica that anybody may read, in a fixed order: `/metrics` has them.
 
     `in_flight` is the number of requests being answered now; `age_seconds` is the age of the model in use, None when it is
     unknown or when there is no model.
@@ -32,8 +32,14 @@ def families(state: MetricsState, slot: Slot, *, in_flight: int, age_seconds: fl
     yield from _http(state, in_flight)
     yield from _model(slot, state.refusals, age_seconds)
     yield from _predictions(state)
-    yield from _drift(state.bins)
     yield from _volume(state.volume)
+
+
+def training_families(state: MetricsState) -> Iterator[Metric]:
+    """The metric families that show how the training rows were distributed; Ray's metrics port alone has them."""
+    outside = {(name,): count for name, count in state.out_of_range.items()}
+    yield _counter("model_input_out_of_range", "Number of values outside the range of the training rows.", ("feature",), outside)
+    yield from _drift(state.bins)
 
 
 def _http(state: MetricsState, in_flight: int) -> Iterator[Metric]:
@@ -84,8 +90,6 @@ def _predictions(state: MetricsState) -> Iterator[Metric]:
     rows = HistogramMetricFamily("model_rows_per_request", "Number of rows in a request.")
     rows.add_metric([], *histogram.buckets(state.rows, ROWS_BOUNDS))
     yield rows
-    outside = {(name,): count for name, count in state.out_of_range.items()}
-    yield _counter("model_input_out_of_range", "Number of values outside the range of the training rows.", ("feature",), outside)
 
 
 def _drift(bin_counts: Mapping[str, BinCounts]) -> Iterator[Metric]:

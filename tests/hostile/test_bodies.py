@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import orjson
 import pytest
-import uvicorn
 
 from serve_app.artifacts.store import Store
 from serve_app.http import body as bodies
 from tests.support.apps import KEY, client_of
+from tests.support.listening import listening
 from tests.support.models import A_FLOWER, logistic, publish_iris
 from tests.support.waiting import eventually
 
@@ -158,43 +156,6 @@ async def test_a_body_that_is_there_costs_no_timer(make: Callable[..., Any], mon
 
 
 # --- over sockets, through a real server
-
-
-@dataclass(slots=True)
-class Server:
-    """An app under uvicorn as Ray Serve runs it: how many requests it has begun and ended, and how many bytes of bodies it read."""
-
-    app: Any
-    port: int
-    begun: int = 0
-    ended: int = 0
-    read: int = 0
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def counted() -> Any:
-            message = await receive()
-            self.read += len(message.get("body", b""))
-            return message
-
-        self.begun += 1
-        try:
-            await self.app(scope, counted, send)
-        finally:
-            self.ended += 1
-
-
-@contextlib.asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        watched = Server(app, listener.getsockname()[1])
-        server = uvicorn.Server(uvicorn.Config(watched, http="httptools", loop="uvloop", lifespan="off", log_level="error"))
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield watched
-        finally:
-            server.should_exit = True
-            server.force_exit = True
-            await running
 
 
 def head(*lines: str, path: str = "/predict", key: str = KEY) -> bytes:

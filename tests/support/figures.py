@@ -90,6 +90,7 @@ SECURITY: Groups = (
                 "test_rate_limit::a_forwarded_address_is_believed_only",
             ),
             ("Production without a good key does not start", "test_settings::a_wrong_setting_is_one_sentence"),
+            ("A key that can be guessed is refused", "test_key_strength::a_key_that_can_be_guessed"),
         ),
     ),
     (
@@ -103,8 +104,45 @@ SECURITY: Groups = (
             ("Bodies without end: 413 at once, bounded in bytes, time and memory", "test_bodies::a_body_without_end"),
             ("A body that trickles: 408", "test_bodies::a_body_that_trickles"),
             ("The same without a key", "test_bodies::who_shows_no_key_cannot_keep_the_connection"),
+            (
+                "No body of 16 MB, right or wrong, plain or gzip, delays another client by 50 ms",
+                "test_standstill::no_body_holds_up_another_client",
+            ),
+            (
+                "1,000 generated gzip streams: no 5xx, no memory left behind",
+                "test_bombs::a_thousand_gzip_streams",
+            ),
+            ("JSON bombs: no 5xx, no memory left behind", "test_bombs::json_bombs"),
+            ("60 large bodies at once share one budget", "test_bombs::sixty_large_bodies"),
+            ("JSON in UTF-16 or UTF-32: 400", "test_decode_requests::json_in_another_encoding"),
             ("1,000 clients that send slowly: others lose nothing", "faults::a_thousand_clients_that_send_slowly"),
             ("Bodies without end, giant headers, through HAProxy: 413, 400", "faults::bodies_without_end_and_giant_headers"),
+            (
+                "A flood without a key on an unknown path: memory of a replica grows by less than 100 MB and comes back",
+                "faults::a_flood_without_a_key_leaves_nothing_behind[an unknown path",
+            ),
+            ("The same on /health", "faults::a_flood_without_a_key_leaves_nothing_behind[GET /health"),
+            ("The same on Serve's control paths", "faults::a_flood_without_a_key_leaves_nothing_behind[Serve"),
+            (
+                "The same on /predict, with Origin and with gzip",
+                "faults::a_flood_without_a_key_leaves_nothing_behind[/predict",
+            ),
+            (
+                "400 slow connections without a key on any path: /health and predictions from browsers are answered",
+                "faults::four_hundred_slow_connections_without_a_key",
+            ),
+            ("1,000 clients that do not read: the same", "faults::a_thousand_clients_that_do_not_read"),
+            ("A trailer is no header", "test_hostile_headers::a_trailer_is_no_header"),
+            (
+                "The limit of a client is not evaded by trailers",
+                "test_hostile_headers::the_limit_of_a_client_is_not_evaded_by_trailers",
+            ),
+            (
+                "Bytes that are no UTF-8 in a header: a problem, no 5xx",
+                "test_hostile_headers::bytes_that_are_no_utf_8_in_a_header",
+            ),
+            ("Two keys in one request: 400", "test_hostile_headers::a_key_that_comes_twice_is_refused"),
+            ("Serve's control paths: no body reaches Serve", "test_hostile_headers::serves_control_paths_are_reached"),
         ),
     ),
     (
@@ -120,6 +158,39 @@ SECURITY: Groups = (
                 "test_hostile_models::a_replica_that_may_not_unpickle",
             ),
             ("With IRIS_VERIFY_KEY nothing unsigned is served", "test_hostile_models::only_bundles_with_the_trainers_seal"),
+            (
+                "The trainer unpickles no served model that the policy refuses",
+                "test_comparison::a_served_model_that_the_policy_refuses",
+            ),
+            (
+                "A trainer with a signing key trusts its own bundles alone",
+                "test_comparison::a_trainer_with_a_signing_key",
+            ),
+        ),
+    ),
+    (
+        "Tables",
+        (
+            ("Names of any characters end no training and stay what they are", "test_names::names_of_any_characters"),
+            ("Messages about a table hold no control character", "test_printable::an_error_about_a_column"),
+            ("CSV scores hold no formula", "test_results::a_text_that_begins_a_formula"),
+        ),
+    ),
+    (
+        "Exposure",
+        (
+            (
+                "The OpenAPI document follows from the contract of the model alone",
+                "test_pages::the_schema_follows_from_the_contract_alone",
+            ),
+            ("It has no value of the training table", "test_pages::the_openapi_document_has_no_value"),
+            ("The open metrics tell nothing of the training rows", "test_pages::the_open_metrics_have_no_series"),
+            ("One setting closes documentation and metrics", "test_pages::one_setting_puts_the_pages_behind_the_key"),
+            ("On one machine nothing listens on other interfaces", "test_exposure::nothing_listens_on_an_address"),
+            (
+                "No process of Ray, Serve or HAProxy has a secret in its environment",
+                "test_exposure::only_the_process_that_the_user_started",
+            ),
         ),
     ),
     (

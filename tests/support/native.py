@@ -17,6 +17,7 @@ def context_of(
         model_name=DEFAULTS.iris_model_name,
         model_version=predictor.version,
         max_rows=max_rows,
+        max_row_bytes=DEFAULTS.iris_max_row_bytes,
         unknown=unknown,
     )
 

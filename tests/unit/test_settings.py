@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from serve_app.http.auth import change_file, make_key
-from serve_app.settings import Settings, SettingsError, load_settings, table
+from serve_app.settings import Settings, SettingsError, export_mlflow_secrets, load_settings, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -25,10 +26,13 @@ def test_defaults_are_those_of_a_laptop() -> None:
     assert settings.model_dir == Path("models")
 
 
+KEY = "6f1c0d9b7ae24853bd0e94c7f2a1586d"
+
+
 def test_the_names_of_old_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {
         "ENVIRONMENT": "production",
-        "API_KEY": "k" * 32,
+        "API_KEY": KEY,
         "CORS_ORIGINS": "http://localhost:3000, https://shop.example",
         "LOG_LEVEL": "debug",
         "MODEL_DIR": "/app/models",
@@ -40,7 +44,25 @@ def test_the_names_of_old_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.cors_origins == ("http://localhost:3000", "https://shop.example")
     assert settings.log_level == "DEBUG"
     assert settings.model_dir == Path("/app/models")
-    assert "k" * 32 not in repr(settings)
+    assert KEY not in repr(settings)
+
+
+def test_a_secret_is_read_from_its_file_and_a_variable_takes_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "API_KEY").write_text("k" * 32 + "\n")
+    (tmp_path / "MLFLOW_TRACKING_PASSWORD").write_text("secret\n")
+    monkeypatch.setenv("IRIS_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")  # so that it is put back
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    settings = load_settings()
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "k" * 32
+    export_mlflow_secrets(settings)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret"
+    monkeypatch.setenv("API_KEY", "v" * 32)
+    settings = load_settings()
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "v" * 32
 
 
 @pytest.mark.parametrize(
@@ -48,10 +70,12 @@ def test_the_names_of_old_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"ENVIRONMENT": "production"}, "API_KEY: production needs a key"),
         ({"ENVIRONMENT": "production", "API_KEY": "  "}, "API_KEY: production needs a key"),
-        ({"ENVIRONMENT": "production", "API_KEY": "short"}, "at least 32 characters"),
-        ({"ENVIRONMENT": "production", "API_KEY": "k" * 32, "CORS_ORIGINS": "*"}, "CORS_ORIGINS: production cannot be open"),
+        ({"ENVIRONMENT": "production", "API_KEY": "short"}, "at least 32 random characters"),
+        ({"ENVIRONMENT": "production", "API_KEY": "k" * 32}, "at least 32 random characters"),
+        ({"ENVIRONMENT": "production", "API_KEY": KEY, "CORS_ORIGINS": "*"}, "CORS_ORIGINS: production cannot be open"),
         ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: "),
         ({"MODEL_DIR": __file__}, "is a file; name a folder"),
+        ({"IRIS_SECRETS_DIR": "/nowhere"}, "IRIS_SECRETS_DIR: /nowhere is no folder"),
         ({"IRIS_POLL_SECONDS": "soon"}, "IRIS_POLL_SECONDS: "),
         ({"IRIS_POLL_SECONDS": "0"}, "IRIS_POLL_SECONDS: "),
         ({"IRIS_MAX_ROWS": "-1"}, "IRIS_MAX_ROWS: "),
@@ -97,7 +121,7 @@ def test_production_starts_with_a_file_of_keys_alone(monkeypatch: pytest.MonkeyP
 
 def test_a_broken_file_of_keys_does_not_stop_a_start_with_a_plain_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENVIRONMENT", "production")
-    monkeypatch.setenv("API_KEY", "k" * 32)
+    monkeypatch.setenv("API_KEY", KEY)
     monkeypatch.setenv("IRIS_API_KEYS_FILE", "/nowhere/keys.json")
     assert load_settings().api_key is not None
 

@@ -1,27 +1,28 @@
-"""`/`, `/health`, `/livez`, `/readyz` and `/metrics`: the routes that need no key."""
+"""`/`, `/health`, `/livez`, `/readyz` and `/metrics`: the routes that need no key, the last one by default."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from serve_app.http.pages import METRICS, RefuseKey, refuse
 from serve_app.http.problems import problem
 from serve_app.http.responses import problem_response, to_starlette
 from serve_app.inference.slot import Slot
-from serve_app.telemetry.collector import MetricsCollector
+from serve_app.telemetry.collector import MetricsCollector, PublicMetrics
 
 VERSION = "1.0.0"
 """What `/health` calls `version`: the version of the HTTP contract, not of the model."""
 
 
-def health_router(slot: Slot, collector: MetricsCollector) -> APIRouter:
-    """The routes for people, probes and scrapers."""
+def health_router(slot: Slot, collector: MetricsCollector, refuse_key: RefuseKey | None = None) -> APIRouter:
+    """The routes for people, probes and scrapers; with `refuse_key`, `/metrics` asks it about the key of each request."""
     router = APIRouter(tags=["health"])
     registry = CollectorRegistry()
-    registry.register(collector)  # a collector is anything with collect()
+    registry.register(PublicMetrics(collector))
 
     @router.get("/", operation_id="root", summary="Where to go from here")
     async def root() -> dict[str, str]:
@@ -48,8 +49,11 @@ def health_router(slot: Slot, collector: MetricsCollector) -> APIRouter:
             return to_starlette(problem_response(problem(503, "not_ready", f"No model is loaded: {slot.problem}.")))
         return JSONResponse({"status": "ready", "model_version": predictor.version, "digest": predictor.digest})
 
-    @router.get("/metrics", operation_id="metrics", summary="Counts of the replica that answers, as Prometheus text")
-    async def metrics() -> Response:
+    @router.get(METRICS, operation_id="metrics", summary="Counts of the replica that answers, as Prometheus text")
+    async def metrics(request: Request) -> Response:
+        refusal = refuse(request.scope["headers"], refuse_key) if refuse_key else None
+        if refusal is not None:
+            return refusal
         response = Response(generate_latest(registry))
         response.headers["content-type"] = CONTENT_TYPE_LATEST
         return response

@@ -89,7 +89,7 @@ def test_bad_input_is_422_and_names_the_field(client: TestClient, body: object, 
     assert (field, code) in [(error["field"], error["code"]) for error in problem["errors"]]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"sepal_length=5", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"sepal_length=5", b"\xff\xfe", b"[" * 50_000])
 def test_what_is_not_json_is_400(client: TestClient, body: bytes) -> None:
     answer = client.post("/predict", content=body, headers=JSON)
     assert answer.status_code == 400

@@ -16,6 +16,7 @@ from serve_app.errors import InvalidInput, TooManyRows
 from serve_app.protocols import decode as codec
 from tests.support.models import A_FLOWER, iris_signature
 
+ROW = 10_000
 TRAPS = ("},{", '"},{"', "}],", "]}", "\\", '"', "} , {", "[{", "a")
 NOTES = Signature((Feature("x", "number"), Feature("note", "category", categories=TRAPS)), "regression")
 
@@ -36,7 +37,7 @@ indents = st.sampled_from((None, 0, 3))
 def outcome(body: bytes, *, piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(codec, "PIECE_BYTES", piece_bytes)
     try:
-        return codec.rows_decoder(NOTES, max_rows=6, unknown="refuse")(body).tolist()
+        return codec.rows_decoder(NOTES, max_rows=6, max_row_bytes=ROW, unknown="refuse")(body).tolist()
     except InvalidInput as error:
         return type(error), [(problem.field, problem.code) for problem in error.problems]
 
@@ -56,14 +57,14 @@ def test_a_large_batch_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     pieces: list[bytes] = []
     cut = codec._pieces
 
-    def recorded(body: bytes) -> Iterator[bytes]:
-        for piece in cut(body):
+    def recorded(body: bytes, max_row_bytes: int) -> Iterator[bytes]:
+        for piece in cut(body, max_row_bytes):
             pieces.append(piece)
             yield piece
 
     monkeypatch.setattr(codec, "_pieces", recorded)
     raw = json.dumps({"instances": [A_FLOWER | {"sepal_length": i % 20} for i in range(5000)]}).encode()
-    found = codec.rows_decoder(iris_signature(), max_rows=5000, unknown="refuse")(raw)
+    found = codec.rows_decoder(iris_signature(), max_rows=5000, max_row_bytes=ROW, unknown="refuse")(raw)
     np.testing.assert_array_equal(found[:, 0], np.arange(5000) % 20)
     assert len(pieces) == len(raw) // codec.PIECE_BYTES + 1
     assert max(map(len, pieces)) < codec.PIECE_BYTES + 200
@@ -72,4 +73,16 @@ def test_a_large_batch_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_too_many_rows_are_refused_before_all_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = json.dumps({"instances": [A_FLOWER] * 5000}).encode()
     with pytest.raises(TooManyRows):
-        codec.rows_decoder(iris_signature(), max_rows=4999, unknown="refuse")(raw)
+        codec.rows_decoder(iris_signature(), max_rows=4999, max_row_bytes=ROW, unknown="refuse")(raw)
+
+
+def test_a_large_batch_with_one_wrong_row_names_that_row_and_one_with_text_is_read() -> None:
+    read = codec.rows_decoder(NOTES, max_rows=20_000, max_row_bytes=ROW, unknown="refuse")
+    right = [{"x": i % 9, "note": TRAPS[i % len(TRAPS)]} for i in range(20_000)]
+    for change, problem in (({"note": "new"}, "unknown_category"), ({"x": "old"}, "type"), ({"x": None}, "type")):
+        with pytest.raises(InvalidInput) as refused:
+            read(json.dumps({"instances": [*right[:11_111], right[11_111] | change, *right[11_112:]]}).encode())
+        assert [(found.field.partition(".")[0], found.code) for found in refused.value.problems] == [("instances[11111]", problem)]
+    found = read(json.dumps({"instances": [*right[:15_000], right[15_000] | {"x": "7"}, *right[15_001:]]}).encode())
+    assert found[14_999:15_002, 0].tolist() == [14_999 % 9, 7.0, 15_001 % 9]
+    assert found.shape == (20_000, 2)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from serve_app.artifacts.fields import MAX_PROBLEMS, read_rows
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature
-from serve_app.errors import InvalidInput, Malformed, TooManyRows
+from serve_app.errors import InvalidInput, Malformed, TooLarge, TooManyRows
 from serve_app.protocols import decode as codec
+from serve_app.protocols.limits import MAX_CELLS, row_bytes, rows_within
 from tests.support.models import A_FLOWER, iris_signature
 from tests.support.signatures import rows, signatures
 
@@ -30,9 +31,10 @@ MIXED = Signature(
     ),
     "regression",
 )
+ROW = 10_000
 A_CLIENT = {"age": 33, "member": True, "city": "Zürich", "income": 1.5, "owner": False, "colour": "red"}
 decode = codec.row_decoder(MIXED, unknown="refuse")
-decode_all = codec.rows_decoder(MIXED, max_rows=3, unknown="refuse")
+decode_all = codec.rows_decoder(MIXED, max_rows=3, max_row_bytes=ROW, unknown="refuse")
 either_reading = pytest.mark.parametrize("unknown", ["refuse", "unseen"])
 
 
@@ -71,7 +73,7 @@ def test_the_fast_reader_and_the_careful_one_agree_on_every_row(unknown: Any, da
 def test_a_batch_is_its_rows_in_their_order(data: st.DataObject, signature: Signature) -> None:
     table = data.draw(st.lists(rows(signature), min_size=1, max_size=4))
     one = codec.row_decoder(signature, unknown="refuse")
-    many = codec.rows_decoder(signature, max_rows=4, unknown="refuse")
+    many = codec.rows_decoder(signature, max_rows=4, max_row_bytes=ROW, unknown="refuse")
     try:
         expected = np.vstack([one(json.dumps(row).encode()) for row in table])
     except InvalidInput:
@@ -146,9 +148,9 @@ def test_the_order_holds_when_optional_columns_come_first() -> None:
         (body().replace(b"33", b"-Infinity"), [("age", "not_finite")]),
         (body().replace(b"33", b"1e999"), [("age", "not_finite")]),
         (body().replace(b"33", b"1" * 5000), [("age", "not_finite")]),
-        (body(age="NaN"), [("age", "not_finite")]),
+        (body(age="NaN"), [("age", "type")]),
         (body(age="1e999"), [("age", "not_finite")]),
-        (body(income="-inf"), [("income", "not_finite")]),
+        (body(income="-inf"), [("income", "type")]),
         (b"[]", [("body", "type")]),
         (b"null", [("body", "type")]),
         (b"3", [("body", "type")]),
@@ -183,9 +185,33 @@ def test_what_is_not_json_is_malformed(raw: bytes) -> None:
     assert [problem.field for problem in refused.value.problems] == ["body"]
 
 
-@pytest.mark.parametrize("age", ["33", " 33 ", "3.3e1", "33.0"])
+@pytest.mark.parametrize("age", ["33", "3.3e1", "33.0", "330E-1", "33.00e+0"])
 def test_a_number_written_as_a_string_is_a_number(age: str) -> None:
     assert decode(body(age=age))[0, 0] == 33.0
+
+
+@pytest.mark.parametrize(
+    "age",
+    [
+        *("1_0", " 33 ", "33\n", "+33", "033", "33.", ".5", "0x1", "1e", "1e5.0", "", "-", "inf", "nan", "1,5", "3 3"),
+        *("\u0663\u0663", "\uff13\uff13", "\u0967", "3\u0663", "\u221233", "33\u200b", "\ufeff33", "\u2003" + "33"),
+    ],
+)
+def test_text_that_is_no_number_of_json_is_none(age: str) -> None:
+    assert refusals(body(age=age)) == [("age", "type")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "cp037"])
+def test_json_in_another_encoding_than_utf_8_is_malformed(encoding: str) -> None:
+    text = json.dumps({**A_CLIENT, "city": "Bern", "age": "33"})
+    for raw, read in ((text, decode), (f'{{"instances": [{text}]}}', decode_all)):
+        with pytest.raises(Malformed):
+            read(raw.encode(encoding))
+
+
+def test_a_byte_order_mark_of_utf_8_is_ignored() -> None:
+    assert decode(b"\xef\xbb\xbf" + body())[0, 0] == 33.0
+    assert decode_all(b'\xef\xbb\xbf{"instances":[' + body() + b"]}")[0, 0] == 33.0
 
 
 def test_an_int_without_end_in_a_field_that_nobody_reads_is_ignored() -> None:
@@ -215,7 +241,7 @@ def test_any_column_name_works(name: str) -> None:
     row = {name: 0.5, "f1": '"'}
     for dumped in (json.dumps(row).encode(), orjson.dumps(row)):
         assert codec.row_decoder(signature, unknown="refuse")(dumped).tolist() == [[0.5, 0.0]]
-    many = codec.rows_decoder(signature, max_rows=2, unknown="refuse")
+    many = codec.rows_decoder(signature, max_rows=2, max_row_bytes=ROW, unknown="refuse")
     assert many(json.dumps({"instances": [row, row]}).encode()).tolist() == [[0.5, 0.0]] * 2
     with pytest.raises(InvalidInput) as refused:
         codec.row_decoder(signature, unknown="refuse")(json.dumps({**row, name: 2}).encode())
@@ -259,7 +285,7 @@ def test_a_wide_row_full_of_mistakes_gets_a_short_list() -> None:
     signature = Signature(tuple(Feature(f"x{i}") for i in range(1000)), "regression")
     for read, raw in (
         (codec.row_decoder(signature, unknown="refuse"), b"{}"),
-        (codec.rows_decoder(signature, max_rows=9, unknown="refuse"), b'{"instances":[{},{}]}'),
+        (codec.rows_decoder(signature, max_rows=9, max_row_bytes=ROW, unknown="refuse"), b'{"instances":[{},{}]}'),
     ):
         with pytest.raises(InvalidInput) as refused:
             read(raw)
@@ -302,3 +328,42 @@ def test_more_rows_than_allowed_are_refused_whatever_they_hold(row: dict[str, An
 
 def test_the_flower_of_the_documentation_is_read() -> None:
     assert codec.row_decoder(iris_signature(), unknown="refuse")(orjson.dumps(A_FLOWER)).tolist() == [[5.1, 3.5, 1.4, 0.2]]
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b'{"instances": [' + body(extra="x" * ROW) + b"," + body(age="1") + b"]}", TooLarge),
+        (b'{"instances": [' + body() + b'], "more": "' + b"x" * ROW + b'"}', TooLarge),
+        (b'{"a":1,' * 1 + b'"a":[],' * (ROW // 7) + b'"instances": [' + body(age="1") + b"]}", TooLarge),
+        (b'{"instances":[' + b"[]," * 300_000 + b"[]]}", InvalidInput),
+        (b"[" + b"[]," * 300_000 + b"[]]", TooLarge),
+    ],
+    ids=["a long row", "a long field beside the rows", "many fields beside the rows", "lists for rows", "a list"],
+)
+def test_what_is_too_large_to_be_read_slowly_is_refused(raw: bytes, error: type[InvalidInput]) -> None:
+    careful = raw + b" " * codec.PIECE_BYTES
+    with pytest.raises(error) as refused:
+        decode_all(careful)
+    assert len(refused.value.problems) <= MAX_PROBLEMS
+
+
+def test_rows_that_leave_out_all_columns_fill_no_matrix_without_end() -> None:
+    signature = Signature(tuple(Feature(f"x{i}", nullable=True) for i in range(1000)), "regression")
+    read = codec.rows_decoder(signature, max_rows=100_000, max_row_bytes=ROW, unknown="refuse")
+    limit = rows_within(signature, 100_000)
+    assert limit == MAX_CELLS // 1000
+    assert len(read(b'{"instances":[' + b",".join([b"{}"] * limit) + b"]}")) == limit
+    with pytest.raises(TooManyRows, match=f"at most {limit} rows"):
+        read(b'{"instances":[' + b",".join([b"{}"] * (limit + 1)) + b"]}")
+
+
+def test_a_wide_row_has_a_limit_that_its_signature_gives() -> None:
+    wide = Signature(tuple(Feature(f"column number {i}") for i in range(5000)), "regression")
+    row = orjson.dumps(dict.fromkeys(wide.names, 0.12345678901234566))
+    assert row_bytes(wide, 1000) > len(row) > 64 * 1024
+    assert row_bytes(iris_signature(), 65_536) == 65_536
+    as_text = orjson.dumps(dict.fromkeys(wide.names, "0.5"))
+    assert codec.row_decoder(wide, unknown="refuse")(as_text).tolist() == [[0.5] * 5000]
+    many = codec.rows_decoder(wide, max_rows=9, max_row_bytes=row_bytes(wide, 1000), unknown="refuse")
+    assert many(b'{"instances":[' + b",".join([row, as_text]) + b"]}")[:, 7].tolist() == [0.12345678901234567, 0.5]

@@ -172,3 +172,17 @@ async def test_the_send_of_another_server_is_used_as_it_is() -> None:
     async def send(_: Any) -> None: ...
 
     assert ingress_hook.in_one_write(send) is send
+
+
+async def test_the_response_to_head_leaves_at_once() -> None:
+    async def bodiless(scope: Any, receive: Any, send: Any) -> bool:
+        await send(
+            {"type": "http.response.start", "status": 405, "headers": [(b"content-length", b"9"), (b"x-from", b"from the hook")]}
+        )
+        await send({"type": "http.response.body", "body": b"not a get"})
+        return True
+
+    ingress_hook.answer = bodiless
+    text = await ask(Transport(), b"HEAD /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n")
+    assert text.startswith(b"HTTP/1.1 405 ")
+    assert text.endswith(b"\r\n\r\n")

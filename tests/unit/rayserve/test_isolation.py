@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from serve_app.rayserve.isolation import FILES, FREE_PORTS, MAX_PORT, MIN_PORT, isolated_environment
+from serve_app.ray_workers import LOOPBACK_FLAG
+from serve_app.rayserve.isolation import FILES, FREE_PORTS, HAPROXY, MAX_PORT, MIN_PORT, PAGE_PORTS, isolated_environment
+from serve_app.secret_variables import SECRETS, SECRETS_DIR
+from serve_app.settings import load_settings
 
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*FREE_PORTS, MIN_PORT, MAX_PORT, *FILES):
+    for name in (*FREE_PORTS, MIN_PORT, MAX_PORT, *FILES, *SECRETS, SECRETS_DIR, HAPROXY, LOOPBACK_FLAG):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
+    monkeypatch.setenv(LOOPBACK_FLAG, "0")
 
 
 def environment_of(port: int) -> dict[str, str]:
@@ -50,3 +55,53 @@ def test_the_folder_of_haproxy_goes_with_the_application() -> None:
         # The path of a socket may have 107 bytes; Ray puts the node's id of 56 letters into it, HAProxy a process id and `.tmp`.
         assert len(os.environ["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"]) + len("/" + 56 * "0") + len(".4194304.tmp") < 108
     assert not folder.exists()
+
+
+def test_the_secrets_are_files_of_this_user_and_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "k" * 40)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "p" * 40)
+    with isolated_environment(8000):
+        assert not set(SECRETS) & set(os.environ)
+        folder = Path(os.environ[SECRETS_DIR])
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert {(file.name, file.stat().st_mode & 0o777) for file in folder.iterdir()} == {
+            ("API_KEY", 0o600),
+            ("MLFLOW_TRACKING_PASSWORD", 0o600),
+        }
+        key = load_settings().api_key
+        assert key is not None
+        assert key.get_secret_value() == "k" * 40
+    assert not folder.exists()
+
+
+def test_secrets_in_the_users_own_folder_stay_beside_those_in_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "api_key").write_text("from-the-file\n")
+    (tmp_path / "mlflow_tracking_uri").write_text("http://mlflow:5000")
+    monkeypatch.setenv(SECRETS_DIR, str(tmp_path))
+    with isolated_environment(8000):
+        assert os.environ[SECRETS_DIR] == str(tmp_path)
+    monkeypatch.setenv("API_KEY", "from-the-variable")
+    with isolated_environment(8000):
+        settings = load_settings()
+        assert settings.api_key is not None
+        assert settings.api_key.get_secret_value() == "from-the-variable"
+        assert settings.mlflow_tracking_uri == "http://mlflow:5000"
+
+
+def test_the_pages_of_haproxy_are_bound_to_loopback_and_the_api_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "haproxy"
+    program.write_text('#!/bin/sh\nexec echo "$@"\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    monkeypatch.setattr("serve_app.rayserve.isolation._haproxy", lambda: str(program))
+    ports = dict(zip(PAGE_PORTS, ("8404", "9101"), strict=True))
+    for name, port in ports.items():
+        monkeypatch.setenv(name, port)
+    configuration = tmp_path / "haproxy.cfg"
+    configuration.write_text("    bind :9101\n    bind *:8000\n  bind *:8404\n    bind *:84040\n")
+    with isolated_environment(8000):
+        command = [os.environ[HAPROXY], "-db", "-f", str(configuration), "-sf", "17"]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output == f"-db -f {configuration} -sf 17\n"
+    lines = configuration.read_text().split("\n")[:-1]
+    assert [line.split()[1] for line in lines] == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404", "*:84040"]

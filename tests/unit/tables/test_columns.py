@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.signature import MISSING, Feature, Signature
 from serve_app.errors import InvalidInput, UsageError
 from serve_app.tables.columns import Reading, Rows, check_columns, check_types, csv_rows, parquet_rows
+from serve_app.tables.csv_format import check_names
+from serve_app.tables.frame import read_table
 from serve_app.tables.location import Location, sources
 from serve_app.tables.splits import parquet_parts
 from tests.support.scoring import split
@@ -197,3 +200,18 @@ def test_training_and_scoring_read_the_same_table_from_the_same_text(tmp_path: P
     np.testing.assert_array_equal(found.matrix[:, 0], frame["age"])
     np.testing.assert_array_equal(found.matrix[:, 1], frame["spent"])
     assert np.isnan(found.matrix[:, 2]).tolist() == frame["plan"].isna().tolist()
+
+
+def test_thirty_thousand_columns_are_read_in_a_time_that_grows_with_their_number(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    names = [f"column_{at}" for at in range(30_000)]
+    path.write_text(",".join(names) + "\n" + ",".join(["1.5"] * len(names)) + "\n")
+    started = time.process_time()
+    check_names(names)
+    assert time.process_time() - started < 0.2  # 3.9 s when each name was compared with all before it
+    assert list(read_table(path).frame.columns) == names
+
+
+def test_two_columns_of_one_name_are_refused_by_their_numbers() -> None:
+    with pytest.raises(UsageError, match=r"columns 2 and 4"):
+        check_names(["a", "b", "c", "b"])

@@ -66,7 +66,10 @@ def test_the_words_of_training_hold_for_csv_parquet_and_requests(
     instances = texts.drop(columns="price").to_dict("records")
     np.testing.assert_array_equal(read_rows(signature, instances), rows.matrix)
     for unknown in ("refuse", "unseen"):
-        decode_row, decode_rows = row_decoder(signature, unknown=unknown), rows_decoder(signature, max_rows=100, unknown=unknown)
+        decode_row, decode_rows = (
+            row_decoder(signature, unknown=unknown),
+            rows_decoder(signature, max_rows=100, max_row_bytes=10_000, unknown=unknown),
+        )
         np.testing.assert_array_equal(decode_rows(orjson.dumps({"instances": instances})), rows.matrix)
         np.testing.assert_array_equal(np.concatenate([decode_row(orjson.dumps(row)) for row in instances]), rows.matrix)
 
@@ -85,7 +88,9 @@ def test_a_word_in_a_column_that_had_no_gap_is_refused_everywhere(tmp_path: Path
 def test_a_manifest_from_before_the_words_reads_the_usual_ones(tmp_path: Path) -> None:
     document = load(table(tmp_path), target="price").signature.to_dict()
     del document["missing"]
-    assert Signature.from_dict(document).missing == MISSING
+    signature = Signature.from_dict(document)
+    assert signature.missing_texts == MISSING
+    assert signature.to_dict() == document
 
 
 @pytest.mark.parametrize(("target", "text", "row"), [("country", "NA", 1), ("masonry", "None", 1)])

@@ -1,0 +1,50 @@
+"""The headers of a request: which of them make it one that cannot be answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from serve_app.http.problems import INVALID_HEADER, REPEATED_HEADER, HttpProblem
+from serve_app.http.responses import REQUEST_ID
+from serve_app.protocols.codec import Headers
+
+HeaderValues = Mapping[bytes, bytes]
+"""The headers of a request by name; of a repeated header the last value."""
+
+SINGLE = frozenset({b"x-api-key", b"authorization", b"content-type", b"content-encoding", b"content-length", b"origin"})
+"""Headers that a request may hold once: programs between client and application could take another one of them than this one."""
+
+
+def problem_of_headers(headers: Headers) -> HttpProblem | None:
+    """The problem of headers that are repeated, or are not UTF-8; None when they are as they must be."""
+    if is_repeated(headers):
+        return REPEATED_HEADER
+    return None if are_utf8(headers) else INVALID_HEADER
+
+
+def problem_of_prediction_headers(headers: Headers, values: HeaderValues) -> HttpProblem | None:
+    """The same for a prediction, of whose headers only the request id is decoded; it costs a request without one nothing."""
+    if len(values) != len(headers) and is_repeated(headers):
+        return REPEATED_HEADER
+    request_id = values.get(REQUEST_ID)
+    if request_id is None or request_id.isascii() or are_utf8([(REQUEST_ID, request_id)]):
+        return None
+    return INVALID_HEADER
+
+
+def is_repeated(headers: Headers) -> bool:
+    """Whether a header of SINGLE comes twice."""
+    names = [name for name, _ in headers if name in SINGLE]
+    return len(set(names)) != len(names)
+
+
+def are_utf8(headers: Headers) -> bool:
+    """Whether every value is UTF-8."""
+    values = b"\n".join(value for _, value in headers)
+    if values.isascii():
+        return True
+    try:
+        values.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,38 @@
+"""The pages that describe the application: open to everybody, or, with IRIS_PUBLIC_PAGES=false, to requests with a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from serve_app.http.problems import HttpProblem
+from serve_app.http.responses import ASGIApp, Receive, Scope, Send, problem_response, to_starlette
+
+METRICS = "/metrics"
+DOCS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+
+RefuseKey = Callable[[bytes | None, bytes | None], HttpProblem | None]
+"""From the values of `X-API-Key` and `Authorization` to the problem of a request that may not pass."""
+
+
+def refuse(headers: Iterable[tuple[bytes, bytes]], refuse_key: RefuseKey) -> Response | None:
+    """The response to a request without a good key; None when it may pass."""
+    values = dict(headers)
+    problem = refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
+    return None if problem is None else to_starlette(problem_response(problem))
+
+
+def require_key(routes: Iterable[BaseRoute], refuse_key: RefuseKey) -> None:
+    """Put the check of the key around FastAPI's own pages; it is part of their routes, so no form of a path gets past it."""
+    for route in routes:
+        if isinstance(route, Route) and route.path in DOCS:
+            route.app = _keyed(route.app, refuse_key)
+
+
+def _keyed(app: ASGIApp, refuse_key: RefuseKey) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await (refuse(scope["headers"], refuse_key) or app)(scope, receive, send)
+
+    return answer

@@ -1,0 +1,29 @@
+"""The variables of the environment that are secrets, and an environment without them for processes that do not check them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MLFLOW_SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""Variables that MLflow's client reads itself."""
+SECRETS = ("API_KEY", "MLFLOW_TRACKING_URI", *MLFLOW_SECRETS)
+"""What may be a file in IRIS_SECRETS_DIR instead of a variable; an address may have a password in it."""
+SECRETS_DIR = "IRIS_SECRETS_DIR"
+
+
+def pop_secrets() -> dict[str, str]:
+    """Take the secrets out of the environment of this process, and so of the processes that it starts; empty ones are left out."""
+    values = {name: os.environ.pop(name, "") for name in SECRETS}
+    return {name: value for name, value in values.items() if value}
+
+
+@contextmanager
+def without_secrets() -> Iterator[None]:
+    """An environment without the secrets for the block: processes that are started in it do not inherit them."""
+    secrets = pop_secrets()
+    try:
+        yield
+    finally:
+        os.environ.update(secrets)
