@@ -143,10 +143,11 @@ def _labels(
 ) -> tuple[npt.NDArray[Any], Task]:
     """The labels as an array of texts, booleans, whole numbers or numbers, and the task; `texts` are the first gaps as texts."""
     gaps = column.isna()
-    if gaps.all():
+    row, text = texts.get(name, (1, ""))
+    if gaps.all() and not text:
         raise UsageError(f"the target column '{name}' is empty")
     if gaps.any():
-        row, text = texts.get(name, (first_row(gaps), ""))
+        row = first_row(gaps)
         if text:
             raise UsageError(
                 f"the target column '{name}' says \"{text}\" in row {row}, which is read as missing: "

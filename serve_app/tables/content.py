@@ -5,15 +5,17 @@ A plain file is read where it is. Any other file is unpacked and recoded once in
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import contextlib
 import gzip
+import lzma
 import os
 import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -32,12 +34,17 @@ MAX_UNPACKED = 8 << 30
 MAX_RATIO, FREE_BYTES = 250, 256 << 20
 """A file of more than FREE_BYTES bytes may be at most MAX_RATIO times as large as its packed form."""
 
-Compression = Literal["none", "gzip", "zip", "zstd"]
+Compression = Literal["none", "gzip", "zip", "zstd", "bzip2", "xz"]
 
-_PACKED: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
+_PACKED: dict[bytes, Compression] = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+}
 _FOREIGN = {
-    b"BZh": "is packed with bzip2: unpack it",
-    b"\xfd7zXZ": "is packed with xz: unpack it",
     b"7z\xbc\xaf": "is packed with 7-Zip: unpack it",
     b"\xd0\xcf\x11\xe0": "is a document of Microsoft Office: save the sheet as CSV",
     b"%PDF": "is a PDF document: save the table as CSV",
@@ -68,6 +75,8 @@ def compression_of(head: bytes, name: str) -> Compression:
     for mark, complaint in _FOREIGN.items():
         if head.startswith(mark):
             raise UsageError(f"{name} {complaint}")
+    if head[257:262] == b"ustar":
+        raise UsageError(f"{name} is a tar archive: unpack it")
     return next((kind for mark, kind in _PACKED.items() if head.startswith(mark)), "none")
 
 
@@ -134,10 +143,8 @@ def _unpacked(file: Any, compression: Compression, path: str) -> Any:
     """The unpacked bytes as a stream."""
     if compression == "none":
         return file
-    if compression == "gzip":
-        return gzip.GzipFile(fileobj=file)
-    if compression == "zstd":
-        return pa.CompressedInputStream(file, "zstd")
+    if compression in _STREAMS:
+        return _STREAMS[compression](file)
     with _packing_errors(path):
         archive = zipfile.ZipFile(file)
         members = [info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
@@ -148,6 +155,14 @@ def _unpacked(file: Any, compression: Compression, path: str) -> Any:
         return archive.open(members[0])
 
 
+_STREAMS: dict[Compression, Callable[[Any], Any]] = {
+    "gzip": lambda file: gzip.GzipFile(fileobj=file),
+    "zstd": lambda file: pa.CompressedInputStream(file, "zstd"),
+    "bzip2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
+
+
 def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
@@ -155,7 +170,16 @@ def _hidden(name: str) -> bool:
 @contextlib.contextmanager
 def _packing_errors(path: str) -> Iterator[None]:
     """Turn the errors of a broken archive into UsageError."""
-    broken = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, pa.ArrowInvalid)
+    broken = (
+        gzip.BadGzipFile,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        pa.ArrowInvalid,
+    )
     try:
         yield
     except broken as error:

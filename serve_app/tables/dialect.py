@@ -67,7 +67,7 @@ class Dialect:
     @property
     def description(self) -> str:
         """Like `separator ';', decimal comma, Windows-1252, gzip`."""
-        parts = [f"separator {_NAMES.get(self.separator, repr(self.separator))}"]
+        parts = [f"separator {mark_name(self.separator)}"]
         if self.decimal == ",":
             parts.append("decimal comma")
         if self.form.encoding != "utf-8":
@@ -107,6 +107,11 @@ def excel_line(text: str) -> tuple[str | None, int]:
     if match is None or (match.end() < len(text) and not match.group().endswith("\n")):
         return None, 0
     return match.group("mark"), match.end()
+
+
+def mark_name(mark: str) -> str:
+    """A separator as a text."""
+    return _NAMES.get(mark, repr(mark))
 
 
 def complete_dialect(text: str, form: TextForm, flags: DialectFlags, mark: str | None, name: str) -> Dialect:
@@ -159,7 +164,8 @@ _WESTERN = re.compile(
     rb"|[\xc0-\xd6\xd8-\xf6\xf8-\xff](?=[A-Za-z])"  # Äpfel
     rb"|[\xdf-\xf6\xf8-\xff]{2}(?=[A-Za-z])"  # créée
     rb"|(?<![\x80-\xff])[\x80\xa3\xa7\xa9\xab\xae\xb0\xb5\xbb](?![\x80-\xff])"  # € £ § © « ® ° µ »
-    rb"|(?<= )[\xe0\x96\x97](?= )|(?<=[A-Za-z])\x92(?=[A-Za-z\xc0-\xff])"  # à, dashes, apostrophe
+    rb"|(?<![A-Za-z\x80-\xff])[\xe0\x96\x97](?= )|(?<=[A-Za-z])\x92(?=[A-Za-z\xc0-\xff])"  # à, dashes, apostrophe
+    rb"|(?<=[0-9])\xa0(?=[0-9%])|(?<=[0-9])\xa0(?=\x80)"  # 1 234
     rb"|(?<=m)[\xb2\xb3](?![A-Za-z\x80-\xff])"  # m², m³
 )
 

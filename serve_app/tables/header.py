@@ -19,6 +19,7 @@ from serve_app.tables.dialect import (
     complete_dialect,
     decode_head,
     excel_line,
+    mark_name,
     records,
     text_form,
 )
@@ -55,7 +56,7 @@ class Header:
 
 def csv_header(location: Location, path: str, size: int, flags: DialectFlags) -> Header:
     """Read the header of a CSV file of so many bytes; raises UsageError when it names no columns or the dialect is not certain."""
-    head, whole = read_head(location, path, "none", 16)
+    head, whole = read_head(location, path, "none", 512)
     compression = compression_of(head, path)
     length = BLOCK
     while True:
@@ -87,7 +88,7 @@ def csv_header(location: Location, path: str, size: int, flags: DialectFlags) ->
     rows = records(lines, dialect.separator)
     if not rows:
         raise UsageError(f"{path} is empty: it needs a header line and rows")
-    remarks = () if mark is None else (f"line 1 is Excel's line that names the separator (sep={mark}), not the header",)
+    remarks = () if mark is None else (f"line 1 is Excel's line that names the separator ({mark_name(mark)}), not the header",)
     return _described(rows, Header((), stop, total, dialect, remarks=remarks), path)
 
 

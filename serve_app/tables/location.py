@@ -128,20 +128,22 @@ def hive_keys(location: Location, path: str) -> dict[str, str | None]:
 
 
 def _list(location: Location) -> list[Any]:
+    """The files that are named, or those of a folder or pattern that are neither hidden nor empty."""
     filesystem, path = location.filesystem, location.path
     if "*" in path and location.local:
-        return list(filesystem.get_file_info([name for name in glob.glob(path, recursive=True) if _is_visible(name)]))
+        names = [name for name in glob.glob(path, recursive=True) if _is_visible(name)]
+        return [info for info in filesystem.get_file_info(names) if info.size]
     if "*" in path:
         base = path[: path.index("*")].rpartition("/")[0]
         inside = filesystem.get_file_info(arrow.FileSelector(base, recursive=True))
-        return [info for info in inside if fnmatch.fnmatchcase(info.path, path) and _is_visible(info.path)]
+        return [info for info in inside if fnmatch.fnmatchcase(info.path, path) and _is_visible(info.path) and info.size]
     info = filesystem.get_file_info(path)
     if info.type == arrow.FileType.NotFound:
         raise FileNotFoundError(path)
     if info.type != arrow.FileType.Directory:
         return [info]
     inside = filesystem.get_file_info(arrow.FileSelector(path, recursive=True))
-    return [info for info in inside if _is_visible(info.path, base=path)]
+    return [info for info in inside if _is_visible(info.path, base=path) and info.size]
 
 
 def _is_visible(path: str, *, base: str = "") -> bool:

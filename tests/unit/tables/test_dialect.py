@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,8 @@ FORMS: dict[str, tuple[bytes, str]] = {
     "gzip": (gzip.compress(ROWS[:200].encode()) + gzip.compress(ROWS[200:].encode()), "gzip"),
     "gzip of UTF-16": (gzip.compress(ROWS.encode("utf-16")), "UTF-16, gzip"),
     "zip": (zipped(ROWS), "zip"),
+    "bzip2": (bz2.compress(ROWS.encode()), "bzip2"),
+    "xz": (lzma.compress(ROWS.encode()), "xz"),
     "zstd": (pa.compress(ROWS.encode(), codec="zstd", asbytes=True), "zstd"),
     "R's row names": (
         "\n".join(line if not at else f'"{at}",{line}' for at, line in enumerate(ROWS.splitlines())).encode(),
@@ -152,7 +156,8 @@ def test_flags_name_what_cannot_be_found(tmp_path: Path) -> None:
         (zipped("x,y\n1,2\n", "a.csv", "b.csv"), "2 files"),
         (zipped("", "[Content_Types].xml", "xl/workbook.xml"), "Excel"),
         (gzip.compress(ROWS.encode())[:60], "cannot be unpacked"),
-        (b"BZh91AY", "bzip2"),
+        (b"BZh91AY" + b"0" * 40, "cannot be unpacked"),
+        (b"table.csv" + b"\0" * 248 + b"ustar", "tar"),
         (gzip.compress(b""), "is empty"),
         ("x,y\n", "no rows"),
     ],
