@@ -57,6 +57,7 @@ def record(run: Run, publication: Publication) -> RunRecord:
         "test_size": options.test_size,
         "data": candidate.dataset.name,
         "data_sha256": candidate.dataset.sha256,
+        **(publication.decision or {}),
     }
     run.log(params=params, metrics=flat_metrics(candidate.metrics), tags=options.tags)
     example = candidate.dataset.train.dropna().head(3)
