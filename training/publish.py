@@ -167,7 +167,7 @@ def libraries() -> Libraries:
 
 def requirements() -> list[str]:
     """What a program needs to load the model from MLflow, as `pip` reads it."""
-    return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "skops", "joblib")]
+    return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "pandas", "skops", "joblib")]
 
 
 def source_code() -> SourceCode:

@@ -60,8 +60,7 @@ def record(run: Run, publication: Publication) -> RunRecord:
         **(publication.decision or {}),
     }
     run.log(params=params, metrics=flat_metrics(candidate.metrics), tags=options.tags)
-    example = candidate.dataset.train.dropna().head(3)
-    model_uri = tracking.log_model(run, candidate.model, candidate.signature, example, publish.requirements())
+    model_uri = tracking.log_model(run, candidate.model, candidate.signature, publish.requirements())
     return RunRecord(
         run_uri=run.uri,
         model_uri=model_uri,
