@@ -235,8 +235,8 @@ print(json.dumps({"answers": answers, "example": example, "types": types,
 def test_the_logged_model_takes_its_training_table_and_answers_what_is_served(server: str, tmp_path: Path) -> None:
     table = tables.customers().assign(visits=lambda frame: range(len(frame)))
     path = tables.written(table, tmp_path)
-    flags = ("--data", str(path), "--target", "stays", "--model-name", "Visitors", "--threshold", "0.35", "--n-estimators", "10")
-    train(tmp_path, *flags, "--force", "--tracking-uri", server)
+    flags = ("--data", str(path), "--target", "stays", "--model-name", "Visitors", "--threshold", "0.05")
+    train(tmp_path, *flags, "--estimator", "logistic-regression", "--force", "--tracking-uri", server)
     command = [sys.executable, "-P", "-c", LOADED, server, "Visitors", str(path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
