@@ -3,7 +3,11 @@
 #   docker build --target train -t iris-train:latest .   the same plus training and the MLflow server
 # Both run as uid 10001 and write only to /tmp (and to the model folder when training).
 
-FROM python:3.11-slim-bookworm AS base
+# The release workflow resolves the tag and builds from the digest; it records both as labels of the images. For the same content again:
+#   docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:… .
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PATH=/opt/venv/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin

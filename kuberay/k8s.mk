@@ -25,7 +25,7 @@ export K8S_SECRET K8S_NS KUBECTL DOCKER_IMAGE TRAIN_IMAGE K8S_TIMEOUT
 K8S := $(PYTHON) -m kuberay.ctl
 
 ##@ Kubernetes
-.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-deploy k8s-deploy-mlflow k8s-train k8s-score k8s-status k8s-logs k8s-port-forward \
+.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-secrets k8s-signing-keys k8s-deploy k8s-deploy-mlflow k8s-train k8s-score k8s-status k8s-logs k8s-port-forward \
 	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-delete k8s-clean k8s-doctor
 
 build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
@@ -45,6 +45,12 @@ k8s-setup-kind: build ## create a kind cluster with the images and the operator
 	@kind get clusters | grep -qx iris || kind create cluster --name iris --config kuberay/kind.yaml
 	@$(MAKE) --no-print-directory k8s-load IMAGE_LOAD='kind load docker-image --name iris'
 	@$(K8S) setup --version $(KUBERAY_VERSION)
+
+k8s-secrets: ## create the Secrets of OVERLAY that are missing: API key, Redis, MLflow's users
+	@$(K8S) secrets $(OVERLAY)
+
+k8s-signing-keys: ## create the key pair that signs models (OVERLAY=signing); another one: ARGS=--rotate, then ARGS=--retire
+	@$(K8S) signing-keys $(ARGS)
 
 k8s-deploy: ## deploy OVERLAY (default: the API alone) and wait until it answers
 	@$(K8S) deploy $(OVERLAY)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from serve_app.http.gateway import Gateway
-    from serve_app.inference.slot import Slot, Source
+    from serve_app.inference.slot import Slot
+    from serve_app.inference.sources import Source
     from serve_app.telemetry.tracing import Tracing
 
 # What a replica needs is imported in the replica: the processes that deploy it (the program that starts Serve, the controller)

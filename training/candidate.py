@@ -16,7 +16,7 @@ from serve_app.artifacts.signature import Label, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from training import evaluate, fit
 from training.comparison import Comparison, compare
 from training.dataset import Dataset, json_rows
@@ -94,16 +94,23 @@ def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *
 
 
 def gather_evidence(
-    candidate: Candidate, store: Store, policy: LoadPolicy, *, floors: Mapping[str, float], tolerance: float
+    candidate: Candidate, store: Store, policy: LoadPolicy, *, floors: Mapping[str, float], tolerance: float, has_onnx: bool
 ) -> tuple[str | None, Evidence]:
     """The evidence for a verdict, and the store's pointer for which it is valid; the served model is opened under `policy`."""
     pointer = store.pointer()
     try:
-        served = None if pointer is None else store.read(pointer)
+        served = None if pointer is None else store.read(pointer, policy)
     except BundleRefused as error:
         comparison = Comparison(False, f"{error.reason}: {error}", refused=error.reason)
     else:
         count = len(candidate.rows)
         predicted, target = candidate.predictions[:count], candidate.target[:count]
         comparison = compare(served, candidate.rows, predicted, target, candidate.signature, policy)
-    return pointer, Evidence(metrics=candidate.metrics, comparison=comparison, floors=floors, tolerance=tolerance)
+    evidence = Evidence(
+        metrics=candidate.metrics,
+        comparison=comparison,
+        floors=floors,
+        tolerance=tolerance,
+        servable=has_onnx or policy.allow_joblib,
+    )
+    return pointer, evidence

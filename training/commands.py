@@ -112,6 +112,8 @@ def _move_pointer(move: Callable[[Store], Entry], model_dir: Path, tracking_uri:
     """Move the store's pointer, which decides what is served; MLflow's alias follows if it can."""
     store = Store(model_dir)
     entry = move(store)
+    for reason in entry.skipped:
+        say(f"note: {reason}", err=True)
     say(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
     tracked = entry.manifest is not None and entry.manifest.mlflow_model_version
     if not tracked or (tracking_uri is None and not Path("mlflow.db").exists()):

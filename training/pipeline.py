@@ -19,7 +19,7 @@ from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from serve_app.progress import Progress, note
 from serve_app.tables.dialect import DialectFlags
 from training import card, figures, fit, publish
@@ -111,10 +111,10 @@ def _train(job: Job) -> Outcome:
     params, search = _search(job)
     candidate = _fit(job, params)
     store = Store(job.options.model_dir, keep=job.options.keep)
-    with job.progress(f"evaluate on {len(job.dataset.test)} held-out rows"):
-        pointer, evidence = _gather_evidence(job, candidate, store)
     with job.progress("convert to ONNX and compare"):
         converted = convert(candidate.estimator, candidate.signature, candidate.train, candidate.held_out)
+    with job.progress(f"evaluate on {len(job.dataset.test)} held-out rows"):
+        pointer, evidence = _gather_evidence(job, candidate, converted, store)
     with job.progress("draw the figures"):
         plots, importance = _plots(candidate, converted, job.random_state)
     publication = Publication(candidate, job.options, job.floors, job.random_state, converted, plots, importance, search)
@@ -185,8 +185,9 @@ def _fit(job: Job, params: Mapping[str, Any]) -> Candidate:
         return fit_candidate(job.dataset, job.options.estimator, params, random_state=job.random_state)
 
 
-def _gather_evidence(job: Job, candidate: Candidate, store: Store) -> tuple[str | None, Evidence]:
-    return gather_evidence(candidate, store, job.policy, floors=job.floors, tolerance=job.options.tolerance)
+def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store: Store) -> tuple[str | None, Evidence]:
+    has_onnx = converted.model is not None
+    return gather_evidence(candidate, store, job.policy, floors=job.floors, tolerance=job.options.tolerance, has_onnx=has_onnx)
 
 
 def _plots(candidate: Candidate, converted: Converted, seed: int) -> tuple[dict[str, bytes], dict[str, float]]:
@@ -239,7 +240,7 @@ def _decide(
                 )
         except PointerMoved:
             with job.progress("compare with the model that was published meanwhile"):
-                pointer, evidence = _gather_evidence(job, publication.candidate, store)
+                pointer, evidence = _gather_evidence(job, publication.candidate, publication.converted, store)
         else:
             bundle = publish.bundle_files(files, manifest, entry, job.sign)
             return Decision(verdict, evidence.comparison, manifest, record, entry, bundle)

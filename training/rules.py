@@ -30,13 +30,15 @@ class Evidence:
     """Everything that a verdict depends on.
 
     `metrics` are the candidate's on all held-out rows; `floors` by metric; `tolerance` is the accuracy that may be lost against the
-    served model, or the share by which rmse may grow.
+    served model, or the share by which rmse may grow. `servable` is whether replicas with the trainer's load policy open the
+    candidate: it has an ONNX form that is proven equal, or pickles are allowed.
     """
 
     metrics: Metrics
     comparison: Comparison
     floors: Mapping[str, float]
     tolerance: float
+    servable: bool = True
 
 
 Rule = Callable[[Evidence], Iterable[str]]
@@ -70,7 +72,16 @@ def not_worse_than_served(evidence: Evidence) -> Iterable[str]:
         yield f"{name} is {value:.4f}, worse than the {other:.4f} of version {version}, which is served now, on the same rows"
 
 
-VERDICT_RULES: tuple[Rule, ...] = (floors_are_met, not_worse_than_served)
+def replicas_can_open(evidence: Evidence) -> Iterable[str]:
+    """The load policy that the trainer shares with the replicas opens the candidate."""
+    if not evidence.servable:
+        yield (
+            "the model has no ONNX form that is proven equal, and IRIS_ALLOW_JOBLIB=false makes replicas refuse models that "
+            "scikit-learn computes; choose another estimator, or set IRIS_ALLOW_JOBLIB=true for training and serving"
+        )
+
+
+VERDICT_RULES: tuple[Rule, ...] = (floors_are_met, not_worse_than_served, replicas_can_open)
 
 
 def judge(evidence: Evidence) -> Verdict:

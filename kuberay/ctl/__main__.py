@@ -7,7 +7,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from kuberay.ctl import api_client, clean, deploy, doctor, status, train
+from kuberay.ctl import api_client, clean, deploy, doctor, secrets, status, train
 from kuberay.ctl.kube import Cluster, CommandError
 from kuberay.ctl.smoke_test import smoke_test
 from kuberay.ctl.store_job import store_command
@@ -31,6 +31,17 @@ def parser() -> argparse.ArgumentParser:
         "deploy", "apply an overlay and wait until it answers", lambda cluster, options: deploy.deploy(cluster, options.overlay)
     )
     command.add_argument("overlay")
+    command = add(
+        "secrets", "create the Secrets that are missing", lambda cluster, options: secrets.create_secrets(cluster, options.overlay)
+    )
+    command.add_argument("overlay")
+    command = add(
+        "signing-keys",
+        "create the key pair that signs models",
+        lambda cluster, options: secrets.signing_keys(cluster, rotate=options.rotate, retire=options.retire),
+    )
+    command.add_argument("--rotate", action="store_true", help="make a new private key; the public keys of older models stay")
+    command.add_argument("--retire", action="store_true", help="remove the public keys of older models")
     for name, help_text, run_job in (
         ("train", "run the training job and wait for its model", train.train),
         ("score", "run a bulk scoring and follow it", train.score),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from kuberay.ctl import manifests
-from kuberay.ctl.kube import MLFLOW, SECRET, SERVICE, Cluster, CommandError, Json, echo, field
+from kuberay.ctl import manifests, secrets
+from kuberay.ctl.kube import MLFLOW, SERVICE, Cluster, CommandError, Json, echo, field
 from kuberay.ctl.readiness import wait_for_api, wait_for_mlflow
 
 CRD = "rayservices.ray.io"
@@ -15,19 +15,16 @@ HELM_REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
 
 
 def deploy(cluster: Cluster, name: str) -> None:
-    """Apply an overlay, the Secret first, and wait until MLflow (where there is one) and the API are ready.
+    """Apply an overlay, its Secrets first, and wait until MLflow (where there is one) and the API are ready.
 
     Raises CommandError when something is missing or does not get ready within K8S_TIMEOUT seconds.
     """
     folder = manifests.overlay(name)
     require_operator(cluster)
     documents = manifests.build(cluster, folder)
-    has_external_secret = bool(manifests.of_kind(documents, "ExternalSecret"))
-    secrets = [] if has_external_secret else manifests.secret_documents(cluster)
-    for batch in (manifests.of_kind(documents, "Namespace"), secrets):
-        if batch:
-            cluster.run("apply", "-f", "-", text=manifests.dump(batch), namespaced=False)
-    manifests.set_checksum(documents, cluster.get("secret", SECRET))
+    secrets.apply_before(cluster, documents)
+    secrets.create_missing(cluster, documents)
+    manifests.set_checksum(documents, secrets.used_secrets(cluster, documents))
     for line in cluster.run("apply", "-f", "-", text=manifests.dump(documents), namespaced=False).splitlines():
         if not line.endswith("unchanged"):
             echo(f"  {line}")

@@ -13,16 +13,31 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kuberay.ctl.kube import KUBERAY, SECRET, SERVE_IMAGE, TRAIN_IMAGE, Cluster, CommandError, Json, field
 
 CHECKSUM = "iris-api/config-checksum"
-"""Annotation of the pod templates of the RayService: pods read their settings when they start, so new settings need new pods."""
+"""Annotation of the pod templates that get their settings when they start (RayService, MLflow, Redis): new ones need new pods."""
 UNSET = "unset"
 """The annotation's value in kuberay/base/rayservice.yaml; another value belongs to the user and stays."""
 MIN_KEY_LENGTH = 32
+MIN_DISTINCT = 8
+"""Different characters in a key; 32 random hexadecimal digits have fewer once in 28 million keys."""
+_REFERENCES = {
+    **dict.fromkeys(("configMap", "configMapRef", "configMapKeyRef"), "ConfigMap"),
+    **dict.fromkeys(("secret", "secretRef", "secretKeyRef"), "Secret"),
+}
+"""The fields of a pod's spec that name a ConfigMap or a Secret."""
 EXAMPLE_KEY = "replace-me"
+
+
+class Reference(NamedTuple):
+    """What a pod reads its settings from; without an optional one it starts too."""
+
+    kind: str
+    name: str
+    optional: bool
 
 
 def overlay(name: str) -> Path:
@@ -96,17 +111,37 @@ def of_kind(documents: Iterable[Json], kind: str) -> list[Json]:
     return [document for document in documents if document["kind"] == kind]
 
 
-def set_checksum(documents: list[Json], secret: Json | None) -> None:
-    """Write the checksum of the ConfigMaps and of the Secret's data into the pod templates of the RayService."""
-    settings = [document.get("data", {}) for document in of_kind(documents, "ConfigMap")]
-    settings.append(field(secret, "data", {}))
-    checksum = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    for service in of_kind(documents, "RayService"):
-        cluster_spec = field(service, "spec.rayClusterConfig", {})
-        for group in (cluster_spec.get("headGroupSpec", {}), *cluster_spec.get("workerGroupSpecs", [])):
-            annotations = field(group, "template.metadata.annotations", {})
+def references(value: Any) -> set[Reference]:
+    """What the pods inside `value` (documents, or a part of one) read from ConfigMaps and Secrets."""
+    names: set[Reference] = set()
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            kind = _REFERENCES.get(key)
+            name = (inner.get("name") or inner.get("secretName")) if kind and isinstance(inner, dict) else None
+            names |= {Reference(kind, name, bool(inner.get("optional")))} if kind and name else references(inner)
+    elif isinstance(value, list):
+        names = set().union(*map(references, value))
+    return names
+
+
+def set_checksum(documents: list[Json], secrets: Iterable[Json]) -> None:
+    """Write the checksum of what its pods read from ConfigMaps and Secrets into each pod template that has the annotation."""
+    data = {(one["kind"], one["metadata"]["name"]): one.get("data", {}) for one in (*of_kind(documents, "ConfigMap"), *secrets)}
+    for document in documents:
+        names = sorted({(kind, name) for kind, name, _ in references(document)} & set(data))
+        settings = [[*name, data[name]] for name in names]
+        checksum = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        for template in _pod_templates(document):
+            annotations = field(template, "metadata.annotations", {})
             if annotations.get(CHECKSUM) == UNSET:
                 annotations[CHECKSUM] = checksum
+
+
+def _pod_templates(document: Json) -> list[Json]:
+    """The pod templates of a RayService, a Deployment or a StatefulSet."""
+    cluster_spec = field(document, "spec.rayClusterConfig", {})
+    groups = [cluster_spec.get("headGroupSpec", {}), *cluster_spec.get("workerGroupSpecs", []), document.get("spec", {})]
+    return [group["template"] for group in groups if "template" in group]
 
 
 def secret_documents(cluster: Cluster) -> list[Json]:
@@ -124,7 +159,7 @@ def secret_documents(cluster: Cluster) -> list[Json]:
     secret = cluster.get("secret", SECRET)
     if secret is None:
         raise CommandError(
-            f"{os.path.relpath(cluster.secret_file)} is missing: make one with "
+            f"{os.path.relpath(cluster.secret_file)} is missing: run `make k8s-secrets`, or make it with "
             'sed "s/replace-me.*/$(openssl rand -hex 32)/" kuberay/base/secret.yaml.example > kuberay/base/secret.yaml'
         )
     check_key(secret_value(secret, "API_KEY"), f"the Secret {SECRET}")
@@ -139,6 +174,11 @@ def secret_value(secret: Json | None, key: str) -> str:
 
 
 def check_key(key: str, where: str) -> None:
-    """Raise CommandError for an API key that is too short or the example's."""
-    if len(key) < MIN_KEY_LENGTH or key.startswith(EXAMPLE_KEY):
-        raise CommandError(f"API_KEY in {where} must be at least {MIN_KEY_LENGTH} characters of your own: openssl rand -hex 32")
+    """Raise CommandError for an API key that is the example's, too short, or easy to guess."""
+    fix = "put the output of `openssl rand -hex 32` there"
+    if key.startswith(EXAMPLE_KEY):
+        raise CommandError(f"API_KEY in {where} is the placeholder of the example: {fix}")
+    if len(key) < MIN_KEY_LENGTH:
+        raise CommandError(f"API_KEY in {where} must have at least {MIN_KEY_LENGTH} characters of your own: {fix}")
+    if len(set(key)) < MIN_DISTINCT:
+        raise CommandError(f"API_KEY in {where} repeats a few characters, so it is easy to guess: {fix}")

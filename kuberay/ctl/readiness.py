@@ -8,6 +8,8 @@ from kuberay.ctl.kube import MLFLOW, RAYSERVICE, SERVICE, Cluster, Json, conditi
 from kuberay.ctl.waiting import Progress, poll
 
 VERSION_TIMEOUT = 90.0
+REFUSAL_GRACE = 5.0
+"""Seconds that a refusal may last: a file that could not be read is tried again."""
 VERSION_REQUESTS = 20
 """Responses in a row, each on a connection of its own, after which every replica is taken to serve a version."""
 
@@ -66,7 +68,10 @@ class ApiReadiness:
 
 
 def wait_for_version(cluster: Cluster, version: str, progress: Progress) -> None:
-    """Wait until the API answers with the model `version` and no other; raises CommandError as `poll` does."""
+    """Wait until the API answers with the model `version` and no other.
+
+    Raises CommandError as `poll` does, and with the reason when a replica refuses that model.
+    """
     with connect(cluster) as client:
 
         def switched(progress: Progress) -> bool | None:
@@ -81,8 +86,28 @@ def wait_for_version(cluster: Cluster, version: str, progress: Progress) -> None
             timeout=VERSION_TIMEOUT,
             failure=f"the API does not answer with version {version} alone (see `make k8s-test`)",
             interval=0.5,
+            faults=lambda: refusals(client, version),
             progress=progress,
         )
+
+
+def refusals(client: ApiClient, version: str) -> list[Fault]:
+    """The fault that a replica names for `version` of the model in `GET /model`; none while it refuses no or another version."""
+    try:
+        refused = client.request("/model").body.get("refused")
+    except OSError:
+        return []
+    if not isinstance(refused, dict) or not str(refused.get("candidate")).startswith(f"{version}-"):
+        return []
+    cause = f"the replicas refuse it ({refused.get('reason')}): {refused.get('message')}; the model before it is still served"
+    return [
+        Fault(
+            f"model version {version}",
+            cause,
+            "make k8s-models, then make k8s-promote VERSION=… of another one",
+            grace=REFUSAL_GRACE,
+        )
+    ]
 
 
 def served_versions(client: ApiClient) -> set[str | None]:

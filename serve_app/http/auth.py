@@ -47,7 +47,7 @@ class Key:
     not_after: float = math.inf
 
 
-Verdict = Key | Literal["missing", "wrong", "ambiguous"]
+Verdict = Key | Literal["missing", "wrong"]
 
 ANONYMOUS = Key("anonymous", b"")
 """The key of every request where no key is configured."""
@@ -74,18 +74,14 @@ class Keys:
         """The key in the values of `X-API-Key` and `Authorization`.
 
         A key is looked up by its hash and compared in constant time, also when there is none like it, so neither length nor
-        content of a key shows in the timing. A key that is unknown, revoked, expired or not yet valid is "wrong"; two keys that
-        differ are "ambiguous", whether one of them is right or not.
+        content of a key shows in the timing. A key that is unknown, revoked, expired or not yet valid is "wrong". With both
+        headers, `X-API-Key` decides, because a mesh or a gateway may add a token of its own as `Authorization`.
         """
         if self._open:
             return ANONYMOUS
-        if authorization is not None:
+        if key is None and authorization is not None:
             scheme, _, token = authorization.partition(b" ")
-            bearer = token.strip() if scheme.lower() == b"bearer" else None
-            if key is None:
-                key = bearer
-            elif bearer is not None and bearer != key:
-                return "ambiguous"
+            key = token.strip() if scheme.lower() == b"bearer" else None
         if not key:
             return "missing"
         digest = hashlib.sha256(key).digest()

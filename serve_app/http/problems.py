@@ -61,8 +61,7 @@ _API_KEY = ((b"www-authenticate", b"ApiKey"),)
 
 MISSING_KEY = problem(401, "missing_key", "An API key is required in the X-API-Key header.", headers=_API_KEY)
 WRONG_KEY = problem(403, "wrong_key", "The API key is not valid.", headers=_API_KEY)
-TWO_KEYS = problem(400, "invalid_header", "X-API-Key and Authorization hold different keys; send one of them.")
-KEY_PROBLEMS = {"missing": MISSING_KEY, "wrong": WRONG_KEY, "ambiguous": TWO_KEYS}
+KEY_PROBLEMS = {"missing": MISSING_KEY, "wrong": WRONG_KEY}
 """The problem of a request without the right key, by the verdict of `Keys.check`."""
 REPEATED_HEADER = problem(
     400, "invalid_header", "Send X-API-Key, Authorization, Origin and the headers that describe the body once each."

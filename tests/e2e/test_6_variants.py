@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import secrets
 import socket
 import subprocess
 import sys
@@ -86,35 +84,67 @@ def test_the_loss_of_the_head_is_not_felt_with_redis(secret_file: Path) -> None:
         redis = (cluster.get("pod", "iris-redis-0")["status"]["podIP"], 6379)
         (head,) = cluster.pods("app=iris-api,component=head")
         assert Pod(head["metadata"]["name"], "ray-head").reaches([redis]) == {redis}
+        ping = "import socket; s = socket.create_connection(('iris-redis', 6379)); s.sendall(b'PING\\r\\n'); print(s.recv(99))"
+        assert "NOAUTH" in Pod(head["metadata"]["name"], "ray-head").run(ping)
         with pod("unlabelled", {}) as stranger, pod("trainer", {"iris-api/role": "training"}) as trainer:
             assert stranger.reaches([redis]) == trainer.reaches([redis]) == set()
 
 
 def test_mlflow_asks_for_a_password(secret_file: Path) -> None:
-    example = (cluster.ROOT / "kuberay" / "components" / "mlflow-auth" / "secret.yaml.example").read_text()
-    assert make("k8s-clean").code == 0
-    kubectl("apply", "-f", str(cluster.ROOT / "kuberay" / "base" / "namespace.yaml"))
-    kubectl("apply", "-f", "-", text=re.sub("replace-me.*", lambda _: secrets.token_hex(32), example))
-    result = make("k8s-deploy", OVERLAY="mlflow-auth", K8S_SECRET=str(secret_file))
-    assert result.code == 0, result.output
-    try:
+    with variant("mlflow-auth", secret_file) as key:
         result = make("k8s-train")
         assert result.code == 0, result.output
-        assert cluster.versions(cluster.api_key()) == {"1"}
-        predicts(cluster.api_key())
+        assert cluster.versions(key) == {"1"}
+        predicts(key)
         replica = Pod(cluster.pods("app=iris-api,component=worker")[0]["metadata"]["name"], "ray-worker")
         mlflow = "http://mlflow-server-service:5000"
         search = ("POST", f"{mlflow}/api/2.0/mlflow/registered-models/search", "{}")
         assert replica.status(*search) == replica.status("GET", mlflow) == "401"
         assert replica.status("GET", f"{mlflow}/api/2.0/mlflow-artifacts/artifacts") == "401"
         assert replica.status("GET", f"{mlflow}/health") == "200"
-        program = (
-            "import mlflow; mlflow.set_tracking_uri('http://mlflow-server-service:5000');"
-            "print(mlflow.MlflowClient().get_model_version_by_alias('IrisClassifier', 'champion').version)"
-        )
+        client = "import mlflow; client = mlflow.MlflowClient('http://mlflow-server-service:5000');"
+        program = f"{client} print(client.get_model_version_by_alias('IrisClassifier', 'champion').version)"
         assert replica.run(program).splitlines()[0] == "1"
+        # A replica reads: it neither moves the alias nor changes the run that it serves.
+        changes = {
+            "alias": "client.set_registered_model_alias('IrisClassifier', 'champion', '1')",
+            "tag": "client.set_tag(client.search_runs(['1'])[0].info.run_id, 'note', '0')",
+        }
+        for name, change in changes.items():
+            attempt = (
+                f"{client}\ntry:\n {change}\nexcept mlflow.MlflowException as error:\n print('Permission denied' in str(error))"
+            )
+            assert replica.run(attempt).split()[-1:] == ["True"], name
         assert make("k8s-models").code == 0
-        note("an anonymous client gets 401, training and the replicas get in with the Secret")
+        held = {"iris-api": "ray-worker", "mlflow-server": "mlflow"}
+        for app, container in held.items():
+            name = cluster.pods(f"app={app}")[-1]["metadata"]["name"]
+            assert "ADMIN_PASSWORD" not in kubectl("-n", "mlops", "exec", name, "-c", container, "--", "env")
+        note("an anonymous client gets 401, a replica reads and gets 403 for 2 of 2 changes")
+
+
+def test_signed_models_are_served_and_others_refused(secret_file: Path) -> None:
+    assert make("k8s-clean").code == 0
+    try:
+        assert make("k8s-deploy", OVERLAY="signing", K8S_SECRET=str(secret_file)).code != 0, "without a key pair"
+        assert make("k8s-signing-keys").code == 0
+        result = make("k8s-deploy", OVERLAY="signing", K8S_SECRET=str(secret_file))
+        assert result.code == 0, result.output
+        key = cluster.api_key()
+        for version in ("1", "2"):
+            result = make("k8s-train")
+            assert result.code == 0, result.output
+            assert cluster.versions(key) == {version}
+        assert make("k8s-rollback").code == 0
+        assert cluster.versions(key) == {"1"}
+        with pod("writer", {}, claims={"models-pvc": "/app/models"}) as writer:
+            writer.run("import pathlib; [p.unlink() for p in pathlib.Path('/app/models/bundles').glob('2-*/*.sig')]")
+        result = make("k8s-promote", VERSION="2")
+        assert result.code != 0
+        assert "unsigned" in result.output
+        assert cluster.versions(key) == {"1"}
+        predicts(key)
+        note("2 signed models served, 1 without its signature refused, the model before it kept")
     finally:
         assert make("k8s-clean").code == 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kuberay.ctl import faults, manifests, readiness, train, waiting
+from kuberay.ctl.api_client import ApiClient, Response
 from kuberay.ctl.doctor import mebibytes
 from kuberay.ctl.kube import KUBERAY, Cluster, CommandError, Json
 from tests.manifests.shipped import kustomizations, pod_templates
@@ -121,8 +122,8 @@ def test_generated_names_reach_the_pods_of_every_ray_kind(tmp_path: Path) -> Non
     for where, template in pod_templates(service):
         sources = [source for entry in template["spec"]["containers"][0]["envFrom"] for source in entry.items()]
         references = {("ConfigMap" if kind == "configMapRef" else "Secret", source["name"]) for kind, source in sources}
-        # mlflow-auth is optional and not a part of this overlay.
-        assert references - names == {("Secret", "mlflow-auth")}, where
+        # mlflow-replica is optional and not a part of this overlay.
+        assert references - names == {("Secret", "mlflow-replica")}, where
         assert any(name.startswith("a-iris-api-overrides-") for _, name in references), where
         claims = {
             one["persistentVolumeClaim"]["claimName"] for one in template["spec"]["volumes"] if "persistentVolumeClaim" in one
@@ -150,19 +151,44 @@ def test_an_unknown_overlay_is_answered_with_the_known_ones() -> None:
     assert {"nonsense", "api", "gcs", "mlflow"} <= {word.strip("',:") for word in str(error.value).split()}
 
 
+# --- a model that the replicas refuse
+
+
+class Refusing(ApiClient):
+    """An API whose replicas refuse version 2."""
+
+    def request(self, path: str, row: Json | None = None) -> Response:
+        refused = {"candidate": f"2-{'a' * 64}", "reason": "unsigned", "message": "it has no signature"}
+        return Response(200, {"x-model-version": "1"}, {"version": "1", "refused": refused} if path == "/model" else {})
+
+
+def test_waiting_for_a_model_that_the_replicas_refuse_ends_with_their_reason() -> None:
+    client = Refusing("http://127.0.0.1", "key")
+    (fault,) = readiness.refusals(client, "2")
+    assert fault.final
+    assert "unsigned" in str(fault)
+    assert readiness.refusals(client, "20") == readiness.refusals(client, "1") == []
+
+
 # --- the checksum of the settings
 
 
 def service_with(annotation: str) -> Json:
-    template = {"metadata": {"annotations": {manifests.CHECKSUM: annotation}}}
+    sources = [{"configMapRef": {"name": "iris-api-config"}}, {"secretRef": {"name": "iris-api-secrets", "optional": True}}]
+    spec = {"containers": [{"envFrom": sources}]}
+    template = {"metadata": {"annotations": {manifests.CHECKSUM: annotation}}, "spec": spec}
     groups = {"headGroupSpec": {"template": template}, "workerGroupSpecs": [{"template": json.loads(json.dumps(template))}]}
     return {"kind": "RayService", "metadata": {"name": "iris-api"}, "spec": {"rayClusterConfig": groups}}
 
 
-def checksums(level: str, key: str, annotation: str = manifests.UNSET) -> tuple[str, str]:
+def secret_with(name: str, value: str) -> Json:
+    return {"kind": "Secret", "metadata": {"name": name}, "data": {"API_KEY": value}}
+
+
+def checksums(level: str, key: str, annotation: str = manifests.UNSET, other: str = "") -> tuple[str, str]:
     config = {"kind": "ConfigMap", "metadata": {"name": "iris-api-config"}, "data": {"LOG_LEVEL": level}}
     service = service_with(annotation)
-    manifests.set_checksum([config, service], {"data": {"API_KEY": key}})
+    manifests.set_checksum([config, service], [secret_with("iris-api-secrets", key), secret_with("other", other)])
     groups = service["spec"]["rayClusterConfig"]
     head, worker = (
         group["template"]["metadata"]["annotations"] for group in (groups["headGroupSpec"], groups["workerGroupSpecs"][0])
@@ -175,6 +201,27 @@ def test_the_checksum_changes_with_the_settings_and_with_the_secret() -> None:
     assert first == checksums("INFO", "a")
     assert len(set(first)) == 1
     assert len({first, checksums("DEBUG", "a"), checksums("INFO", "b")}) == 3
+    assert checksums("INFO", "a", other="b") == first, "a Secret that its pods do not read starts no upgrade"
+
+
+@needs_kubectl
+def test_a_new_password_restarts_the_servers_that_read_it() -> None:
+    def annotations(name: str, value: str) -> dict[str, str]:
+        documents = [
+            *manifests.build(DEFAULT, manifests.overlay("ha-redis")),
+            *manifests.build(DEFAULT, manifests.overlay("mlflow-auth")),
+        ]
+        manifests.set_checksum(documents, [secret_with(name, value)])
+        return {
+            one["metadata"]["name"]: template["metadata"]["annotations"][manifests.CHECKSUM]
+            for one in documents
+            for _, template in pod_templates(one)
+            if manifests.CHECKSUM in template["metadata"].get("annotations", {})
+        }
+
+    for secret, server in (("iris-redis", "iris-redis"), ("mlflow-admin", "mlflow-server"), ("mlflow-trainer", "mlflow-server")):
+        first, second = annotations(secret, "a"), annotations(secret, "b")
+        assert {name for name in first if first[name] != second[name]} - {"iris-api"} == {server}
 
 
 def test_a_checksum_of_the_users_own_stays() -> None:
@@ -184,12 +231,19 @@ def test_a_checksum_of_the_users_own_stays() -> None:
 # --- the Secret
 
 
+EXAMPLE = "replace-me-with-openssl-rand-hex-32"
+GOOD_KEY = "0123456789abcdef" * 2
+
+
 @needs_kubectl
-@pytest.mark.parametrize(("key", "accepted"), [("k" * 32, True), ("k" * 31, False), ("replace-me" + "k" * 32, False), ("", False)])
+@pytest.mark.parametrize(
+    ("key", "accepted"),
+    [(GOOD_KEY, True), *((key, False) for key in (GOOD_KEY[:31], f"replace-me{GOOD_KEY}", EXAMPLE, "k" * 64, ""))],
+)
 def test_a_secret_is_accepted_with_a_key_of_the_users_own_only(tmp_path: Path, key: str, accepted: bool) -> None:
     file = tmp_path / "secret.yaml"
     text = (KUBERAY / "base" / "secret.yaml.example").read_text()
-    file.write_text(text.replace("replace-me-with-openssl-rand-hex-32", key))
+    file.write_text(text.replace(EXAMPLE, key))
     cluster = Cluster(("kubectl",), "team-a", secret_file=file)
     if not accepted:
         with pytest.raises(CommandError, match="API_KEY"):

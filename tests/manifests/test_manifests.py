@@ -172,7 +172,7 @@ def test_the_store_is_written_by_training_and_only_read_by_the_api() -> None:
     assert [(m["mountPath"], m.get("readOnly", False)) for m in mounts] == [("/app/models", False)]
     ((_, template),) = pod_templates(one("RayJob", "iris-score"))
     read_only = {m["mountPath"]: m.get("readOnly", False) for m in template["spec"]["containers"][0]["volumeMounts"]}
-    assert read_only == {"/tmp": False, "/app/models": True, "/data": False}
+    assert read_only == {"/tmp": False, "/app/models": True, "/data": False, "/etc/iris-api/verify": True}
 
 
 def test_mlflow_lets_in_every_name_under_which_its_service_is_known() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import yaml
 
+from kuberay.ctl.secrets import GENERATED
 from tests.manifests.shipped import KUBERAY, Json, all_pod_templates, documents, one, pod_templates
 
 POLICIES = [document for _, document in documents() if document["kind"] == "NetworkPolicy"]
@@ -120,16 +121,23 @@ def test_external_secrets_makes_the_secret_that_the_pods_read() -> None:
     assert account in {document["metadata"]["name"] for document in objects if document["kind"] == "ServiceAccount"}
 
 
-def test_mlflow_with_a_password_takes_it_from_the_secret_that_its_clients_read() -> None:
+def test_mlflow_gives_its_clients_users_of_their_own() -> None:
     deployment = next(document for document in built("mlflow-auth") if document["metadata"]["name"] == "mlflow-server")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert "--app-name=basic-auth" in container["args"]
-    secret = one("Secret", "mlflow-auth")["stringData"]
-    references = [entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]
-    assert {reference["key"] for reference in references} == set(secret)
-    assert all(value.startswith("replace-me") for name, value in secret.items() if name != "MLFLOW_TRACKING_USERNAME")
+    assert not [entry for entry in container["env"] if "PASSWORD" in entry["name"]]
+    examples = {name: one("Secret", name)["stringData"] for name in ("mlflow-admin", "mlflow-trainer", "mlflow-replica")}
+    users = [value for secret in examples.values() for name, value in secret.items() if "USERNAME" in name]
+    assert len(set(users)) == 3
+    for secret in examples.values():
+        assert all(value.startswith("replace-me") for name, value in secret.items() if "USERNAME" not in name)
+    assert {name: set(secret) for name, secret in examples.items()} == {name: set(GENERATED[name]()) for name in examples}
     assert "default_permission = NO_PERMISSIONS" in one("ConfigMap", "mlflow-auth")["data"]["basic_auth.ini"]
-    for kind, name in (("RayService", "iris-api"), ("RayJob", "iris-train"), ("Job", "iris-store")):
+    for kind, name, user in (
+        ("RayService", "iris-api", "mlflow-replica"),
+        ("RayJob", "iris-train", "mlflow-trainer"),
+        ("Job", "iris-store", "mlflow-trainer"),
+    ):
         for where, template in pod_templates(one(kind, name)):
-            reads = {"secretRef": {"name": "mlflow-auth", "optional": True}}
+            reads = {"secretRef": {"name": user, "optional": True}}
             assert reads in template["spec"]["containers"][0]["envFrom"], where

@@ -80,8 +80,9 @@ def other_namespace() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def pod(name: str, labels: Mapping[str, str], namespace: str = "mlops") -> Iterator[Pod]:
-    """A pod of the test's own that listens on 8080 and has no token."""
+def pod(name: str, labels: Mapping[str, str], namespace: str = "mlops", claims: Mapping[str, str] | None = None) -> Iterator[Pod]:
+    """A pod of the test's own that listens on 8080, has no token, and mounts `claims` (claim -> path)."""
+    claims = claims or {}
     document = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -90,9 +91,11 @@ def pod(name: str, labels: Mapping[str, str], namespace: str = "mlops") -> Itera
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 0,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+            "volumes": [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims],
             "containers": [
                 {
                     "name": "probe",
+                    "volumeMounts": [{"name": claim, "mountPath": path} for claim, path in claims.items()],
                     "image": IMAGE,
                     "imagePullPolicy": "IfNotPresent",
                     "command": ["python", "-m", "http.server", "8080", "--directory", "/nowhere"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def test_the_names_of_old_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_secret_is_read_from_its_file_and_a_variable_takes_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "API_KEY").write_text("k" * 32 + "\n")
+    other = secrets.token_hex(32)
+    (tmp_path / "API_KEY").write_text(KEY + "\n")
     (tmp_path / "MLFLOW_TRACKING_PASSWORD").write_text("secret\n")
     monkeypatch.setenv("IRIS_SECRETS_DIR", str(tmp_path))
     monkeypatch.setenv("ENVIRONMENT", "production")
@@ -56,13 +58,13 @@ def test_a_secret_is_read_from_its_file_and_a_variable_takes_precedence(monkeypa
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     settings = load_settings()
     assert settings.api_key is not None
-    assert settings.api_key.get_secret_value() == "k" * 32
+    assert settings.api_key.get_secret_value() == KEY
     export_mlflow_secrets(settings)
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret"
-    monkeypatch.setenv("API_KEY", "v" * 32)
+    monkeypatch.setenv("API_KEY", other)
     settings = load_settings()
     assert settings.api_key is not None
-    assert settings.api_key.get_secret_value() == "v" * 32
+    assert settings.api_key.get_secret_value() == other
 
 
 @pytest.mark.parametrize(

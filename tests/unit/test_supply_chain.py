@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -114,6 +116,79 @@ def test_a_tag_is_released_when_package_and_changelog_have_its_version(tmp_path:
     (tmp_path / "serve_app" / "__init__.py").write_text('__version__ = "1.2.3"\n')
     (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## [{section}]\n")
     assert subprocess.run([sys.executable, script, tag], capture_output=True, check=False).returncode == code
+
+
+def build_of_images() -> str:
+    return "\n".join(step.get("run", "") for step in workflow("release.yml")["jobs"]["images"]["steps"])
+
+
+def test_a_released_image_is_built_from_the_digest_of_its_base_and_says_so() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE))
+    assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) - stages == {"${PYTHON_IMAGE}"}
+    script = build_of_images()
+    assert script.index(".ci/image-digests --base") < script.index("docker build")
+    assert "--build-arg PYTHON_IMAGE" in script
+    assert "org.opencontainers.image.base.digest=" in script
+
+
+def test_a_released_image_is_signed_and_has_an_sbom_and_a_provenance() -> None:
+    script = build_of_images()
+    assert "cosign sign " in script
+    assert set(re.findall(r"cosign attest --yes --type (\w+)", script)) == {"cyclonedx", "slsaprovenance1"}
+
+
+def run_script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / ".ci" / name, *arguments],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def registry(folder: Path, line: str) -> str:
+    """A PATH with a `docker` that prints `line`, in place of the client of a registry."""
+    program = folder / "docker"
+    program.write_text(f"#!/bin/sh\necho '{line}'\n")
+    program.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_every_image_of_the_manifests_gets_a_digest(tmp_path: Path) -> None:
+    path = registry(tmp_path, f"sha256:{'a' * 64}")
+    own = ("iris-api=registry.example:5000/iris-api:1.4.0", "iris-train=registry.example:5000/iris-train:1.4.0")
+    component = yaml.safe_load(run_script("image-digests", *own, PATH=path).stdout)
+    assert component["kind"] == "Component"
+    images = {image["name"]: image for image in component["images"]}
+    assert images["iris-api"] == {"name": "iris-api", "newName": "registry.example:5000/iris-api", "digest": f"sha256:{'a' * 64}"}
+    assert {"iris-train", "redis", "docker.io/prom/prometheus", "docker.io/grafana/grafana"} <= set(images)
+    assert run_script("image-digests", "--base", PATH=path).stdout == f"PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:{'a' * 64}\n"
+
+
+def test_an_image_without_a_digest_stops_the_release(tmp_path: Path) -> None:
+    process = run_script("image-digests", "--base", PATH=registry(tmp_path, "no such image"))
+    assert (process.returncode, process.stdout) == (1, "")
+    assert run_script("provenance", "serve", "python:3.11", **RELEASE).returncode == 1
+
+
+RELEASE = {
+    "GITHUB_SERVER_URL": "https://forge.example",
+    "GITHUB_REPOSITORY": "team/iris-api",
+    "GITHUB_REF": "refs/tags/v1.4.0",
+    "GITHUB_SHA": "b" * 40,
+    "GITHUB_WORKFLOW_REF": "team/iris-api/.github/workflows/release.yml@refs/tags/v1.4.0",
+    "GITHUB_RUN_ID": "1",
+    "GITHUB_RUN_ATTEMPT": "2",
+}
+
+
+def test_the_provenance_names_commit_base_and_builder() -> None:
+    predicate = json.loads(run_script("provenance", "serve", f"python:3.11@sha256:{'c' * 64}", **RELEASE).stdout)
+    digests = [dependency["digest"] for dependency in predicate["buildDefinition"]["resolvedDependencies"]]
+    assert digests == [{"gitCommit": "b" * 40}, {"sha256": "c" * 64}]
+    assert predicate["runDetails"]["builder"]["id"].endswith(RELEASE["GITHUB_WORKFLOW_REF"])
 
 
 def test_the_changelog_has_a_section_for_what_is_not_released() -> None:

@@ -125,7 +125,7 @@ def test_a_table_is_the_same_in_every_form(tmp_path: Path, form: str) -> None:
 PEOPLE: dict[str, tuple[str | bytes, dict[str, Any], dict[str, str]]] = {
     "Excel in French": (
         "ville;surface;kind\r\n"
-        + "".join(f"{('à Orléans', 'L\u2019Haÿ', 'Bézier')[row % 3]};{row},5;{'ab'[row % 2]}\r\n" for row in range(30)),
+        + "".join(f"{('à Orléans', 'Haÿ', 'Bézier')[row % 3]};{row},5;{'ab'[row % 2]}\r\n" for row in range(30)),
         {},
         {"ville": "category", "surface": "number"},
     ),

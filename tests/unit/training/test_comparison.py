@@ -15,7 +15,7 @@ from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.signing import signer
 from serve_app.artifacts.store import Store
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from tests.support.bundles import bundle
 from tests.support.hostile.pickles import Trap
 from tests.support.hostile.signatures import key_pair

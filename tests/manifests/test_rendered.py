@@ -1,0 +1,303 @@
+"""Rules for everything that kustomize renders: all overlays, the jobs beside them, and the monitoring.
+
+Each rule holds for a kind of thing (every scratch volume, every reference to a Secret), so a new overlay needs
+no new test.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kuberay.ctl import secrets
+from tests.manifests.shipped import KUBERAY, ROOT, Json, documents, kustomizations, pod_templates
+
+OWN_IMAGES = {"iris-api:latest", "iris-train:latest"}
+PLAIN_FILES = ("train/store-job.yaml", "score/files-job.yaml")
+"""Manifests that no kustomization names: make and the documentation apply them."""
+SERVING = {"RayService iris-api ray-head", "RayService iris-api ray-worker"}
+TRAINING = {"RayJob iris-train ray-head", "RayCronJob iris-train ray-head"}
+STORE = {"Job iris-store store"}
+SECRETS = {
+    # The API key. The head checks it when it builds the application, a replica at each request.
+    "iris-api-secrets": SERVING,
+    # One key of that Secret, which is no secret.
+    "iris-api-secrets/MLFLOW_TRACKING_URI": TRAINING | STORE | {"Deployment mlflow-server mlflow"},
+    "iris-api-signing-key": TRAINING,
+    "iris-api-verify-key": SERVING | TRAINING | STORE | {"RayJob iris-score ray-head"},
+    "iris-redis/password": {"StatefulSet iris-redis redis", "RayService iris-api"},
+    "mlflow-admin/MLFLOW_AUTH_ADMIN_USERNAME": {"Deployment mlflow-server users", "Deployment mlflow-server mlflow"},
+    "mlflow-admin/MLFLOW_AUTH_ADMIN_PASSWORD": {"Deployment mlflow-server users"},
+    "mlflow-admin/MLFLOW_FLASK_SERVER_SECRET_KEY": {"Deployment mlflow-server mlflow"},
+    "mlflow-trainer": TRAINING | STORE,
+    "mlflow-trainer/MLFLOW_TRACKING_USERNAME": {"Deployment mlflow-server users"},
+    "mlflow-trainer/MLFLOW_TRACKING_PASSWORD": {"Deployment mlflow-server users"},
+    "mlflow-replica": SERVING,
+    "mlflow-replica/MLFLOW_TRACKING_USERNAME": {"Deployment mlflow-server users"},
+    "mlflow-replica/MLFLOW_TRACKING_PASSWORD": {"Deployment mlflow-server users"},
+    "grafana-admin": {"Deployment grafana grafana"},
+    "alertmanager-receivers": {"Deployment alertmanager alertmanager"},
+}
+"""The containers that get a Secret (all of it, or one key), as `kind name container`."""
+PUBLISHED = {"/", "/predict", "/predict/batch", "/model", "/model/info", "/health", "/readyz", "/docs", "/redoc", "/openapi.json"}
+
+
+def monitoring() -> list[Path]:
+    overlays = (ROOT / "monitoring" / "overlays").glob("*/kustomization.yaml")
+    return [ROOT / "monitoring" / "base", *sorted(path.parent for path in overlays)]
+
+
+FOLDERS = [*kustomizations(), *monitoring()]
+
+
+@functools.cache
+def build(folder: Path) -> tuple[Json, ...]:
+    """The objects of a folder, and the RayJob that the schedule keeps in a ConfigMap."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("NOT TESTED: kubectl is not installed, so no kustomization was built")
+    process = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True)
+    objects: list[Json] = list(yaml.safe_load_all(process.stdout))
+    embedded = [yaml.safe_load(one["data"]["rayjob.yaml"]) for one in objects if "rayjob.yaml" in (one.get("data") or {})]
+    return (*objects, *embedded)
+
+
+def every() -> list[tuple[str, Json]]:
+    """(origin, object) of all folders and of the files beside them."""
+    rendered = [(str(folder.relative_to(ROOT)), one) for folder in FOLDERS for one in build(folder)]
+    return rendered + [(file, one) for file, one in documents() if file in PLAIN_FILES]
+
+
+def every_pod() -> Iterator[tuple[str, Json, Json]]:
+    """(origin, owner, pod template) of every pod."""
+    for origin, document in every():
+        for _, template in pod_templates(document):
+            yield origin, document, template
+
+
+def containers(template: Json) -> list[Json]:
+    return [*template["spec"]["containers"], *template["spec"].get("initContainers", [])]
+
+
+def name_of(document: Json, container: Json | None = None) -> str:
+    parts = (document["kind"], document["metadata"]["name"], *((container["name"],) if container else ()))
+    return " ".join(parts)
+
+
+def test_every_scratch_volume_has_a_limit() -> None:
+    volumes = [(origin, volume) for origin, _, template in every_pod() for volume in template["spec"].get("volumes", [])]
+    scratch = [(origin, volume) for origin, volume in volumes if "emptyDir" in volume]
+    assert len(scratch) > 50
+    assert [(origin, volume["name"]) for origin, volume in scratch if not (volume["emptyDir"] or {}).get("sizeLimit")] == []
+
+
+def secret_references(document: Json) -> Iterator[tuple[str, str]]:
+    """(Secret or Secret/key, container) of everything in an object that names a Secret."""
+    for _, template in pod_templates(document):
+        volumes = {
+            volume["name"]: volume["secret"]["secretName"] for volume in template["spec"].get("volumes", []) if "secret" in volume
+        }
+        for container in containers(template):
+            for entry in container.get("envFrom", []):
+                if "secretRef" in entry:
+                    yield entry["secretRef"]["name"], name_of(document, container)
+            for entry in container.get("env", []):
+                if reference := entry.get("valueFrom", {}).get("secretKeyRef"):
+                    yield f"{reference['name']}/{reference['key']}", name_of(document, container)
+            for mount in container.get("volumeMounts", []):
+                if mount["name"] in volumes:
+                    yield volumes[mount["name"]], name_of(document, container)
+    options = document.get("spec", {}).get("rayClusterConfig", {}).get("gcsFaultToleranceOptions", {})
+    if reference := options.get("redisPassword", {}).get("valueFrom", {}).get("secretKeyRef"):
+        yield f"{reference['name']}/{reference['key']}", name_of(document)
+
+
+def test_every_secret_reaches_only_the_containers_that_need_it() -> None:
+    references = [
+        (origin, re.sub(r"^(alertmanager-receivers)-\w+", r"\1", secret), container)
+        for origin, document in every()
+        for secret, container in secret_references(document)
+    ]
+    assert [one for one in references if one[2] not in SECRETS.get(one[1], set())] == []
+    assert {secret for _, secret, _ in references} == set(SECRETS)
+
+
+def secret_names(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("secretRef", "secretKeyRef") and "name" in inner:
+                yield inner["name"]
+            elif key == "secretName":
+                yield inner
+            else:
+                yield from secret_names(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from secret_names(inner)
+
+
+def test_no_reference_to_a_secret_is_hidden_from_these_rules() -> None:
+    outside = {"Ingress", "ExternalSecret", "SecretStore", "Issuer"}
+    for origin, document in every():
+        if document["kind"] not in outside:
+            seen = {secret.partition("/")[0] for secret, _ in secret_references(document)}
+            assert set(secret_names(document)) == seen, (origin, name_of(document))
+
+
+def test_a_mounted_secret_is_readable_by_the_pods_group_and_by_nobody_else() -> None:
+    for origin, document, template in every_pod():
+        for volume in template["spec"].get("volumes", []):
+            if "secret" in volume:
+                assert volume["secret"].get("defaultMode") == 0o440, (origin, name_of(document), volume["name"])
+                assert template["spec"]["securityContext"]["fsGroup"], (origin, name_of(document))
+        for container in containers(template):
+            mounts = {mount["name"]: mount for mount in container.get("volumeMounts", [])}
+            for volume in template["spec"].get("volumes", []):
+                if "secret" in volume and volume["name"] in mounts:
+                    assert mounts[volume["name"]]["readOnly"] is True, (origin, name_of(document, container))
+
+
+def test_every_image_of_others_has_a_version_and_none_is_pulled_again() -> None:
+    for origin, document, template in every_pod():
+        for container in containers(template):
+            assert container["imagePullPolicy"] == "IfNotPresent", (origin, name_of(document, container))
+            if container["image"] not in OWN_IMAGES:
+                assert re.fullmatch(r"[\w./-]+:v?\d[\w.-]*(@sha256:[0-9a-f]{64})?", container["image"]), (
+                    origin,
+                    container["image"],
+                )
+
+
+def test_no_password_stands_in_a_manifest() -> None:
+    word = re.compile(r"PASSWORD|TOKEN|SECRET|API_KEY", re.IGNORECASE)
+    for origin, document, template in every_pod():
+        for container in containers(template):
+            plain = [entry["name"] for entry in container.get("env", []) if word.search(entry["name"]) and "value" in entry]
+            assert all(name.endswith("__FILE") for name in plain), (origin, name_of(document, container), plain)
+    for origin, document in every():
+        if document["kind"] == "ConfigMap":
+            assert [name for name in document.get("data") or {} if word.search(name)] == [], origin
+        if document["kind"] == "Secret":
+            values = [base64.b64decode(value).decode() for value in document.get("data", {}).values()]
+            assert all(value.startswith("http://alert-log:8080/") for value in values), (origin, name_of(document))
+
+
+def test_the_restricted_standard_has_a_version() -> None:
+    for origin, document in every():
+        if document["kind"] == "Namespace":
+            labels = document["metadata"]["labels"]
+            for mode in ("enforce", "warn", "audit"):
+                assert re.fullmatch(r"v1\.\d+", labels[f"pod-security.kubernetes.io/{mode}-version"]), origin
+
+
+def test_a_redis_requires_a_password_and_its_clients_send_it() -> None:
+    servers = [
+        container for _, _, template in every_pod() for container in containers(template) if container["image"].startswith("redis:")
+    ]
+    assert servers
+    for container in servers:
+        assert container["args"][container["args"].index("--requirepass") + 1] == "$(REDIS_PASSWORD)"
+    clients = [one["spec"]["rayClusterConfig"] for _, one in every() if one["kind"] == "RayService"]
+    options = [client["gcsFaultToleranceOptions"] for client in clients if "gcsFaultToleranceOptions" in client]
+    assert options
+    assert all(option["redisPassword"]["valueFrom"]["secretKeyRef"]["name"] == "iris-redis" for option in options)
+
+
+def settings(objects: tuple[Json, ...]) -> Json:
+    merged: Json = {}
+    for name in ("iris-api-config", "iris-api-overrides"):
+        for one in objects:
+            if one["kind"] == "ConfigMap" and one["metadata"]["name"] == name:
+                merged |= one["data"]
+    return merged
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled_and_no_other_origin_is_let_in_by_default(folder: Path) -> None:
+    objects = build(folder)
+    if any(one["kind"] == "RayService" for one in objects):
+        assert settings(objects)["IRIS_ALLOW_JOBLIB"] == "false"
+        assert settings(objects)["CORS_ORIGINS"] == ""
+    for one in objects:
+        for _, template in pod_templates(one):
+            for container in containers(template):
+                assert not {"IRIS_ALLOW_JOBLIB", "CORS_ORIGINS"} & {entry["name"] for entry in container.get("env", [])}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_an_mlflow_that_decides_what_is_served_requires_a_login(folder: Path) -> None:
+    objects = build(folder)
+    services = [one for one in objects if one["kind"] == "RayService"]
+    servers = [one for one in objects if one["kind"] == "Deployment" and one["metadata"]["name"] == "mlflow-server"]
+    # Without a store on a volume the replicas follow MLflow's alias.
+    follows_alias = any("emptyDir" in volume for one in services for volume in models_volumes(one))
+    for server in servers if follows_alias else ():
+        assert "--app-name=basic-auth" in server["spec"]["template"]["spec"]["containers"][0]["args"]
+    if folder.name in ("gcs", "gcs-emulator"):
+        assert follows_alias
+        assert servers
+
+
+def models_volumes(service: Json) -> list[Json]:
+    return [
+        volume for _, template in pod_templates(service) for volume in template["spec"]["volumes"] if volume["name"] == "models"
+    ]
+
+
+def test_an_ingress_publishes_a_list_of_paths_under_a_name() -> None:
+    ingresses = [one for _, one in every() if one["kind"] == "Ingress"]
+    assert ingresses
+    for ingress in ingresses:
+        assert "defaultBackend" not in ingress["spec"]
+        for rule in ingress["spec"]["rules"]:
+            assert rule["host"]
+            assert "*" not in rule["host"]
+            assert {path["pathType"] for path in rule["http"]["paths"]} == {"Exact"}
+            assert {path["path"] for path in rule["http"]["paths"]} == PUBLISHED
+
+
+def test_signing_reaches_everything_that_opens_a_bundle() -> None:
+    objects = build(KUBERAY / "overlays" / "signing")
+    values = settings(objects)
+    private, public = Path(values["IRIS_SIGNING_KEY"]), Path(values["IRIS_VERIFY_KEY"])
+    (service,) = [one for one in objects if one["kind"] == "RayService"]
+    for where, template in pod_templates(service):
+        assert mounted(template, "iris-api-verify-key") == public.parent, where
+        (volume,) = [one for one in template["spec"]["volumes"] if one.get("secret", {}).get("secretName") == "iris-api-verify-key"]
+        assert not volume["secret"].get("optional"), "a pod without the key would refuse nothing"
+    jobs = [one for _, one in every() if one["kind"] in ("RayJob", "RayCronJob") or one["metadata"]["name"] == "iris-store"]
+    assert len(jobs) >= 5
+    for job in jobs:
+        heads = [template for where, template in pod_templates(job) if "workerGroupSpecs" not in where]
+        for template in heads:
+            assert {"configMapRef": {"name": "iris-api-config"}} in template["spec"]["containers"][0]["envFrom"]
+            assert mounted(template, "iris-api-verify-key") == public.parent, name_of(job)
+            if job["metadata"]["name"] == "iris-train":
+                assert mounted(template, "iris-api-signing-key") == private.parent
+
+
+def mounted(template: Json, secret: str) -> Path:
+    (volume,) = [one["name"] for one in template["spec"]["volumes"] if one.get("secret", {}).get("secretName") == secret]
+    (mount,) = [one for one in template["spec"]["containers"][0]["volumeMounts"] if one["name"] == volume]
+    return Path(mount["mountPath"])
+
+
+def test_make_creates_every_secret_that_an_overlay_needs_and_the_user_does_not_choose() -> None:
+    chosen = {"iris-api-secrets", secrets.SIGNING_KEY, secrets.VERIFY_KEY}
+    for folder in kustomizations():
+        required = secrets.required_secrets(list(build(folder)))
+        assert required - chosen <= set(secrets.GENERATED), folder
+    assert secrets.required_secrets(list(build(KUBERAY / "overlays" / "ha-redis"))) == {"iris-api-secrets", "iris-redis"}
+    for data in secrets.GENERATED.values():
+        first, second = data(), data()
+        passwords = {name for name in first if first[name] != second[name]}
+        assert passwords == {name for name in first if "USERNAME" not in name}
+        assert all(len(first[name]) == 64 for name in passwords)
