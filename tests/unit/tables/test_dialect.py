@@ -195,6 +195,7 @@ def test_flags_name_what_cannot_be_found(tmp_path: Path) -> None:
         ("x,y\n1.5,2,\n3,4,5\n", r"row 1\b"),
         ("x;y\n" + "1;2\n" * 200_000 + "1;2;3\n", r"row 200001\b"),
         ("x,y\n" + "1,2,\n" * 300_000 + "1,2,3\n", r"row 300001\b"),
+        ("x,y\n1,2,\n3,4,\n5,6\n", r"row 3\b.*\b2\b.*\b3\b"),
         ("x,,y\n1,2,3\n", r"column 2\b"),
         ("x,y,\n1,2,3\n", r"column 3\b"),
         ("x,y\n1,a\x00\n", r"NUL.*row 1\b"),
