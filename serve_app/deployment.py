@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from serve_app.fast_path import tune_interpreter
+from serve_app.fast_path import tune_allocator, tune_interpreter
 from serve_app.rayserve import ingress_hook
 from serve_app.settings import Settings, export_mlflow_secrets, load_settings, wants_json
 
@@ -85,6 +85,7 @@ class IrisApi:
         self.slot = make_slot(self.settings)
         self.slot.refresh()
         self.usage = Usage(assigned_cpus() or CPUS)
+        tune_allocator()
         tune_interpreter()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
