@@ -192,6 +192,13 @@ def model() -> Json:
                         width=6,
                         max=1,
                     ),
+                    graph(
+                        "Age of the last refresh",
+                        "Time since each replica last read the store's pointer and served or refused what it names. Above five minutes an alert fires.",
+                        query(f"max by (replica) (model_refresh_age_seconds{{{NS}}})", "{{replica}}"),
+                        unit="s",
+                        thresholds=((300, "red"),),
+                    ),
                 ],
             ),
             (

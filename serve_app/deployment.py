@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from serve_app.fast_path import tune_interpreter
+from serve_app.fast_path import tune_allocator, tune_interpreter
 from serve_app.rayserve import ingress_hook
 from serve_app.settings import Settings, export_mlflow_secrets, load_settings, wants_json
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from serve_app.http.gateway import Gateway
-    from serve_app.inference.slot import Slot, Source
+    from serve_app.inference.slot import Slot
+    from serve_app.inference.sources import Source
     from serve_app.telemetry.tracing import Tracing
 
 # What a replica needs is imported in the replica: the processes that deploy it (the program that starts Serve, the controller)
@@ -84,6 +85,7 @@ class IrisApi:
         self.slot = make_slot(self.settings)
         self.slot.refresh()
         self.usage = Usage(assigned_cpus() or CPUS)
+        tune_allocator()
         tune_interpreter()
 
     def __serve_build_asgi_app__(self) -> FastAPI:

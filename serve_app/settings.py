@@ -21,7 +21,7 @@ from serve_app.http.rate_window import parse_rate
 from serve_app.secret_variables import MLFLOW_SECRETS, SECRETS_DIR
 
 if TYPE_CHECKING:
-    from serve_app.inference.predictor import LoadPolicy
+    from serve_app.inference.policy import LoadPolicy
 
 
 class SettingsError(IrisApiError):
@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     """Whether a model may be unpickled (after its digest was checked) when it has no ONNX form."""
     iris_verify_key: Path | None = None
     """PEM file of the Ed25519 public keys whose bundles are served; without it a bundle needs no signature (`docs/security.md`)."""
+    iris_max_load_seconds: float = Field(60.0, gt=0, le=3600)
+    """Seconds that the trial of a new model may take: its first load and its recorded examples, in a process of its own."""
+    iris_max_load_memory_share: float = Field(0.5, gt=0, le=1)
+    """Share of the container's memory that the trial of a new model may take (never more than 1 GiB and 30 times its files)."""
     iris_unknown_category: Literal["refuse", "unseen"] = Field("refuse")
     """A category that training never saw: refused with 422, or predicted as unseen."""
     iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
@@ -228,12 +232,13 @@ class Settings(BaseSettings):
 
     def load_policy(self) -> LoadPolicy:
         """Which models may be loaded. Raises SigningError when the file of public keys cannot be read."""
-        from serve_app.inference.predictor import LoadPolicy  # heavy: a process that only deploys does not need it
+        from serve_app.inference.policy import LoadPolicy, TrialLimits  # a process that only deploys does not need it
 
         return LoadPolicy(
             allow_joblib=self.iris_allow_joblib,
             backend=self.iris_predictor,
             verify=verifier(self.iris_verify_key) if self.iris_verify_key else None,
+            trial=TrialLimits(self.iris_max_load_seconds, self.iris_max_load_memory_share),
         )
 
 

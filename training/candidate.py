@@ -17,7 +17,7 @@ from serve_app.artifacts.signature import Label, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused, UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from training import evaluate, fit
 from training.comparison import Comparison, compare
 from training.dataset import Dataset, json_rows
@@ -128,20 +128,21 @@ def gather_evidence(
     *,
     floors: Mapping[str, float],
     tolerance: float,
+    has_onnx: bool,
     constant: Collection[str] = (),
     allow_unpredicted: bool = False,
 ) -> tuple[str | None, Evidence]:
     """The evidence for a verdict, and the store's pointer for which it is valid; the served model is opened under `policy`."""
     pointer = store.pointer()
     try:
-        served = None if pointer is None else store.read(pointer)
+        served = None if pointer is None else store.read(pointer, policy)
     except BundleRefused as error:
         comparison = Comparison(False, f"{error.reason}: {error}", refused=error.reason)
     else:
         count = len(candidate.rows)
         predicted, target = candidate.predictions[:count], candidate.target[:count]
         comparison = compare(served, candidate.rows, predicted, target, candidate.signature, policy)
-    return pointer, Evidence(
+    evidence = Evidence(
         metrics=candidate.metrics,
         comparison=comparison,
         floors=floors,
@@ -149,4 +150,6 @@ def gather_evidence(
         constant=constant,
         compared_by="accuracy" if candidate.signature.threshold is None else "balanced_accuracy",
         never_predicted={} if allow_unpredicted else candidate.never_predicted,
+        servable=has_onnx or policy.allow_joblib,
     )
+    return pointer, evidence

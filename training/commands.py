@@ -138,11 +138,13 @@ def join_tags(arguments: Sequence[str]) -> list[str]:
 
 def _move_pointer(move: Callable[[Store, Check], Entry], options: PointerOptions) -> None:
     """Move the store's pointer, which decides what is served; MLflow's alias follows if it can."""
-    from training.policy import check_promotion, load_policy
+    from training.store_policy import check_promotion, load_policy
 
     policy = load_policy(allow_joblib=options.allow_joblib, backend=options.prefer, verify_key=options.verify_key)
     store = Store(options.model_dir)
     entry = move(store, check_promotion(policy))
+    for reason in entry.skipped:
+        say(f"note: {reason}", err=True)
     say(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
     tracked = entry.manifest is not None and entry.manifest.mlflow_model_version
     if not tracked or (options.tracking_uri is None and not Path("mlflow.db").exists()):

@@ -13,7 +13,8 @@ from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.signature import Signature
 from serve_app.errors import BundleRefused, InvalidInput
-from serve_app.inference.predictor import LoadPolicy, open_predictor
+from serve_app.inference.policy import LoadPolicy
+from serve_app.inference.predictor import open_predictor
 from training.evaluate import Metrics, measure, predictions
 
 

@@ -68,7 +68,7 @@ def measure(
         return Importance(mean, deviation)
     best = _quality(score, shuffled, truth, signature)
     order = ranking(estimator, len(signature.names))
-    with bar(len(order), "importance", "feature") as progress:
+    with bar(len(order), "importance", " features", delay=0.5) as progress:
         for column in order:
             losses = [best - quality for quality in _shuffles(score, shuffled, truth, signature, column, random, deadline)]
             if len(losses) < REPEATS:

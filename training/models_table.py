@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from serve_app.artifacts.manifest import Manifest
+from serve_app.artifacts.manifest_bounds import MAX_METRICS_BYTES
 from serve_app.artifacts.names import METRICS, ONNX
+from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.artifacts.store import Entry
 
 METRICS_SHOWN = ("accuracy", "f1_score", "roc_auc", "rmse", "r2")
@@ -20,7 +21,7 @@ def row(entry: Entry) -> dict[str, Any]:
     """One version for programs: numbers and texts as JSON holds them; `damaged` when its manifest cannot be read."""
     manifest = entry.manifest or Manifest()
     metrics: Mapping[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, UnfitFile, ValueError):
         metrics = _metrics(entry)
     return {
         "version": entry.version,
@@ -39,11 +40,10 @@ def row(entry: Entry) -> dict[str, Any]:
 def _metrics(entry: Entry) -> Mapping[str, Any]:
     """The metrics of a bundle whose files somebody else may have replaced, so that nothing but a plain file of the size is read."""
     published = entry.manifest.files.get(METRICS) if entry.manifest else None
-    path = entry.folder / METRICS
-    status = path.lstat()
-    if published is None or not stat.S_ISREG(status.st_mode) or status.st_size != published.size:
+    if published is None:
         return {}
-    metrics = json.loads(path.read_bytes())
+    raw = read_regular(entry.folder / METRICS, min(published.size, MAX_METRICS_BYTES))
+    metrics = json.loads(raw)
     return metrics if isinstance(metrics, dict) else {}
 
 

@@ -19,7 +19,7 @@ from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from serve_app.progress import Progress, note
 from serve_app.tables.dialect import DialectFlags
 from training import card, figures, fit, importance, publish, threshold
@@ -29,10 +29,10 @@ from training.convert import Converted, convert
 from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
 from training.importance import Importance
-from training.policy import load_policy
 from training.publish import Publication
 from training.report import write_report
 from training.rules import Evidence, constant_floors, default_floors, judge
+from training.store_policy import load_policy
 from training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -121,10 +121,10 @@ def _train(job: Job) -> Outcome:
     job, threshold_record = _decide_threshold(job, params)
     candidate = _fit(job, params)
     store = Store(job.options.model_dir, keep=job.options.keep)
-    with job.progress(f"evaluate on {len(job.dataset.test)} held-out rows"):
-        pointer, evidence = _gather_evidence(job, candidate, store)
     with job.progress("convert to ONNX and compare"):
         converted = convert(candidate.estimator, candidate.signature, candidate.train, candidate.held_out)
+    with job.progress(f"evaluate on {len(job.dataset.test)} held-out rows"):
+        pointer, evidence = _gather_evidence(job, candidate, converted, store)
     measured = _measure_importance(job, candidate, converted)
     with job.progress("draw the figures"):
         plots = _plots(candidate, measured)
@@ -206,7 +206,7 @@ def _fit(job: Job, params: Mapping[str, Any]) -> Candidate:
         return fit_candidate(job.dataset, job.options.estimator, params, random_state=job.random_state)
 
 
-def _gather_evidence(job: Job, candidate: Candidate, store: Store) -> tuple[str | None, Evidence]:
+def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store: Store) -> tuple[str | None, Evidence]:
     options = job.options
     return gather_evidence(
         candidate,
@@ -214,6 +214,7 @@ def _gather_evidence(job: Job, candidate: Candidate, store: Store) -> tuple[str 
         job.policy,
         floors=job.floors,
         tolerance=options.tolerance,
+        has_onnx=converted.model is not None,
         constant=constant_floors(candidate.signature, options.floors, built_in=options.data is None),
         allow_unpredicted=options.allow_unpredicted_classes,
     )
@@ -280,7 +281,7 @@ def _decide(
                 )
         except PointerMoved:
             with job.progress("compare with the model that was published meanwhile"):
-                pointer, evidence = _gather_evidence(job, publication.candidate, store)
+                pointer, evidence = _gather_evidence(job, publication.candidate, publication.converted, store)
         else:
             bundle = publish.bundle_files(files, manifest, entry, job.sign)
             return Decision(verdict, evidence.comparison, manifest, record, entry, bundle)

@@ -34,7 +34,8 @@ class Evidence:
     `metrics` are the candidate's on all held-out rows; `floors` by metric; `tolerance` is the accuracy that may be lost against the
     served model, or the share by which rmse may grow. A floor in `constant` is what a constant answer reaches: the metric must be
     better. `compared_by` is what two classifiers are compared by. `never_predicted` are classes that the model does not predict,
-    with their held-out rows.
+    with their held-out rows. `servable` is whether replicas with the trainer's load policy open the candidate: it has an ONNX form
+    that is proven equal, or pickles are allowed.
     """
 
     metrics: Metrics
@@ -44,6 +45,7 @@ class Evidence:
     constant: Collection[str] = ()
     compared_by: Literal["accuracy", "balanced_accuracy"] = "accuracy"
     never_predicted: Mapping[str, int] = field(default_factory=dict)
+    servable: bool = True
 
 
 Rule = Callable[[Evidence], Iterable[str]]
@@ -94,7 +96,16 @@ def not_worse_than_served(evidence: Evidence) -> Iterable[str]:
         yield f"{name} is {value:.4f}, worse than the {other:.4f} of version {version}, which is served now, on the same rows"
 
 
-VERDICT_RULES: tuple[Rule, ...] = (floors_are_met, every_class_is_predicted, not_worse_than_served)
+def replicas_can_open(evidence: Evidence) -> Iterable[str]:
+    """The load policy that the trainer shares with the replicas opens the candidate."""
+    if not evidence.servable:
+        yield (
+            "the model has no ONNX form that is proven equal, and IRIS_ALLOW_JOBLIB=false makes replicas refuse models that "
+            "scikit-learn computes; choose another estimator, or set IRIS_ALLOW_JOBLIB=true for training and serving"
+        )
+
+
+VERDICT_RULES: tuple[Rule, ...] = (floors_are_met, every_class_is_predicted, not_worse_than_served, replicas_can_open)
 
 
 def judge(evidence: Evidence) -> Verdict:

@@ -17,7 +17,7 @@ from serve_app.artifacts.names import (
 )
 from serve_app.artifacts.store import Entry, Store
 from serve_app.errors import IrisApiError
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from training import fit, publish, tracking
 from training.evaluate import ClassificationMetrics, Metrics
 from training.publish import Publication

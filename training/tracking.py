@@ -33,10 +33,10 @@ from serve_app.artifacts.names import DIGEST_TAG
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from training import iris_api_pyfunc
 from training.mlflow_retry import cause, fail_fast, first_use, redact, retry_when_locked, translate_errors
-from training.policy import served_bundle
+from training.store_policy import check_entry
 from training.tracking_uri import resolve
 
 CHAMPION = "champion"
@@ -259,14 +259,15 @@ def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -
 
 def _served_version(client: mlflow.MlflowClient, store: Store, model_name: str, policy: LoadPolicy) -> str | None:
     """The version of the registered model that is the served bundle, None without one; raises BundleRefused or StoreError."""
-    bundle = served_bundle(store, policy)
-    if bundle is None or not bundle.manifest.mlflow_model_name or not bundle.manifest.mlflow_model_version:
+    entry = next((entry for entry in store.entries() if entry.served), None)
+    if entry is None or entry.manifest is None or not entry.manifest.mlflow_model_name or not entry.manifest.mlflow_model_version:
         return None
-    name, version = bundle.manifest.mlflow_model_name, str(bundle.manifest.mlflow_model_version)
+    manifest = check_entry(entry, policy)
+    name, version = str(manifest.mlflow_model_name), str(manifest.mlflow_model_version)
     if name != model_name:
-        raise StoreError(f"the served version {bundle.version} belongs to {name}; if that is meant, use --model-name '{name}'")
-    if retry_when_locked(lambda: client.get_model_version(name, version)).tags.get(DIGEST_TAG) != bundle.digest:
-        raise StoreError(f"version {version} there does not have the digest of the served version {bundle.version} as its tag")
+        raise StoreError(f"the served version {entry.version} belongs to {name}; if that is meant, use --model-name '{name}'")
+    if retry_when_locked(lambda: client.get_model_version(name, version)).tags.get(DIGEST_TAG) != entry.digest:
+        raise StoreError(f"version {version} there does not have the digest of the served version {entry.version} as its tag")
     return version
 
 

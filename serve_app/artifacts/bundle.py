@@ -2,6 +2,9 @@
 
 The folder's name is `<version>-<digest>`, the digest being the sha256 of `metadata.json`, which in turn lists size and
 sha256 of every other file. The name therefore proves every byte, and nothing is parsed before it was compared.
+
+A bundle is read in this order: the manifest, the seal, the sizes, then the files. Files that the replica does not use are hashed
+piece by piece and not kept.
 """
 
 from __future__ import annotations
@@ -9,24 +12,32 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serve_app.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest, json_object, parse_manifest, sha256
-from serve_app.artifacts.names import MANIFEST, METRICS, SEAL
+from serve_app.artifacts.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, json_object, parse_manifest, sha256
+from serve_app.artifacts.manifest_bounds import MAX_GOLDEN_BYTES, MAX_GOLDEN_VALUES, MAX_METRICS_BYTES
+from serve_app.artifacts.memory_limit import max_model_bytes
+from serve_app.artifacts.names import GOLDEN, MANIFEST, METRICS, SEAL, VERSION
+from serve_app.artifacts.read_policy import ReadPolicy, check_seal, used_files
+from serve_app.artifacts.regular_file import UnfitFile, hash_regular, open_folder, read_regular
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.signing import MAX_SEAL_BYTES
 from serve_app.errors import BundleRefused
+from serve_app.printable import printable
 
 _FOLDER = re.compile(r"(?P<version>[1-9][0-9]{0,17})-(?P<digest>[0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One version, read and verified. `files` holds the bytes that were hashed, so that the disk is not read again."""
+    """One version, read and verified.
+
+    `files` holds the files that are used, as the bytes that were hashed, so that the disk is not read again. A version that could
+    not stand in a header is refused: `manifest`.
+    """
 
     version: str
     digest: str
@@ -35,6 +46,10 @@ class Bundle:
     files: Mapping[str, bytes] = field(repr=False)
     source: str = "store"
     seal: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not VERSION.fullmatch(self.version):
+            raise BundleRefused("manifest", "the version is not 1 to 64 letters, digits, points, dashes or underscores")
 
     @property
     def signature(self) -> Signature | None:
@@ -58,79 +73,149 @@ def parse_folder(name: str) -> tuple[int, str] | None:
     return (int(match["version"]), match["digest"]) if match else None
 
 
-def read_bundle(folder: Path, *, source: str = "store") -> Bundle:
-    """Read and verify a folder of the store.
+def read_bundle(folder: Path, policy: ReadPolicy | None = None) -> Bundle:
+    """Read and verify a folder of the store; without a policy, no seal is needed and every form of the model is read.
 
-    Raises BundleRefused: `pointer` (the name is no bundle's), `manifest`, `digest`, `signature`, or `unreadable`, which is
-    the only one that may pass by itself.
+    Raises BundleRefused: `pointer` (the name is no bundle's), `manifest`, `digest`, `signature`, `unsigned`, `forbidden`, or
+    `unreadable`, which is the only one that may pass by itself.
     """
-    parsed = parse_folder(folder.name)
-    if parsed is None:
-        raise BundleRefused("pointer", "the pointer does not name a bundle")
-    version, digest = parsed
-    with _opened(folder) as handle:
-        manifest = _manifest(handle, version, digest)
-        files = {}
-        for name, entry in manifest.files.items():
-            data = _read(handle, name, entry.size)
-            if len(data) != entry.size or sha256(data) != entry.sha256:
-                raise BundleRefused("digest", f"{name} of version {version} does not have the published digest")
-            files[name] = data
-        seal = _seal(handle)
-    return _bundle(str(version), digest, manifest, files, source, seal)
+    with _opened(folder) as (handle, version, digest):
+        raw, seal = _proven_manifest(handle, version, digest), _seal(handle)
+        if policy is not None:
+            check_seal(digest, seal, policy.verify)
+        manifest = _parsed_manifest(raw, version)
+        used = used_files(manifest.files, policy)
+        check_sizes(manifest.files, used)
+        return _bundle(str(version), digest, manifest, _read_files(handle, manifest, used), "store", seal)
+
+
+def check_bundle(folder: Path) -> None:
+    """The same proof for every file of a folder of the store, with none of the model kept in memory; raises BundleRefused."""
+    with _opened(folder) as (handle, version, digest):
+        manifest = _parsed_manifest(_proven_manifest(handle, version, digest), version)
+        used = {METRICS} & manifest.files.keys()
+        check_sizes(manifest.files, used)
+        _bundle(str(version), digest, manifest, _read_files(handle, manifest, used), "store", None)
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The verified manifest of a folder of the store, without the other files; raises BundleRefused."""
-    parsed = parse_folder(folder.name)
-    if parsed is None:
-        raise BundleRefused("pointer", "the pointer does not name a bundle")
-    with _opened(folder) as handle:
-        return _manifest(handle, *parsed)
+    with _opened(folder) as (handle, version, digest):
+        return _parsed_manifest(_proven_manifest(handle, version, digest), version)
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """The verified bytes of the manifest of a folder of the store; raises BundleRefused."""
+    with _opened(folder) as (handle, version, digest):
+        return _proven_manifest(handle, version, digest)
 
 
 def verify_files(
-    version: str, digest: str, raw: bytes, files: Mapping[str, bytes], *, source: str, seal: bytes | None = None
+    version: str,
+    digest: str,
+    raw: bytes,
+    files: Mapping[str, bytes],
+    *,
+    source: str,
+    seal: bytes | None = None,
+    policy: ReadPolicy | None = None,
 ) -> Bundle:
-    """The same proof for a bundle that came over the network: `raw` is its manifest."""
+    """The same proof for the used files of a bundle that came over the network: `raw` is its manifest."""
     if sha256(raw) != digest:
         raise BundleRefused("digest", f"{MANIFEST} does not have the published digest")
     manifest = parse_manifest(raw)
-    for name, entry in manifest.files.items():
-        data = files.get(name)
-        if data is None or len(data) != entry.size or sha256(data) != entry.sha256:
-            raise BundleRefused("digest", f"{name} does not have the published digest")
-    return _bundle(version, digest, manifest, {name: files[name] for name in manifest.files}, source, seal)
+    for name in files.keys() & manifest.files.keys():
+        _check_digest(name, manifest.files[name], len(files[name]), sha256(files[name]))
+    for name in used_files(manifest.files, policy) - files.keys():
+        raise BundleRefused("digest", f"{name} does not have the published digest")
+    return _bundle(version, digest, manifest, {name: files[name] for name in manifest.files if name in files}, source, seal)
+
+
+def check_sizes(files: Mapping[str, FileEntry], used: Set[str]) -> None:
+    """Refuse, before anything is read, what would not fit into the memory; raises BundleRefused `manifest`."""
+    limits = {METRICS: MAX_METRICS_BYTES, GOLDEN: MAX_GOLDEN_BYTES}
+    for name, most in limits.items():
+        if name in used and files[name].size > most:
+            raise BundleRefused("manifest", f"{name} has {files[name].size} bytes, more than {most}")
+    size, most = sum(files[name].size for name in used), max_model_bytes()
+    if size > most:
+        raise BundleRefused(
+            "manifest", f"the model has {size} bytes, more than a quarter of the memory ({most} bytes): give the container more"
+        )
 
 
 def _bundle(version: str, digest: str, manifest: Manifest, files: Mapping[str, bytes], source: str, seal: bytes | None) -> Bundle:
     if manifest.signature is None:
         raise BundleRefused("signature", f"{MANIFEST} holds no signature")
+    if files.get(GOLDEN, b"").count(b",") > MAX_GOLDEN_VALUES:
+        raise BundleRefused("golden", f"{GOLDEN} holds more than {MAX_GOLDEN_VALUES} values")
     metrics = json_object(files[METRICS], METRICS) if METRICS in files else {}
     return Bundle(version, digest, manifest, metrics, files, source, seal)
 
 
 @contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    """The folder's handle: what is read through it comes from one folder, whatever is renamed meanwhile."""
+def _opened(folder: Path) -> Iterator[tuple[int, int, str]]:
+    """The folder's handle, version and digest: what is read through the handle is of one folder, whatever is renamed meanwhile.
+
+    Neither the folder nor the one above it may be a link. What cannot be read or is no regular file is a refusal.
+    """
+    parsed = parse_folder(folder.name)
+    if parsed is None:
+        raise BundleRefused("pointer", "the pointer does not name a bundle")
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        above = open_folder(folder.parent)
+        try:
+            handle = open_folder(folder.name, folder=above)
+        finally:
+            os.close(above)
     except OSError as error:
         raise unreadable(folder.name, error) from None
     try:
-        yield handle
+        yield handle, *parsed
     finally:
         os.close(handle)
 
 
-def _manifest(folder: int, version: int, digest: str) -> Manifest:
+def _proven_manifest(folder: int, version: int, digest: str) -> bytes:
     raw = _read(folder, MANIFEST, MAX_MANIFEST_BYTES)
     if sha256(raw) != digest:
         raise BundleRefused("digest", f"{MANIFEST} of version {version} does not have the published digest")
+    return raw
+
+
+def _parsed_manifest(raw: bytes, version: int) -> Manifest:
     manifest = parse_manifest(raw)
     if manifest.version != version:
         raise BundleRefused("manifest", f"the bundle of version {version} says that it is another version")
     return manifest
+
+
+def _read_files(folder: int, manifest: Manifest, used: Set[str]) -> dict[str, bytes]:
+    """The bytes of the used files; the others are hashed as well: the digest in the folder's name stands for all of them."""
+    files = {}
+    for name, entry in manifest.files.items():
+        if name in used:
+            files[name] = _read(folder, name, entry.size)
+            _check_digest(name, entry, len(files[name]), sha256(files[name]))
+        else:
+            with _refusals(name):
+                _check_digest(name, entry, *hash_regular(name, entry.size, folder=folder))
+    _check_names(folder, manifest)  # at the end: a bundle that is being copied lacks a file, which is not final
+    return files
+
+
+def _check_names(folder: int, manifest: Manifest) -> None:
+    """A file that the manifest does not list is refused: nothing proves it, and a later release might read it."""
+    known = {MANIFEST, SEAL, *manifest.files}
+    with _refusals("the folder"), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name not in known:
+                raise BundleRefused("digest", f"the folder holds {printable(entry.name)}, which the manifest does not list")
+
+
+def _check_digest(name: str, entry: FileEntry, size: int, digest: str) -> None:
+    if (size, digest) != (entry.size, entry.sha256):
+        raise BundleRefused("digest", f"{name} does not have the published digest")
 
 
 def _seal(folder: int) -> bytes | None:
@@ -142,18 +227,17 @@ def _seal(folder: int) -> bytes | None:
 
 
 def _read(folder: int, name: str, limit: int) -> bytes:
+    with _refusals(name):
+        return read_regular(name, limit, folder=folder)
+
+
+@contextlib.contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Turn what is wrong with a file into a refusal."""
     try:
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-        try:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise BundleRefused("digest", f"{name} is not a plain file")
-            if status.st_size > limit:
-                raise BundleRefused("digest", f"{name} is larger than published")
-            with open(handle, "rb", closefd=False) as file:
-                return file.read(status.st_size)
-        finally:
-            os.close(handle)
+        yield
+    except UnfitFile as error:
+        raise BundleRefused("digest", str(error)) from None
     except OSError as error:
         raise unreadable(name, error) from None
 

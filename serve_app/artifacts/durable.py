@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import uuid
 from pathlib import Path
 from typing import Any
+
+from serve_app.artifacts.regular_file import open_folder
 
 LINK = ".link-"
 """How the name of a link begins before it has its own."""
@@ -76,11 +80,38 @@ def link_of(path: Path) -> str | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder, whole: under its name it is never seen half empty. What cannot be removed now is rubbish with a dot."""
+    """Remove a folder, whole: under its name it is never seen half empty. What cannot be removed now is rubbish with a dot.
+
+    The folder above is opened once and is no link, so that nothing outside it is removed.
+    """
     with contextlib.suppress(OSError):
-        aside = folder.with_name(f".{uuid.uuid4().hex}")
-        os.rename(folder, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        above = open_folder(folder.parent)
+        try:
+            aside = f".{uuid.uuid4().hex}"
+            os.rename(folder.name, aside, src_dir_fd=above, dst_dir_fd=above)
+            shutil.rmtree(aside, ignore_errors=True, dir_fd=above)
+        finally:
+            os.close(above)
+
+
+def clear_rubbish(folder: int) -> None:
+    """Remove what begins with a dot inside the folder with this handle; a link is not followed."""
+    for name in os.listdir(folder):
+        if name.startswith("."):
+            shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+
+
+def open_lock(folder: int, name: str) -> int:
+    """The handle of a lock file inside the folder with this handle.
+
+    The file is created when it is missing, and never changed. Raises OSError, also when it is no regular file.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(name, flags, 0o666, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "the lock is not a plain file; remove it", name)
+    return handle
 
 
 def _swap(path: Path, target: str) -> None:

@@ -1,8 +1,10 @@
-"""The legacy layout: model.joblib, metadata.json and metrics.json directly in the folder, without a manifest of our own."""
+"""The legacy layout: model.joblib, metadata.json and metrics.json directly in the folder, without a manifest of our own.
+
+Each of the three may be a link to a file inside the folder: a ConfigMap or a Secret that is mounted as the folder holds such links.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 import msgspec
 
 from serve_app.artifacts.bundle import Bundle, unreadable
-from serve_app.artifacts.manifest import Manifest, json_object, sha256
-from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS
+from serve_app.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest, json_object, sha256
+from serve_app.artifacts.manifest_bounds import MAX_METRICS_BYTES, check_bounds
+from serve_app.artifacts.memory_limit import max_model_bytes
+from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS, VERSION
+from serve_app.artifacts.read_policy import ReadPolicy, check_seal, model_file
+from serve_app.artifacts.regular_file import UnfitFile, read_inside
 from serve_app.artifacts.signature import Label, Signature, legacy_signature
 from serve_app.errors import BundleRefused
-
-_VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")  # it goes into a header of each response
 
 
 def signature_of(manifest: Manifest, classes: Sequence[Any] = ()) -> Signature:
@@ -38,28 +42,49 @@ def adopt(legacy: Bundle) -> tuple[dict[str, bytes], Manifest]:
     return files, msgspec.structs.replace(legacy.manifest, signature=signature_of(legacy.manifest), origin="plain")
 
 
-def read_legacy(folder: Path) -> Bundle | None:
+def read_legacy(folder: Path, policy: ReadPolicy | None = None) -> Bundle | None:
     """The model of a legacy layout; None when there is none. Raises BundleRefused.
 
     The files were written one by one and prove nothing; the digest over the three only gives them a name. Files that change while
     they are read are refused as `unreadable`, which is not final: they are read again at the next poll.
     """
-    if not (folder / MANIFEST).is_file() or not (folder / JOBLIB).is_file():
+    if not (folder / MANIFEST).exists() or not (folder / JOBLIB).exists():
         return None
+    if policy is not None:
+        check_seal("", None, policy.verify)  # there is none
+        model_file(LEGACY_FILES, policy)
     try:
         before = _stamp(folder)
-        data = {name: (folder / name).read_bytes() for name in LEGACY_FILES if (folder / name).is_file()}
+        data = _read_files(folder)
         if _stamp(folder) != before:
             raise BundleRefused("unreadable", "the model's files are being written", final=False)
+    except UnfitFile as error:
+        raise BundleRefused("manifest", str(error)) from None
     except OSError as error:
         raise unreadable(folder.name, error) from None
     if MANIFEST not in data or JOBLIB not in data:
         raise BundleRefused("unreadable", "the model's files are being written", final=False)
-    manifest = Manifest.from_legacy(json_object(data[MANIFEST], MANIFEST))
+    document = json_object(data[MANIFEST], MANIFEST)
+    check_bounds(document, MANIFEST)
+    manifest = Manifest.from_legacy(document)
     metrics = json_object(data[METRICS], METRICS) if METRICS in data else {}
     number = manifest.mlflow_model_version
-    version = str(number) if number is not None and _VERSION.fullmatch(str(number)) else "0"
+    version = str(number) if number is not None and VERSION.fullmatch(str(number)) else "0"
     return Bundle(version, legacy_digest(data), manifest, metrics, data, "plain")
+
+
+def read_description(folder: Path) -> Manifest:
+    """The `metadata.json` of a legacy layout, without the model; raises BundleRefused, UnfitFile and OSError."""
+    document = json_object(read_inside(folder, MANIFEST, MAX_MANIFEST_BYTES), MANIFEST)
+    check_bounds(document, MANIFEST)
+    return Manifest.from_legacy(document)
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    """The files that are there; the small ones first, so that nothing large is read beside one that is refused."""
+    limits = {MANIFEST: MAX_MANIFEST_BYTES, METRICS: MAX_METRICS_BYTES, JOBLIB: max_model_bytes()}
+    data = {name: read_inside(folder, name, limit) for name, limit in limits.items() if (folder / name).exists()}
+    return {name: data[name] for name in LEGACY_FILES if name in data}
 
 
 def legacy_digest(files: Mapping[str, bytes]) -> str:

@@ -21,6 +21,7 @@ import msgspec
 import orjson
 from msgspec import Meta
 
+from serve_app.artifacts.manifest_bounds import MAX_VALUES, check_bounds
 from serve_app.artifacts.names import MANIFEST, SEAL
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.errors import BundleRefused
@@ -230,6 +231,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     document = json_object(raw, MANIFEST)
     if document.get("format") != FORMAT:
         raise BundleRefused("format", "this format of bundle is unknown; upgrade the serving image")
+    check_bounds(document, MANIFEST)
     manifest = Manifest.from_dict(document)
     if not manifest.files:
         raise BundleRefused("manifest", f"{MANIFEST} lists no files")
@@ -242,6 +244,8 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 def json_object(raw: bytes, name: str) -> dict[str, Any]:
     """The JSON object in the file `name`; raises BundleRefused `manifest`."""
+    if raw.count(b",") > MAX_VALUES:  # before it is parsed
+        raise BundleRefused("manifest", f"{name} holds more than {MAX_VALUES} values")
     try:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -6,8 +6,10 @@ digest like one from the store; another scikit-learn model is loaded as MLflow k
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-import shutil
+import re
 import tempfile
 import threading
 import time
@@ -16,28 +18,37 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
-from serve_app.artifacts.bundle import Bundle, verify_files
-from serve_app.artifacts.manifest import (
-    MAX_BUNDLE_BYTES,
-    MAX_MANIFEST_BYTES,
-    Libraries,
-    Manifest,
-    json_object,
-    parse_manifest,
-    sha256,
+from serve_app.artifacts.bundle import Bundle, check_sizes, verify_files
+from serve_app.artifacts.legacy import read_description
+from serve_app.artifacts.manifest import MAX_MANIFEST_BYTES, Libraries, Manifest, parse_manifest, sha256
+from serve_app.artifacts.manifest_bounds import check_bounds
+from serve_app.artifacts.memory_limit import max_model_bytes
+from serve_app.artifacts.mlflow_download import Download, downloading
+from serve_app.artifacts.names import (
+    BUNDLE_FOLDER,
+    DIGEST_TAG,
+    JOBLIB,
+    MANIFEST,
+    METRICS,
+    MODEL_FOLDER,
+    SEAL,
+    VERSION,
 )
-from serve_app.artifacts.names import BUNDLE_FOLDER, DIGEST_TAG, JOBLIB, MANIFEST, METRICS, MODEL_FOLDER, SEAL
+from serve_app.artifacts.read_policy import ReadPolicy, check_seal, model_file, used_files
+from serve_app.artifacts.regular_file import UnfitFile
 from serve_app.artifacts.signing import MAX_SEAL_BYTES
+from serve_app.artifacts.skops_format import skops_to_joblib
 from serve_app.errors import BundleRefused
 
 _TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """MLflow would wait four minutes for a server that is down; a replica looks again later instead."""
 
-MAX_ARTIFACTS = 1000
-MAX_UNPACKED = 100
-"""How many times its size a packed model may grow; one that wants more was made to fill the memory."""
+MAX_DESCRIPTION_BYTES = 1024 * 1024
+"""Bytes of the file in which MLflow describes a model."""
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 LOOK_SECONDS = 5.0
 READ_SECONDS = 30.0
@@ -51,11 +62,12 @@ class MlflowSource:
         self._uri = tracking_uri
         self._name = model_name
         self._alias = alias
-        self._metadata = model_dir / MANIFEST
+        self._model_dir = model_dir
         self._poll_seconds = poll_seconds
         self._due = 0.0
         self._pointer: str | None = None
         self._failure: BundleRefused | None = None
+        self._read_failure: tuple[str, float, BundleRefused] | None = None  # pointer, when it may be read again, why it was not
         self._pending: tuple[str, Future[Any]] | None = None
 
     def pointer(self) -> str | None:
@@ -70,9 +82,21 @@ class MlflowSource:
             raise self._failure
         return self._pointer
 
-    def read(self, pointer: str) -> Bundle:
-        """The model that `pointer` names, verified when the run carries a bundle. Raises BundleRefused."""
-        bundle: Bundle = self._within(READ_SECONDS, pointer, lambda: self._read(pointer))
+    def read(self, pointer: str, policy: ReadPolicy | None = None) -> Bundle:
+        """The model that `pointer` names, verified when the run carries a bundle. Raises BundleRefused.
+
+        With a policy, only what it allows and uses is fetched. A read that failed is tried again after `poll_seconds`.
+        """
+        if self._read_failure is not None:
+            failed, due, error = self._read_failure
+            if failed == pointer and time.monotonic() < due:
+                raise error
+            self._read_failure = None
+        try:
+            bundle: Bundle = self._within(READ_SECONDS, pointer, lambda: self._read(pointer, policy))
+        except BundleRefused as error:
+            self._read_failure = pointer, time.monotonic() + self._poll_seconds, error
+            raise
         return bundle
 
     def _within(self, seconds: float, what: str, ask: Callable[[], Any]) -> Any:
@@ -97,49 +121,55 @@ class MlflowSource:
         self._pending = None
         return result
 
-    def _read(self, pointer: str) -> Bundle:
-        _, run_id, version = pointer.split(":")
-        mlflow, client = self._client()
+    def _read(self, pointer: str, policy: ReadPolicy | None) -> Bundle:
         try:
+            _, run_id, version = pointer.split(":")
+            mlflow, client = self._client()
             run = client.get_run(run_id)
             paths = {item.path for item in client.list_artifacts(run_id, BUNDLE_FOLDER)}
-            with tempfile.TemporaryDirectory(prefix="iris-api-") as folder:
+            with (
+                tempfile.TemporaryDirectory(prefix="iris-api-") as folder,
+                downloading(self._uri, run_id, Path(folder)) as download,
+            ):
                 if f"{BUNDLE_FOLDER}/{MANIFEST}" in paths:
-                    return _read_bundle(mlflow, run, version, Path(folder))
-                return _read_model(mlflow, run, version, Path(folder))
+                    return _read_bundle(download, run, version, policy)
+                return _read_model(mlflow, download, run, version, policy)
         except BundleRefused:
             raise
         except Exception as error:
             raise self._unreachable(error) from error
 
     def _look(self) -> str | None:
-        mlflow, client = self._client()
         run_id = self._legacy_run()
         if run_id is not None:
             return f"mlflow:{run_id}:0"
         try:
+            _, client = self._client()
             registered = client.get_model_version_by_alias(self._name, self._alias)
-        except mlflow.exceptions.MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            run_id, version = str(registered.run_id), str(registered.version)
+        except Exception as error:
+            if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None  # nothing registered yet
             raise self._unreachable(error) from error
-        except Exception as error:
-            raise self._unreachable(error) from error
-        return f"mlflow:{registered.run_id}:{registered.version}"
+        if not _RUN_ID.fullmatch(run_id) or not VERSION.fullmatch(version):
+            raise BundleRefused("manifest", "MLflow names a run or a version that is not made of letters, digits and dashes")
+        return f"mlflow:{run_id}:{version}"
 
     def _legacy_run(self) -> str | None:
         """The run that the metadata of a legacy layout names, when its model file is gone."""
         try:
-            run_id = Manifest.from_legacy(json_object(self._metadata.read_bytes(), MANIFEST)).mlflow_run_id
-        except (OSError, BundleRefused):
+            run_id = read_description(self._model_dir).mlflow_run_id
+        except (OSError, UnfitFile, BundleRefused):
             return None
-        return run_id if run_id is not None and run_id.isalnum() else None
+        return run_id if run_id is not None and _RUN_ID.fullmatch(run_id) else None
 
     def _client(self) -> tuple[Any, Any]:
         for name, value in _TIMEOUTS.items():
             os.environ.setdefault(name, value)
         import mlflow
 
+        for library in ("mlflow", "urllib3"):  # a refusal says once what they would say at each look
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         mlflow.set_tracking_uri(self._uri)
         return mlflow, mlflow.MlflowClient(tracking_uri=self._uri)
 
@@ -160,75 +190,59 @@ def _in_thread(ask: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def _read_bundle(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
-    artifacts = _download(mlflow, f"runs:/{run.info.run_id}/{BUNDLE_FOLDER}", folder)
-    raw = (artifacts / MANIFEST).read_bytes()
+def _read_bundle(download: Download, run: Any, version: str, policy: ReadPolicy | None) -> Bundle:
+    """The bundle that a training of this project left in its run: the manifest, the seal, then the files that are used."""
     digest = run.data.tags.get(DIGEST_TAG)
     if digest is None:
         raise BundleRefused("digest", "the MLflow run has no digest tag to compare its bundle with")
-    if len(raw) > MAX_MANIFEST_BYTES or sha256(raw) != digest:
+    raw = download.fetch(f"{BUNDLE_FOLDER}/{MANIFEST}", MAX_MANIFEST_BYTES)
+    if sha256(raw) != digest:
         raise BundleRefused("digest", f"{MANIFEST} in MLflow does not have the digest of the run")
+    seal = None
+    if policy is not None and policy.verify is not None:
+        with contextlib.suppress(BundleRefused):
+            seal = download.fetch(f"{BUNDLE_FOLDER}/{SEAL}", MAX_SEAL_BYTES)
+        check_seal(digest, seal, policy.verify)
     manifest = parse_manifest(raw)
-    files = {name: (artifacts / name).read_bytes() for name in manifest.files if (artifacts / name).is_file()}
+    used = used_files(manifest.files, policy)
+    check_sizes(manifest.files, used)
+    files = {name: download.fetch(f"{BUNDLE_FOLDER}/{name}", manifest.files[name].size) for name in sorted(used)}
     named = str(manifest.version or version)
-    seal = artifacts / SEAL
-    sealed = seal.read_bytes()[:MAX_SEAL_BYTES] if seal.is_file() else None
-    return verify_files(named, digest, raw, files, source="mlflow", seal=sealed)
+    return verify_files(named, digest, raw, files, source="mlflow", seal=seal, policy=policy)
 
 
-def _read_model(mlflow: Any, run: Any, version: str, folder: Path) -> Bundle:
-    """A model without our bundle: its pickle becomes the `model.joblib` of a plain bundle, its run's metrics the metrics."""
-    artifacts = _download(mlflow, f"runs:/{run.info.run_id}/{MODEL_FOLDER}", folder)
-    model = mlflow.models.Model.load(str(artifacts))
+def _read_model(mlflow: Any, download: Download, run: Any, version: str, policy: ReadPolicy | None) -> Bundle:
+    """A model without our bundle: its pickle becomes the `model.joblib` of a plain bundle, its run's metrics the metrics.
+
+    Nothing proves it and it is unpickled in the end, so the policy is asked before anything is fetched.
+    """
+    import yaml  # MLflow brings it
+
+    if policy is not None:
+        check_seal("", None, policy.verify)
+        model_file((JOBLIB,), policy)
+    description = yaml.safe_load(download.fetch(f"{MODEL_FOLDER}/MLmodel", MAX_DESCRIPTION_BYTES))
+    model = mlflow.models.Model.from_dict(description)
     flavor = model.flavors.get("sklearn")
     if flavor is None:
         raise BundleRefused("format", "the model in MLflow is not a scikit-learn model")
-    file = artifacts / Path(flavor.get("pickled_model") or "model.pkl").name
-    data = file.read_bytes() if flavor.get("serialization_format") != "skops" else _skops_to_joblib(file)
+    name = Path(flavor.get("pickled_model") or "model.pkl").name
+    data = download.fetch(f"{MODEL_FOLDER}/{name}", max_model_bytes())
+    if flavor.get("serialization_format") == "skops":
+        with tempfile.NamedTemporaryFile(prefix="iris-api-", suffix=".skops") as file:
+            file.write(data)
+            file.flush()
+            data = skops_to_joblib(Path(file.name), max_model_bytes())
     names = model.signature.inputs.input_names() if model.signature and model.signature.inputs else []
     params = run.data.params
-    manifest = Manifest(
-        feature_names=tuple(str(name) for name in names),
-        model_type=params.get("model_type", "unknown"),
-        mlflow_run_id=run.info.run_id,
-        libraries=Libraries(scikit_learn=flavor.get("sklearn_version")),
+    document = {
+        "feature_names": [str(name) for name in names],
+        "model_type": params.get("model_type", "unknown"),
+        "mlflow_run_id": run.info.run_id,
+    }
+    check_bounds(document, "the model in MLflow")
+    manifest = msgspec.structs.replace(
+        Manifest.from_legacy(document), libraries=Libraries(scikit_learn=flavor.get("sklearn_version"))
     )
     metrics = orjson.dumps(dict(run.data.metrics))
-    files = {JOBLIB: data, METRICS: metrics}
-    shutil.rmtree(artifacts, ignore_errors=True)
-    return Bundle(version, sha256(data), manifest, orjson.loads(metrics), files, "mlflow")
-
-
-def _download(mlflow: Any, uri: str, folder: Path) -> Path:
-    """The artifacts below `uri`, in `folder`; refused before anything is fetched when MLflow lists more than a bundle may hold."""
-    listed, folders, size = 0, [uri], 0
-    while folders:
-        root = folders.pop()
-        for item in mlflow.artifacts.list_artifacts(artifact_uri=root):
-            listed += 1
-            size += item.file_size or 0
-            if item.is_dir:
-                folders.append(f"{root}/{Path(item.path).name}")
-            if size > MAX_BUNDLE_BYTES or listed > MAX_ARTIFACTS:
-                raise BundleRefused("manifest", "the model in MLflow has more bytes or files than a bundle may")
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-
-
-def _skops_to_joblib(file: Path) -> bytes:
-    """Load skops' format, which executes nothing, with the types it trusts by itself and no other."""
-    import io
-    import zipfile
-
-    import joblib
-    import skops.io
-
-    with zipfile.ZipFile(file) as packed:
-        unpacked = sum(entry.file_size for entry in packed.infolist())  # zipfile reads no entry further than it says
-    if unpacked > min(MAX_BUNDLE_BYTES, MAX_UNPACKED * file.stat().st_size):
-        raise BundleRefused("forbidden", f"the model in MLflow would grow to {unpacked} bytes when it is unpacked")
-    unknown = skops.io.get_untrusted_types(file=file)
-    if unknown:
-        raise BundleRefused("forbidden", "the model in MLflow holds types that skops does not trust")
-    buffer = io.BytesIO()
-    joblib.dump(skops.io.load(file), buffer)
-    return buffer.getvalue()
+    return Bundle(version, sha256(data), manifest, orjson.loads(metrics), {JOBLIB: data, METRICS: metrics}, "mlflow")

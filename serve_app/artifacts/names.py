@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+# --- a version
+
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What the version of a model may be, wherever it comes from: it goes into a header of each response, and into labels and logs."""
+
 # --- files of a bundle
 
 MANIFEST = "metadata.json"

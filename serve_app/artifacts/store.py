@@ -7,26 +7,42 @@
 
 Writers take a lock and write aside, so a reader needs none: what the pointer names is complete. A writer that is killed
 leaves the old pointer or the new one, and rubbish that the next writer clears.
+
+MODEL_DIR itself may be a link. Inside it the names above are the only links: `bundles`, the folders in it and every file are
+opened without following one, so that nothing outside the store is read, changed or removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from serve_app.artifacts.bundle import Bundle, folder_name, parse_folder, read_bundle, read_manifest
-from serve_app.artifacts.durable import LINK, discard, link_of, replace_link, sync_folder, write_file
+from serve_app.artifacts.bundle import Bundle, check_bundle, folder_name, parse_folder, read_bundle, read_manifest
+from serve_app.artifacts.durable import (
+    LINK,
+    clear_rubbish,
+    discard,
+    link_of,
+    open_lock,
+    replace_link,
+    sync_folder,
+    write_file,
+)
 from serve_app.artifacts.legacy import adopt, legacy_stamp, read_legacy
 from serve_app.artifacts.manifest import Manifest, describe, sha256
 from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, MANIFEST, METRICS, SEAL
+from serve_app.artifacts.read_policy import ReadPolicy
+from serve_app.artifacts.regular_file import open_folder
 from serve_app.artifacts.signing import Sign
 from serve_app.errors import BundleRefused, StoreError
 
@@ -40,13 +56,17 @@ KEEP = 10
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the store's listing; `manifest` is None for a damaged bundle."""
+    """One line of the store's listing; `manifest` is None for a damaged bundle.
+
+    `skipped` says in sentences which damaged versions a roll-back passed over to reach this one.
+    """
 
     version: int
     digest: str
     served: bool
     manifest: Manifest | None
     folder: Path
+    skipped: tuple[str, ...] = ()
 
 
 Check = Callable[[Entry], None]
@@ -76,20 +96,23 @@ class Store:
             # A `current` that is no link, or a volume that does not answer: not the same as an empty store.
             raise BundleRefused("pointer", f"the store's pointer cannot be read ({error.strerror})", final=False) from None
 
-    def read(self, pointer: str) -> Bundle:
-        """The verified bundle that `pointer` (from `pointer()`) names; raises BundleRefused."""
+    def read(self, pointer: str, policy: ReadPolicy | None = None) -> Bundle:
+        """The verified bundle that `pointer` (from `pointer()`) names; raises BundleRefused.
+
+        With a policy, only what it allows and uses is read.
+        """
         if pointer.startswith("plain:"):
-            legacy = read_legacy(self.root)
+            legacy = read_legacy(self.root, policy)
             if legacy is None or os.path.lexists(self.root / CURRENT):
                 raise BundleRefused("unreadable", "the model's files are being written", final=False)
             return legacy
-        return read_bundle(self._target(pointer))
+        return read_bundle(self._target(pointer), policy)
 
-    def current(self) -> Bundle | None:
+    def current(self, policy: ReadPolicy | None = None) -> Bundle | None:
         """The served bundle, verified; None for an empty store."""
         while (pointer := self.pointer()) is not None:
             try:
-                return self.read(pointer)
+                return self.read(pointer, policy)
             except BundleRefused as error:
                 if error.final or self.pointer() == pointer:
                     raise  # else it was removed after a newer one took its place
@@ -129,7 +152,7 @@ class Store:
             self._adopt_legacy()
             folder = self._write(files, manifest, version, sign)
             try:
-                read_bundle(folder)  # what is served is what can be read back
+                check_bundle(folder)  # what is served is what can be read back
                 self._point(folder.name)
             except BaseException:
                 if link_of(self.root / CURRENT) != f"{BUNDLES}/{folder.name}":
@@ -147,9 +170,10 @@ class Store:
             return self._promote(version, check)
 
     def roll_back(self, *, check: Check | None = None) -> Entry:
-        """Point to the newest kept version that is older than the served one.
+        """Point to the newest undamaged version that is older than the served one.
 
-        Raises StoreError when there is none, or `check` refuses it.
+        The entry's `skipped` names the damaged versions between the two. Raises StoreError when there is none, or when `check`
+        refuses it.
         """
         if not self.entries():
             raise StoreError(f"{self.root} serves no published model, so there is nothing to roll back")
@@ -161,7 +185,7 @@ class Store:
             older = [entry.version for entry in entries if entry.version < served]
             if not older:
                 raise StoreError(f"version {served} is the oldest that {self.root} keeps; nothing to roll back to")
-            return self._promote(older[-1], check)
+            return self._promote_newest(reversed(older), check)
 
     # --- inside
 
@@ -193,9 +217,14 @@ class Store:
         """One writer at a time; every failure of the volume becomes one sentence."""
         try:
             (self.root / BUNDLES).mkdir(parents=True, exist_ok=True)
-            with open(self.root / LOCK, "w") as lock:
+            with contextlib.ExitStack() as handles:
+                root = self._handle(handles, self.root, follow=True)
+                bundles = self._handle(handles, self.root / BUNDLES)
+                lock = open_lock(root, LOCK)
+                handles.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self._sweep()
+                clear_rubbish(bundles)
+                self._clear_links(root)
                 yield
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
@@ -203,14 +232,20 @@ class Store:
         except BundleRefused as error:
             raise StoreError(f"the store {self.root} cannot be written: {error}; nothing was published") from error
 
-    def _sweep(self) -> None:
-        """Remove what a killed writer left. The lock is held, so no living writer owns it."""
-        for name in os.listdir(self.root / BUNDLES):
-            if name.startswith("."):
-                shutil.rmtree(self.root / BUNDLES / name, ignore_errors=True)
-        for name in os.listdir(self.root):
+    def _handle(self, handles: contextlib.ExitStack, folder: Path, *, follow: bool = False) -> int:
+        """The handle of a folder of the store until `handles` are closed; raises OSError."""
+        if not follow and folder.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link; let MODEL_DIR lead to the other place instead", str(folder))
+        handle = open_folder(folder, follow=follow)
+        handles.callback(os.close, handle)
+        return handle
+
+    def _clear_links(self, root: int) -> None:
+        """Remove the links that a killed writer left. The lock is held, so no living writer owns them."""
+        for name in os.listdir(root):
             if name.startswith(LINK):
-                (self.root / name).unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(name, dir_fd=root)
 
     def _free_version(self, requested: int | None) -> int:
         taken = {parsed[0] for name in os.listdir(self.root / BUNDLES) if (parsed := parse_folder(name))}
@@ -272,15 +307,25 @@ class Store:
         replace_link(self.root / CURRENT, f"{BUNDLES}/{folder.name}")
         self._link_legacy_names()
 
+    def _promote_newest(self, versions: Iterable[int], check: Check | None) -> Entry:
+        """Point to the first of these versions that is not damaged; raises StoreError when all are, or `check` refuses it."""
+        skipped: list[str] = []
+        for version in versions:
+            try:
+                return dataclasses.replace(self._promote(version, check), skipped=tuple(skipped))
+            except DamagedVersion as error:
+                skipped.append(str(error))
+        raise StoreError("; ".join(skipped))
+
     def _promote(self, version: int, check: Check | None) -> Entry:
         entry = next((entry for entry in self.entries() if entry.version == version), None)
         if entry is None:
             known = ", ".join(str(entry.version) for entry in self.entries()) or "none"
             raise StoreError(f"{self.root} holds no version {version}; it holds: {known}")
         try:
-            read_bundle(entry.folder)
+            check_bundle(entry.folder)
         except BundleRefused as error:
-            raise StoreError(f"version {version} is damaged and was not promoted: {error}") from error
+            raise DamagedVersion(f"version {version} is damaged and was not promoted: {error}") from error
         if check is not None:
             check(entry)
         self._adopt_legacy()
@@ -291,6 +336,10 @@ class Store:
         entries = self.entries()
         for entry in [entry for entry in entries if not entry.served][: max(0, len(entries) - self.keep)]:
             discard(entry.folder)
+
+
+class DamagedVersion(StoreError):
+    """A version that the store holds cannot be served."""
 
 
 class PointerMoved(StoreError):

@@ -10,7 +10,11 @@ from typing import get_args
 import orjson
 
 from serve_app.artifacts.names import REPORT
+from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.artifacts.training_report import Outcome, TrainingReport
+
+MAX_REPORT_BYTES = 4 * 1024 * 1024
+"""Bytes of the report, at most: it holds metrics and reasons, and is read at each poll."""
 
 VERDICTS: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -40,8 +44,8 @@ def _space(folder: Path) -> tuple[float | None, float | None]:
 
 def _verdict(folder: Path) -> tuple[str | None, float | None]:
     try:
-        report = TrainingReport.from_dict(orjson.loads((folder / REPORT).read_bytes()))
+        report = TrainingReport.from_dict(orjson.loads(read_regular(folder / REPORT, MAX_REPORT_BYTES)))
         trained_at = report.trained_seconds
-    except (OSError, AttributeError, ValueError, OverflowError):
+    except (OSError, UnfitFile, AttributeError, ValueError, OverflowError):
         return None, None
     return report.outcome, trained_at

@@ -10,17 +10,17 @@ import orjson
 import pyarrow as pa
 
 from serve_app import progress
-from serve_app.artifacts.bundle import Bundle, read_bundle
-from serve_app.artifacts.names import MANIFEST
+from serve_app.artifacts.bundle import Bundle, manifest_bytes, read_bundle
 from serve_app.artifacts.signing import SigningError, verifier
-from serve_app.artifacts.store import Store
+from serve_app.artifacts.store import BUNDLES, Store
 from serve_app.batch.job import DONE, PLAN, JobManifest, JobSpec, check_same, clear, read_manifest, write_manifest
 from serve_app.batch.pool import Pool, WorkerPool, in_process, on_ray
 from serve_app.batch.results import ERROR, errors_in, output_schema
 from serve_app.batch.score_options import PART_BYTES, ScoreOptions
 from serve_app.batch.worker import Model, ScoringTask, file_name
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
-from serve_app.inference.predictor import LoadPolicy, Predictor, open_predictor
+from serve_app.inference.policy import LoadPolicy
+from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.progress import Progress
 from serve_app.tables.columns import Reading, check_columns, check_types
 from serve_app.tables.dialect import DialectFlags
@@ -104,27 +104,29 @@ def score(options: ScoreOptions, report: Progress, pool: Pool | None = None) -> 
 
 def _open_model(options: ScoreOptions) -> tuple[Model, Predictor]:
     """The bundle for the workers, and the predictor that proves that it can be opened."""
-    bundle = _read_bundle(options)
-    manifest: bytes | None = None
-    if bundle.source == "store":
-        manifest = (options.model_dir / "bundles" / f"{bundle.version}-{bundle.digest}" / MANIFEST).read_bytes()
     try:
         verify = None if options.verify_key is None else verifier(options.verify_key)
     except SigningError as error:
         raise UsageError(f"--verify-key: {error}") from None
     policy = LoadPolicy(allow_joblib=options.allow_joblib, backend=options.prefer, verify=verify)
+    version = "the served version" if options.version is None else f"version {options.version}"
     try:
+        bundle = _read_bundle(options, policy)
+        version = f"version {bundle.version}"
+        manifest: bytes | None = None
+        if bundle.source == "store":
+            manifest = manifest_bytes(options.model_dir / BUNDLES / f"{bundle.version}-{bundle.digest}")
         predictor = open_predictor(bundle, policy)
     except BundleRefused as error:
-        raise StoreError(f"version {bundle.version} is refused: {error}") from None
+        raise StoreError(f"{version} is refused: {error}") from None
     return Model(bundle, manifest, options.prefer, options.allow_joblib, options.unknown), predictor
 
 
-def _read_bundle(options: ScoreOptions) -> Bundle:
+def _read_bundle(options: ScoreOptions, policy: LoadPolicy) -> Bundle:
     """The served bundle, or that of `--version`."""
     store = Store(options.model_dir)
     if options.version is None:
-        bundle = store.current()
+        bundle = store.current(policy)
         if bundle is None:
             raise UsageError(f"the store {options.model_dir} holds no model: train one, or name another with --model-dir")
         return bundle
@@ -132,7 +134,7 @@ def _read_bundle(options: ScoreOptions) -> Bundle:
     if entry is None:
         known = ", ".join(str(entry.version) for entry in store.entries()) or "none"
         raise StoreError(f"{options.model_dir} holds no version {options.version}; it holds: {known}")
-    return read_bundle(entry.folder)
+    return read_bundle(entry.folder, policy)
 
 
 def _column_names(data: Location, kind: Kind, source: Source, flags: DialectFlags) -> list[str]:

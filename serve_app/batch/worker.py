@@ -16,7 +16,8 @@ from serve_app.artifacts.legacy import legacy_digest
 from serve_app.batch.results import encode_tables, output_table
 from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import BundleRefused, IrisApiError, UsageError
-from serve_app.inference.predictor import BackendChoice, LoadPolicy, Predictor, open_predictor
+from serve_app.inference.policy import BackendChoice, LoadPolicy
+from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.tables.columns import Reading, Rows, csv_rows, parquet_rows
 from serve_app.tables.header import Header
 from serve_app.tables.location import Folder, Kind, Location
@@ -36,14 +37,15 @@ class Model:
     def open(self) -> Predictor:
         """Verify the digest of every file, load, replay the golden examples. Raises BundleRefused."""
         bundle = self.bundle
+        policy = LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None)
         if self.manifest is not None:
             bundle = verify_files(
-                bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal
+                bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal, policy=policy
             )
         elif legacy_digest(bundle.files) != bundle.digest:
             raise BundleRefused("digest", "the model's files do not have the digest that was read")
         # The seal of this digest was verified before the bundle was sent to the workers (`run._open_model`).
-        return open_predictor(bundle, LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None))
+        return open_predictor(bundle, policy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,8 @@ async def _background(
 ) -> AsyncIterator[None]:
     """Run the tasks that keep slot, metrics and keys up to date until the block ends."""
     tasks = [
-        asyncio.create_task(_follow_store(slot, collector, poll_seconds)),
+        asyncio.create_task(_follow_store(slot, poll_seconds)),
+        asyncio.create_task(_follow_volume(collector, poll_seconds)),
         asyncio.create_task(_export_metrics(collector, on_export)),
     ]
     if keys.file is not None:
@@ -134,18 +135,29 @@ async def _background(
                 await task
 
 
-async def _follow_store(slot: Slot, collector: MetricsCollector, seconds: float) -> None:
+async def _follow_store(slot: Slot, seconds: float) -> None:
     """Refresh the slot for ever. A thread of its own: a load must not hold up requests, nor wait behind a batch."""
     loop = asyncio.get_running_loop()
     random_source = random.Random()  # noqa: S311, spreads the polls of replicas
     swapped = False
     with ThreadPoolExecutor(1, "refresh") as thread:
+        try:
+            while True:
+                swapped_before, swapped = swapped, await loop.run_in_executor(thread, slot.refresh)
+                if swapped_before:  # one poll later, when no request and no metric holds the replaced model any more
+                    await loop.run_in_executor(thread, release_memory)
+                await asyncio.sleep(seconds * random_source.uniform(0.8, 1.0))
+        finally:
+            slot.close()  # else the end of the thread would wait for a load
+
+
+async def _follow_volume(collector: MetricsCollector, seconds: float) -> None:
+    """Look at the store's volume and the last report for ever; not in the slot's thread, which must not wait for them."""
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1, "volume") as thread:
         while True:
-            swapped_before, swapped = swapped, await loop.run_in_executor(thread, slot.refresh)
-            if swapped_before:  # one poll later, when no request and no metric holds the replaced model any more
-                await loop.run_in_executor(thread, release_memory)
             await loop.run_in_executor(thread, collector.poll_store)
-            await asyncio.sleep(seconds * random_source.uniform(0.8, 1.0))
+            await asyncio.sleep(seconds)
 
 
 async def _follow_keys(keys: Keys) -> None:

@@ -1,149 +1,129 @@
 """What an ONNX model may hold, checked before ONNX Runtime parses it.
 
-A file of weights elsewhere on the disk, an operator of a library, a loop without end: none of them is part of a model that training
-converts. The protocol buffer is walked field by field; nothing of it is built.
+A model that training converts consists of operators that compute on arrays and of the numbers that they need. Everything else is
+refused by name: weights in another file, operators of other libraries, loops, branches, functions, and ONNX Runtime's own format.
+
+The reader takes one form of each message only, the one that protobuf libraries write: known fields with their declared wire type,
+tags and numbers without superfluous bytes, a singular field at most once. Two readers can therefore not see two models in the same
+bytes. The serving image does not contain the package `onnx`; `tests/hostile/test_hostile_onnx.py` compares both readers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
 
 from serve_app.errors import BundleRefused
 
-DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
-REFUSED_OPERATORS = frozenset({b"Loop", b"If"})
-"""They run as long as the model says; Scan ends with its input."""
-MAX_DEPTH = 16
+ONNX_DOMAINS = frozenset({"", "ai.onnx"})
+ML_DOMAIN = "ai.onnx.ml"
+ORT_FORMAT = b"ORTM"
+"""The identifier of ONNX Runtime's own format, at byte 4 of a file. Its parser is not the one that is checked here."""
 
-# Numbers of the fields, from onnx.proto.
-_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 20, 25
-_OPSET_DOMAIN = 1
-_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE = 1, 5, 15
-_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
-_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
-_SPARSE_TENSORS = (1, 2)
 
-_SHORT = b"|".join(b"\\x%02x.{%d}" % (size, size) for size in range(32))
-_VALUES = re.compile(rb"(?s)(?:\x3d.{4}|\x40[\x80-\xff]{0,9}[\x00-\x7f]|\x4a(?:" + _SHORT + rb")){1,2000}+")
-"""Numbers and short texts of an attribute, one field each: a forest has millions, too many to look at one by one. No more at a time
-than take a millisecond, because other requests wait meanwhile."""
-_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+def _names(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+_CORE = _names(
+    "Abs Add ArgMax ArgMin Cast Clip Concat ConstantOfShape CumSum Div Equal Exp Flatten Gather GatherElements Greater",
+    "Identity IsNaN Less Log MatMul Mul Neg Not Pow Reciprocal ReduceLogSumExp ReduceMax ReduceMean ReduceProd ReduceSum",
+    "ReduceSumSquare Relu Reshape Shape Sigmoid Softmax Sqrt Sub Sum Tanh TopK Transpose Where",
+)
+_ML = _names(
+    "ArrayFeatureExtractor Binarizer Imputer LabelEncoder LinearClassifier LinearRegressor Normalizer OneHotEncoder",
+    "SVMClassifier SVMRegressor Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor",
+)
+OPERATORS: Mapping[str, frozenset[str]] = {**dict.fromkeys(ONNX_DOMAINS, _CORE), ML_DOMAIN: _ML}
+"""By domain, the operators of what training converts, and of other estimators of scikit-learn. A test converts the estimators of
+`tests/support/converted.py` and compares. Estimators that need a loop (nearest neighbours, kernels) or functions are not there."""
+
+
+class InvalidProtobuf(ValueError):
+    """The bytes are not a protocol buffer in the form that protobuf libraries write."""
 
 
 def check_onnx(model: bytes) -> None:
     """Raises BundleRefused `forbidden` for what a served model must not hold, `load` for bytes that are not an ONNX model."""
+    if model[4:8] == ORT_FORMAT:
+        raise BundleRefused("forbidden", "the ONNX model is in ONNX Runtime's own format; convert it to ONNX")
     try:
-        graphs = _model(memoryview(model))
+        _read(memoryview(model), _MODEL)
     except InvalidProtobuf as error:
         raise BundleRefused("load", f"the ONNX model cannot be read ({error})") from None
-    if graphs != 1:
-        raise BundleRefused("load", "the ONNX model does not hold one graph")
 
 
-class InvalidProtobuf(ValueError):
-    """The bytes are not a protocol buffer."""
+# --- messages and their fields, with the numbers of onnx.proto
+
+Value = memoryview | int
+Check = Callable[[Value], None]
+"""Raises InvalidProtobuf or BundleRefused for a value that is not allowed."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def _model(view: memoryview) -> int:
-    """Check the fields of a model; the number of its graphs."""
-    graphs = 0
-    for number, value in _fields(view):
-        if number == _MODEL_GRAPH:
-            graphs += 1
-            _graph(_message(value), 0)
-        elif number == _MODEL_OPSETS:
-            for inner, domain in _fields(_message(value)):
-                if inner == _OPSET_DOMAIN:
-                    _domain(domain)
-        elif number in (_MODEL_FUNCTIONS, _MODEL_TRAINING):
-            raise BundleRefused("forbidden", "the ONNX model brings functions of its own")
-    return graphs
+@dataclass(frozen=True, slots=True)
+class _Field:
+    wire: int
+    check: Check
+    repeated: bool = False
 
 
-def _graph(view: memoryview, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise InvalidProtobuf("too deep")
-    for number, value in _fields(view):
-        if number == _GRAPH_NODE:
-            _node(_message(value), depth)
-        elif number == _GRAPH_TENSOR:
-            _tensor(_message(value))
-        elif number == _GRAPH_SPARSE:
-            _sparse(_message(value))
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """`required` are the fields that must be there; what `skip` matches are fields that need no look one by one."""
+
+    fields: Mapping[int, _Field]
+    required: frozenset[int] = frozenset()
+    skip: re.Pattern[bytes] | None = None
+    check: Callable[[dict[int, Value]], None] | None = None
+    """Looks at the singular fields of the whole message."""
 
 
-def _node(view: memoryview, depth: int) -> None:
-    for number, value in _fields(view):
-        if number == _NODE_OPERATOR and bytes(_message(value)) in REFUSED_OPERATORS:
-            raise BundleRefused("forbidden", "the ONNX model holds a loop or a branch")
-        if number == _NODE_DOMAIN:
-            _domain(value)
-        elif number == _NODE_ATTRIBUTE:
-            _attribute(_message(value), depth)
-
-
-def _attribute(view: memoryview, depth: int) -> None:
-    for number, value in _fields(view, skip=_VALUES):
-        if number in _ATTRIBUTE_TENSORS:
-            _tensor(_message(value))
-        elif number in _ATTRIBUTE_GRAPHS:
-            _graph(_message(value), depth + 1)
-        elif number in _ATTRIBUTE_SPARSE:
-            _sparse(_message(value))
-
-
-def _sparse(view: memoryview) -> None:
-    for number, value in _fields(view):
-        if number in _SPARSE_TENSORS:
-            _tensor(_message(value))
-
-
-def _tensor(view: memoryview) -> None:
-    for number, value in _fields(view):
-        if number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value != 0):
-            raise BundleRefused("forbidden", "the ONNX model keeps weights in another file")
-
-
-def _domain(value: memoryview | int) -> None:
-    if bytes(_message(value)) not in DOMAINS:
-        raise BundleRefused("forbidden", "the ONNX model needs operators that are not ONNX's own")
-
-
-def _message(value: memoryview | int) -> memoryview:
-    if isinstance(value, int):
-        raise InvalidProtobuf("a number where a message belongs")
-    return value
-
-
-def _fields(view: memoryview, *, skip: re.Pattern[bytes] | None = None) -> Iterator[tuple[int, memoryview | int]]:
-    """Number and value of each field: bytes, or an integer; fixed-width numbers and what `skip` matches are passed over."""
+def _read(view: memoryview, message: _Message) -> None:
+    """Check a message field by field; nothing of it is built."""
     at, end = 0, len(view)
+    singular: dict[int, Value] = {}
     while at < end:
-        run = skip.match(view, at) if skip is not None else None
+        run = message.skip.match(view, at) if message.skip is not None else None
         if run is not None:
             at = run.end()
             continue
-        tag, at = _varint(view, at)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            value, at = _varint(view, at)
-            yield number, value
-        elif kind == 2:
-            size, at = _varint(view, at)
-            if size > end - at:
-                raise InvalidProtobuf("cut off")
-            yield number, view[at : at + size]
-            at += size
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise InvalidProtobuf("an unknown kind of field")
-    if at != end:
+        number, value, at = _next(view, at, message)
+        field = message.fields[number]
+        if not field.repeated:
+            if number in singular:
+                raise InvalidProtobuf(f"field {number} stands twice")
+            singular[number] = value
+        field.check(value)
+    if not message.required <= singular.keys():
+        raise InvalidProtobuf("a field is missing")
+    if message.check is not None:
+        message.check(singular)
+
+
+def _next(view: memoryview, at: int, message: _Message) -> tuple[int, Value, int]:
+    """Number and value of the field at a position, and the position behind it."""
+    tag, at = _varint(view, at)
+    number, wire = tag >> 3, tag & 7
+    field = message.fields.get(number)
+    if field is None or field.wire != wire:
+        raise InvalidProtobuf(f"an unknown field {number} of wire type {wire}")
+    if wire == _VARINT:
+        value, at = _varint(view, at)
+        return number, value, at
+    size = 8 if wire == _FIXED64 else 4
+    if wire == _BYTES:
+        size, at = _varint(view, at)
+    if size > len(view) - at:
         raise InvalidProtobuf("cut off")
+    return number, view[at : at + size], at + size
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    """A number of at most 64 bits in as few bytes as it needs, and the position behind it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(view):
@@ -152,5 +132,199 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
+            if (byte == 0 and shift) or value >> 64:
+                raise InvalidProtobuf("a number in more bytes than it needs")
             return value, at
     raise InvalidProtobuf("a number without end")
+
+
+# --- values
+
+_NUMBER = rb"(?:[\x00-\x7f]|[\x80-\xff]{1,8}[\x01-\x7f]|[\x80-\xff]{9}\x01)"
+_NUMBERS = re.compile(rb"(?s)(?:%b){1,4000}+" % _NUMBER)
+_SHORT = b"|".join(b"\\x%02x.{%d}" % (size, size) for size in range(32))
+_VALUES = re.compile(rb"(?s)(?:\x3d.{4}|\x40" + _NUMBER + rb"|\x4a(?:" + _SHORT + rb")){1,2000}+")
+"""Numbers and short texts of an attribute, one field each: a forest has millions, too many to look at one by one. No more at a time
+than take a millisecond, because other requests wait meanwhile."""
+
+
+def _any(_: Value) -> None:
+    """Every value is allowed."""
+
+
+def _text(value: Value) -> None:
+    _string(value)
+
+
+def _string(value: Value) -> str:
+    try:
+        return str(_bytes(value), "utf-8")
+    except UnicodeDecodeError:
+        raise InvalidProtobuf("a name that is not UTF-8") from None
+
+
+def _bytes(value: Value) -> memoryview:
+    assert isinstance(value, memoryview)
+    return value
+
+
+def _up_to(limit: int) -> Check:
+    """A number of an enumeration or of 31 bits."""
+
+    def check(value: Value) -> None:
+        assert isinstance(value, int)
+        if value > limit:
+            raise InvalidProtobuf("a number that is too large")
+
+    return check
+
+
+def _packed(value: Value) -> None:
+    """Numbers of variable length, one behind the other."""
+    view, at = _bytes(value), 0
+    while at < len(view):
+        run = _NUMBERS.match(view, at)
+        if run is None:
+            raise InvalidProtobuf("a wrong list of numbers")
+        at = run.end()
+
+
+def _fixed(size: int) -> Check:
+    """Numbers of so many bytes, one behind the other."""
+
+    def check(value: Value) -> None:
+        if len(_bytes(value)) % size:
+            raise InvalidProtobuf("cut off")
+
+    return check
+
+
+def _forbidden(text: str) -> Check:
+    def check(_: Value) -> NoReturn:
+        raise BundleRefused("forbidden", f"the ONNX model {text}")
+
+    return check
+
+
+def _inner(message: _Message) -> Check:
+    return lambda value: _read(_bytes(value), message)
+
+
+def _data_location(value: Value) -> None:
+    if value != 0:
+        _OUTSIDE(value)
+
+
+def _domain(value: Value) -> None:
+    if (domain := _string(value)) not in OPERATORS:
+        raise BundleRefused("forbidden", f"the ONNX model needs operators of the domain {domain[:40]!r}, which are not allowed")
+
+
+def _operator(fields: dict[int, Value]) -> None:
+    operator, domain = _string(fields[4]), _string(fields[7]) if 7 in fields else ""
+    if operator not in OPERATORS[domain]:
+        raise BundleRefused("forbidden", f"the ONNX model uses the operator {operator[:40]!r}, which is not allowed")
+
+
+_OUTSIDE = _forbidden("keeps weights in another file")
+_GRAPH_INSIDE = _forbidden("holds a loop or a branch")
+_SPARSE = _forbidden("holds a sparse tensor")
+_FUNCTIONS = _forbidden("brings functions of its own")
+
+_NAME = _Field(_BYTES, _text)
+_NAMES = _Field(_BYTES, _text, repeated=True)
+_INT64 = _Field(_VARINT, _any)
+_INT31 = _Field(_VARINT, _up_to(2**31 - 1))
+
+_PROPERTIES = _Field(_BYTES, _inner(_Message({1: _NAME, 2: _NAME})), repeated=True)
+_OPSET = _Message({1: _Field(_BYTES, _domain), 2: _INT64})
+_DIMENSION = _Message({1: _INT64, 2: _NAME, 3: _NAME}, check=lambda fields: _one_of(fields, 1, 2))
+_SHAPE = _Message({1: _Field(_BYTES, _inner(_DIMENSION), repeated=True)})
+_TENSOR_TYPE = _Message({1: _INT31, 2: _Field(_BYTES, _inner(_SHAPE))})
+_TYPE = _Message({1: _Field(_BYTES, _inner(_TENSOR_TYPE)), 6: _NAME})
+_VALUE_INFO = _Field(_BYTES, _inner(_Message({1: _NAME, 2: _Field(_BYTES, _inner(_TYPE)), 3: _NAME})), repeated=True)
+_TENSOR = _Message(
+    {
+        1: _Field(_VARINT, _any, repeated=True),  # dims
+        2: _INT31,
+        4: _Field(_BYTES, _fixed(4)),
+        5: _Field(_BYTES, _packed),
+        6: _Field(_BYTES, _any, repeated=True),  # string_data
+        7: _Field(_BYTES, _packed),
+        8: _NAME,
+        9: _Field(_BYTES, _any),  # raw_data
+        10: _Field(_BYTES, _fixed(8)),
+        11: _Field(_BYTES, _packed),
+        12: _NAME,
+        13: _Field(_BYTES, _OUTSIDE, repeated=True),
+        14: _Field(_VARINT, _data_location),
+    }
+)
+_ATTRIBUTE = _Message(
+    {
+        1: _NAME,
+        2: _Field(_FIXED32, _any),
+        3: _INT64,
+        4: _Field(_BYTES, _any),
+        5: _Field(_BYTES, _inner(_TENSOR)),
+        6: _Field(_BYTES, _GRAPH_INSIDE),
+        7: _Field(_FIXED32, _any, repeated=True),
+        8: _Field(_VARINT, _any, repeated=True),
+        9: _Field(_BYTES, _any, repeated=True),
+        10: _Field(_BYTES, _inner(_TENSOR), repeated=True),
+        11: _Field(_BYTES, _GRAPH_INSIDE, repeated=True),
+        13: _NAME,
+        20: _Field(_VARINT, _up_to(14)),
+        21: _Field(_BYTES, _FUNCTIONS),
+        22: _Field(_BYTES, _SPARSE),
+        23: _Field(_BYTES, _SPARSE, repeated=True),
+    },
+    skip=_VALUES,
+)
+_NODE = _Message(
+    {
+        1: _NAMES,
+        2: _NAMES,
+        3: _NAME,
+        4: _NAME,
+        5: _Field(_BYTES, _inner(_ATTRIBUTE), repeated=True),
+        6: _NAME,
+        7: _Field(_BYTES, _domain),
+        8: _Field(_BYTES, _FUNCTIONS),
+    },
+    required=frozenset({4}),
+    check=_operator,
+)
+_GRAPH = _Message(
+    {
+        1: _Field(_BYTES, _inner(_NODE), repeated=True),
+        2: _NAME,
+        5: _Field(_BYTES, _inner(_TENSOR), repeated=True),
+        10: _NAME,
+        11: _VALUE_INFO,
+        12: _VALUE_INFO,
+        13: _VALUE_INFO,
+        15: _Field(_BYTES, _SPARSE, repeated=True),
+    }
+)
+_MODEL = _Message(
+    {
+        1: _INT64,
+        2: _NAME,
+        3: _NAME,
+        4: _NAME,
+        5: _INT64,
+        6: _NAME,
+        7: _Field(_BYTES, _inner(_GRAPH)),
+        8: _Field(_BYTES, _inner(_OPSET), repeated=True),
+        14: _PROPERTIES,
+        20: _Field(_BYTES, _FUNCTIONS, repeated=True),
+        25: _Field(_BYTES, _FUNCTIONS, repeated=True),
+    },
+    required=frozenset({7}),
+)
+
+
+def _one_of(fields: dict[int, Value], *alternatives: int) -> None:
+    if sum(number in fields for number in alternatives) > 1:
+        raise InvalidProtobuf("two values where one belongs")

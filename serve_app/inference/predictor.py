@@ -7,33 +7,20 @@ scikit-learn does.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.matrix import Matrix, Scores
-from serve_app.artifacts.names import JOBLIB, ONNX
+from serve_app.artifacts.names import GOLDEN, JOBLIB, ONNX
 from serve_app.artifacts.signature import Signature
-from serve_app.artifacts.signing import Verify
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends import Backend, Kind
 from serve_app.inference.backends.onnx_backend import open_onnx
 from serve_app.inference.backends.sklearn_backend import open_sklearn
 from serve_app.inference.padding import pad_row, pad_rows
+from serve_app.inference.policy import BackendChoice, LoadPolicy
 from serve_app.inference.warm_up import CallProfile, replay_golden, warm_up
-
-BackendChoice = Literal["auto", "onnx", "scikit-learn"]
-"""`auto` takes ONNX Runtime for a bundle with an ONNX form; the others allow one backend only."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadPolicy:
-    """What the operator allows: pickled models, which backend, and which signatures of bundles (None: none is needed)."""
-
-    allow_joblib: bool
-    backend: BackendChoice
-    verify: Verify | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -93,7 +80,7 @@ def check_policy(bundle: Bundle, policy: LoadPolicy) -> None:
 
 
 def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
-    """Load, check library versions, replay the golden examples, warm up. Raises BundleRefused."""
+    """Load, check library versions, replay the golden examples, warm up, all in this process. Raises BundleRefused."""
     check_policy(bundle, policy)
     backend: Backend
     if _has_onnx(bundle, policy.backend):
@@ -102,7 +89,7 @@ def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
     else:
         backend, signature = open_sklearn(bundle)
     replay_golden(backend, signature, bundle.files)
-    return Predictor(_without(bundle, JOBLIB, ONNX), signature, backend, warm_up(backend, signature))
+    return Predictor(_without(bundle, JOBLIB, ONNX, GOLDEN), signature, backend, warm_up(backend, signature))
 
 
 def _has_onnx(bundle: Bundle, backend: BackendChoice) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.manifest_bounds import MAX_GOLDEN_VALUES
 from serve_app.artifacts.matrix import Matrix, Scores, batched
 from serve_app.artifacts.names import GOLDEN
 from serve_app.artifacts.signature import Feature, Signature
@@ -66,6 +67,8 @@ def replay_golden(backend: Backend, signature: Signature, files: Mapping[str, by
         return
     try:
         golden = orjson.loads(raw)
+        if len(golden["rows"]) * len(signature.features) > MAX_GOLDEN_VALUES:
+            raise BundleRefused("golden", f"{GOLDEN} holds more than {MAX_GOLDEN_VALUES} values")
         matrix = read_rows(signature, golden["rows"], unknown="unseen")
         expected = np.array(golden["scores"], dtype=np.float64)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, InvalidInput) as error:

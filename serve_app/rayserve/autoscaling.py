@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from serve_app.artifacts.memory_limit import memory_limit
+
 log = logging.getLogger("ray.serve.iris_api.autoscaling")
 """The policy runs in Serve's controller: below Serve's logger, its lines reach the controller's log file."""
 
@@ -87,19 +89,6 @@ def assigned_cpus() -> float:
     if not ray.is_initialized():
         return 0.0
     return float(ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0))
-
-
-def memory_limit() -> float:
-    """Bytes that this container may use; the machine's memory when the container has no limit."""
-    machine = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(path).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            return min(machine, float(text))
-    return machine
 
 
 def _cpu_seconds() -> float:

@@ -78,7 +78,8 @@ def uneven(record: Sequence[str], header: Header) -> str | None:
     """What is wrong with the width of a row; None for a row that fits the header."""
     width = len(header.columns)
     if len(record) != width:
-        return f"it has {len(record)} value{'s' * (len(record) != 1)} where the header names {width}"
+        expected = "other rows have" if header.index or header.padding else "the header names"
+        return f"it has {len(record)} value{'s' * (len(record) != 1)} where {expected} {width}"
     if header.padding and any(cell.strip() for cell in record[width - len(header.padding) :]):
         return "it has a value beyond the last column that the header names"
     return None

@@ -12,7 +12,6 @@ import gzip
 import lzma
 import os
 import tempfile
-import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -96,31 +95,25 @@ def open_content(location: Location, path: str, form: TextForm) -> Any:
     if form.plain:
         return location.filesystem.open_input_file(path)
     info = location.filesystem.get_file_info(path)
-    return pa.memory_map(_copy(location, path, form, info.size, info.mtime_ns).path)
-
-
-class _TemporaryFile:
-    """A file that is removed when it is no longer referred to, or when the program ends."""
-
-    def __init__(self) -> None:
-        handle, self.path = tempfile.mkstemp(prefix="iris-api-table-")
-        os.close(handle)
-        weakref.finalize(self, os.unlink, self.path)
+    return pa.BufferReader(_copy(location, path, form, info.size, info.mtime_ns))
 
 
 @lru_cache(maxsize=2)
-def _copy(location: Location, path: str, form: TextForm, size: int, _stamp: int | None) -> _TemporaryFile:
-    """A temporary file with the content."""
-    limit = min(MAX_UNPACKED, max(FREE_BYTES, MAX_RATIO * size))
-    copy, written = _TemporaryFile(), 0
-    with translate_errors(path), location.filesystem.open_input_file(path) as file, open(copy.path, "wb") as target:
-        for block in _recoded(_unpacked(file, form.compression, path), form, path):
-            written += target.write(block)
-            if written > limit:
-                raise UsageError(f"{path} unpacks to more than {limit >> 20} MiB: split it, or save it as Parquet")
-    if not written:
-        raise UsageError(f"{path} is empty: it needs a header line and rows")
-    return copy
+def _copy(location: Location, path: str, form: TextForm, size: int, _stamp: int | None) -> pa.Buffer:
+    """The content in a temporary file that has no name any more: it disappears with the buffer, and with a killed process."""
+    limit, written = min(MAX_UNPACKED, max(FREE_BYTES, MAX_RATIO * size)), 0
+    handle, name = tempfile.mkstemp(prefix="iris-api-table-")
+    try:
+        with translate_errors(path), location.filesystem.open_input_file(path) as file, open(handle, "wb") as target:
+            for block in _recoded(_unpacked(file, form.compression, path), form, path):
+                written += target.write(block)
+                if written > limit:
+                    raise UsageError(f"{path} unpacks to more than {limit >> 20} MiB: split it, or save it as Parquet")
+        if not written:
+            raise UsageError(f"{path} is empty: it needs a header line and rows")
+        return pa.memory_map(name).read_buffer()
+    finally:
+        os.unlink(name)
 
 
 def _recoded(stream: Any, form: TextForm, path: str) -> Iterator[bytes]:

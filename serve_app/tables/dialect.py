@@ -117,8 +117,6 @@ def mark_name(mark: str) -> str:
 def complete_dialect(text: str, form: TextForm, flags: DialectFlags, mark: str | None, name: str) -> Dialect:
     """The dialect of complete lines, the header first; `mark` is the separator of Excel's line. Raises UsageError."""
     dialect = Dialect(form, flags.separator or mark or _separator(text, name), flags.decimal or ".")
-    if flags.decimal == dialect.separator:
-        raise UsageError(f"--decimal '{flags.decimal}' is the separator of {name} as well: name another with --separator")
     if flags.decimal is None and dialect.separator != ",":
         return replace(dialect, decimal=_decimal(records(text, dialect.separator), name))
     return dialect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -105,17 +106,17 @@ def _header_line(content: bytes) -> tuple[int, int | None]:
 
 def _described(rows: Sequence[Sequence[str]], header: Header, path: str) -> Header:
     """The header with its names, by the records of the head; the first one is the header line."""
-    line, widths = rows[0], {len(row) for row in rows[1:]}
-    width = widths.pop() if len(widths) == 1 else len(line)
+    line, widths = rows[0], Counter(len(row) for row in rows[1:])
+    width = widths.most_common(1)[0][0] if widths else len(line)  # a row that differs is refused by its number when it is read
     named = len(line)
     while named > 1 and not line[named - 1].strip():
         named -= 1
     names, row_name, padding = list(line[:named]), 0, 0
     remarks = [*header.remarks]
-    if width > named and all(not cell.strip() for row in rows[1:] for cell in row[named:]):
+    if width > named and all(not cell.strip() for row in rows[1:] if len(row) == width for cell in row[named:]):
         padding = width - named
         remarks.append("every row ends in empty values without a name: they are left out")
-    elif width == len(line) + 1 and named == len(line) and _are_row_names([row[0] for row in rows[1:]]):
+    elif len(widths) == 1 and width == len(line) + 1 and named == len(line) and _are_row_names([row[0] for row in rows[1:]]):
         row_name = 1
         remarks.append(
             "every row has one value more than the header has names: the first one is read as the row's name and left out"

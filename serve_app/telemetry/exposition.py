@@ -68,6 +68,11 @@ def _model(slot: Slot, refusals: int, age_seconds: float | None) -> Iterator[Met
         refused.add_metric([reason], float(slot.refusal is not None and slot.refusal.reason == reason))
     yield refused
     yield _gauge("model_load_seconds", "Duration of the last load of a model.", slot.load_seconds)
+    yield _gauge(
+        "model_refresh_age_seconds",
+        "Time since the replica last read the pointer and served or refused what it names.",
+        slot.refresh_age_seconds(),
+    )
     if predictor is not None:
         labels = {
             "version": predictor.version,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
+
+from serve_app.printable import printable
 
 ROOT = "iris_api"
 """Logger above all loggers of the application."""
@@ -18,7 +21,8 @@ STANDARD = frozenset({"message", "asctime", "taskName"})
 class TextFormatter(logging.Formatter):
     """`12:00:01 INFO model swapped model_version=7 …`: the message, then every field that the caller passed as `extra`.
 
-    A field whose value is None is left out.
+    A field whose value is None is left out. Message and fields stay on one line, whatever they quote; the lines of a traceback
+    begin with a bar, so that no text can forge a line.
     """
 
     def __init__(self) -> None:
@@ -29,7 +33,11 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, the standard library's name
         """The line without a traceback."""
         extras = {name: value for name, value in vars(record).items() if name not in self._standard and value is not None}
-        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras.items())])
+        return printable(" ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras.items())]))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802, the standard library's name
+        """The traceback, each line with a bar before it."""
+        return "\n".join(f"| {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def configure(*, level: str, json: bool) -> None:

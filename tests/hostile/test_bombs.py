@@ -185,5 +185,5 @@ def test_sixty_large_bodies_at_once_share_one_budget(server: Replica, headers: d
     assert statuses[413] + statuses[400] > 0  # those within the budget are read: a row too long, no gzip
     assert not [status for status in statuses if status >= 500]
     assert at_once < 300_000_000
-    assert left < 8 * LIMIT  # the allocator keeps a part of what the budget allows
+    assert left < GROWTH
     assert json.loads(server.ask("/predict", FLOWER)[1])["prediction"] == "setosa"

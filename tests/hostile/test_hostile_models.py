@@ -14,7 +14,7 @@ import pytest
 
 from serve_app.artifacts.signing import signer, verifier
 from serve_app.artifacts.store import CURRENT, Store
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.slot import Slot
 from tests.support.figures import note
 from tests.support.hostile.cases import Case

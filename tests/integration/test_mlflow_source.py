@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.artifacts.mlflow_download import Download
 from serve_app.artifacts.mlflow_source import MlflowSource
+from serve_app.artifacts.skops_format import skops_to_joblib
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused
+from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.slot import Slot
 from tests.support.mlflow_server import mlflow_server
 from tests.support.models import A_FLOWER, iris
 from tests.support.native import answer_row
-from tests.support.policies import ALLOW_ALL
+from tests.support.policies import ALLOW_ALL, load_policy
 from tests.support.server import ROOT, free_port
 from tests.support.stores import manifest_of
 
@@ -113,37 +117,55 @@ def test_a_model_that_somebody_else_logged_is_served_with_its_own_names(
     assert b'"prediction":"setosa"' in answer_row(slot.predictor, str(A_FLOWER).replace("'", '"').encode())
 
 
+def reason_of(slot: Slot) -> str:
+    assert not slot.refresh()
+    assert slot.refusal is not None
+    assert slot.predictor is None
+    return slot.refusal.reason
+
+
 def test_a_model_that_would_fill_the_memory_when_unpacked_is_refused(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow.artifacts import download_artifacts
-
-    def with_a_bomb(**uri: str) -> str:
-        folder: str = download_artifacts(**uri)
-        with zipfile.ZipFile(next(Path(folder).glob("model*.skops")), "a", zipfile.ZIP_DEFLATED) as packed:
+    def with_a_bomb(file: Path, limit: int) -> bytes:
+        with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as packed:
             packed.writestr("bomb", bytes(16 << 20))
-        return folder
+        return skops_to_joblib(file, limit)
 
     log_model(tracking, "Bomb", "skops")
-    monkeypatch.setattr("mlflow.artifacts.download_artifacts", with_a_bomb)
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Bomb"), policy=ALLOW_ALL)
-    assert not slot.refresh()
-    assert slot.refusal is not None
-    assert (slot.refusal.reason, slot.predictor) == ("forbidden", None)
+    monkeypatch.setattr("serve_app.artifacts.mlflow_source.skops_to_joblib", with_a_bomb)
+    assert reason_of(Slot(Store(tmp_path), registry(tracking, tmp_path, name="Bomb"), policy=ALLOW_ALL)) == "forbidden"
 
 
-def test_a_model_of_more_bytes_than_a_bundle_may_have_is_refused_before_it_is_fetched(
-    tracking: str, trained: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", [NAME, "Large"])
+def test_a_model_larger_than_the_memory_allows_is_refused(
+    tracking: str, trained: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    def fetched(**_: str) -> str:
-        raise AssertionError
+    if name != NAME:
+        log_model(tracking, name, "cloudpickle")
+    for module in ("bundle", "mlflow_source"):
+        monkeypatch.setattr(f"serve_app.artifacts.{module}.max_model_bytes", lambda: 400)
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=name), policy=ALLOW_ALL)
+    assert reason_of(slot) == "manifest"
 
-    monkeypatch.setattr("serve_app.artifacts.mlflow_source.MAX_BUNDLE_BYTES", 1000)
-    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fetched)
-    slot = Slot(Store(tmp_path), registry(tracking, tmp_path), policy=ALLOW_ALL)
-    assert not slot.refresh()
-    assert slot.refusal is not None
-    assert slot.refusal.reason == "manifest"
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (load_policy(verify=lambda digest, seal: False), "unsigned"),
+        (load_policy(allow_joblib=False), "forbidden"),
+        (load_policy(backend="onnx"), "forbidden"),
+    ],
+    ids=["unsigned", "no pickle", "ONNX only"],
+)
+def test_nothing_is_fetched_that_the_settings_do_not_allow(
+    tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: LoadPolicy, reason: str
+) -> None:
+    log_model(tracking, f"Not{reason}{policy.backend}", "skops")
+    fetched: list[str] = []
+    monkeypatch.setattr(Download, "fetch", lambda self, artifact, limit: fetched.append(artifact))
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=f"Not{reason}{policy.backend}"), policy=policy)
+    assert (reason_of(slot), fetched) == (reason, [])
 
 
 def test_bytes_that_differ_from_the_digest_are_refused(tracking: str, trained: Store, tmp_path: Path) -> None:
@@ -203,3 +225,12 @@ def test_an_empty_registry_is_no_error_and_a_dead_server_is_asked_again_later(tr
     assert not slot.refresh()
     assert slot.problem is not None
     assert "MLflow" in slot.problem
+
+
+def test_a_dead_server_is_logged_in_one_line_however_often_it_is_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    slot = Slot(Store(tmp_path), registry(f"http://127.0.0.1:{free_port()}", tmp_path, poll_seconds=0), policy=ALLOW_ALL)
+    for _ in range(3):
+        slot.refresh()
+    assert [(record.levelname, record.exc_info) for record in caplog.records if record.levelno >= logging.WARNING] == [
+        ("ERROR", None)
+    ]

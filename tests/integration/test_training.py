@@ -85,7 +85,7 @@ def test_the_iris_bundle_answers_and_tells_where_it_comes_from(tmp_path: Path) -
     assert (manifest.max_depth, manifest.random_state) == (None, 0)
     assert (manifest.tracking, manifest.mlflow_run_id) == ("none", None)
     assert manifest.target_names == ("setosa", "versicolor", "virginica")
-    assert set(bundle.files) >= {"card.html", "confusion_matrix.png", "feature_importance.png", "golden.json", "model.onnx"}
+    assert set(manifest.files) >= {"card.html", "confusion_matrix.png", "feature_importance.png", "golden.json", "model.onnx"}
     assert set(bundle.metrics) >= {"accuracy", "precision", "recall", "f1_score", "per_class", "confusion_matrix"}
     predictor = open_predictor(bundle, ALLOW_ALL)
     assert predictor.kind == "onnx"

@@ -14,7 +14,7 @@ from serve_app.http.options import HttpOptions
 from serve_app.http.rate_limit import RateLimits
 from serve_app.http.responses import ASGIApp
 from serve_app.http.routes.predictions import PREDICTION_ROUTES
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Codec
 from serve_app.settings import Settings

@@ -152,12 +152,44 @@ SECURITY: Groups = (
                 "1,000 hostile models: all refused for the right reason, nothing executed",
                 "test_hostile_models::more_than_a_thousand",
             ),
+            (
+                "10,000 mutations of ONNX models: what is accepted, the package `onnx` reads the same",
+                "test_hostile_onnx::both_readers_see_the_same",
+            ),
+            (
+                "ONNX models that hide loops, files or foreign operators: refused before they are parsed",
+                "test_hostile_onnx::a_model_that_hides_something",
+            ),
+            ("The hidden things would run", "test_hostile_onnx::what_a_model_hides"),
+            ("A model that swells: refused, the replica does not grow", "test_hostile_onnx::a_model_that_swells"),
+            (
+                "A model that never ends: refused in time, also for a replica that starts",
+                "test_hostile_onnx::a_model_that_never_ends_is_refused",
+            ),
+            (
+                "A roll-back is followed while a model that never ends is tried",
+                "test_hostile_onnx::a_roll_back_is_followed",
+            ),
+            ("A pickle that dies, hangs or swells takes only its trial with it", "test_trial::a_pickle_takes_only_its_trial"),
+            ("The list of operators is what conversions give", "test_onnx_operators::the_allowed_operators"),
             ("The traps in them would spring", "test_hostile_models::the_traps_would_spring"),
             (
                 "With IRIS_ALLOW_JOBLIB=false nothing is unpickled",
                 "test_hostile_models::a_replica_that_may_not_unpickle",
             ),
             ("With IRIS_VERIFY_KEY nothing unsigned is served", "test_hostile_models::only_bundles_with_the_trainers_seal"),
+            (
+                "Pipes, sockets, links, folders and sparse files in the store: no reader hangs or fills its memory",
+                "test_hostile_store::no_kind_of_file",
+            ),
+            ("600 MB of unused files in a bundle: 0 MB kept", "test_hostile_store::junk_in_a_bundle"),
+            ("An unsigned bundle: nothing large is read", "test_hostile_store::an_unsigned_bundle_is_refused_before"),
+            ("A model larger than a quarter of the memory: not read", "test_hostile_store::a_model_larger_than_a_share"),
+            ("Links in the store lead no writer out of it", "test_hostile_store::links_in_the_store"),
+            ("No text of the store forges a line of the log", "test_hostile_store::forges"),
+            ("A manifest that says too much is refused", "test_hostile_store::a_manifest_that_says_too_much"),
+            ("skops bombs: refused with little memory", "test_hostile_store::in_the_format_of_skops_cannot_fill"),
+            ("A download from MLflow is bounded in bytes and time", "test_hostile_store::a_download_is_bounded"),
             (
                 "The trainer unpickles no served model that the policy refuses",
                 "test_comparison::a_served_model_that_the_policy_refuses",
@@ -183,6 +215,8 @@ SECURITY: Groups = (
             ("Names of any characters end no training and stay what they are", "test_names::names_of_any_characters"),
             ("Messages about a table hold no control character", "test_printable::an_error_about_a_column"),
             ("CSV scores hold no formula", "test_results::a_text_that_begins_a_formula"),
+            ("The printed example runs nothing in a shell", "test_example::a_short_row_is_part_of_the_command_and_quoted"),
+            ("A table of many columns is explained within its time", "test_importance::the_time_is_kept"),
         ),
     ),
     (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from serve_app.artifacts.signing import Verify
-from serve_app.inference.predictor import BackendChoice, LoadPolicy
+from serve_app.inference.policy import BackendChoice, LoadPolicy, TrialLimits
 
 
-def load_policy(*, allow_joblib: bool = True, backend: BackendChoice = "auto", verify: Verify | None = None) -> LoadPolicy:
+def load_policy(
+    *, allow_joblib: bool = True, backend: BackendChoice = "auto", verify: Verify | None = None, trial: TrialLimits | None = None
+) -> LoadPolicy:
     """A policy that allows everything but what a test changes."""
-    return LoadPolicy(allow_joblib=allow_joblib, backend=backend, verify=verify)
+    return LoadPolicy(allow_joblib=allow_joblib, backend=backend, verify=verify, trial=trial)
 
 
 ALLOW_ALL = load_policy()

@@ -16,7 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from serve_app.artifacts.store import Store
-from serve_app.fast_path import tune_interpreter
+from serve_app.fast_path import tune_allocator, tune_interpreter
 from tests.support.apps import KEY, client_of
 from tests.support.processes import resident
 from tests.support.server import ROOT, free_port
@@ -74,6 +74,7 @@ def _answers(running: Replica, process: subprocess.Popen[bytes]) -> bool:
 
 def main() -> None:
     app = client_of(Store(Path(sys.argv[1]))).app
+    tune_allocator()
     tune_interpreter()
     uvicorn.run(app, port=int(sys.argv[2]), http="httptools", loop="uvloop", lifespan="off", log_level="error")
 

@@ -30,6 +30,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # else it guesses, and reads its own format too
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         (source,) = session.get_inputs()
         self._input = source.name

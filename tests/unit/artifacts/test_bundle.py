@@ -110,9 +110,10 @@ def test_a_manifest_over_the_limit_is_refused_though_its_digest_fits(tmp_path: P
     assert why(write(tmp_path, FILES, manifest)) == ("digest", True)
 
 
-def test_files_that_the_manifest_does_not_list_are_not_part_of_the_bundle(folder: Path) -> None:
-    (folder / "model.onnx").write_bytes(b"from somebody else")
-    assert read_bundle(folder).files == FILES
+@pytest.mark.parametrize("name", ["model.onnx", ".hidden", "a\nline"])
+def test_a_folder_with_a_file_that_the_manifest_does_not_list_is_refused(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"from somebody else")
+    assert why(folder) == ("digest", True)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_a_converted_model_is_served_without_importing_scikit_learn(tmp_path: Pa
     publish_iris(store, forest(), onnx=True)
     program = f"""
 import sys
-from serve_app.inference.predictor import LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.slot import Slot
 from serve_app.artifacts.store import Store
 slot = Slot(Store({str(tmp_path)!r}), policy=LoadPolicy(allow_joblib=True, backend="auto", verify=None))

@@ -14,7 +14,8 @@ from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.names import GOLDEN, JOBLIB, ONNX
 from serve_app.artifacts.signature import Feature
 from serve_app.errors import BundleRefused
-from serve_app.inference.predictor import LoadPolicy, open_predictor
+from serve_app.inference.policy import LoadPolicy
+from serve_app.inference.predictor import open_predictor
 from tests.support.bundles import IRIS, bundle
 from tests.support.models import (
     A_FLOWER,

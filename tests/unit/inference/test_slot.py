@@ -11,6 +11,7 @@ import pytest
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.names import GOLDEN, JOBLIB
+from serve_app.artifacts.read_policy import ReadPolicy
 from serve_app.artifacts.store import CURRENT, Entry, Store
 from serve_app.errors import BundleRefused
 from serve_app.inference.slot import Slot
@@ -234,7 +235,7 @@ class Broken:
     def pointer(self) -> str | None:
         raise self.error
 
-    def read(self, pointer: str) -> Bundle:
+    def read(self, pointer: str, policy: ReadPolicy | None = None) -> Bundle:
         raise self.error
 
 
@@ -320,7 +321,7 @@ class Late:
     def pointer(self) -> str | None:
         raise AssertionError("asked")
 
-    def read(self, pointer: str) -> Bundle:
+    def read(self, pointer: str, policy: ReadPolicy | None = None) -> Bundle:
         raise AssertionError("asked")
 
 

@@ -122,6 +122,60 @@ def test_a_table_is_the_same_in_every_form(tmp_path: Path, form: str) -> None:
         np.testing.assert_array_equal(scored(path, dataset, part_bytes), matrix)
 
 
+PEOPLE: dict[str, tuple[str | bytes, dict[str, Any], dict[str, str]]] = {
+    "Excel in French": (
+        "ville;surface;kind\r\n"
+        + "".join(f"{('à Orléans', 'Haÿ', 'Bézier')[row % 3]};{row},5;{'ab'[row % 2]}\r\n" for row in range(30)),
+        {},
+        {"ville": "category", "surface": "number"},
+    ),
+    "write.csv2 of R": (
+        '"";"x";"n";"kind"\n'
+        + "".join(f'"{row}";{row},25;{"NA" if row % 5 == 0 else row};"{"ab"[row % 2]}"\n' for row in range(30)),
+        {},
+        {"x": "number", "n": "number?"},
+    ),
+    "Google Sheets in German": (
+        "x,y,kind\n" + "".join(f'"{row},25",{row},{"ab"[row % 2]}\n' for row in range(30)),
+        {"flags": DialectFlags(decimal=",")},
+        {"x": "number", "y": "number"},
+    ),
+    "SAS": (
+        "x,n,kind\n" + "".join(f"{'.' if row % 5 == 0 else row},{row},{'ab'[row % 2]}\n" for row in range(30)),
+        {"missing": ["."]},
+        {"x": "number?", "n": "number"},
+    ),
+    "COPY of PostgreSQL": (
+        "x\tactive\tkind\n"
+        + "".join(f"{row}\t{chr(92) + 'N' if row % 5 == 0 else 'true'}\t{'ab'[row % 2]}\n" for row in range(30)),
+        {"missing": ["\\N"]},
+        {"x": "number", "active": "boolean?"},
+    ),
+    "an index of two levels": (
+        ",,x,kind\n" + "".join(f"{row // 7},{row % 7},{row / 2},{'ab'[row % 2]}\n" for row in range(30)),
+        {},
+        {"x": "number"},
+    ),
+}
+
+
+@pytest.mark.parametrize("program", PEOPLE)
+def test_what_programs_export_is_learnt_and_scored(tmp_path: Path, program: str) -> None:
+    raw, options, kinds = PEOPLE[program]
+    path = written(tmp_path, raw.encode("cp1252") if program == "Excel in French" and isinstance(raw, str) else raw)
+    dataset = load(path, target="kind", **options)
+    assert {item.name: item.kind + "?" * item.nullable for item in dataset.signature.features} == kinds
+    matrix = scored(path, dataset, 100, options.get("flags"))
+    assert len(matrix) == 30
+    assert np.isnan(matrix).any(axis=0).tolist() == [item.nullable for item in dataset.signature.features]
+
+
+def test_a_text_among_numbers_is_named_with_the_flag_that_reads_it_as_missing(tmp_path: Path) -> None:
+    raw, _, _ = PEOPLE["SAS"]
+    with pytest.raises(UsageError, match=r"row 1 says '\.'.*--na \."):
+        load(written(tmp_path, raw), target="kind")
+
+
 def test_flags_name_what_cannot_be_found(tmp_path: Path) -> None:
     plain = trained(written(tmp_path, ROWS, "plain.csv"))
     flags = DialectFlags("^", ",", "cp1250")
@@ -141,6 +195,7 @@ def test_flags_name_what_cannot_be_found(tmp_path: Path) -> None:
         ("x,y\n1.5,2,\n3,4,5\n", r"row 1\b"),
         ("x;y\n" + "1;2\n" * 200_000 + "1;2;3\n", r"row 200001\b"),
         ("x,y\n" + "1,2,\n" * 300_000 + "1,2,3\n", r"row 300001\b"),
+        ("x,y\n1,2,\n3,4,\n5,6\n", r"row 3\b.*\b2\b.*\b3\b"),
         ("x,,y\n1,2,3\n", r"column 2\b"),
         ("x,y,\n1,2,3\n", r"column 3\b"),
         ("x,y\n1,a\x00\n", r"NUL.*row 1\b"),

@@ -48,8 +48,9 @@ def test_names_of_any_characters_end_no_training_and_stay_what_they_are(table: P
     assert list(bundle.signature.names) == COLUMNS
     assert set(bundle.signature.classes) == set(CLASSES)
     assert set(orjson.loads(bundle.files["metrics.json"])["per_class"]) == set(CLASSES)
-    assert all(bundle.files[name].startswith(PNG) for name in (CONFUSION_IMAGE, IMPORTANCE_IMAGE))
-    card = bundle.files[CARD].decode()
+    folder = outcome.entry.folder
+    assert all((folder / name).read_bytes().startswith(PNG) for name in (CONFUSION_IMAGE, IMPORTANCE_IMAGE))
+    card = (folder / CARD).read_text()
     assert "&lt;b&gt;&amp;&#34;" in card
     assert "<b>&" not in card
     assert "\u202e" not in card

@@ -13,7 +13,15 @@ from serve_app.artifacts.signature import Feature, Signature
 from training import rules
 from training.comparison import Comparison
 from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics, measure
-from training.rules import VERDICT_RULES, Evidence, every_class_is_predicted, floors_are_met, judge, not_worse_than_served
+from training.rules import (
+    VERDICT_RULES,
+    Evidence,
+    every_class_is_predicted,
+    floors_are_met,
+    judge,
+    not_worse_than_served,
+    replicas_can_open,
+)
 
 CLASSES = Signature((Feature("x"),), "classification", ("a", "b", "c"))
 NUMBER = Signature((Feature("x"),), "regression")
@@ -82,10 +90,15 @@ def test_for_a_regression_the_tolerance_is_a_share_of_the_error(value: float, ac
     assert judge(evidence(rmse(value), rmse(100.0), tolerance=0.05)).accepted is accepted
 
 
+def test_a_model_that_replicas_would_refuse_is_refused() -> None:
+    assert list(replicas_can_open(evidence(accuracy(0.9)))) == []
+    assert len(list(replicas_can_open(evidence(accuracy(0.9), servable=False)))) == 1
+
+
 def test_the_verdict_has_the_reason_of_every_rule_that_refuses() -> None:
-    verdict = judge(evidence(accuracy(0.5), accuracy(0.9), floors={"accuracy": 0.8}))
+    verdict = judge(evidence(accuracy(0.5), accuracy(0.9), floors={"accuracy": 0.8}, servable=False))
     assert not verdict.accepted
-    assert len(verdict.reasons) == 2
+    assert len(verdict.reasons) == 3
     assert verdict.to_dict()["reasons"] == list(verdict.reasons)
     assert verdict.to_dict()["comparison"]["version"] == "4"
 

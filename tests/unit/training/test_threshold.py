@@ -19,7 +19,8 @@ from serve_app.batch.pool import in_process
 from serve_app.batch.run import score
 from serve_app.batch.score_options import ScoreOptions
 from serve_app.errors import UsageError
-from serve_app.inference.predictor import LoadPolicy, open_predictor
+from serve_app.inference.policy import LoadPolicy
+from serve_app.inference.predictor import open_predictor
 from tests.support import tables
 from tests.support.apps import HEADERS, client_of
 from tests.support.scoring import as_answers, results, served

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serve_app.artifacts.bundle import Bundle, read_bundle
-from serve_app.artifacts.signing import SigningError, own_verifier, verifier
-from serve_app.artifacts.store import Check, Entry, Store
+from serve_app.artifacts.manifest import Manifest
+from serve_app.artifacts.names import SEAL
+from serve_app.artifacts.read_policy import check_seal, model_file
+from serve_app.artifacts.regular_file import UnfitFile, read_regular
+from serve_app.artifacts.signing import MAX_SEAL_BYTES, SigningError, own_verifier, verifier
+from serve_app.artifacts.store import Check, Entry
 from serve_app.errors import BundleRefused, StoreError, UsageError
-from serve_app.inference.predictor import BackendChoice, LoadPolicy, check_policy
+from serve_app.inference.policy import BackendChoice, LoadPolicy
 
 
 def load_policy(
@@ -34,7 +37,7 @@ def check_promotion(policy: LoadPolicy) -> Check:
 
     def check(entry: Entry) -> None:
         try:
-            check_policy(read_bundle(entry.folder), policy)
+            check_entry(entry, policy)
         except BundleRefused as error:
             raise StoreError(
                 f"version {entry.version} is not served because the replicas would refuse it ({error.reason}: {error}): "
@@ -44,12 +47,20 @@ def check_promotion(policy: LoadPolicy) -> Check:
     return check
 
 
-def served_bundle(store: Store, policy: LoadPolicy) -> Bundle | None:
-    """The served bundle when the policy allows it; None for an empty store. Raises BundleRefused."""
-    bundle = store.current()
-    if bundle is not None:
-        check_policy(bundle, policy)
-    return bundle
+def check_entry(entry: Entry, policy: LoadPolicy) -> Manifest:
+    """The manifest of a version that the policy allows; nothing but manifest and seal is read. Raises BundleRefused."""
+    if entry.manifest is None:
+        raise BundleRefused("manifest", f"version {entry.version} is damaged")
+    check_seal(entry.digest, _seal(entry), policy.verify)
+    model_file(entry.manifest.files, policy)
+    return entry.manifest
+
+
+def _seal(entry: Entry) -> bytes | None:
+    try:
+        return read_regular(entry.folder / SEAL, MAX_SEAL_BYTES)
+    except (OSError, UnfitFile):
+        return None
 
 
 _FIXES = {

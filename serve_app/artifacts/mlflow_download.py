@@ -1,0 +1,160 @@
+"""Downloads from MLflow, in a process of their own: a server cannot send more bytes, nor for longer, than is allowed.
+
+MLflow's clients write whatever the server sends. The operating system limits the size of the file that the process writes, and the
+process is killed when its time is over. It is told the name of the file to write; names from the server are not used as paths.
+
+    python -m serve_app.artifacts.mlflow_download       reads orders from standard input, one JSON object in each line
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from serve_app.artifacts.regular_file import UnfitFile, read_regular
+from serve_app.errors import BundleRefused
+
+SECONDS = 300.0
+"""How long the downloads of one model may take together."""
+ANSWER_BYTES = 4096
+
+
+class Download:
+    """A process that downloads files of one run, until `close`."""
+
+    def __init__(self, tracking_uri: str, run_id: str, folder: Path, *, seconds: float = SECONDS) -> None:
+        self._folder = folder
+        self._deadline = time.monotonic() + seconds
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "serve_app.artifacts.mlflow_download"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        )
+        self._send({"tracking_uri": tracking_uri, "run_id": run_id})
+
+    def fetch(self, artifact: str, limit: int) -> bytes:
+        """The bytes of one artifact of the run.
+
+        Raises BundleRefused `manifest` when it has more than `limit` bytes, and `unreadable` when MLflow does not give it.
+        """
+        path = self._folder / "download"
+        path.unlink(missing_ok=True)
+        self._send({"artifact": artifact, "path": str(path), "limit": limit})
+        error = self._answer().get("error")
+        try:
+            if error is None:
+                return read_regular(path, limit)
+            if path.stat().st_size >= limit:
+                raise BundleRefused("manifest", f"{artifact} in MLflow has more than {limit} bytes")
+        except UnfitFile:
+            raise BundleRefused("manifest", f"{artifact} in MLflow is no file of at most {limit} bytes") from None
+        except OSError as failure:
+            error = error or type(failure).__name__
+        raise BundleRefused("unreadable", f"MLflow did not give {artifact} ({error})", final=False)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _send(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # a process that died gives no answer
+            self._process.stdin.write(orjson.dumps(order) + b"\n")
+            self._process.stdin.flush()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, self._deadline - time.monotonic()))
+        if not ready:
+            self._process.kill()
+            return {"error": "TimeoutError"}
+        try:
+            answer: dict[str, Any] = orjson.loads(self._process.stdout.readline(ANSWER_BYTES))
+        except orjson.JSONDecodeError:
+            return {"error": "the process ended"}
+        return answer
+
+
+def _environment() -> dict[str, str]:
+    """The environment of this process, which holds what MLflow's client needs, without the key of the API."""
+    others = {name: value for name, value in os.environ.items() if name != "API_KEY"}
+    return {**others, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+
+
+@contextlib.contextmanager
+def downloading(tracking_uri: str, run_id: str, folder: Path) -> Iterator[Download]:
+    """A Download that is closed at the end of the block."""
+    download = Download(tracking_uri, run_id, folder)
+    try:
+        yield download
+    finally:
+        download.close()
+
+
+def main() -> None:
+    """Carry out the orders of standard input, and answer each with a line: `{}`, or the name of the error."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no answer
+    run = orjson.loads(sys.stdin.buffer.readline())
+    for line in sys.stdin.buffer:
+        order = orjson.loads(line)
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        answer = {}
+        try:
+            repositories = list(_repositories(run["tracking_uri"], run["run_id"], order["artifact"]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], hard))
+            _download(repositories, order["path"])
+        except Exception as error:  # any: it is the other side that decides
+            answer = {"error": type(error).__name__}
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        answers.write(orjson.dumps(answer) + b"\n")
+        answers.flush()
+
+
+def _repositories(tracking_uri: str, run_id: str, artifact: str) -> Iterator[tuple[Any, str]]:
+    """Where the artifact may be, and its path there: the run's own artifacts, then those of the logged model of that name."""
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    mlflow.set_tracking_uri(tracking_uri)
+    yield get_artifact_repository(f"runs:/{run_id}"), artifact
+    name, _, rest = artifact.partition("/")
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri)
+    experiment = client.get_run(run_id).info.experiment_id
+    for model in client.search_logged_models(experiment_ids=[experiment], filter_string=f"name = '{name}'"):
+        if model.source_run_id == run_id:
+            yield get_artifact_repository(f"models:/{model.model_id}"), rest
+
+
+def _download(repositories: list[tuple[Any, str]], path: str) -> None:
+    """Write the artifact to `path` from the first place that has it; raises the error of the last one."""
+    for number, (repository, artifact) in enumerate(repositories, 1):
+        try:
+            repository._download_file(artifact, path)  # noqa: SLF001, MLflow's plug-ins implement it: it takes a path of ours
+        except Exception:
+            if number == len(repositories) or (os.path.exists(path) and os.path.getsize(path)):
+                raise
+        else:
+            return
+
+
+if __name__ == "__main__":
+    main()
