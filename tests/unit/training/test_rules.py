@@ -116,7 +116,10 @@ def test_without_a_floor_a_model_must_beat_the_constant_answer() -> None:
     target, constant = (np.array(list(texts), dtype=object) for texts in ("aaab", "aaaa"))
     metrics = measure(target, constant, CLASSES)
     assert isinstance(metrics, ClassificationMetrics)
-    assert rules.default_floors(target, CLASSES, built_in=False) == {"f1_score": pytest.approx(metrics.f1_score, abs=1e-6)}
+    assert rules.default_floors(target, CLASSES, built_in=False) == {
+        "balanced_accuracy": 0.5,
+        "f1_score": pytest.approx(metrics.f1_score, abs=1e-6),
+    }
     assert rules.default_floors(np.array([1.0, 2.0]), NUMBER, built_in=False) == {"r2": 0.0}
     assert rules.default_floors(target, CLASSES, built_in=True) == {"accuracy": 0.85}
 
@@ -138,8 +141,8 @@ def test_a_regression_must_be_better_than_the_mean(r2: float, accepted: bool) ->
 
 def test_a_floor_of_a_flag_is_met_when_it_is_reached() -> None:
     assert rules.constant_floors(NUMBER, {"r2"}, built_in=False) == frozenset()
-    assert rules.constant_floors(CLASSES, {"f1_score"}, built_in=False) == frozenset()
-    assert rules.constant_floors(CLASSES, {"accuracy"}, built_in=False) == {"f1_score"}
+    assert rules.constant_floors(CLASSES, {"f1_score"}, built_in=False) == {"balanced_accuracy"}
+    assert rules.constant_floors(CLASSES, {"accuracy"}, built_in=False) == {"f1_score", "balanced_accuracy"}
     assert rules.constant_floors(CLASSES, (), built_in=True) == frozenset()
 
 
@@ -171,4 +174,3 @@ def test_with_a_threshold_the_constant_answer_is_beaten_in_balanced_accuracy() -
     signature = Signature((Feature("x"),), "classification", ("a", "b"), threshold=0.1)
     target = np.array(list("aaab"), dtype=object)
     assert rules.default_floors(target, signature, built_in=False) == {"balanced_accuracy": 0.5}
-    assert rules.constant_floors(signature, (), built_in=False) == {"balanced_accuracy"}
