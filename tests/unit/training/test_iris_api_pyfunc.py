@@ -14,10 +14,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import FixedThresholdClassifier
 
+from serve_app.artifacts.decision import SLACK
 from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.store import Store
 from tests.support import tables
 from tests.support.scoring import served
+from training import iris_api_pyfunc
 from training.iris_api_pyfunc import TableModel
 from training.pipeline import train
 from training.tracking import example
@@ -100,6 +102,10 @@ def test_the_class_is_that_of_the_highest_probability_as_in_serving() -> None:
     expected = [["a", "b"][at] for at in best]
     assert logged.predict(frame).tolist() == expected
     assert classifier.predict(frame).tolist() != expected
+
+
+def test_a_threshold_is_reached_as_in_serving() -> None:
+    assert iris_api_pyfunc.SLACK == SLACK
 
 
 def test_the_example_is_no_row_of_the_table_and_is_answered(tmp_path: Path) -> None:
