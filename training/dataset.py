@@ -14,11 +14,11 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from serve_app.artifacts.manifest import sha256
-from serve_app.artifacts.signature import IRIS_BOUNDS, Feature, Label, Signature, Task
+from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.printable import printable
-from serve_app.tables.csv_format import UNNAMED_INDEX
-from serve_app.tables.frame import first_row, plain_column, read_table
+from serve_app.tables.dialect import DialectFlags
+from serve_app.tables.frame import Table, first_row, plain_column, read_table
 from training.train_options import TaskChoice
 
 MAX_CLASSES = 100
@@ -41,6 +41,8 @@ class Dataset:
     train_target: npt.NDArray[Any]
     test: pd.DataFrame
     test_target: npt.NDArray[Any]
+    remarks: tuple[str, ...] = ()
+    """How the table was read, and what is worth a look."""
 
     @property
     def rows(self) -> int:
@@ -57,12 +59,17 @@ def load(
     bounds: Bounds | None = None,
     test_size: float = 0.2,
     random_state: int = 42,
+    flags: DialectFlags | None = None,
+    missing: Sequence[str] | None = None,
 ) -> Dataset:
-    """The dataset of a file, or of the iris flowers without one. Raises UsageError that names the column and row to correct."""
+    """The dataset of a file, or of the iris flowers without one. Raises UsageError that names the column and row to correct.
+
+    `missing` are the texts that mean a missing value, the usual ones by default.
+    """
     ranges = {**(IRIS_BOUNDS if path is None else {}), **(bounds or {})}
-    frame, digest, name, target = _read(path, target)
-    features = _features(frame, name, target, drop, ranges)
-    labels, decided = _labels(target, frame[target], task)
+    data, name, target = _read(path, target, flags, missing)
+    features = _features(data, name, target, drop, ranges)
+    labels, decided = _labels(target, data.frame[target], task, data.gaps)
     columns = {column: plain_column(column, features[column]) for column in features.columns}
     whole = frozenset(column for column in columns if pd.api.types.is_integer_dtype(features[column].dtype))
     table = pd.DataFrame(columns, copy=False)
@@ -71,12 +78,13 @@ def load(
     classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
     return Dataset(
         name=name,
-        sha256=digest,
-        signature=Signature(described, decided, classes, target),
+        sha256=data.sha256,
+        signature=Signature(described, decided, classes, target, missing=data.missing),
         train=table.iloc[train_rows].reset_index(drop=True),
         train_target=labels[train_rows],
         test=table.iloc[test_rows].reset_index(drop=True),
         test_target=labels[test_rows],
+        remarks=tuple(remark for remark in (data.description, *data.remarks) if remark),
     )
 
 
@@ -92,27 +100,26 @@ def _json_value(value: Any) -> Label | None:
     return _plain(value)
 
 
-def _read(path: Path | None, target: str | None) -> tuple[pd.DataFrame, str, str, str]:
-    """The raw table, its sha256, its name, and the name of the target column."""
+def _read(
+    path: Path | None, target: str | None, flags: DialectFlags | None, missing: Sequence[str] | None
+) -> tuple[Table, str, str]:
+    """The raw table, its name, and the name of the target column."""
     if path is None:
-        return *_iris(), "iris", target or "species"
+        return Table(*_iris(), description="", missing=MISSING), "iris", target or "species"
     if target is None:
         raise UsageError("--data needs --target, the name of the column to predict")
-    return read_table(path), _file_digest(path), printable(path.name), target
+    return read_table(path, flags=flags, missing=missing), printable(path.name), target
 
 
-def _features(frame: pd.DataFrame, name: str, target: str, drop: Sequence[str], ranges: Collection[str]) -> pd.DataFrame:
+def _features(table: Table, name: str, target: str, drop: Sequence[str], ranges: Collection[str]) -> pd.DataFrame:
     """The columns to learn from; raises UsageError when a flag names a column that does not exist."""
+    frame = table.frame
     for column in drop:
-        if column not in frame.columns:
+        if column not in frame.columns and column not in table.left_out:
             raise UsageError(f"--drop '{column}' names no column; there are: {_joined(frame.columns)}")
-    frame = frame.drop(columns=list(drop))
+    frame = frame.drop(columns=[column for column in drop if column in frame.columns])
     if target not in frame.columns:
         raise UsageError(f"the target column '{target}' is not in {name}; there are: {_joined(frame.columns)}")
-    if UNNAMED_INDEX in frame.columns:
-        raise UsageError(
-            f"the first column has no name (an exported index?): name it, or leave it out with --drop '{UNNAMED_INDEX}'"
-        )
     features = frame.drop(columns=[target])
     if not len(features.columns):
         raise UsageError(f"{name} has no column besides the target '{target}': there is nothing to learn from")
@@ -131,17 +138,22 @@ def _iris() -> tuple[pd.DataFrame, str]:
     return frame, sha256(frame.to_csv(index=False, lineterminator="\n").encode())
 
 
-def _file_digest(path: Path) -> str:
-    return sha256(path.read_bytes())
-
-
-def _labels(name: str, column: pd.Series[Any], task: TaskChoice) -> tuple[npt.NDArray[Any], Task]:
-    """The labels as an array of texts, booleans, whole numbers or numbers, and the task."""
+def _labels(
+    name: str, column: pd.Series[Any], task: TaskChoice, texts: Mapping[str, tuple[int, str]]
+) -> tuple[npt.NDArray[Any], Task]:
+    """The labels as an array of texts, booleans, whole numbers or numbers, and the task; `texts` are the first gaps as texts."""
     gaps = column.isna()
-    if gaps.all():
+    row, text = texts.get(name, (1, ""))
+    if gaps.all() and not text:
         raise UsageError(f"the target column '{name}' is empty")
     if gaps.any():
-        raise UsageError(f"the target column '{name}' is empty in row {first_row(gaps)}: fill it, or remove the row")
+        row = first_row(gaps)
+        if text:
+            raise UsageError(
+                f"the target column '{name}' says \"{text}\" in row {row}, which is read as missing: "
+                "--na '' keeps such texts as values, or fill it, or remove the row"
+            )
+        raise UsageError(f"the target column '{name}' is empty in row {row}: fill it, or remove the row")
     try:
         values = plain_column(name, column)
     except UsageError as error:

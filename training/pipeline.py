@@ -20,7 +20,8 @@ from serve_app.errors import UsageError
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.policy import LoadPolicy
-from serve_app.progress import Progress
+from serve_app.progress import Progress, note
+from serve_app.tables.dialect import DialectFlags
 from training import card, figures, fit, importance, publish
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison
@@ -101,6 +102,8 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
         dataset = _load_dataset(options, seed)
         floors = _floors(options, dataset)
         fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # an unknown name fails before the fit
+    for remark in dataset.remarks:
+        note(remark)
     if options.no_tracking:
         return _train(Job(options, dataset, floors, seed, progress, policy, sign))
     with progress("connect to MLflow"):
@@ -153,6 +156,8 @@ def _load_dataset(options: TrainOptions, seed: int) -> Dataset:
         bounds=options.column_bounds,
         test_size=options.test_size,
         random_state=seed,
+        flags=DialectFlags(options.separator, options.decimal, options.encoding),
+        missing=options.na or None,
     )
 
 

@@ -12,7 +12,7 @@ import typer
 
 from serve_app.artifacts.names import REPORT
 from serve_app.artifacts.store import KEEP
-from serve_app.command_line import MODEL_DIR, AllowJoblib, ModelDir, PredictorChoice, VerifyKey
+from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
 from serve_app.errors import UsageError
 from training.estimators import ESTIMATORS
 from training.tracking_uri import DEFAULT_URI
@@ -109,12 +109,22 @@ def parse_tag(text: str | Tag) -> Tag:
 class TrainOptions:
     """What one training does. Raises UsageError when a value is out of its range."""
 
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet table. (default: the iris flowers)")] = None
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet table, or a folder of them. (default: the iris flowers)")] = None
     target: Annotated[str | None, typer.Option(help="Column to predict.")] = None
     task: Annotated[TaskChoice, typer.Option(help="Predict a class or a number; auto decides by the values of the target.")] = (
         "auto"
     )
     drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave a column out; repeatable.")] = field(default_factory=list)
+    na: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TEXT",
+            help="Text that means a missing value, besides the empty cell; repeatable; '' alone: no other. (default: NA, None, …)",
+        ),
+    ] = field(default_factory=list)
+    separator: Separator = None
+    decimal: Decimal = None
+    encoding: Encoding = None
     bounds: Annotated[
         list[ColumnBounds],
         typer.Option(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,6 +18,12 @@ Label = str | int | float | bool
 UNSEEN = -1.0
 """Code of a category that training never saw; one-hot encoders turn it into all zeros."""
 
+
+MISSING = (
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
+"""Texts that mean a missing value unless training is told others; the same as in pandas (a test compares them)."""
 
 LARGEST = 3.4028234663852886e38
 """The largest float32: trees compare float32, so a number beyond it has no answer."""
@@ -61,7 +70,8 @@ class Signature:
     """The features in the model's column order, and what comes out.
 
     `classes` are the labels in the order of the probabilities (empty for a regression); `probabilistic` is
-    False for a classifier that gives no probabilities.
+    False for a classifier that gives no probabilities. `missing` are the texts that training read as a missing
+    value, the empty text among them (None: a manifest from before they were kept).
     """
 
     features: tuple[Feature, ...]
@@ -69,6 +79,7 @@ class Signature:
     classes: tuple[Label, ...] = ()
     target: str = "target"
     probabilistic: bool = True
+    missing: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
@@ -86,9 +97,17 @@ class Signature:
         """Names of the features, in the order of the matrix's columns."""
         return tuple(feature.name for feature in self.features)
 
+    @property
+    def missing_texts(self) -> tuple[str, ...]:
+        """The texts that mean a missing value."""
+        return MISSING if self.missing is None else self.missing
+
     def to_dict(self) -> dict[str, Any]:
         """The signature as plain Python objects, for JSON."""
-        return asdict(self)
+        document = asdict(self)
+        if self.missing is None:
+            del document["missing"]
+        return document
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Signature:
@@ -98,6 +117,16 @@ class Signature:
     def example(self) -> dict[str, Label | None]:
         """A row that is answered when it is pasted into a request."""
         return {feature.name: _example(feature) for feature in self.features}
+
+
+@functools.cache
+def missing_numbers(missing: tuple[str, ...]) -> frozenset[float]:
+    """The numbers among the texts that mean a missing value, like -999."""
+    numbers = set()
+    for text in missing:
+        with contextlib.suppress(ValueError):
+            numbers.add(float(text))
+    return frozenset(number for number in numbers if math.isfinite(number))
 
 
 def _example(feature: Feature) -> Label | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from serve_app.command_line import MODEL_DIR, AllowJoblib, ModelDir, PredictorChoice, VerifyKey
+from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
 from serve_app.errors import UsageError
 
 # Declared here, because the modules that use them load numpy and ONNX Runtime, which `--help` does not need.
@@ -41,6 +41,9 @@ class ScoreOptions:
             help="A category that training never saw: an error, or predicted.",
         ),
     ] = "refuse"
+    separator: Separator = None
+    decimal: Decimal = None
+    encoding: Encoding = None
     form: Annotated[Format, typer.Option("--format", help="Format of the output files.")] = "parquet"
     restart: Annotated[bool, typer.Option("--restart", help="Start over: remove what an earlier run left in --out.")] = False
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. (default: one for each CPU that Ray has)")] = None
