@@ -26,6 +26,11 @@ MODEL_DIR = Path("models")
 
 ModelDir = Annotated[Path, typer.Option(envvar="MODEL_DIR", help="The store: folder of published models.")]
 
+Separator = Annotated[
+    str | None, typer.Option(metavar="CHARACTER", help="What separates the values of a CSV file: ';', '|', tab. (default: found)")
+]
+Decimal = Annotated[str | None, typer.Option(metavar=".|,", help="The decimal mark of a CSV file. (default: found)")]
+Encoding = Annotated[str | None, typer.Option(help="The encoding of a CSV file, like cp1252. (default: UTF-8, UTF-16, or found)")]
 # The load policy as a replica has it; the command that opens a bundle reads the same environment.
 PredictorChoice = Annotated[
     Literal["auto", "onnx", "scikit-learn"],

@@ -35,6 +35,11 @@ def step(text: str) -> Iterator[None]:
         typer.echo(("\r\033[K" if live else "") + f"{mark}  {text}", err=True)
 
 
+def note(text: str) -> None:
+    """Print a line that belongs to the last step."""
+    typer.echo(f"         {printable(text)}", err=True)
+
+
 def bar(total: int, text: str, unit: str, *, scaled: bool = False, delay: float = 0.0) -> tqdm[Any]:
     """A progress bar, shown after `delay` seconds; it is redrawn rarely when stderr is no terminal: a log keeps every line."""
     return tqdm(

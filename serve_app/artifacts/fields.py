@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from serve_app.artifacts.matrix import Matrix
-from serve_app.artifacts.signature import UNSEEN, Feature, Signature
+from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import InvalidInput, Problem
 
 Unknown = Literal["refuse", "unseen"]
@@ -68,7 +68,7 @@ def read_row(
     values = []
     for feature in signature.features:
         if feature.name in row:
-            value, problem = read_value(feature, row[feature.name], unknown)
+            value, problem = read_value(feature, row[feature.name], unknown, signature.missing_texts)
         elif feature.nullable:
             value, problem = math.nan, None
         else:
@@ -84,15 +84,30 @@ def _first_names(signature: Signature) -> str:
     return ", ".join(signature.names[:MAX_NAMES]) + (", …" if len(signature.names) > MAX_NAMES else "")
 
 
-def read_value(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, Rule | None]:
-    """The number that the model takes for one value, and the rule that the value breaks (the number is NaN then)."""
-    if value is None:
+def read_value(feature: Feature, value: Any, unknown: Unknown, missing: tuple[str, ...] = ()) -> tuple[float, Rule | None]:
+    """The number that the model takes for one value, and the rule that the value breaks (the number is NaN then).
+
+    Texts in `missing` are null for a feature that takes null, unless they are categories.
+    """
+    if value is None or (feature.nullable and missing and _says_missing(feature, value, missing)):
         return math.nan, None if feature.nullable else ("type", "must not be null")
     if feature.kind == "category":
         return _read_category(feature, value, unknown)
     if feature.kind == "boolean":
         return (float(value), None) if isinstance(value, bool) else (math.nan, ("type", "must be true or false"))
     return _read_number(feature, value)
+
+
+def _says_missing(feature: Feature, value: Any, missing: tuple[str, ...]) -> bool:
+    if isinstance(value, str) and value in missing:
+        return value not in feature.categories
+    numbers = missing_numbers(missing)
+    if not numbers or feature.kind != "number" or isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        return float(value) in numbers
+    except (ValueError, OverflowError):
+        return False
 
 
 def _read_category(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, Rule | None]:

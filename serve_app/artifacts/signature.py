@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -18,6 +21,12 @@ EXACT = 2**53
 UNSEEN = -1.0
 """Code of a category that training never saw; one-hot encoders turn it into all zeros."""
 
+
+MISSING = (
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
+"""Texts that mean a missing value unless training is told others; the same as in pandas (a test compares them)."""
 
 LARGEST = 3.4028234663852886e38
 """The largest float32: trees compare float32, so a number beyond it has no answer."""
@@ -78,7 +87,10 @@ class Signature:
     """The features in the model's column order, and what comes out.
 
     `classes` are the labels in the order of the probabilities (empty for a regression); `probabilistic` is
-    False for a classifier that gives no probabilities.
+    False for a classifier that gives no probabilities. `missing` are the texts that training read as a missing
+    value, the empty text among them (None: a manifest from before they were kept). With a `threshold`, a classifier
+    of two classes predicts `positive` (None: the second class) from this probability of it on, else the other class;
+    without one, the class of the highest probability.
     """
 
     features: tuple[Feature, ...]
@@ -86,6 +98,9 @@ class Signature:
     classes: tuple[Label, ...] = ()
     target: str = "target"
     probabilistic: bool = True
+    missing: tuple[str, ...] | None = None
+    threshold: float | None = None
+    positive: Label | None = None
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
@@ -97,6 +112,8 @@ class Signature:
             raise ValueError("a classification needs at least two classes")
         if len(set(self.class_names)) != len(self.classes):
             raise ValueError("class names must be unique when they are written as text")
+        if self.threshold is not None:
+            _check_threshold(self.threshold, self)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,9 +125,23 @@ class Signature:
         """The classes as text, in the order of the probabilities: see `label_text`."""
         return tuple(label_text(label) for label in self.classes)
 
+    @property
+    def positive_position(self) -> int:
+        """The position of the class that the threshold is for; raises ValueError when `positive` is no class."""
+        return 1 if self.positive is None else [str(label) for label in self.classes].index(str(self.positive))
+
+    @property
+    def missing_texts(self) -> tuple[str, ...]:
+        """The texts that mean a missing value."""
+        return MISSING if self.missing is None else self.missing
+
     def to_dict(self) -> dict[str, Any]:
         """The signature as plain Python objects, for JSON."""
-        return asdict(self)
+        document = asdict(self)
+        for name in ("missing", "threshold", "positive"):
+            if document[name] is None:
+                del document[name]
+        return document
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Signature:
@@ -120,6 +151,24 @@ class Signature:
     def example(self) -> dict[str, Label | None]:
         """A row that is answered when it is pasted into a request."""
         return {feature.name: _example(feature) for feature in self.features}
+
+
+def _check_threshold(threshold: float, signature: Signature) -> None:
+    if len(signature.classes) != 2 or not signature.probabilistic:
+        raise ValueError("only a classifier of two classes with probabilities has a threshold")
+    if not 0.0 < threshold <= 1.0:
+        raise ValueError("a threshold is a probability above 0, at most 1")
+    _ = signature.positive_position
+
+
+@functools.cache
+def missing_numbers(missing: tuple[str, ...]) -> frozenset[float]:
+    """The numbers among the texts that mean a missing value, like -999."""
+    numbers = set()
+    for text in missing:
+        with contextlib.suppress(ValueError):
+            numbers.add(float(text))
+    return frozenset(number for number in numbers if math.isfinite(number))
 
 
 def _example(feature: Feature) -> Label | None:

@@ -6,6 +6,7 @@ The same specification continues an unfinished scoring; another one is refused.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import orjson
 
 from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import UsageError
+from serve_app.tables.header import Header
 from serve_app.tables.location import Folder, Kind, Source
 from serve_app.tables.splits import Part
 
@@ -24,7 +26,7 @@ PLAN = "_plan.json"
 DONE = "_done.json"
 """Written last, when every part is complete."""
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,17 @@ class JobSpec:
     on_error: OnError
     form: Format
     part_bytes: int
+    separator: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JobManifest:
-    """The specification and the parts of the input; `headers` are the columns of each CSV file by path."""
+    """The specification and the parts of the input; `headers` tell by path how each CSV file is read."""
 
     spec: JobSpec
-    headers: Mapping[str, tuple[str, ...]]
+    headers: Mapping[str, Header]
     parts: tuple[Part, ...]
     format: int = FORMAT
 
@@ -93,6 +98,9 @@ def check_same(started: JobSpec, current: JobSpec, out: str) -> None:
         "--unknown-category": (started.unknown, current.unknown),
         "--on-error": (started.on_error, current.on_error),
         "--format": (started.form, current.form),
+        "--separator": (started.separator, current.separator),
+        "--decimal": (started.decimal, current.decimal),
+        "--encoding": (started.encoding, current.encoding),
         "--part-bytes": (started.part_bytes, current.part_bytes),
         "the predictor": (started.predictor, current.predictor),
     }
@@ -108,4 +116,4 @@ def clear(folder: Folder, names: Sequence[str]) -> None:
 
 
 def _text(value: Any) -> str:
-    return ",".join(value) or "nothing" if isinstance(value, tuple) else str(value)
+    return shlex.join(value) or "nothing" if isinstance(value, tuple) else str(value)

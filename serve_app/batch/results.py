@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 from pyarrow import csv as arrow_csv
 
+from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
 from serve_app.artifacts.signature import Signature, label_text
 from serve_app.batch.score_options import Format, OnError
@@ -92,7 +93,7 @@ def prediction_columns(scores: Scores, signature: Signature) -> dict[str, Any]:
     labels = pa.array([label_text(label) if kind == pa.string() else label for label in signature.classes], kind)
     if not signature.probabilistic:
         return {"prediction": labels.take(pa.array(scores.astype(np.int64)))}
-    best = scores.argmax(axis=1)
+    best = predicted_positions(scores, signature)
     printed = _printed(scores).reshape(scores.shape)
     probabilities = {f"probability_{name}": pa.array(printed[:, at]) for at, name in enumerate(signature.class_names)}
     return {

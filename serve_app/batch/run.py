@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.progress import Progress
 from serve_app.tables.columns import Reading, check_columns, check_types
-from serve_app.tables.location import Folder, Location, Source, sources
-from serve_app.tables.splits import Part, csv_header, csv_parts, last_byte, parquet_parts, split_ranges
+from serve_app.tables.dialect import DialectFlags
+from serve_app.tables.header import Header, csv_header
+from serve_app.tables.location import Folder, Kind, Location, Source, hive_keys, sources, translate_errors
+from serve_app.tables.splits import Part, csv_parts, last_byte, parquet_parts, scan_range, split_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +58,22 @@ def score(options: ScoreOptions, report: Progress, pool: Pool | None = None) -> 
         model, predictor = _open_model(options)
     with report("list the input"):
         kind, files = sources(data)
+    flags = DialectFlags(options.separator, options.decimal, options.encoding)
+    kept = options.kept_columns(lambda: _column_names(data, kind, files[0], flags))
     spec = JobSpec(
         version=predictor.version,
         digest=predictor.digest,
         predictor=predictor.kind,
         kind=kind,
         files=tuple(files),
-        keep=options.kept_columns,
+        keep=kept,
         unknown=options.unknown,
         on_error=options.on_error,
         form=options.form,
         part_bytes=options.part_bytes,
+        separator=flags.separator,
+        decimal=flags.decimal,
+        encoding=flags.encoding,
     )
     names = folder.names()
     if options.restart and PLAN in names:
@@ -77,14 +84,20 @@ def score(options: ScoreOptions, report: Progress, pool: Pool | None = None) -> 
         check_same(manifest.spec, spec, options.out)
         if DONE in names:
             return Outcome(**orjson.loads(folder.read(DONE)), already=len(manifest.parts))
-    reading = Reading(predictor.signature, options.kept_columns, options.unknown)
-    size = sum(source.size for source in files)
+    reading = Reading(predictor.signature, kept, options.unknown)
+    if manifest is not None:
+        headers = manifest.headers
+    else:
+        headers = _headers(data, spec, flags)
+        for remark in dict.fromkeys(_remarks(spec, headers)):
+            progress.note(remark)
+    size = sum(headers[source.path].size if headers else source.size for source in files)
     if pool is None:
         pool = in_process if size <= options.part_bytes else lambda: on_ray(options.workers)
     with pool() as workers:
         if manifest is None:
             with report(f"split the input ({size / 1e6:,.1f} MB)"):
-                manifest = _split(data, spec, reading, workers)
+                manifest = _split(data, spec, headers, reading, workers)
             write_manifest(folder, manifest)
         return _score_parts(folder, _task(data, folder, manifest, reading), manifest.spec, model, workers, names)
 
@@ -124,26 +137,55 @@ def _read_bundle(options: ScoreOptions, policy: LoadPolicy) -> Bundle:
     return read_bundle(entry.folder, policy)
 
 
-def _split(data: Location, spec: JobSpec, reading: Reading, workers: WorkerPool) -> JobManifest:
+def _column_names(data: Location, kind: Kind, source: Source, flags: DialectFlags) -> list[str]:
+    """The names of a file's columns, with the keys of its folders."""
+    with translate_errors(source.path):
+        if kind == "parquet":
+            names: Sequence[str] = parquet_parts(data, source, PART_BYTES, 0)[0].names
+        else:
+            names = csv_header(data, source.path, source.size, flags).columns
+    return [*names, *hive_keys(data, source.path)]
+
+
+def _headers(data: Location, spec: JobSpec, flags: DialectFlags) -> dict[str, Header]:
+    """How each CSV file is read, by path; empty for Parquet."""
+    headers = {}
+    for source in spec.files if spec.kind == "csv" else ():
+        with translate_errors(source.path):
+            headers[source.path] = csv_header(data, source.path, source.size, flags)
+    return headers
+
+
+def _remarks(spec: JobSpec, headers: Mapping[str, Header]) -> Iterator[str]:
+    """How the input is read."""
+    if spec.kind == "parquet":
+        yield "read as Parquet"
+    for header in headers.values():
+        yield f"read as CSV: {header.dialect.description}"
+        yield from header.remarks
+
+
+def _split(data: Location, spec: JobSpec, headers: Mapping[str, Header], reading: Reading, workers: WorkerPool) -> JobManifest:
     """Check the columns of every file and split the input into parts."""
-    headers: dict[str, tuple[str, ...]] = {}
     parts: list[Part] = []
     if spec.kind == "parquet":
         for source in spec.files:
             schema, more = parquet_parts(data, source, spec.part_bytes, len(parts))
-            check_columns(reading, schema.names, source.path)
+            check_columns(reading, [*schema.names, *hive_keys(data, source.path)], source.path)
             check_types(reading, schema, source.path)
             parts += more
     else:
-        by_source = {source: csv_header(data, source) for source in spec.files}
+        by_source = {source: headers[source.path] for source in spec.files}
         for source, header in by_source.items():
-            check_columns(reading, header.columns, source.path)
-            headers[source.path] = header.columns
+            check_columns(reading, [*header.columns, *hive_keys(data, source.path)], source.path)
         ranges = [piece for source, header in by_source.items() for piece in split_ranges(source, header, spec.part_bytes)]
-        scans = list(zip(ranges, workers.scan(data, ranges), strict=True))
+        plain = [piece for piece in ranges if piece.form.plain]
+        # This process has unpacked the other files already.
+        scans = [*zip(plain, workers.scan(data, plain), strict=True)]
+        scans += [(piece, scan_range(data, piece)) for piece in ranges if not piece.form.plain]
         for source, header in by_source.items():
             own = [(byte_range, scan) for byte_range, scan in scans if byte_range.path == source.path]
-            parts += csv_parts(source, header, own, last_byte(data, source), len(parts))
+            parts += csv_parts(source, header, own, last_byte(data, source, header), len(parts))
     if not parts:
         raise UsageError(f"{data.redacted} has no rows")
     return JobManifest(spec, headers, tuple(parts))
@@ -171,7 +213,7 @@ def _kept_types(data: Location, spec: JobSpec) -> list[tuple[str, pa.DataType]]:
 
 def _types(data: Location, source: Source, names: Sequence[str]) -> list[Any]:
     schema, _ = parquet_parts(data, source, PART_BYTES, 0)
-    return [schema.field(name).type for name in names]
+    return [schema.field(name).type if name in schema.names else pa.string() for name in names]
 
 
 def _score_parts(

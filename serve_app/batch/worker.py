@@ -19,6 +19,7 @@ from serve_app.errors import BundleRefused, IrisApiError, UsageError
 from serve_app.inference.policy import BackendChoice, LoadPolicy
 from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.tables.columns import Reading, Rows, csv_rows, parquet_rows
+from serve_app.tables.header import Header
 from serve_app.tables.location import Folder, Kind, Location
 from serve_app.tables.splits import Part
 
@@ -58,7 +59,7 @@ class ScoringTask:
     keep: tuple[str, ...]
     on_error: OnError
     schema: pa.Schema
-    headers: Mapping[str, tuple[str, ...]]
+    headers: Mapping[str, Header]
     parts: tuple[Part, ...]
 
 

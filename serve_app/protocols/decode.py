@@ -20,7 +20,7 @@ import numpy as np
 
 from serve_app.artifacts.fields import MAX_PROBLEMS, Unknown, UnknownFields, read_row
 from serve_app.artifacts.matrix import Matrix
-from serve_app.artifacts.signature import UNSEEN, Feature, Signature
+from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import InvalidInput, Malformed, Problem, TooLarge, TooManyRows
 from serve_app.protocols.codec import Buffer
 from serve_app.protocols.json_reader import JsonReader, load_object
@@ -271,7 +271,7 @@ def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]
     """A function from the values of a row to its numbers; None when they are numbers already."""
     if all(feature.kind == "number" and not feature.nullable for feature in signature.features):
         return None
-    columns = [_column(feature, unknown) for feature in signature.features]
+    columns = [_column(feature, unknown, signature.missing_texts) for feature in signature.features]
 
     def vector(values: tuple[Any, ...]) -> list[float]:
         return [column(value) for column, value in zip(columns, values, strict=True)]
@@ -284,7 +284,9 @@ def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]
     return vector_of_gaps if all(feature.nullable for feature in signature.features) else vector
 
 
-def _column(feature: Feature, unknown: Unknown) -> Callable[[Any], float]:
+def _column(feature: Feature, unknown: Unknown, missing: tuple[str, ...]) -> Callable[[Any], float]:
+    if feature.kind == "number" and feature.nullable and (gaps := missing_numbers(missing)):
+        return lambda value: math.nan if value is None or value in gaps else float(value)
     if feature.kind != "category":
         return lambda value: math.nan if value is None else float(value)
     codes = {name: float(code) for code, name in enumerate(feature.categories)}
@@ -294,7 +296,7 @@ def _column(feature: Feature, unknown: Unknown) -> Callable[[Any], float]:
             return math.nan
         position = codes.get(value)
         if position is None:
-            if unknown == "refuse":
+            if unknown == "refuse" or (feature.nullable and value in missing):
                 raise NotFastPath
             return UNSEEN
         return position

@@ -1,13 +1,11 @@
 """A part of the input as the coded matrix of the model; values are checked by the rules for a request.
 
-A CSV cell is read as training reads it (empty cells, spaces before a value); then the rules of the served API apply. Whole columns
-are read with pyarrow. A column that pyarrow cannot read is read again, value by value, by the function that reads requests.
+A CSV cell is read as training reads it (missing values, spaces before a value); then the rules of the served API apply. Whole
+columns are read with pyarrow. A column that pyarrow cannot read is read again, value by value, by the function that reads requests.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute, parquet
-from pyarrow import csv as arrow_csv
 
 from serve_app.artifacts.fields import UNKNOWN_CATEGORY, Unknown, range_rule, read_value
 from serve_app.artifacts.matrix import Matrix
-from serve_app.artifacts.signature import UNSEEN, Feature, Signature
+from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import UsageError
-from serve_app.tables.csv_format import EMPTY, FALSE, TRUE
-from serve_app.tables.location import Location, translate_errors
+from serve_app.tables.cells import check_no_nul, needs_records, parse_columns, records, uneven
+from serve_app.tables.content import open_content
+from serve_app.tables.csv_format import FALSE, TRUE, is_number, with_decimal_point
+from serve_app.tables.header import Header
+from serve_app.tables.location import Location, hive_keys, translate_errors
 from serve_app.tables.splits import Part
 
 _CELL_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
@@ -81,11 +81,13 @@ def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
                 raise UsageError(f"{path}: column '{feature.name}' holds {kind} where the model takes {takes}")
 
 
-def csv_rows(location: Location, part: Part, header: Sequence[str], reading: Reading) -> Iterator[Rows]:
+def csv_rows(location: Location, part: Part, header: Header, reading: Reading) -> Iterator[Rows]:
     """All rows of a part at once; raises UsageError when they are not as many as were counted when the file was split."""
-    with translate_errors(part.path), location.filesystem.open_input_file(part.path) as file:
+    with translate_errors(part.path), open_content(location, part.path, header.dialect.form) as file:
         raw: bytes = file.read_at(part.stop - part.start, part.start)
-    rows = _read_columns(raw, header, reading) or _read_records(raw, header, reading, part)
+    check_no_nul(raw, part.path, part.first_row)
+    keys = hive_keys(location, part.path)
+    rows = _read_columns(raw, header, reading, keys) or _read_records(raw, header, reading, part, keys)
     if len(rows.matrix) != part.rows:
         raise UsageError(
             f"{part.path}: {len(rows.matrix)} rows were read where {part.rows} were counted from row {part.first_row + 1} on: "
@@ -94,60 +96,43 @@ def csv_rows(location: Location, part: Part, header: Sequence[str], reading: Rea
     yield rows
 
 
-def _read_columns(raw: bytes, header: Sequence[str], reading: Reading) -> Rows | None:
+def _read_columns(raw: bytes, header: Header, reading: Reading, keys: Mapping[str, str | None]) -> Rows | None:
     """Read with pyarrow; None for a text that only Python's csv module reads as training does."""
-    if b', "' in raw or b'" ' in raw or b'\n "' in raw or raw.startswith(b' "'):
-        return None  # spaces before or inside of quotes
-    columns = frozenset(header)
-    present = [feature for feature in reading.signature.features if feature.name in columns]
-    numbers = {feature.name for feature in present if feature.kind == "number"}
+    if needs_records(raw, header.dialect.separator):
+        return None
+    columns_of_file = frozenset(header.columns)
+    features = [feature for feature in reading.signature.features if feature.name in columns_of_file]
+    names = [feature.name for feature in features]
+    numbers = {feature.name for feature in features if feature.kind == "number"}
+    known = missing_numbers(reading.signature.missing_texts)  # are gaps by their value, where the feature takes gaps
+    missing = [text for text in reading.signature.missing_texts if not known or not is_number(text)]
+    kept_names = [name for name in reading.keep if name in columns_of_file]
     try:
         try:
-            table = _parse(raw, header, [feature.name for feature in present], numbers)
+            table = parse_columns(raw, header, names, numbers=numbers, missing=missing)
             numeric = not any(compute.any(compute.is_nan(table.column(name))).as_py() for name in numbers)
         except pa.ArrowInvalid:
             numeric = False
         if not numeric:
-            table = _parse(raw, header, [feature.name for feature in present], set())
-        kept = _parse(raw, header, reading.keep, set()) if reading.keep else None
+            table = parse_columns(raw, header, names)
+        kept = parse_columns(raw, header, kept_names) if kept_names else None
     except (pa.ArrowInvalid, pa.ArrowKeyError):
         return None
-    return _rows({name: table.column(name) for name in table.column_names}, reading, kept, table.num_rows, cells=True)
+    columns = {name: table.column(name) for name in names}
+    return _rows(columns, reading, kept, table.num_rows, keys, decimal=header.dialect.decimal)
 
 
-def _parse(raw: bytes, header: Sequence[str], columns: Sequence[str], numbers: set[str]) -> pa.Table:
-    return arrow_csv.read_csv(
-        pa.BufferReader(raw),
-        arrow_csv.ReadOptions(use_threads=False, column_names=header, block_size=len(raw) + 1),
-        arrow_csv.ParseOptions(newlines_in_values=b'"' in raw),
-        arrow_csv.ConvertOptions(
-            include_columns=list(columns) or [header[0]],
-            column_types={name: pa.float64() if name in numbers else pa.string() for name in header},
-            null_values=EMPTY,
-            strings_can_be_null=False,
-        ),
-    )
-
-
-def _read_records(raw: bytes, header: Sequence[str], reading: Reading, part: Part) -> Rows:
+def _read_records(raw: bytes, header: Header, reading: Reading, part: Part, keys: Mapping[str, str | None]) -> Rows:
     """Read record by record with Python's csv module."""
-    try:
-        text = raw.decode()
-        records = [record for record in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if record]
-    except UnicodeDecodeError:
-        raise UsageError(f"{part.path} is not UTF-8 text after row {part.first_row}: save it as CSV in UTF-8") from None
-    except csv.Error as error:
-        raise UsageError(f"{part.path} cannot be read as CSV after row {part.first_row}: {error}") from None
-    width = len(header)
-    uneven = {
-        row: f"it has {len(record)} values where the header names {width}"
-        for row, record in enumerate(records)
-        if len(record) != width
+    rows = list(records(raw, header, part.path, part.first_row))
+    width = len(header.columns)
+    problems = {row: problem for row, record in enumerate(rows) if (problem := uneven(record, header)) is not None}
+    padded = [(record + [""] * width)[:width] if row in problems else record for row, record in enumerate(rows)]
+    columns = {
+        name: pa.chunked_array([pa.array([record[at] for record in padded], pa.string())]) for at, name in enumerate(header.columns)
     }
-    padded = [(record + [""] * width)[:width] if row in uneven else record for row, record in enumerate(records)]
-    columns = {name: pa.chunked_array([pa.array([record[at] for record in padded], pa.string())]) for at, name in enumerate(header)}
-    kept = pa.table({name: columns[name] for name in reading.keep}) if reading.keep else None
-    return _rows(columns, reading, kept, len(records), cells=True, problems=uneven)
+    kept = pa.table({name: columns[name] for name in reading.keep if name in columns})
+    return _rows(columns, reading, kept, len(rows), keys, decimal=header.dialect.decimal, problems=problems)
 
 
 def parquet_rows(location: Location, part: Part, reading: Reading) -> Iterator[Rows]:
@@ -156,13 +141,14 @@ def parquet_rows(location: Location, part: Part, reading: Reading) -> Iterator[R
     with translate_errors(part.path), parquet.ParquetFile(part.path, filesystem=location.filesystem) as file:
         known = frozenset(file.schema_arrow.names)
         names = [name for name in reading.columns if name in known]
+        keys = {name: value for name, value in hive_keys(location, part.path).items() if name not in known}
         groups = list(range(part.start, part.stop))
         for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
             table = pa.Table.from_batches([batch])
             count += table.num_rows
             columns = {name: _plain_column(table.column(name)) for name in table.column_names}
-            kept = table.select(list(reading.keep)) if reading.keep else None
-            yield _rows(columns, reading, kept, table.num_rows, cells=False)
+            kept = table.select([name for name in reading.keep if name in names])
+            yield _rows(columns, reading, kept, table.num_rows, keys)
     if count != part.rows:
         raise UsageError(f"{part.path} was changed while it was scored: start again with --restart")
 
@@ -185,50 +171,78 @@ def _rows(
     reading: Reading,
     kept: pa.Table | None,
     count: int,
+    keys: Mapping[str, str | None],
     *,
-    cells: bool,
+    decimal: str | None = None,
     problems: Mapping[int, str] | None = None,
 ) -> Rows:
-    """The rows of columns by name; `cells`: texts are CSV cells, which may be empty or begin with spaces."""
+    """The rows of columns by name, and of the keys of the folders; `decimal`: texts are CSV cells with this decimal mark."""
     by_row = dict(problems or {})
     matrix = np.full((count, len(reading.signature.features)), np.nan)
     for at, feature in enumerate(reading.signature.features):
-        if feature.name not in columns:
+        if feature.name in columns:
+            values, wrong = _feature(feature, columns[feature.name], reading, decimal)
+        elif feature.name in keys:
+            values, wrong = _key(feature, keys[feature.name], reading, count)
+        else:
             continue
-        values, wrong = _feature(feature, columns[feature.name], reading.unknown, cells=cells)
         matrix[:, at] = values
         for row, message in wrong.items():
             if row not in (problems or {}):
                 by_row[row] = f"{by_row[row]}; {feature.name}: {message}" if row in by_row else f"{feature.name}: {message}"
-    return Rows(matrix, kept if kept is not None else pa.table({}), by_row)
+    table = kept if kept is not None else pa.table({})
+    for name in reading.keep:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array([keys[name]] * count, pa.string()))
+    return Rows(matrix, table.select(list(reading.keep)) if reading.keep else pa.table({}), by_row)
 
 
-def _feature(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, cells: bool) -> tuple[Any, dict[int, str]]:
+def _key(feature: Feature, value: str | None, reading: Reading, count: int) -> tuple[Any, dict[int, str]]:
+    """The value of a folder's key as float64 for every row."""
+    values, wrong = _one_by_one(feature, pa.chunked_array([pa.array([value], pa.string())]), reading, ".")
+    return np.full(count, values[0]), dict.fromkeys(range(count), wrong[0]) if wrong else {}
+
+
+def _feature(feature: Feature, column: pa.ChunkedArray, reading: Reading, decimal: str | None) -> tuple[Any, dict[int, str]]:
     """A column as float64, and its problems by row."""
     kind = column.type
     if pa.types.is_null(kind):
         values: Any = np.full(len(column), np.nan)
         missing = np.ones(len(column), bool)
     elif feature.kind == "category":
-        return _category(feature, column, unknown, cells=cells)
+        return _category(feature, column, reading, cells=decimal is not None)
     elif feature.kind == "boolean" and pa.types.is_boolean(kind):
         values, missing = _floats(column)
     elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
         values, missing = _floats(column)
-        if not cells:
+        if decimal is None:
             missing = missing | np.isnan(values)  # a float column may hold its gaps as NaN
+        values, missing = _without_missing_numbers(feature, values, missing, reading)
     else:
-        return _one_by_one(feature, column, unknown, cells=cells)
+        return _one_by_one(feature, column, reading, decimal)
     wrong = {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
-    if feature.kind == "number":
-        least, most = feature.bounds
-        with np.errstate(invalid="ignore"):
-            outside = ~((values >= least) & (values <= most)) & ~missing
-        if outside.any():
-            finite = np.isfinite(values)
-            rule = range_rule(feature)
-            wrong |= {row: rule if finite[row] else "must be a finite number" for row in np.flatnonzero(outside).tolist()}
-    return values, wrong
+    return values, wrong | _out_of_range(feature, values, missing)
+
+
+def _out_of_range(feature: Feature, values: Any, missing: Any) -> dict[int, str]:
+    if feature.kind != "number":
+        return {}
+    least, most = feature.bounds
+    with np.errstate(invalid="ignore"):
+        outside = ~((values >= least) & (values <= most)) & ~missing
+    if not outside.any():
+        return {}
+    finite, rule = np.isfinite(values), range_rule(feature)
+    return {row: rule if finite[row] else "must be a finite number" for row in np.flatnonzero(outside).tolist()}
+
+
+def _without_missing_numbers(feature: Feature, values: Any, missing: Any, reading: Reading) -> tuple[Any, Any]:
+    """NaN in place of the numbers that mean a missing value."""
+    numbers = missing_numbers(reading.signature.missing_texts)
+    if not numbers or not feature.nullable:
+        return values, missing
+    gaps = np.isin(values, list(numbers))
+    return np.where(gaps, np.nan, values), missing | gaps
 
 
 def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:
@@ -238,7 +252,12 @@ def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:
     return number.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(), missing
 
 
-def _category(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, cells: bool) -> tuple[Any, dict[int, str]]:
+def _gap_texts(feature: Feature, reading: Reading, *, cells: bool) -> tuple[str, ...]:
+    """The texts that are null for a feature; an empty CSV cell always is."""
+    return reading.signature.missing_texts if feature.nullable else ("",) if cells else ()
+
+
+def _category(feature: Feature, column: pa.ChunkedArray, reading: Reading, *, cells: bool) -> tuple[Any, dict[int, str]]:
     if cells:
         column = compute.utf8_ltrim(column, " ")
     codes = compute.index_in(column, pa.array(feature.categories, pa.string()))
@@ -246,36 +265,43 @@ def _category(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, ce
     values = codes.cast(pa.float64()).fill_null(np.nan).to_numpy()
     if not unknown_text.any():
         return values, {}
-    missing = column.is_null().to_numpy()
-    if cells:
-        missing = missing | compute.is_in(column, pa.array(EMPTY, pa.string())).to_numpy() & unknown_text
+    gaps = pa.array(_gap_texts(feature, reading, cells=cells), pa.string())
+    missing = column.is_null().to_numpy() | compute.is_in(column, gaps).to_numpy() & unknown_text
     unseen = unknown_text & ~missing
-    values = np.where(unseen, UNSEEN if unknown == "unseen" else np.nan, values)
+    values = np.where(unseen, UNSEEN if reading.unknown == "unseen" else np.nan, values)
     wrong = {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
-    if unknown == "refuse" and unseen.any():
+    if reading.unknown == "refuse" and unseen.any():
         wrong |= dict.fromkeys(np.flatnonzero(unseen).tolist(), UNKNOWN_CATEGORY)
     return values, wrong
 
 
-def _one_by_one(feature: Feature, column: pa.ChunkedArray, unknown: Unknown, *, cells: bool) -> tuple[Any, dict[int, str]]:
+def _one_by_one(feature: Feature, column: pa.ChunkedArray, reading: Reading, decimal: str | None) -> tuple[Any, dict[int, str]]:
     """Read texts in place of numbers or booleans, and decimal numbers, as the value that a client sends in a request."""
-    empty = frozenset(EMPTY)
-    truths = {**dict.fromkeys(TRUE, True), **dict.fromkeys(FALSE, False)}
+    gaps = frozenset(_gap_texts(feature, reading, cells=decimal is not None))
     values, wrong = [], {}
     for row, value in enumerate(column.to_pylist()):
         sent = value
-        if cells and value is not None:
-            text = value.lstrip(" ")
-            sent = None if text in empty else truths.get(text, text) if feature.kind == "boolean" else _cell(feature, text)
+        if decimal is not None and value is not None:
+            sent = _cell(feature, value.lstrip(" "), gaps, decimal)
         elif value is not None and not isinstance(value, str | bool):
             sent = float(value)
-        number, problem = read_value(feature, sent, unknown)
+        number, problem = read_value(feature, sent, reading.unknown, reading.signature.missing_texts)
         values.append(number)
         if problem is not None:
             wrong[row] = problem[1]
     return np.array(values, dtype=np.float64), wrong
 
 
-def _cell(feature: Feature, text: str) -> str | float:
-    """The text of a cell; of a number the number, which tables also write as `.5`, `5.` or `+5`."""
-    return float(text) if feature.kind == "number" and _CELL_NUMBER.fullmatch(text) else text
+_TRUTHS = {**dict.fromkeys(TRUE, True), **dict.fromkeys(FALSE, False)}
+
+
+def _cell(feature: Feature, text: str, gaps: frozenset[str], decimal: str) -> str | float | bool | None:
+    """A CSV cell as the value that a client sends; of a number the number, which tables also write as `.5`, `5.` or `+5`."""
+    if text in gaps:
+        return None
+    if feature.kind == "boolean":
+        return _TRUTHS.get(text, text)
+    if feature.kind != "number":
+        return text
+    number = with_decimal_point(text) if decimal == "," else text
+    return float(number) if _CELL_NUMBER.fullmatch(number) else text

@@ -1,36 +1,44 @@
-"""How CSV files are read, for training and for scoring: the header, empty cells, truth values."""
+"""What is the same in every CSV file: row ends, truth values, names of columns."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
 
 from serve_app.errors import UsageError
 
-EMPTY = (
-    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
-    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
-)
-"""Texts of a cell without a value, the same as in pandas (a test compares them)."""
+csv.field_size_limit(1 << 30)  # a cell may be a long text
+
+NEWLINE, RETURN, QUOTE = b'\n\r"'
 
 TRUE, FALSE = ("True", "TRUE", "true"), ("False", "FALSE", "false")
 """Texts of a boolean cell, the same as in pandas."""
 
-UNNAMED_INDEX = "Unnamed: 0"
-"""The name of a first column without a name: pandas writes its index like that."""
+
+def unnamed(position: int, taken: Collection[str]) -> str:
+    """The name of a column without one, as pandas gives it: `Unnamed: 0`, or `Unnamed: 0.1` when that is taken."""
+    name, copy = f"Unnamed: {position}", 0
+    while name in taken:
+        copy += 1
+        name = f"Unnamed: {position}.{copy}"
+    return name
 
 
-def header_names(lines: Iterable[str], file: Path | str) -> list[str]:
-    """The column names in the first line; `file` is named in errors. Raises UsageError for a column without a name, csv.Error."""
-    names = next(csv.reader(lines, skipinitialspace=True), [])
-    for position, name in enumerate(names):
-        if not name.strip():
-            if position == 0:
-                names[0] = UNNAMED_INDEX
-                continue
-            raise UsageError(f"column {position + 1} of {file} has no name: write one in the header line")
-    return names
+def with_decimal_point(text: str) -> str:
+    """A number with a decimal comma as one with a point; a text with a point is no such number and becomes none."""
+    return text.replace(".", "_.").replace(",", ".")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -39,3 +47,15 @@ def check_names(names: Sequence[str]) -> None:
     for position, name in enumerate(names, start=1):
         if first.setdefault(name, position) != position:
             raise UsageError(f"two columns are named '{name}' (columns {first[name]} and {position}): rename one")
+
+
+def row_ends(data: Any, parity: int, *, skip: int = 0) -> tuple[Any, int]:
+    """Positions of the newlines outside quotes after the first `skip` bytes, and the number of quotes there.
+
+    `parity` is 1 when the bytes begin inside quotes, else 0.
+    """
+    newlines = np.flatnonzero(data[skip:] == NEWLINE) + skip
+    quotes = np.flatnonzero(data[skip:] == QUOTE) + skip
+    if len(quotes) or parity:
+        newlines = newlines[(np.searchsorted(quotes, newlines) + parity) % 2 == 0]
+    return newlines, len(quotes)

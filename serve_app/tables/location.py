@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from pyarrow import ArrowException
 from pyarrow import fs as arrow
@@ -19,8 +20,18 @@ from serve_app.artifacts.durable import replace_file
 from serve_app.errors import BackendUnavailable, UsageError
 
 Kind = Literal["csv", "parquet"]
-KINDS: dict[str, Kind] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
-"""Kinds of files by the ending of their names."""
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys((".csv", ".tsv"), "csv"),
+    **dict.fromkeys((".parquet", ".pq", ".parq"), "parquet"),
+}
+"""Kinds of files by the endings of their names, in folders; a packed file like `table.csv.gz` has two. A file that is named alone
+is Parquet by its content, else CSV."""
+
+PARQUET_MARK = b"PAR1"
+"""The first bytes of a Parquet file."""
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""The value of a key that is missing, in the name of a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,50 +102,67 @@ def sources(location: Location) -> tuple[Kind, list[Source]]:
     Raises UsageError when there is no table or both kinds, BackendUnavailable when the filesystem fails.
     """
     with translate_errors(location.redacted):
-        files = [_source(info) for info in _list(location) if info.is_file]
-    if not files:
-        raise UsageError(f"{location.redacted} names no file that ends in {', '.join(KINDS)}")
-    kinds = {_kind(source.path) for source in files}
+        files = [(_kind(location, info.path), _source(info)) for info in _list(location) if info.is_file]
+    tables = [(kind, source) for kind, source in files if kind is not None]
+    if not tables:
+        raise UsageError(f"{location.redacted} holds no table: name a CSV or Parquet file, or a folder of such files")
+    kinds = {kind for kind, _ in tables}
     if len(kinds) > 1:
         raise UsageError(
-            f"{location.redacted} holds CSV and Parquet files: score them one after the other, e.g. with a pattern '*.csv'"
+            f"{location.redacted} holds CSV and Parquet files: name one kind after the other, e.g. with a pattern '*.csv'"
         )
-    return kinds.pop(), sorted(files, key=lambda source: source.path)
+    return kinds.pop(), sorted((source for _, source in tables), key=lambda source: source.path)
+
+
+def hive_keys(location: Location, path: str) -> dict[str, str | None]:
+    """The columns that the folders of a file give, like `year=2026`; only folders below the one that the user named count."""
+    base = location.path
+    if "*" in base:
+        base = base[: base.index("*")].rpartition("/")[0]
+    keys: dict[str, str | None] = {}
+    for part in path.removeprefix(base).split("/")[1:-1]:
+        name, separator, value = part.partition("=")
+        if separator and name:
+            keys[unquote(name)] = None if value == HIVE_NULL else unquote(value)
+    return keys
 
 
 def _list(location: Location) -> list[Any]:
+    """The files that are named, or those of a folder or pattern that are neither hidden nor empty."""
     filesystem, path = location.filesystem, location.path
     if "*" in path and location.local:
-        return list(filesystem.get_file_info([name for name in glob.glob(path, recursive=True) if _is_table(name)]))
+        names = [name for name in glob.glob(path, recursive=True) if _is_visible(name)]
+        return [info for info in filesystem.get_file_info(names) if info.size]
     if "*" in path:
         base = path[: path.index("*")].rpartition("/")[0]
         inside = filesystem.get_file_info(arrow.FileSelector(base, recursive=True))
-        return [info for info in inside if fnmatch.fnmatchcase(info.path, path) and _is_table(info.path)]
+        return [info for info in inside if fnmatch.fnmatchcase(info.path, path) and _is_visible(info.path) and info.size]
     info = filesystem.get_file_info(path)
     if info.type == arrow.FileType.NotFound:
         raise FileNotFoundError(path)
     if info.type != arrow.FileType.Directory:
-        _kind(path)
         return [info]
-    return [info for info in filesystem.get_file_info(arrow.FileSelector(path, recursive=True)) if _is_table(info.path, base=path)]
+    inside = filesystem.get_file_info(arrow.FileSelector(path, recursive=True))
+    return [info for info in inside if _is_visible(info.path, base=path) and info.size]
 
 
-def _is_table(path: str, *, base: str = "") -> bool:
-    """By its name; names that begin with a dot or an underscore are skipped."""
+def _is_visible(path: str, *, base: str = "") -> bool:
+    """Names that begin with a dot or an underscore are skipped."""
     parts = path.removeprefix(base).split("/") if base else [path.rpartition("/")[2]]
-    return file_kind(path) is not None and not any(part.startswith((".", "_")) for part in parts)
+    return not any(part.startswith((".", "_")) for part in parts)
 
 
-def file_kind(name: str) -> Kind | None:
-    """The kind of a file by the ending of its name, None when the name tells nothing."""
-    return KINDS.get(Path(name).suffix.lower())
-
-
-def _kind(path: str) -> Kind:
-    kind = file_kind(path)
-    if kind is None:
-        raise UsageError(f"{path} is neither CSV nor Parquet by its name: it must end in {', '.join(KINDS)} (unpack it first)")
-    return kind
+def _kind(location: Location, path: str) -> Kind | None:
+    """The kind of a file; None for a file of a folder that is no table by its name and content."""
+    by_name = next((KINDS[ending.lower()] for ending in reversed(Path(path).suffixes) if ending.lower() in KINDS), None)
+    alone = path == location.path
+    if by_name is not None and not alone:
+        return by_name
+    with location.filesystem.open_input_file(path) as file:
+        parquet = file.read(len(PARQUET_MARK)) == PARQUET_MARK
+    if parquet or by_name == "parquet":
+        return "parquet"
+    return "csv" if alone else None
 
 
 def _source(info: Any) -> Source:

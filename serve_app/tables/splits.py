@@ -6,8 +6,6 @@ begins outside quotes, or inside), and the right case is selected when the range
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,14 +15,10 @@ import numpy as np
 from pyarrow import parquet
 
 from serve_app.errors import UsageError
-from serve_app.tables.csv_format import check_names, header_names
+from serve_app.tables.content import BLOCK, PLAIN, TextForm, open_content
+from serve_app.tables.csv_format import NEWLINE, RETURN, check_names, row_ends
+from serve_app.tables.header import Header
 from serve_app.tables.location import Location, Source, translate_errors
-
-BLOCK = 1 << 20
-"""Bytes that are read at once."""
-
-NEWLINE, RETURN, QUOTE = b'\n\r"'
-BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +34,13 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """The columns of a CSV file, and the byte at which its rows begin."""
-
-    columns: tuple[str, ...]
-    start: int
-
-
-@dataclass(frozen=True, slots=True)
 class Range:
-    """The bytes of a CSV file from `start` to before `stop`."""
+    """The bytes of the content of a CSV file from `start` to before `stop`."""
 
     path: str
     start: int
     stop: int
+    form: TextForm = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,45 +61,22 @@ class RangeScan:
     inside: RowEnds
 
 
-def csv_header(location: Location, source: Source) -> Header:
-    """Read the header line; raises UsageError when it names no columns."""
-    with translate_errors(source.path), location.filesystem.open_input_file(source.path) as file:
-        head: bytes = file.read_at(min(BLOCK, source.size), 0)
-    mark = len(BOM) if head.startswith(BOM) else 0
-    data = np.frombuffer(head, np.uint8)
-    ends = _row_ends(data, 0)[0]
-    stop = int(ends[0]) + 1 if len(ends) else len(head)
-    if not len(ends) and len(head) < source.size:
-        raise UsageError(
-            f"{source.path} has no end of line in its first {BLOCK} bytes: is it a CSV file with lines that end in LF?"
-        )
-    try:
-        text = head[mark:stop].decode()
-        names = header_names(io.StringIO(text, newline=""), source.path)
-    except (UnicodeDecodeError, csv.Error):
-        raise UsageError(f"{source.path} is not UTF-8 text: save it as CSV in UTF-8, or as Parquet") from None
-    if not names:
-        raise UsageError(f"{source.path} is empty: it needs a header line and rows")
-    check_names(names)
-    return Header(tuple(names), stop)
-
-
 def split_ranges(source: Source, header: Header, part_bytes: int) -> list[Range]:
-    """Ranges of `part_bytes` bytes, the last one shorter, that cover the file below its header."""
-    starts = [*range(header.start, source.size, part_bytes), source.size]
-    return [Range(source.path, start, stop) for start, stop in pairwise(starts)]
+    """Ranges of `part_bytes` bytes, the last one shorter, that cover the content below its header."""
+    starts = [*range(header.start, header.size, part_bytes), header.size]
+    return [Range(source.path, start, stop, header.dialect.form) for start, stop in pairwise(starts)]
 
 
 def scan_range(location: Location, byte_range: Range) -> RangeScan:
     """Count quotes and row ends in a range; it is read in blocks of BLOCK bytes."""
     quotes = 0
     ends = [RowEnds(), RowEnds()]
-    with translate_errors(byte_range.path), location.filesystem.open_input_file(byte_range.path) as file:
+    with translate_errors(byte_range.path), open_content(location, byte_range.path, byte_range.form) as file:
         before: bytes = file.read_at(min(2, byte_range.start), max(0, byte_range.start - 2))
         for start in range(byte_range.start, byte_range.stop, BLOCK):
             raw = before + file.read_at(min(BLOCK, byte_range.stop - start), start)
             data = np.frombuffer(raw, np.uint8)
-            outside, inside = (_row_ends(data, parity, skip=len(before)) for parity in (quotes % 2, 1 - quotes % 2))
+            outside, inside = (row_ends(data, parity, skip=len(before)) for parity in (quotes % 2, 1 - quotes % 2))
             for case, positions in enumerate((outside[0], inside[0])):
                 ends[case] = _add(ends[case], data, positions, start - len(before))
             quotes += outside[1]
@@ -121,7 +85,7 @@ def scan_range(location: Location, byte_range: Range) -> RangeScan:
 
 
 def csv_parts(source: Source, header: Header, scans: Sequence[tuple[Range, RangeScan]], last: bytes, number: int) -> list[Part]:
-    """The parts of a file from the scans of all its ranges, in order; `last` is the file's last byte, `number` the first part's.
+    """The parts of a file from the scans of all its ranges, in order; `last` is the content's last byte, `number` the first part's.
 
     Raises UsageError when a quote is not closed.
     """
@@ -134,9 +98,9 @@ def csv_parts(source: Source, header: Header, scans: Sequence[tuple[Range, Range
         inside ^= bool(scan.quotes % 2)
     if inside:
         raise UsageError(f"{source.path} opens a quote that is never closed: quotes inside a value must be doubled")
-    if last != b"\n" and source.size > header.start:
+    if last != b"\n" and header.size > header.start:
         rows += 1
-    starts.append((source.size, rows))
+    starts.append((header.size, rows))
     spans = [(begin, end) for begin, end in pairwise(starts) if end[1] > begin[1]]
     return [
         Part(number + at, source.path, start, stop, first, after - first)
@@ -144,10 +108,10 @@ def csv_parts(source: Source, header: Header, scans: Sequence[tuple[Range, Range
     ]
 
 
-def last_byte(location: Location, source: Source) -> bytes:
-    """The last byte of a file, empty for an empty file."""
-    with translate_errors(source.path), location.filesystem.open_input_file(source.path) as file:
-        byte: bytes = file.read_at(1, max(0, source.size - 1))
+def last_byte(location: Location, source: Source, header: Header) -> bytes:
+    """The last byte of the content of a file, empty for an empty file."""
+    with translate_errors(source.path), open_content(location, source.path, header.dialect.form) as file:
+        byte: bytes = file.read_at(1, max(0, header.size - 1))
         return byte
 
 
@@ -168,15 +132,6 @@ def parquet_parts(location: Location, source: Source, part_bytes: int, number: i
             parts.append(Part(number + len(parts), source.path, start, group + 1, first, rows))
             start, first, size, rows = group + 1, first + rows, 0, 0
     return schema, parts
-
-
-def _row_ends(data: Any, parity: int, *, skip: int = 0) -> tuple[Any, int]:
-    """Positions of the newlines outside quotes after the first `skip` bytes, and the number of quotes there."""
-    newlines = np.flatnonzero(data[skip:] == NEWLINE) + skip
-    quotes = np.flatnonzero(data[skip:] == QUOTE) + skip
-    if len(quotes) or parity:
-        newlines = newlines[(np.searchsorted(quotes, newlines) + parity) % 2 == 0]
-    return newlines, len(quotes)
 
 
 def _add(ends: RowEnds, data: Any, positions: Any, offset: int) -> RowEnds:

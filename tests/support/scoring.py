@@ -13,8 +13,10 @@ from pyarrow import csv, parquet
 
 from serve_app.artifacts.store import Store
 from serve_app.inference.predictor import open_predictor
+from serve_app.tables.dialect import DialectFlags
+from serve_app.tables.header import Header, csv_header
 from serve_app.tables.location import Location, sources
-from serve_app.tables.splits import Part, csv_header, csv_parts, last_byte, scan_range, split_ranges
+from serve_app.tables.splits import Part, csv_parts, last_byte, scan_range, split_ranges
 from tests.support.apps import HEADERS, client_of
 from tests.support.policies import ALLOW_ALL
 from training.dataset import json_rows
@@ -29,13 +31,13 @@ def trained(folder: Path, table: Path, target: str, **options: Any) -> Store:
     return Store(folder / "models")
 
 
-def split(path: Path, part_bytes: int) -> tuple[Location, tuple[str, ...], list[Part]]:
-    """A CSV file as workers get it: its location, columns and parts."""
+def split(path: Path, part_bytes: int, flags: DialectFlags | None = None) -> tuple[Location, Header, list[Part]]:
+    """A CSV file as workers get it: its location, header and parts."""
     location = Location(str(path))
     _, (source,) = sources(location)
-    header = csv_header(location, source)
+    header = csv_header(location, source.path, source.size, flags or DialectFlags())
     scans = [(byte_range, scan_range(location, byte_range)) for byte_range in split_ranges(source, header, part_bytes)]
-    return location, header.columns, csv_parts(source, header, scans, last_byte(location, source), 0)
+    return location, header, csv_parts(source, header, scans, last_byte(location, source, header), 0)
 
 
 def served(store: Store, table: pd.DataFrame, **options: Any) -> list[dict[str, Any]]:

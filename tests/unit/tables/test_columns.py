@@ -17,10 +17,10 @@ from pandas._libs.parsers import STR_NA_VALUES  # type: ignore[import-not-found]
 from pyarrow import parquet
 
 from serve_app.artifacts.fields import read_rows
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import MISSING, Feature, Signature
 from serve_app.errors import InvalidInput, UsageError
 from serve_app.tables.columns import Reading, Rows, check_columns, check_types, csv_rows, parquet_rows
-from serve_app.tables.csv_format import EMPTY, check_names
+from serve_app.tables.csv_format import check_names
 from serve_app.tables.frame import read_table
 from serve_app.tables.location import Location, sources
 from serve_app.tables.splits import parquet_parts
@@ -42,7 +42,7 @@ READING = Reading(SIGNATURE, (), "refuse")
 
 def read_csv(path: Path, reading: Reading = READING) -> Rows:
     location, header, parts = split(path, 1 << 20)
-    check_columns(reading, header, str(path))
+    check_columns(reading, header.columns, str(path))
     (rows,) = csv_rows(location, parts[0], header, reading)
     return rows
 
@@ -103,7 +103,7 @@ def test_a_parquet_value_is_judged_as_the_value_in_a_request(rows: list[dict[str
 
 
 def test_what_pandas_takes_for_empty_is_empty_here() -> None:
-    assert set(EMPTY) == set(STR_NA_VALUES)
+    assert set(MISSING) == set(STR_NA_VALUES)
 
 
 @pytest.mark.parametrize("empty", ["", "NA", "null", "None", "NaN", "  ", " NA"])
@@ -209,7 +209,7 @@ def test_thirty_thousand_columns_are_read_in_a_time_that_grows_with_their_number
     started = time.process_time()
     check_names(names)
     assert time.process_time() - started < 0.2  # 3.9 s when each name was compared with all before it
-    assert list(read_table(path).columns) == names
+    assert list(read_table(path).frame.columns) == names
 
 
 def test_two_columns_of_one_name_are_refused_by_their_numbers() -> None:

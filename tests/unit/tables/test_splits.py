@@ -77,7 +77,7 @@ def test_a_byte_order_mark_and_spaces_are_no_part_of_the_names(tmp_path: Path) -
     path = tmp_path / "table.csv"
     path.write_bytes("\ufeffa, b\r\n1,2\r\n".encode())
     _, header, parts = split(path, 100)
-    assert header == ("a", "b")
+    assert header.columns == ("a", "b")
     assert [part.rows for part in parts] == [1]
 
 
@@ -87,8 +87,7 @@ def test_a_byte_order_mark_and_spaces_are_no_part_of_the_names(tmp_path: Path) -
         (b"", r"table\.csv"),
         (b"a,a\n1,2\n", r"'a'.*\b1\b.*\b2\b"),
         (b"a,,b\n1,2,3\n", r"\b2\b.*table\.csv"),
-        ("größe\n1\n".encode("latin-1"), r"table\.csv.*UTF-8"),
-        (b"a" * 2_000_000, r"table\.csv"),
+        ("рост\n1\n".encode("cp1251"), r"table\.csv.*--encoding"),
     ],
 )
 def test_a_header_that_names_no_columns_is_refused(tmp_path: Path, raw: bytes, named: str) -> None:

@@ -1,0 +1,157 @@
+"""Columns of texts as numbers, booleans or texts with gaps: what training makes of the cells of a CSV file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import compute
+
+from serve_app.artifacts.signature import missing_numbers
+from serve_app.tables.csv_format import FALSE, TRUE, is_number, with_decimal_point
+
+_GROUP_CELLS = 200_000
+"""Columns of a wide table are converted together, up to so many cells: a call of pyarrow costs as much as many cells."""
+
+_TRUTHS = pa.array([*TRUE, *FALSE], pa.string())
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A column: int64, float64, bool, or objects with NaN in the gaps.
+
+    `words` count the texts that were read as a missing value, without the empty one; `first_gap` is the first such text, which may
+    be empty, with its row from 1.
+    """
+
+    values: Any
+    is_text: bool = False
+    words: Mapping[str, int] = field(default_factory=dict)
+    first_gap: tuple[int, str] | None = None
+
+
+def typed_columns(table: pa.Table, missing: Sequence[str], decimal: str) -> dict[str, Typed]:
+    """The columns of a table of texts; `missing` texts are gaps, as are numbers that equal one of them."""
+    names, rows = table.column_names, table.num_rows
+    size = max(1, _GROUP_CELLS // max(rows, 1))
+    typed: dict[str, Typed] = {}
+    if not rows:
+        return {name: Typed(np.array([], np.float64)) for name in names}
+    for start in range(0, len(names), size):
+        group = names[start : start + size]
+        chunks = [chunk for name in group for chunk in table.column(name).chunks]
+        typed |= zip(group, _convert(pa.chunked_array(chunks, pa.string()), len(group), tuple(missing), decimal), strict=True)
+    return typed
+
+
+def _convert(cells: pa.ChunkedArray, count: int, missing: tuple[str, ...], decimal: str) -> Iterator[Typed]:
+    """So many columns, which stand one after the other in `cells`."""
+    texts = compute.utf8_ltrim(cells, " ")
+    gaps = compute.fill_null(compute.is_in(texts, pa.array(missing, pa.string())), True)
+    values = compute.if_else(gaps, pa.scalar(None, pa.string()), texts) if compute.any(gaps).as_py() else texts
+    if count > 1:
+        texts, values = texts.combine_chunks(), values.combine_chunks()
+    rows = len(texts) // count
+    masks: Any = np.asarray(gaps).reshape(count, rows)
+    sentinels = list(missing_numbers(missing))
+    start = 0
+    for block in _numbers(values, count, decimal):
+        stop = start + len(block)
+        mask = masks[start:stop]
+        yield from _columns(block, texts[start * rows : stop * rows], values[start * rows : stop * rows], mask, sentinels, decimal)
+        start = stop
+
+
+def _columns(block: Any, texts: Any, values: Any, mask: Any, sentinels: Sequence[float], decimal: str) -> Iterator[Typed]:
+    """The columns of a block: float64, shape (columns, rows), where each column is of numbers or all are NaN in place of texts."""
+    rows = block.shape[1]
+    others: Any = (np.isnan(block) & ~mask).any(axis=1)
+    equal = np.isin(block, sentinels) if sentinels else None
+    if equal is not None:
+        mask = mask | (equal & ~others[:, None])
+        block = np.where(equal, np.nan, block)
+    gaps: Any = mask.any(axis=1)
+    whole: Any = ~gaps & (block == np.rint(block)).all(axis=1)
+    integers = _integers(values) if whole.all() else None
+    for at in range(len(block)):
+        own = slice(at * rows, (at + 1) * rows)
+        words, first = _words(texts[own], mask[at]) if gaps[at] else ({}, None)
+        if others[at]:
+            yield _texts(values[own], words, first, decimal)
+        elif whole[at]:
+            column = integers[own] if integers is not None else _integers(values[own])
+            yield Typed(block[at] if column is None else column)
+        else:
+            yield Typed(block[at], words=words, first_gap=first)
+
+
+def _numbers(values: Any, count: int, decimal: str) -> Iterator[Any]:
+    """Blocks of columns as float64, shape (columns, rows), NaN in the gaps; a column that is not of numbers alone is NaN."""
+    array = _cast(values, decimal)
+    rows = len(values) // count
+    if array is not None:
+        yield array.reshape(count, rows)
+    elif count == 1:
+        yield np.full((1, rows), np.nan)
+    else:
+        half = count // 2
+        yield from _numbers(values[: half * rows], half, decimal)
+        yield from _numbers(values[half * rows :], count - half, decimal)
+
+
+def _cast(values: Any, decimal: str) -> Any:
+    if decimal == ",":
+        values = decimal_points(values)
+    for trimmed in (False, True):
+        texts = compute.utf8_trim_whitespace(values) if trimmed else values
+        try:
+            return np.asarray(compute.fill_null(compute.cast(texts, pa.float64()), np.nan))
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def decimal_points(values: Any) -> Any:
+    """Numbers with a decimal comma as numbers with a point; a text with a point is no number and becomes none."""
+    return compute.replace_substring(compute.replace_substring(values, ".", "_."), ",", ".")
+
+
+def _integers(values: Any) -> Any:
+    """int64 for numbers that are written as whole ones; None for others."""
+    try:
+        return np.asarray(compute.cast(compute.utf8_trim_whitespace(values), pa.int64()))
+    except pa.ArrowInvalid:
+        return None
+
+
+def _texts(values: Any, words: Mapping[str, int], first: tuple[int, str] | None, decimal: str) -> Typed:
+    """A column with at least one text that is no number."""
+    distinct = compute.unique(values).drop_null()
+    if compute.all(compute.is_in(distinct, _TRUTHS)).as_py():
+        truths = np.asarray(compute.is_in(values, pa.array(TRUE, pa.string())))
+        gaps = np.asarray(values.is_null())
+        return Typed(np.where(gaps, np.nan, truths.astype(object)) if gaps.any() else truths, words=words, first_gap=first)
+    objects = values.to_pandas().astype(object)
+    objects = objects.where(objects.notna(), np.nan)
+    if decimal == ",":
+        objects = _with_points(objects, distinct.to_pylist())
+    return Typed(objects.to_numpy(), is_text=True, words=words, first_gap=first)
+
+
+def _with_points(texts: pd.Series[Any], distinct: Sequence[str]) -> pd.Series[Any]:
+    """The texts with decimal points where most of them are numbers with a decimal comma, so that the others can be named."""
+    numbers = {text: with_decimal_point(text) for text in distinct if is_number(with_decimal_point(text))}
+    known = texts.isin(list(numbers))
+    return texts.where(~known, texts.map(numbers)) if known.sum() * 2 > texts.notna().sum() else texts
+
+
+def _words(texts: Any, mask: Any) -> tuple[dict[str, int], tuple[int, str]]:
+    """How often each text stands in the gaps, without the empty one; and the first gap with its row from 1."""
+    at = int(np.flatnonzero(mask)[0])
+    counts = compute.value_counts(compute.filter(texts, pa.array(mask))).to_pylist()
+    words = {count["values"]: int(count["counts"]) for count in counts if count["values"]}
+    return words, (at + 1, texts[at].as_py() or "")
