@@ -18,7 +18,8 @@ from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Label, 
 from serve_app.errors import UsageError
 from serve_app.printable import printable
 from serve_app.tables.dialect import DialectFlags
-from serve_app.tables.frame import Table, first_row, plain_column, read_table
+from serve_app.tables.frame import Table, UnusableColumn, first_row, plain_column, read_table
+from training.complaints import DROP_RARE, DROP_UNLABELLED, Complaint, Complaints
 from training.train_options import TaskChoice
 
 MAX_CLASSES = 100
@@ -61,20 +62,31 @@ def load(
     random_state: int = 42,
     flags: DialectFlags | None = None,
     missing: Sequence[str] | None = None,
+    drop_unlabelled: bool = False,
+    drop_rare: bool = False,
 ) -> Dataset:
-    """The dataset of a file, or of the iris flowers without one. Raises UsageError that names the column and row to correct.
+    """The dataset of a file, or of the iris flowers without one. Raises UsageError that names everything that is to be corrected.
 
-    `missing` are the texts that mean a missing value, the usual ones by default.
+    `missing` are the texts that mean a missing value, the usual ones by default. `drop_unlabelled` leaves out rows without a
+    target, `drop_rare` the rows of classes with a single row.
     """
     ranges = {**(IRIS_BOUNDS if path is None else {}), **(bounds or {})}
     data, name, target = _read(path, target, flags, missing)
     features = _features(data, name, target, drop, ranges)
-    labels, decided = _labels(target, data.frame[target], task, data.gaps)
-    columns = {column: plain_column(column, features[column]) for column in features.columns}
+    complaints = Complaints()
+    columns = _usable(features, complaints)
+    leaves = Leaves(drop_unlabelled, drop_rare)
+    try:
+        labels, decided, kept, left_out = _labels(target, data.frame[target], task, data.gaps, leaves, complaints)
+    except UsageError as error:
+        complaints.add(Complaint(str(error), ""))
+    complaints.raise_any()
     whole = frozenset(column for column in columns if pd.api.types.is_integer_dtype(features[column].dtype))
     table = pd.DataFrame(columns, copy=False)
+    if not kept.all():
+        table, labels = table[kept], labels[kept]
     train_rows, test_rows = _split(labels, decided, test_size, random_state)
-    described = tuple(_feature(column, table[column], train_rows, ranges.get(column), column in whole) for column in columns)
+    described = _describe(table, train_rows, ranges, whole)
     classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
     return Dataset(
         name=name,
@@ -84,7 +96,7 @@ def load(
         train_target=labels[train_rows],
         test=table.iloc[test_rows].reset_index(drop=True),
         test_target=labels[test_rows],
-        remarks=tuple(remark for remark in (data.description, *data.remarks) if remark),
+        remarks=tuple(remark for remark in (data.description, *data.remarks, *left_out) if remark),
     )
 
 
@@ -138,39 +150,121 @@ def _iris() -> tuple[pd.DataFrame, str]:
     return frame, sha256(frame.to_csv(index=False, lineterminator="\n").encode())
 
 
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """Which rows may be left out: those without a target, and those of classes with a single row."""
+
+    unlabelled: bool
+    rare: bool
+
+
+def _usable(features: pd.DataFrame, complaints: Complaints) -> dict[str, pd.Series[Any]]:
+    """The columns as numbers, booleans or texts; those that are none become complaints."""
+    columns = {}
+    for name in features.columns:
+        try:
+            columns[name] = plain_column(name, features[name])
+        except UnusableColumn as error:
+            complaints.add_column(error)
+    return columns
+
+
+def _describe(table: pd.DataFrame, train: npt.NDArray[Any], ranges: Bounds, whole: Collection[str]) -> tuple[Feature, ...]:
+    """The features of the signature; raises UsageError with all columns that have no value to learn from."""
+    complaints, features = Complaints(), []
+    for name in table.columns:
+        try:
+            features.append(_feature(name, table[name], train, ranges.get(name), name in whole))
+        except UnusableColumn as error:
+            complaints.add_column(error)
+    complaints.raise_any()
+    return tuple(features)
+
+
+Labels = npt.NDArray[Any]
+"""One label for each row: texts, booleans, whole numbers or numbers."""
+
+
 def _labels(
-    name: str, column: pd.Series[Any], task: TaskChoice, texts: Mapping[str, tuple[int, str]]
-) -> tuple[npt.NDArray[Any], Task]:
-    """The labels as an array of texts, booleans, whole numbers or numbers, and the task; `texts` are the first gaps as texts."""
-    gaps = column.isna()
-    row, text = texts.get(name, (1, ""))
-    if gaps.all() and not text:
+    name: str,
+    column: pd.Series[Any],
+    task: TaskChoice,
+    texts: Mapping[str, tuple[int, str]],
+    leaves: Leaves,
+    complaints: Complaints,
+) -> tuple[Labels, Task, npt.NDArray[np.bool_], list[str]]:
+    """The labels, the task, the mask of the rows that stay, and a remark on those that do not.
+
+    `texts` are the first gaps as texts. What flags can leave out becomes a complaint; raises UsageError for a target that cannot be
+    predicted at all when there is no other complaint.
+    """
+    filled = column.notna()
+    remarks: list[str] = []
+    _, text = texts.get(name, (1, ""))
+    if not filled.any() and not text:
         raise UsageError(f"the target column '{name}' is empty")
-    if gaps.any():
-        row = first_row(gaps)
-        if text:
-            raise UsageError(
-                f"the target column '{name}' says \"{text}\" in row {row}, which is read as missing: "
-                "--na '' keeps such texts as values, or fill it, or remove the row"
-            )
-        raise UsageError(f"the target column '{name}' is empty in row {row}: fill it, or remove the row")
+    if not filled.all():
+        if leaves.unlabelled:
+            remarks.append(f"{int((~filled).sum())} rows without a value in '{name}' are left out")
+        else:
+            complaints.add(_unlabelled(name, filled, text))
     try:
         values = plain_column(name, column)
-    except UsageError as error:
-        raise UsageError(
-            str(error).replace(f", or leave it out with --drop '{name}'", "").replace("column", "the target column", 1)
-        ) from None
-    numeric = pd.api.types.is_float_dtype(values.dtype)
-    whole = numeric and bool((values == values.round()).all()) and float(values.abs().max()) < 2**53
-    if task == "auto":
-        distinct = int(values.nunique())
-        few = distinct <= MAX_CLASS_NUMBERS and distinct <= max(2, len(values) // 10)
-        task = "classification" if not numeric or (whole and few) else "regression"
-    if task == "regression":
-        _check_regression(name, values, numeric=numeric)
-        return values.to_numpy(dtype=np.float64), "regression"
-    _check_classes(name, values)
-    return values.to_numpy(dtype=np.int64) if whole else values.to_numpy(), "classification"
+    except UnusableColumn as error:
+        complaints.add(Complaint(f"the target column '{name}' {error.why}", error.fix or "name another with --target"))
+        return np.empty(0), "classification", filled.to_numpy(), remarks
+    known = values[filled]
+    if pd.api.types.is_object_dtype(known.dtype):
+        known = known.infer_objects()
+    numeric = pd.api.types.is_float_dtype(known.dtype)
+    whole = numeric and bool((known == known.round()).all()) and float(known.abs().max()) < 2**53
+    decided = _task(known, task, numeric=numeric, whole=whole)
+    if decided == "regression":
+        _check_regression(name, known, numeric=numeric)
+        return values.to_numpy(dtype=np.float64), decided, filled.to_numpy(), remarks
+    counts = known.value_counts()
+    rare = list(counts.index[counts < 2])
+    kept = filled
+    if rare and leaves.rare:
+        kept = filled & ~values.isin(rare)
+        remarks.append(f"{len(rare)} rows of classes with a single row are left out ({_joined(sorted(map(str, rare)))})")
+    elif rare:
+        complaints.add(_rare(name, rare, values))
+    _check_classes(name, values[kept])
+    labels = np.empty(len(values), dtype=np.int64 if whole else known.to_numpy().dtype)
+    labels[filled.to_numpy()] = known.to_numpy()
+    return labels, decided, kept.to_numpy(), remarks
+
+
+def _task(values: pd.Series[Any], task: TaskChoice, *, numeric: bool, whole: bool) -> Task:
+    if task != "auto":
+        return task
+    distinct = int(values.nunique())
+    few = distinct <= MAX_CLASS_NUMBERS and distinct <= max(2, len(values) // 10)
+    return "classification" if not numeric or (whole and few) else "regression"
+
+
+def _unlabelled(name: str, filled: pd.Series[Any], text: str) -> Complaint:
+    row, count = first_row(~filled), int((~filled).sum())
+    rows = f"in row {row}" if count == 1 else f"in {count} rows, first in row {row}"
+    if text:
+        return Complaint(
+            f"the target column '{name}' says \"{text}\" {rows}, which is read as missing",
+            "keep such texts as values with --na ''",
+            DROP_UNLABELLED,
+        )
+    return Complaint(f"the target column '{name}' is empty {rows}", "fill it", DROP_UNLABELLED)
+
+
+def _rare(name: str, rare: Sequence[Any], values: pd.Series[Any]) -> Complaint:
+    """The complaint about classes with a single row, twenty of them by row."""
+    if len(rare) == 1:
+        why = f"class '{_plain(rare[0])}' of column '{name}' has a single row (row {first_row(values == rare[0])})"
+    else:
+        rows = [f"'{_plain(label)}' (row {first_row(values == label)})" for label in rare[:20]]
+        more = f" and {len(rare) - 20} more" if len(rare) > 20 else ""
+        why = f"{len(rare)} classes of column '{name}' have a single row each: {', '.join(rows)}{more}"
+    return Complaint(why, "add rows", DROP_RARE)
 
 
 def _check_regression(name: str, values: pd.Series[Any], *, numeric: bool) -> None:
@@ -192,11 +286,6 @@ def _check_classes(name: str, values: pd.Series[Any]) -> None:
         raise UsageError(
             f"the target column '{name}' has {distinct} classes, more than {MAX_CLASSES}: group them, or use --task regression"
         )
-    counts = values.value_counts()
-    if int(counts.min()) < 2:
-        rare = counts.index[-1]
-        row = first_row(values == rare)
-        raise UsageError(f"class '{rare}' of column '{name}' has a single row (row {row}): add rows of it, or remove it")
 
 
 def _split(labels: npt.NDArray[Any], task: Task, test_size: float, random_state: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -222,6 +311,8 @@ def _feature(
     gaps = np.isnan(values) if numeric else column.isna().to_numpy()
     nullable = bool(gaps.any())
     trained = values[train][~gaps[train]]
+    if gaps.all() or (numeric and not len(trained)):
+        raise UnusableColumn(name, "is empty in every row to learn from", "fill more rows")
     example: Any = _plain((trained if len(trained) else values[~gaps])[0])
     if bounds is not None and not numeric:
         raise UsageError(f"--bounds '{name}': only a column of numbers can have bounds")
@@ -229,10 +320,6 @@ def _feature(
         boolean = isinstance(example, bool)
         categories = () if boolean else tuple(sorted(column.dropna().unique()))
         return Feature(name, "boolean" if boolean else "category", categories=categories, nullable=nullable, example=example)
-    if not len(trained):
-        raise UsageError(
-            f"column '{name}' is empty in every row to learn from: fill more rows, or leave it out with --drop '{name}'"
-        )
     if whole:
         example = int(example)
     feature = Feature(name, low=float(trained.min()), high=float(trained.max()), nullable=nullable, example=example)

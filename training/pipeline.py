@@ -152,6 +152,8 @@ def _load_dataset(options: TrainOptions, seed: int) -> Dataset:
         bounds=options.column_bounds,
         test_size=options.test_size,
         random_state=seed,
+        drop_unlabelled=options.drop_rows_without_target,
+        drop_rare=options.drop_rare_classes,
         flags=DialectFlags(options.separator, options.decimal, options.encoding),
         missing=options.na or None,
     )

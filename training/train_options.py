@@ -113,6 +113,10 @@ class TrainOptions:
         "auto"
     )
     drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave a column out; repeatable.")] = field(default_factory=list)
+    drop_rows_without_target: Annotated[
+        bool, typer.Option("--drop-rows-without-target", help="Leave out rows where the target has no value.")
+    ] = False
+    drop_rare_classes: Annotated[bool, typer.Option("--drop-rare-classes", help="Leave out classes with a single row.")] = False
     na: Annotated[
         list[str],
         typer.Option(

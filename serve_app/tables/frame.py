@@ -57,6 +57,18 @@ class Table:
     left_out: tuple[str, ...] = ()
 
 
+class UnusableColumn(UsageError):
+    """A column that cannot be learnt from.
+
+    `why` completes the sentence `column 'x' …`; `fix` says how to correct the table, empty when the column can only be left out.
+    """
+
+    def __init__(self, name: str, why: str, fix: str = "") -> None:
+        self.name, self.why, self.fix = name, why, fix
+        advice = f"{fix}, or leave the column out" if fix else "leave it out"
+        super().__init__(f"column '{name}' {why}: {advice} with --drop {shlex.quote(name)}")
+
+
 def read_table(path: Path, *, flags: DialectFlags | None = None, missing: Sequence[str] | None = None) -> Table:
     """The table of a CSV or Parquet file, or of a folder of such files; raises UsageError when it cannot be read or has no rows.
 
@@ -195,7 +207,7 @@ def _digest(location: Location, files: Sequence[Source]) -> str:
 def plain_column(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
     """A feature as float64, booleans or texts; booleans and texts with gaps are of type object with NaN.
 
-    Raises UsageError for dates, mixed kinds, infinite numbers, an empty column and too many different texts.
+    Raises UnusableColumn for dates, mixed kinds, infinite numbers, an empty column and too many different texts.
     """
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":  # most columns: wide tables have thousands of them
         return _checked(name, column.to_numpy(dtype=np.float64), column.index)
@@ -228,11 +240,11 @@ def _objects(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
         raise _dates(name)
     if kinds != {"text"}:
         if len(kinds) == 1:
-            raise UsageError(f"column '{name}' holds values that are no number, boolean or text: leave it out with --drop '{name}'")
+            raise UnusableColumn(name, "holds values that are no number, boolean or text")
         first = _kind(type(filled.iloc[0]))
         at = next(at for at, value in enumerate(filled) if _kind(type(value)) != first)
         row, other = int(np.asarray(filled.index)[at]) + 1, _kind(type(filled.iloc[at]))
-        raise UsageError(f"column '{name}' mixes kinds, {first} and {other} (row {row}): unify them, or --drop '{name}'")
+        raise UnusableColumn(name, f"mixes kinds, {first} and {other} (row {row})", "unify them")
     return _texts(name, column)
 
 
@@ -248,16 +260,16 @@ def _texts(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
             return _numbers(name, pd.to_numeric(texts))
         at = int(other.argmax())
         row, text = int(np.asarray(filled.index)[at]) + 1, str(filled.iloc[at])[:40]
-        raise UsageError(
-            f"column '{name}' holds numbers, but row {row} says '{text}': "
-            f"put a number there, leave it empty, or read it as missing with --na {shlex.quote(text)}"
+        raise UnusableColumn(
+            name,
+            f"holds numbers, but row {row} says '{text}'",
+            f"put a number there, leave it empty, read it as missing with --na {shlex.quote(text)}",
         )
     if all(_DATE.fullmatch(text) for text in distinct[:100]):
         raise _dates(name)
     if len(distinct) > MAX_CATEGORIES or (len(distinct) > 50 and len(distinct) > 0.5 * len(filled)):
-        raise UsageError(
-            f"column '{name}' holds {len(distinct)} different texts in {len(filled)} rows, too many for a category: "
-            f"group them, or leave it out with --drop '{name}'"
+        raise UnusableColumn(
+            name, f"holds {len(distinct)} different texts in {len(filled)} rows, too many for a category", "group them"
         )
     return texts
 
@@ -268,19 +280,19 @@ def _numbers(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _checked(name: str, numbers: npt.NDArray[Any], index: pd.Index[Any]) -> pd.Series[Any]:
-    """The numbers as a column; raises UsageError when all are gaps or one is too large."""
+    """The numbers as a column; raises UnusableColumn when all are gaps or one is too large."""
     if np.isnan(numbers).all():
         raise _empty(name)
     beyond = np.abs(numbers) > LARGEST
     if beyond.any():
-        raise UsageError(
-            f"column '{name}' is infinite or beyond {LARGEST:.1e} in row {first_row(beyond)}: correct it or leave it empty"
+        raise UnusableColumn(
+            name, f"is infinite or beyond {LARGEST:.1e} in row {first_row(beyond)}", "correct it, leave the cell empty"
         )
     return pd.Series(numbers, index=index, copy=False)
 
 
-def _empty(name: str) -> UsageError:
-    return UsageError(f"column '{name}' is empty in every row: fill it, or leave it out with --drop '{name}'")
+def _empty(name: str) -> UnusableColumn:
+    return UnusableColumn(name, "is empty in every row", "fill it")
 
 
 def _booleans(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -301,10 +313,8 @@ def _kind(kind: type) -> str:
     return "something else"
 
 
-def _dates(name: str) -> UsageError:
-    return UsageError(
-        f"column '{name}' holds dates: turn them into numbers (days since a day), or leave it out with --drop '{name}'"
-    )
+def _dates(name: str) -> UnusableColumn:
+    return UnusableColumn(name, "holds dates", "turn them into numbers (days since a day)")
 
 
 def _first_line(error: BaseException) -> str:

@@ -236,7 +236,7 @@ class TestBadTables:
         rows = tables.many(200, lambda row: f"customer{row}", lambda row: row % 2)
         sentence = refusal(tables.lines(tmp_path, "name,y", *rows))
         assert "200 different texts" in sentence
-        assert "--drop 'name'" in sentence
+        assert sentence.endswith("--drop name")
 
     def test_a_gap_in_the_target(self, tmp_path: Path) -> None:
         rows = tables.many(20, lambda row: row, lambda row: "" if row == 2 else row % 2)
