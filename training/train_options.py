@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from serve_app.artifacts.names import REPORT
+from serve_app.artifacts.signature import Kind
 from serve_app.artifacts.store import KEEP
 from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
 from serve_app.errors import UsageError
@@ -124,6 +125,13 @@ class TrainOptions:
             help="Text that means a missing value, besides the empty cell; repeatable; '' alone: no other. (default: NA, None, …)",
         ),
     ] = field(default_factory=list)
+    category: Annotated[
+        list[str], typer.Option(metavar="COLUMN", help="Column of texts, also when it holds digits; repeatable.")
+    ] = field(default_factory=list)
+    number: Annotated[
+        list[str],
+        typer.Option(metavar="COLUMN", help="Column of numbers, also with thousands separators, % or a currency sign; repeatable."),
+    ] = field(default_factory=list)
     separator: Separator = None
     decimal: Decimal = None
     encoding: Encoding = None
@@ -159,6 +167,9 @@ class TrainOptions:
         float,
         typer.Option(min=0.0, help="How much worse than the served model is allowed: accuracy lost, or share by which rmse grows."),
     ] = 0.0
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the table, print what training makes of each column, and stop.")
+    ] = False
     force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its metadata say so.")] = False
     report: Annotated[Path | None, typer.Option(help=f"Where the verdict is written. (default: {REPORT} in the store)")] = None
     keep: Annotated[int, typer.Option(min=1, help="Models that the store keeps.")] = KEEP
@@ -188,6 +199,15 @@ class TrainOptions:
             raise UsageError(f"--max-depth {self.max_depth} must be at least 1, or None for no limit")
         if self.model_dir.exists() and not self.model_dir.is_dir():
             raise UsageError(f"--model-dir {self.model_dir} is a file: name a folder")
+
+        for column in self.category:
+            if column in self.number:
+                raise UsageError(f"'{column}' is named by --category and by --number: name one kind")
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """By column, the kind that a flag says."""
+        return {**dict.fromkeys(self.category, "category"), **dict.fromkeys(self.number, "number")}
 
     @property
     def params(self) -> Mapping[str, Any]:
