@@ -24,7 +24,7 @@ from serve_app.tables.content import open_content
 from serve_app.tables.csv_format import FALSE, TRUE, is_number, with_decimal_point
 from serve_app.tables.header import Header
 from serve_app.tables.location import Location, hive_keys, translate_errors
-from serve_app.tables.numerals import numeral, whole_texts
+from serve_app.tables.numerals import is_text, numeral, whole_texts
 from serve_app.tables.splits import Part
 
 _CELL_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
@@ -75,7 +75,7 @@ def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
     for feature in reading.signature.features:
         if feature.name in types:
             kind = _plain_type(types[feature.name])
-            text, number = _is_text(kind), pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+            text, number = is_text(kind), pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
             digits = number and all(map(_WHOLE.fullmatch, feature.categories))
             fits = {"number": number or text, "boolean": pa.types.is_boolean(kind), "category": text or digits}[feature.kind]
             if not fits and not pa.types.is_null(kind):
@@ -161,11 +161,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = _plain_type(column.type)
-    return column.cast(pa.string() if _is_text(kind) else kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return column.cast(pa.string() if is_text(kind) else kind)
 
 
 def _rows(
@@ -262,7 +258,7 @@ def _gap_texts(feature: Feature, reading: Reading, *, cells: bool) -> tuple[str,
 def _category(feature: Feature, column: pa.ChunkedArray, reading: Reading, *, cells: bool) -> tuple[Any, dict[int, str]]:
     if cells:
         column = compute.utf8_ltrim(column, " ")
-    elif not _is_text(column.type):
+    elif not is_text(column.type):
         column = whole_texts(column)
     codes = compute.index_in(column, pa.array(feature.categories, pa.string()))
     unknown_text = codes.is_null().to_numpy()

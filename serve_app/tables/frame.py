@@ -29,7 +29,7 @@ from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.header import INDEX, csv_header
 from serve_app.tables.kinds import Typed, typed_columns
 from serve_app.tables.location import Location, Source, hive_keys, sources, translate_errors
-from serve_app.tables.numerals import MAX_EXACT, Numeral, is_code, is_inexact, numeral, whole_texts
+from serve_app.tables.numerals import MAX_EXACT, Numeral, is_code, is_inexact, is_text, numeral, whole_texts
 
 MAX_CATEGORIES = 500
 """Different texts in one column, at most: a column with more holds identifiers or free text."""
@@ -164,14 +164,18 @@ def _read_parquet(
         tables.append(_with_keys(table, hive_keys(location, source.path)))
     try:
         keys = hive_keys(location, files[0].path)
-        table, typed = _with_texts(pa.concat_tables(tables, promote_options="permissive"), kinds, keys)
+        table = pa.concat_tables(tables, promote_options="permissive")
+        texts, typed = _as_texts(table, kinds)
         frame = table.to_pandas()
     except (pa.ArrowException, ValueError) as error:
         raise UsageError(f"{location.redacted} cannot be read as Parquet: {_first_line(error)}") from None
     frame.columns = pd.Index([str(name) for name in frame.columns])
+    for name, column in texts.items():
+        if name in frame.columns:
+            frame[name] = column.to_pandas().to_numpy(dtype=object)
     named_keys = [name for name in keys if name in frame.columns]
-    for name, column in typed_columns(table.select(named_keys), words, ".", kinds).items():
-        frame[name] = column.values
+    for name, key in typed_columns(table.select(named_keys), words, ".", kinds).items():
+        frame[name] = key.values
     gaps: dict[str, tuple[int, str]] = {}
     if explicit:
         for name in frame.columns:
@@ -189,38 +193,42 @@ def _read_parquet(
         gaps=gaps,
         left_out=tuple(index),
         kinds=kinds,
-        typed=typed,
+        typed=typed - set(keys),
     )
 
 
-def _with_texts(table: pa.Table, kinds: Mapping[str, Kind], keys: Collection[str]) -> tuple[pa.Table, frozenset[str]]:
-    """The table with texts for whole numbers that are declared categories or that float64 cannot hold; and the columns of texts.
+def _as_texts(table: pa.Table, kinds: Mapping[str, Kind]) -> tuple[dict[str, pa.ChunkedArray], frozenset[str]]:
+    """By column, whole numbers as texts that are categories or that float64 cannot hold; and the columns that the file types as texts.
 
-    pandas would read whole numbers with gaps as float64, which rounds them. The keys of folders are texts without a type.
+    pandas would read whole numbers with gaps as float64, which rounds them.
     """
+    texts: dict[str, pa.ChunkedArray] = {}
     typed = set()
-    for at, name in enumerate(table.column_names):
-        column, kind = table.column(at), table.schema.field(at).type
-        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-        whole = pa.types.is_integer(plain) or (pa.types.is_decimal(plain) and plain.scale == 0)
-        declared = kinds.get(str(name))
-        if pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain):
-            typed.add(str(name))
-        elif whole and (declared == "category" or (pa.types.is_dictionary(kind) and declared is None)):
-            typed.add(str(name))
-            table = table.set_column(at, name, column.cast(plain).cast(pa.string()))
-        elif declared == "category" and pa.types.is_floating(plain) and _is_whole(column):
-            typed.add(str(name))
-            table = table.set_column(at, name, whole_texts(column))
+    categorical = _categorical(table)
+    for name, column in zip(map(str, table.column_names), table.columns, strict=True):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
+        declared = kinds.get(name, "category" if name in categorical or pa.types.is_dictionary(column.type) else None)
+        if is_text(kind):
+            typed.add(name)
+        elif declared == "category" and (whole or (pa.types.is_floating(kind) and _is_whole(column))):
+            typed.add(name)
+            texts[name] = whole_texts(column.cast(kind))
         elif whole and declared is None and _is_inexact(column):
-            table = table.set_column(at, name, column.cast(pa.string()))
-    return table, frozenset(typed - set(keys))
+            texts[name] = column.cast(pa.string())
+    return texts, frozenset(typed)
+
+
+def _categorical(table: pa.Table) -> frozenset[str]:
+    """The columns that pandas has written as categories, which Parquet keeps as plain numbers."""
+    columns = (table.schema.pandas_metadata or {}).get("columns", [])
+    return frozenset(str(column.get("name")) for column in columns if column.get("pandas_type") == "categorical")
 
 
 def _is_whole(column: pa.ChunkedArray) -> bool:
     """Whether all values of a column of float64 are exact whole numbers: pandas writes whole numbers with gaps so."""
     values = np.asarray(column.cast(pa.float64()).drop_null())
-    return bool((np.isnan(values) | ((values == np.rint(values)) & (np.abs(values) <= MAX_EXACT))).all())
+    return bool((np.isnan(values) | ((values == np.rint(values)) & (np.abs(values) < MAX_EXACT))).all())
 
 
 def _is_inexact(column: pa.ChunkedArray) -> bool:
@@ -290,7 +298,7 @@ def plain_column(
     """
     if kind == "category":
         return _declared_category(name, column)
-    if kind == "number" and not pd.api.types.is_numeric_dtype(column.dtype) and not _are_numbers(column):
+    if kind == "number" and not _are_numbers(column):
         return _declared_numbers(name, column, decimal)
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":  # most columns: wide tables have thousands of them
         return _checked(name, column.to_numpy(dtype=np.float64), column.index)
@@ -362,11 +370,14 @@ def _guessed(name: str, texts: pd.Series[Any], decimal: str) -> pd.Series[Any]:
         )
     if len(counts) <= MAX_MIXED and len(counts) * 2 <= counts.sum() and all(text.strip().isdigit() for text in plain):
         return texts
-    row, text = _first(texts, [text for text in counts.index if text not in numerals])
+    words = [text for text in counts.index if text not in numerals]
+    row, text = _first(texts, words)
+    more = f" and there are {len(words) - 1} other texts" if len(words) > 1 else ""
+    flags = " ".join(f"--na {shlex.quote(word)}" for word in sorted(words, key=lambda word: word != text)[:5])
     raise UnusableColumn(
         name,
-        f"holds numbers, but row {row} says '{text}'",
-        f"put a number there, leave it empty, read it as missing with --na {shlex.quote(text)}, {advice}",
+        f"holds numbers, but row {row} says '{text[:40]}'{more}",
+        f"put a number there, leave it empty, read it as missing with {flags}{' …' if len(words) > 5 else ''}, {advice}",
     )
 
 
@@ -425,7 +436,9 @@ def _declared_category(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _are_numbers(column: pd.Series[Any]) -> bool:
-    """Whether the values are numbers of Python, like decimals."""
+    """Whether the values are numbers already, also those of Python, like decimals."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return not pd.api.types.is_bool_dtype(column.dtype)
     return not column.isna().all() and {_kind(value) for value in column.dropna().map(type).unique()} == {"number"}
 
 

@@ -151,7 +151,7 @@ def _stay_texts(block: Any, values: Any, kinds: Sequence[Kind | None]) -> Any:
     rows = block.shape[1]
     starts = compute.is_in(compute.utf8_slice_codeunits(values, 0, 2), _CODE_STARTS)
     with np.errstate(invalid="ignore"):
-        suspects: Any = whole & (np.asarray(starts).reshape(block.shape).any(axis=1) | (np.abs(block) > MAX_EXACT).any(axis=1))
+        suspects: Any = whole & (np.asarray(starts).reshape(block.shape).any(axis=1) | (np.abs(block) >= MAX_EXACT).any(axis=1))
     for at in np.flatnonzero(suspects):
         stay[at] = _are_codes(values[at * rows : (at + 1) * rows])
     return stay
