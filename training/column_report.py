@@ -25,6 +25,8 @@ _COUNTER = re.compile(r"(?:^|[^a-z])(?:index|idx|row|nr|no|number|num|key|code|t
 _UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?\s*[^\d\s.,:/%+()-][^\d\s]*")
 _DATA = re.compile(r"[+-]?\d+(?:[.,]\d+)*(?:[eE][+-]?\d+)?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|(?i:true|false|nan|null)")
 
+_ANSWERS = frozenset({"yes", "no", "y", "n", "true", "false", "t", "f", "on", "off", "0", "1"})
+
 Source = Literal["declared", "by the file", "guessed"]
 
 
@@ -72,7 +74,7 @@ def describe(
                 source=sources.get(feature.name, "guessed"),
                 distinct=distinct,
                 missing=missing,
-                values=_values(feature),
+                values=_values(feature, values),
                 remarks=tuple(_remarks(feature, values, distinct, twins)),
             )
         )
@@ -86,19 +88,24 @@ def lines(reports: Sequence[ColumnReport], *, limit: int = MAX_LINES) -> list[st
     return [report.line for report in reports[:limit]] + tail
 
 
-def looks_like_identifier(name: str, values: pd.Series[Any]) -> bool:
+def looks_like_identifier(name: str, numbers: Any) -> bool:
     """Whether whole numbers are those of things, not quantities: by the name of the column, or because they count the rows.
 
-    `values` is a column of whole numbers without gaps.
+    `numbers` is an array of whole numbers without gaps, shape (rows,).
     """
-    word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip()).casefold()
+    word = _words(name)
     if _IDENTIFIER.search(word):
         return True
-    distinct = int(values.nunique())
-    if distinct < len(values) or distinct < 2:
+    distinct = _distinct(numbers)
+    if distinct < len(numbers) or distinct < 2:
         return False
-    span = float(values.max()) - float(values.min()) + 1
+    span = float(numbers.max()) - float(numbers.min()) + 1
     return span <= distinct * 1.1 or _COUNTER.search(word) is not None
+
+
+def _words(name: str) -> str:
+    """`customerID` and `Customer-Id` as `customer_id` and `customer-id`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip()).casefold()
 
 
 def _target(labels: pd.Series[Any], signature: Signature, source: Source, twins: Mapping[str, str]) -> ColumnReport:
@@ -117,14 +124,21 @@ def _counts(values: pd.Series[Any]) -> tuple[int, int]:
     """Distinct values and gaps."""
     array = values.to_numpy()
     missing = int(np.isnan(array).sum()) if array.dtype == np.float64 else int(values.isna().sum())
-    return len(pd.unique(values)) - (missing > 0), missing
+    return _distinct(array if array.dtype == np.float64 else values) - (missing > 0), missing
 
 
-def _values(feature: Feature) -> str:
+def _distinct(values: Any) -> int:
+    """The number of different values; a short array is sorted, which takes less time than a table of hashes."""
+    short = isinstance(values, np.ndarray) and len(values) < 10_000
+    return len(np.unique(values)) if short else len(pd.unique(values))
+
+
+def _values(feature: Feature, values: pd.Series[Any]) -> str:
     if feature.kind == "category":
         return _listed(feature.categories)
-    if feature.kind == "number" and feature.low is not None and feature.high is not None:
-        return f"{feature.low:g} to {feature.high:g}"
+    if feature.kind == "number":
+        numbers = values.to_numpy(dtype=np.float64)
+        return f"{np.nanmin(numbers):g} to {np.nanmax(numbers):g}"
     return f"like {feature.example}"
 
 
@@ -158,8 +172,10 @@ def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int) -> 
     if distinct > 2 and bool((numbers == np.rint(numbers)).all()):
         if distinct == len(numbers):
             yield "one value per row"
-        if looks_like_identifier(feature.name, pd.Series(numbers)):
-            yield f"looks like an identifier: --drop {shlex.quote(feature.name)}"
+        if looks_like_identifier(feature.name, numbers):
+            few = distinct * 2 <= len(numbers)
+            flag = "--category" if few else "--drop"
+            yield f"looks like {'codes' if few else 'an identifier'}: {flag} {shlex.quote(feature.name)}"
         if float(np.abs(numbers).max()) > MAX_EXACT:
             yield "whole numbers beyond 2^53 are rounded"
     if feature.unit:
@@ -185,9 +201,10 @@ def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str]) 
         yield f"numbers as texts: --number {quoted} reads numbers"
     elif len(categories) > 2 and sum(_UNIT.fullmatch(text) is not None for text in categories) * 2 > len(categories):
         yield f"numbers with a unit, like {categories[0]!r}: a category"
-    word = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip()).casefold()
-    if _IDENTIFIER.search(word) and len(categories) > 2:
+    if len(categories) > 2 and len(categories) * 2 > len(values) and _IDENTIFIER.search(_words(name)):
         yield f"looks like an identifier: --drop {quoted}"
+    if len(categories) > 2 and _ANSWERS.issuperset(text.strip().casefold() for text in categories):
+        yield "yes and no are written in several ways"
     if name in categories:
         yield "the header looks like data"
 

@@ -90,6 +90,7 @@ def load(
     table = pd.DataFrame(columns, copy=False)
     if not kept.all():
         table, labels = table[kept], labels[kept]
+        columns = {column: table[column] for column in table.columns}
     train_rows, test_rows = _split(labels, decided, test_size, random_state)
     described = _describe(table, train_rows, ranges, whole)
     described = tuple(replace(each, unit=unit) if (unit := data.unit(each.name)) is not None else each for each in described)
@@ -104,7 +105,7 @@ def load(
         test=table.iloc[test_rows].reset_index(drop=True),
         test_target=labels[test_rows],
         remarks=tuple(remark for remark in (data.description, *data.remarks, *left_out) if remark),
-        columns=describe({column: table[column] for column in table.columns}, labels, signature, _sources(data)),
+        columns=describe(columns, labels, signature, _sources(data)),
     )
 
 
@@ -241,7 +242,7 @@ def _labels(
     decided = _task(known, task, numeric=numeric, whole=whole)
     if decided == "regression":
         _check_regression(name, known, numeric=numeric)
-        if task == "auto" and whole and looks_like_identifier(name, known):
+        if task == "auto" and whole and looks_like_identifier(name, known.to_numpy()):
             complaints.add(
                 Complaint(
                     f"the target column '{name}' holds whole numbers that look like identifiers",

@@ -198,7 +198,7 @@ def _read_parquet(
 
 
 def _as_texts(table: pa.Table, kinds: Mapping[str, Kind]) -> tuple[dict[str, pa.ChunkedArray], frozenset[str]]:
-    """By column, whole numbers as texts that are categories or that float64 cannot hold; and the columns that the file types as texts.
+    """By column, whole numbers as texts that are categories or beyond float64; and the columns that the file types as texts.
 
     pandas would read whole numbers with gaps as float64, which rounds them.
     """
