@@ -115,7 +115,7 @@ def _target(labels: pd.Series[Any], signature: Signature, source: Source, twins:
     else:
         kind, values = "class", _listed([str(label) for label in signature.classes])
     remarks = [*_name_remarks(signature.target, twins)]
-    if pd.api.types.is_object_dtype(labels.dtype):
+    if any(isinstance(label, str) for label in signature.classes):
         remarks += _text_remarks(signature.target, labels, [str(label) for label in signature.classes])
     return ColumnReport(signature.target, "target", kind, source, distinct, 0, values, tuple(remarks))
 

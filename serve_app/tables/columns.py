@@ -105,7 +105,7 @@ def _read_columns(raw: bytes, header: Header, reading: Reading, keys: Mapping[st
     columns_of_file = frozenset(header.columns)
     features = [feature for feature in reading.signature.features if feature.name in columns_of_file]
     names = [feature.name for feature in features]
-    numbers = {feature.name for feature in features if feature.kind == "number"}
+    numbers = {feature.name for feature in features if feature.kind == "number" and feature.unit is None}
     known = missing_numbers(reading.signature.missing_texts)  # are gaps by their value, where the feature takes gaps
     missing = [text for text in reading.signature.missing_texts if not known or not is_number(text)]
     kept_names = [name for name in reading.keep if name in columns_of_file]

@@ -29,7 +29,7 @@ from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.header import INDEX, csv_header
 from serve_app.tables.kinds import Typed, typed_columns
 from serve_app.tables.location import Location, Source, hive_keys, sources, translate_errors
-from serve_app.tables.numerals import MAX_EXACT, Numeral, is_code, is_inexact, is_text, numeral, whole_texts
+from serve_app.tables.numerals import MAX_EXACT, Numeral, is_code, is_inexact, numeral, whole_texts
 
 MAX_CATEGORIES = 500
 """Different texts in one column, at most: a column with more holds identifiers or free text."""
@@ -53,7 +53,7 @@ class Table:
     `sha256` is that of the file, or of the hashes and names of several files. `description` says how they were read, `remarks` what
     is worth a look. `missing` are the texts that mean a missing value, `gaps` the first gap of a column that is written as a text,
     with its row from 1. `left_out` are columns that an export of an index has left. `kinds` are the kinds that flags say, `typed`
-    the columns of texts whose type the file itself says; `decimal` is the decimal mark of the texts.
+    the columns whose type the file itself says; `decimal` is the decimal mark of the texts.
     """
 
     frame: pd.DataFrame
@@ -198,7 +198,7 @@ def _read_parquet(
 
 
 def _as_texts(table: pa.Table, kinds: Mapping[str, Kind]) -> tuple[dict[str, pa.ChunkedArray], frozenset[str]]:
-    """By column, whole numbers as texts that are categories or beyond float64; and the columns that the file types as texts.
+    """By column, whole numbers as texts that are categories or beyond float64; and the columns whose type the file says.
 
     pandas would read whole numbers with gaps as float64, which rounds them.
     """
@@ -209,13 +209,12 @@ def _as_texts(table: pa.Table, kinds: Mapping[str, Kind]) -> tuple[dict[str, pa.
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
         declared = kinds.get(name, "category" if name in categorical or pa.types.is_dictionary(column.type) else None)
-        if is_text(kind):
-            typed.add(name)
-        elif declared == "category" and (whole or (pa.types.is_floating(kind) and _is_whole(column))):
-            typed.add(name)
+        if declared == "category" and (whole or (pa.types.is_floating(kind) and _is_whole(column))):
             texts[name] = whole_texts(column.cast(kind))
         elif whole and declared is None and _is_inexact(column):
             texts[name] = column.cast(pa.string())
+            continue
+        typed.add(name)
     return texts, frozenset(typed)
 
 

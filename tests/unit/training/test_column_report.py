@@ -54,6 +54,12 @@ def test_the_kind_of_a_parquet_text_is_that_of_the_file(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "t.parquet")
     columns = {each.name: each for each in load(tmp_path / "t.parquet", target="y").columns}
     assert (columns["x"].kind, columns["x"].source) == ("category", "by the file")
+    assert columns["size"].source == "by the file"
+
+
+def test_labels_that_differ_in_blanks_or_case_are_said(tmp_path: Path) -> None:
+    path = tables.lines(tmp_path, "x,y", *tables.many(60, lambda row: row / 7, lambda row: ("yes", "Yes", "no")[row % 3]))
+    assert "'Yes' and 'yes'" in " ".join(load(path, target="y").columns[0].remarks)
 
 
 @pytest.mark.parametrize(
