@@ -22,7 +22,7 @@ _SHOWN = 5
 
 _IDENTIFIER = re.compile(r"(?:^|[^a-z])(?:id|ids|uuid|guid|zip|zipcode|postcode|plz|phone|isbn|ssn|sku)$|zip_?code|post_?code")
 _COUNTER = re.compile(r"(?:^|[^a-z])(?:index|idx|row|nr|no|number|num|key|code|ticket|account)$")
-_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?\s*[^\d\s.,:/%+()-][^\d\s]*")
+_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?\s*(?P<unit>[^\d\s.,:/%+()-][^\d\s]*)")
 _DATA = re.compile(r"[+-]?\d+(?:[.,]\d+)*(?:[eE][+-]?\d+)?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|(?i:true|false|nan|null)")
 
 _ANSWERS = frozenset({"yes", "no", "y", "n", "true", "false", "t", "f", "on", "off", "0", "1"})
@@ -60,9 +60,9 @@ def describe(
     columns: Mapping[str, pd.Series[Any]], target: Any, signature: Signature, sources: Mapping[str, Source]
 ) -> tuple[ColumnReport, ...]:
     """The target first, then the features in their order; `columns` are those of the whole table, `target` the labels (rows,)."""
-    twins = _alike([signature.target, *columns])
+    names = _names(signature)
     labels = pd.Series(target)
-    reports = [_target(labels, signature, sources.get(signature.target, "guessed"), twins)]
+    reports = [_target(labels, signature, sources.get(signature.target, "guessed"), names)]
     for feature in signature.features:
         values = columns[feature.name]
         distinct, missing = _counts(values)
@@ -75,7 +75,7 @@ def describe(
                 distinct=distinct,
                 missing=missing,
                 values=_values(feature, values),
-                remarks=tuple(_remarks(feature, values, distinct, twins)),
+                remarks=tuple(_remarks(feature, values, distinct, names)),
             )
         )
     return tuple(reports)
@@ -108,13 +108,30 @@ def _words(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip()).casefold()
 
 
-def _target(labels: pd.Series[Any], signature: Signature, source: Source, twins: Mapping[str, str]) -> ColumnReport:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of columns that look like `data`, and those that have an earlier twin, by name."""
+
+    data: frozenset[str]
+    twins: Mapping[str, str]
+
+
+def _names(signature: Signature) -> Names:
+    """A text is data in the header when it is a value of its column, and that of another column looks like data as well."""
+    texts = {feature.name: feature.categories for feature in signature.features}
+    texts[signature.target] = tuple(map(str, signature.classes))
+    numbers = {name for name in texts if _DATA.fullmatch(name.strip())}
+    values = {name for name, categories in texts.items() if name in categories}
+    return Names(frozenset(numbers | values if numbers or len(values) > 1 else ()), _alike(list(texts)))
+
+
+def _target(labels: pd.Series[Any], signature: Signature, source: Source, names: Names) -> ColumnReport:
     distinct, _ = _counts(labels)
     if signature.task == "regression":
         kind, values = "number for a regression", f"{labels.min():g} to {labels.max():g}"
     else:
         kind, values = "class", _listed([str(label) for label in signature.classes])
-    remarks = [*_name_remarks(signature.target, twins)]
+    remarks = [*_name_remarks(signature.target, names)]
     if any(isinstance(label, str) for label in signature.classes):
         remarks += _text_remarks(signature.target, labels, [str(label) for label in signature.classes])
     return ColumnReport(signature.target, "target", kind, source, distinct, 0, values, tuple(remarks))
@@ -147,8 +164,8 @@ def _listed(texts: Sequence[str]) -> str:
     return shown + (", …" if len(texts) > _SHOWN else "")
 
 
-def _remarks(feature: Feature, values: pd.Series[Any], distinct: int, twins: Mapping[str, str]) -> Iterator[str]:
-    yield from _name_remarks(feature.name, twins)
+def _remarks(feature: Feature, values: pd.Series[Any], distinct: int, names: Names) -> Iterator[str]:
+    yield from _name_remarks(feature.name, names)
     if distinct == 1:
         yield "constant"
     if feature.kind == "number":
@@ -159,11 +176,11 @@ def _remarks(feature: Feature, values: pd.Series[Any], distinct: int, twins: Map
         yield from _text_remarks(feature.name, values, feature.categories)
 
 
-def _name_remarks(name: str, twins: Mapping[str, str]) -> Iterator[str]:
-    if _DATA.fullmatch(name.strip()):
+def _name_remarks(name: str, names: Names) -> Iterator[str]:
+    if name in names.data:
         yield "the header looks like data"
-    if name in twins:
-        yield f"the name differs from '{twins[name]}' in case or blanks only"
+    if name in names.twins:
+        yield f"the name differs from '{names.twins[name]}' in case or blanks only"
 
 
 def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int) -> Iterator[str]:
@@ -199,14 +216,14 @@ def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str]) 
         yield f"numbers and words, like {words[0]!r}: --na {shlex.quote(words[0])} reads it as missing"
     elif not words:
         yield f"numbers as texts: --number {quoted} reads numbers"
-    elif len(categories) > 2 and sum(_UNIT.fullmatch(text) is not None for text in categories) * 2 > len(categories):
-        yield f"numbers with a unit, like {categories[0]!r}: a category"
+    else:
+        units = [match["unit"] for match in map(_UNIT.fullmatch, categories) if match]
+        if len(categories) > 2 and len(units) * 2 > len(categories) and len(set(units)) == 1:
+            yield f"numbers with a unit, like {next(filter(_UNIT.fullmatch, categories))!r}: a category"
     if len(categories) > 2 and len(categories) * 2 > len(values) and _IDENTIFIER.search(_words(name)):
         yield f"looks like an identifier: --drop {quoted}"
     if len(categories) > 2 and _ANSWERS.issuperset(text.strip().casefold() for text in categories):
         yield "yes and no are written in several ways"
-    if name in categories:
-        yield "the header looks like data"
 
 
 def _alike(texts: Sequence[str]) -> dict[str, str]:
