@@ -75,7 +75,7 @@ def describe(
                 distinct=distinct,
                 missing=missing,
                 values=_values(feature, values),
-                remarks=tuple(_remarks(feature, values, distinct, names)),
+                remarks=tuple(_remarks(feature, values, distinct, names, sources.get(feature.name, "guessed"))),
             )
         )
     return tuple(reports)
@@ -133,7 +133,7 @@ def _target(labels: pd.Series[Any], signature: Signature, source: Source, names:
         kind, values = "class", _listed([str(label) for label in signature.classes])
     remarks = [*_name_remarks(signature.target, names)]
     if any(isinstance(label, str) for label in signature.classes):
-        remarks += _text_remarks(signature.target, labels, [str(label) for label in signature.classes])
+        remarks += _twin_remarks([str(label) for label in signature.classes])
     return ColumnReport(signature.target, "target", kind, source, distinct, 0, values, tuple(remarks))
 
 
@@ -164,16 +164,16 @@ def _listed(texts: Sequence[str]) -> str:
     return shown + (", …" if len(texts) > _SHOWN else "")
 
 
-def _remarks(feature: Feature, values: pd.Series[Any], distinct: int, names: Names) -> Iterator[str]:
+def _remarks(feature: Feature, values: pd.Series[Any], distinct: int, names: Names, source: Source) -> Iterator[str]:
     yield from _name_remarks(feature.name, names)
     if distinct == 1:
         yield "constant"
     if feature.kind == "number":
-        yield from _number_remarks(feature, values, distinct)
+        yield from _number_remarks(feature, values, distinct, source)
     if feature.kind == "category":
         if distinct == len(values):
             yield "one value per row"
-        yield from _text_remarks(feature.name, values, feature.categories)
+        yield from _text_remarks(feature.name, values, feature.categories, source)
 
 
 def _name_remarks(name: str, names: Names) -> Iterator[str]:
@@ -183,7 +183,7 @@ def _name_remarks(name: str, names: Names) -> Iterator[str]:
         yield f"the name differs from '{names.twins[name]}' in case or blanks only"
 
 
-def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int) -> Iterator[str]:
+def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int, source: Source) -> Iterator[str]:
     numbers = values.to_numpy(dtype=np.float64)
     numbers = numbers[~np.isnan(numbers)]
     if distinct > 2 and bool((numbers == np.rint(numbers)).all()):
@@ -193,8 +193,8 @@ def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int) -> 
             few = distinct * 2 <= len(numbers)
             flag = "--category" if few else "--drop"
             yield f"looks like {'codes' if few else 'an identifier'}: {flag} {shlex.quote(feature.name)}"
-        if float(np.abs(numbers).max()) > MAX_EXACT:
-            yield "whole numbers beyond 2^53 are rounded"
+    if source == "declared" and float(np.abs(numbers).max()) > MAX_EXACT:
+        yield "whole numbers beyond 2^53 are rounded"
     if feature.unit:
         yield (
             f"the sign {feature.unit} is left out: 5{feature.unit} is 5"
@@ -203,18 +203,16 @@ def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int) -> 
         )
 
 
-def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str]) -> Iterator[str]:
+def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str], source: Source) -> Iterator[str]:
     quoted = shlex.quote(name)
-    twins = _alike(categories)
-    for text, other in list(twins.items())[:3]:
-        yield f"{other!r} and {text!r} differ in blanks or case only"
+    yield from _twin_remarks(categories)
     codes = [text for text in categories if is_code(text)]
     words = [text for text in categories if numeral(text) is None]
     if codes:
         yield f"digits with leading zeros stay texts: --number {quoted} reads numbers"
     elif words and len(words) * 2 < len(categories):
         yield f"numbers and words, like {words[0]!r}: --na {shlex.quote(words[0])} reads it as missing"
-    elif not words:
+    elif not words and source != "declared":
         yield f"numbers as texts: --number {quoted} reads numbers"
     else:
         units = [match["unit"] for match in map(_UNIT.fullmatch, categories) if match]
@@ -224,6 +222,11 @@ def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str]) 
         yield f"looks like an identifier: --drop {quoted}"
     if len(categories) > 2 and _ANSWERS.issuperset(text.strip().casefold() for text in categories):
         yield "yes and no are written in several ways"
+
+
+def _twin_remarks(texts: Sequence[str]) -> Iterator[str]:
+    for text, other in list(_alike(texts).items())[:3]:
+        yield f"{other!r} and {text!r} differ in blanks or case only"
 
 
 def _alike(texts: Sequence[str]) -> dict[str, str]:

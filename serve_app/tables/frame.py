@@ -345,7 +345,7 @@ def _guessed(name: str, texts: pd.Series[Any], decimal: str) -> pd.Series[Any]:
     numerals = {text: each for text in counts.index if (each := numeral(text, decimal)) is not None}
     plain = [text for text, each in numerals.items() if each.plain]
     if any(map(is_code, plain)) and all(text.strip().lstrip("+").isdigit() for text in plain):
-        return _texts(name, texts, f"with leading zeros, like '{next(filter(is_code, plain))}'")
+        return _texts(name, texts, f" of digits with leading zeros, like '{next(filter(is_code, plain))}'")
     _check_points(name, texts, counts, numerals, decimal)
     if counts[list(numerals)].sum() * 2 <= counts.sum():
         return _texts(name, texts)
@@ -412,9 +412,8 @@ def _texts(name: str, texts: pd.Series[Any], form: str = "") -> pd.Series[Any]:
             ways.append(f"keep them with --category {shlex.quote(name)}")
         if all(numeral(text) is not None for text in distinct[:100]):
             ways.append(f"read them as numbers with --number {shlex.quote(name)}")
-        described = f"different texts {form}" if form else "different texts"
         raise UnusableColumn(
-            name, f"holds {len(distinct)} {described} in {len(filled)} rows, too many for a category", ", ".join(ways)
+            name, f"holds {len(distinct)} different texts in {len(filled)} rows{form}, too many for a category", ", ".join(ways)
         )
     return texts
 
@@ -425,8 +424,13 @@ def _declared_category(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
         raise _empty(name)
     filled = column.dropna()
     values = filled.unique()
-    if not all(isinstance(value, str) for value in values):
-        raise UnusableColumn(name, "is declared a category (--category), but holds no texts or whole numbers", "write texts")
+    other = next((value for value in values if not isinstance(value, str)), None)
+    if other is not None:
+        raise UnusableColumn(
+            name,
+            f"is declared a category (--category), but row {first_row(column == other)} says {other}, no text or whole number",
+            "write texts",
+        )
     if len(values) > MAX_DECLARED_CATEGORIES:
         raise UnusableColumn(
             name, f"holds {len(values)} different texts, more than the {MAX_DECLARED_CATEGORIES} of a category", "group them"

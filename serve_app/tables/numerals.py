@@ -46,11 +46,14 @@ class Numeral:
 
 @lru_cache(maxsize=100_000)
 def numeral(text: str, decimal: str = ".") -> Numeral | None:
-    """The number that a text stands for; None for a text that is none. The sign '%' does not change the value: `45%` is 45."""
+    """The number that a text stands for; None for a text that is none. `45%` is 45, and `(45)` is -45."""
     text = text.strip()
     plain = plain_number(text, decimal)
     if plain is not None:
         return Numeral(plain)
+    if text.startswith("(") and text.endswith(")"):
+        inner = numeral(text[1:-1], decimal)
+        return None if inner is None or text[1] in "+-(" else Numeral(-inner.value, inner.sign, plain=False)
     match = _SIGNED.fullmatch(text)
     if match is None or (match["before"] and match["after"]) or (match["minus"] and match["sign"]):
         return None

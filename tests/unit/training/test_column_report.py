@@ -89,6 +89,13 @@ def test_a_column_named_as_an_identifier_is_said(tmp_path: Path) -> None:
     assert "--category store_id" in remarks(tmp_path, store_id=[3, 8, 11])
 
 
+def test_numbers_that_a_flag_rounds_are_said(tmp_path: Path) -> None:
+    path = tables.lines(tmp_path, "x,y", *tables.many(60, lambda row: 2**60 + row, lambda row: row % 2))
+    x = load(path, target="y", kinds={"x": "number"}).columns[1]
+    assert "rounded" in " ".join(x.remarks)
+    assert not load(path, target="y", kinds={"x": "category"}).signature.features[0].unit
+
+
 def test_a_header_that_is_a_row_is_said_for_each_column(tmp_path: Path) -> None:
     path = tables.lines(tmp_path, "5.1,3.5,y", *tables.many(60, lambda row: row / 7, lambda row: row / 3, lambda row: row % 2))
     for each in load(path, target="y").columns[1:]:
