@@ -57,10 +57,10 @@ def record(run: Run, publication: Publication) -> RunRecord:
         "test_size": options.test_size,
         "data": candidate.dataset.name,
         "data_sha256": candidate.dataset.sha256,
+        **(publication.decision or {}),
     }
     run.log(params=params, metrics=flat_metrics(candidate.metrics), tags=options.tags)
-    example = candidate.dataset.train.dropna().head(3)
-    model_uri = tracking.log_model(run, candidate.model, candidate.signature, example, publish.requirements())
+    model_uri = tracking.log_model(run, candidate.model, candidate.signature, publish.requirements())
     return RunRecord(
         run_uri=run.uri,
         model_uri=model_uri,

@@ -73,7 +73,9 @@ class Signature:
 
     `classes` are the labels in the order of the probabilities (empty for a regression); `probabilistic` is
     False for a classifier that gives no probabilities. `missing` are the texts that training read as a missing
-    value, the empty text among them (None: a manifest from before they were kept).
+    value, the empty text among them (None: a manifest from before they were kept). With a `threshold`, a classifier
+    of two classes predicts `positive` (None: the second class) from this probability of it on, else the other class;
+    without one, the class of the highest probability.
     """
 
     features: tuple[Feature, ...]
@@ -82,6 +84,8 @@ class Signature:
     target: str = "target"
     probabilistic: bool = True
     missing: tuple[str, ...] | None = None
+    threshold: float | None = None
+    positive: Label | None = None
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
@@ -93,11 +97,18 @@ class Signature:
             raise ValueError("a classification needs at least two classes")
         if len({str(label) for label in self.classes}) != len(self.classes):
             raise ValueError("class names must be unique when they are written as text")
+        if self.threshold is not None:
+            _check_threshold(self.threshold, self)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the features, in the order of the matrix's columns."""
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def positive_position(self) -> int:
+        """The position of the class that the threshold is for; raises ValueError when `positive` is no class."""
+        return 1 if self.positive is None else [str(label) for label in self.classes].index(str(self.positive))
 
     @property
     def missing_texts(self) -> tuple[str, ...]:
@@ -107,8 +118,9 @@ class Signature:
     def to_dict(self) -> dict[str, Any]:
         """The signature as plain Python objects, for JSON."""
         document = asdict(self)
-        if self.missing is None:
-            del document["missing"]
+        for name in ("missing", "threshold", "positive"):
+            if document[name] is None:
+                del document[name]
         for feature in document["features"]:
             if feature["unit"] is None:
                 del feature["unit"]
@@ -122,6 +134,14 @@ class Signature:
     def example(self) -> dict[str, Label | None]:
         """A row that is answered when it is pasted into a request."""
         return {feature.name: _example(feature) for feature in self.features}
+
+
+def _check_threshold(threshold: float, signature: Signature) -> None:
+    if len(signature.classes) != 2 or not signature.probabilistic:
+        raise ValueError("only a classifier of two classes with probabilities has a threshold")
+    if not 0.0 < threshold <= 1.0:
+        raise ValueError("a threshold is a probability above 0, at most 1")
+    _ = signature.positive_position
 
 
 @functools.cache

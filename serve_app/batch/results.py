@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 from pyarrow import csv as arrow_csv
 
+from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import PIECE_ROWS, Matrix, Scores, batched
 from serve_app.artifacts.signature import Signature
 from serve_app.batch.score_options import Format, OnError
@@ -75,7 +76,7 @@ def prediction_columns(matrix: Matrix, score: Any, signature: Signature) -> dict
     labels = pa.array([str(label) if kind == pa.string() else label for label in signature.classes], kind)
     if not signature.probabilistic:
         return {"prediction": labels.take(pa.array(scores.astype(np.int64)))}
-    best = scores.argmax(axis=1)
+    best = predicted_positions(scores, signature)
     printed = _printed(scores).reshape(scores.shape)
     probabilities = {f"probability_{label}": pa.array(printed[:, at]) for at, label in enumerate(signature.classes)}
     return {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import orjson
 
+from serve_app.artifacts.decision import decision_bound, predicted_positions
 from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.protocols.codec import Buffer
@@ -57,10 +58,12 @@ def _answer(signature: Signature) -> Callable[[Scores], bytes]:
     starts = [b'{"prediction":' + label + b',"confidence":' for label in labels]
     names = [_json(str(label)) + b":" for label in signature.classes]
     first, *others = [b',"probabilities":{' + names[0], *(b"," + name for name in names[1:])]
+    bound = decision_bound(signature)
+    positive = 0 if bound is None else signature.positive_position
 
     def answer(scores: Scores) -> bytes:
         texts = dumps(scores[0], option=option)[1:-1].split(b",")
-        best = int(scores[0].argmax())
+        best = int(scores[0].argmax()) if bound is None else positive if scores[0, positive] >= bound else 1 - positive
         pieces = [starts[best], texts[best], first, texts[0]]
         for name, text in zip(others, texts[1:], strict=True):
             pieces.append(name)
@@ -95,7 +98,7 @@ def _cells(signature: Signature) -> Callable[[Scores], list[bytes]]:
     classes = len(labels)
 
     def cells(scores: Scores) -> list[bytes]:
-        numbers, best = texts(scores), scores.argmax(axis=1)
+        numbers, best = texts(scores), predicted_positions(scores, signature)
         confidence = [numbers[index] for index in (np.arange(len(scores)) * classes + best).tolist()]
         probabilities = [part for column in range(classes) for part in (names[column], numbers[column::classes])]
         return interleave(len(scores), [labels[position] for position in best.tolist()], confidence, *probabilities, b"}},")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from prometheus_client.core import Metric
 
 from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.volume import read_volume
@@ -167,8 +168,9 @@ class MetricsCollector:
             outcomes = scores.ravel().astype(np.float64)
             self.state.predictions["value"] += len(outcomes)
         else:
-            outcomes = (scores.argmax(axis=1) if signature.probabilistic else scores).astype(np.float64)
-            self._count_classes(signature, outcomes.astype(np.intp), scores)
+            classes = predicted_positions(scores, signature)
+            outcomes = classes.astype(np.float64)
+            self._count_classes(signature, classes, scores)
         counts = self.state.bins.get(predictor.version)
         if counts is None or counts.digest != predictor.digest:
             return  # the last rows of a replaced model
@@ -193,7 +195,7 @@ class MetricsCollector:
             self.state.predictions[label] += int(np.count_nonzero(rows))
             if signature.probabilistic:
                 confidence = self.state.confidence.setdefault(label, histogram.empty(CONFIDENCE_BOUNDS))
-                histogram.add(confidence, CONFIDENCE_BOUNDS, scores[rows].max(axis=1).astype(np.float64))
+                histogram.add(confidence, CONFIDENCE_BOUNDS, scores[rows, index].astype(np.float64))
 
 
 @dataclass(frozen=True, slots=True)
