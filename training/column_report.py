@@ -204,24 +204,27 @@ def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int, sou
 
 
 def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str], source: Source) -> Iterator[str]:
-    quoted = shlex.quote(name)
     yield from _twin_remarks(categories)
-    codes = [text for text in categories if is_code(text)]
-    words = [text for text in categories if numeral(text) is None]
-    if codes:
-        yield f"digits with leading zeros stay texts: --number {quoted} reads numbers"
-    elif words and len(words) * 2 < len(categories):
-        yield f"numbers and words, like {words[0]!r}: --na {shlex.quote(words[0])} reads it as missing"
-    elif not words and source != "declared":
-        yield f"numbers as texts: --number {quoted} reads numbers"
-    else:
-        units = [match["unit"] for match in map(_UNIT.fullmatch, categories) if match]
-        if len(categories) > 2 and len(units) * 2 > len(categories) and len(set(units)) == 1:
-            yield f"numbers with a unit, like {next(filter(_UNIT.fullmatch, categories))!r}: a category"
+    if source != "declared":
+        yield from _form_remarks(shlex.quote(name), categories)
     if len(categories) > 2 and len(categories) * 2 > len(values) and _IDENTIFIER.search(_words(name)):
-        yield f"looks like an identifier: --drop {quoted}"
+        yield f"looks like an identifier: --drop {shlex.quote(name)}"
     if len(categories) > 2 and _ANSWERS.issuperset(text.strip().casefold() for text in categories):
         yield "yes and no are written in several ways"
+
+
+def _form_remarks(name: str, categories: Sequence[str]) -> Iterator[str]:
+    """What the texts of a guessed category look like; `name` is quoted for the shell."""
+    words = [text for text in categories if numeral(text) is None]
+    if any(map(is_code, categories)):
+        yield f"digits with leading zeros stay texts: --number {name} reads numbers"
+    elif not words:
+        yield f"numbers as texts: --number {name} reads numbers"
+    elif len(words) * 2 < len(categories):
+        yield f"numbers and words, like {words[0]!r}: --na {shlex.quote(words[0])} reads it as missing"
+    units = [match["unit"] for match in map(_UNIT.fullmatch, categories) if match]
+    if len(categories) > 2 and len(units) * 2 > len(categories) and len(set(units)) == 1:
+        yield f"numbers with a unit, like {next(filter(_UNIT.fullmatch, categories))!r}"
 
 
 def _twin_remarks(texts: Sequence[str]) -> Iterator[str]:
