@@ -317,6 +317,26 @@ def test_a_text_that_is_no_numeral(text: str) -> None:
     assert numeral(text) is None
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    ["1" + " " * 200_000 + "x", "(" * 100_000 + "1" + ")" * 100_000, "1" + ",111" * 50_000 + "x", "$" * 100_000],
+    ids=["blanks", "parentheses", "groups", "signs"],
+)
+def test_a_long_text_is_no_numeral_at_once(text: str) -> None:
+    assert numeral(text) is None
+
+
+def test_very_long_digits_are_refused_or_texts(tmp_path: Path) -> None:
+    path = written(tmp_path, ["9" * 300, "1"])
+    assert "--category x" in refusal(path)
+    assert feature(path, x="category").categories == ("1", "9" * 300)
+    for text in ("9" * 5_000, "a" * 5_000):
+        path = written(tmp_path, [text, "1"])
+        assert "5000 characters in row 1" in refusal(path)
+        assert "5000 characters in row 1" in refusal(path, x="category")
+
+
 def test_the_table_says_the_unit_of_declared_columns_only() -> None:
     frame = pd.DataFrame({"x": ["5%", "6%"]})
     table = Table(frame, "", "", ("",), kinds={"x": "number"})
