@@ -57,7 +57,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check coverage format test-hostile test-timing test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check check-python coverage format test-hostile test-timing test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
 	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
@@ -80,6 +80,9 @@ test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing el
 
 test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve, a real MLflow server, real processes
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(value ARGS)
+
+check-python: $(VENV)/.dev $(VENV)/.serve ## train and serve on the Python of this environment, with a proxy set and below a path
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration/test_new_machine.py $(ARGS)
 
 test-faults: $(VENV)/.dev $(VENV)/.serve ## kill, freeze and mislead processes under load; each answer is checked
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/faults $(value ARGS)
@@ -139,13 +142,13 @@ $(VENV)/.serve: requirements/serve.txt | $(VENV)/.uv
 
 $(VENV)/.train: requirements/train.txt | $(VENV)/.uv
 	@echo "iris-api: installing what serving and training need (some 320 MB), and compiling it: a minute or more …"
-	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/train.txt
+	@$(BIN)/uv pip install --python $(VENV) --compile-bytecode --require-hashes -r requirements/train.txt
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
 	@echo "iris-api: installing everything, with the tools (some 400 MB), and compiling it: a minute or more …"
-	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv pip install --python $(VENV) --compile-bytecode --require-hashes -r requirements/dev.txt
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@ $(VENV)/.train
 

@@ -15,6 +15,9 @@ Kind = Literal["number", "boolean", "category"]
 Task = Literal["classification", "regression"]
 Label = str | int | float | bool
 
+EXACT = 2**53
+"""Below it every whole number is a float64; JavaScript writes such numbers without a point and without an exponent."""
+
 UNSEEN = -1.0
 """Code of a category that training never saw; one-hot encoders turn it into all zeros."""
 
@@ -27,6 +30,20 @@ MISSING = (
 
 LARGEST = 3.4028234663852886e38
 """The largest float32: trees compare float32, so a number beyond it has no answer."""
+
+
+def json_label(label: Label) -> Label:
+    """The label as a response has it: a whole number is an integer, because languages differ in how they write 1.0."""
+    return int(label) if isinstance(label, float) and label.is_integer() and abs(label) < EXACT else label
+
+
+def label_text(label: Label) -> str:
+    """The label as text: as JSON writes it (`true`, `1`, `1.5`), and a string as it is.
+
+    It is the name of a class wherever a name must be a string: keys of `probabilities`, columns of scores, labels of metrics. So
+    a client finds the probability of the predicted class in any language.
+    """
+    return label if isinstance(label, str) else msgspec.json.encode(json_label(label)).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +112,7 @@ class Signature:
             raise ValueError("feature names must be unique")
         if self.task == "classification" and len(self.classes) < 2:
             raise ValueError("a classification needs at least two classes")
-        if len({str(label) for label in self.classes}) != len(self.classes):
+        if len(set(self.class_names)) != len(self.classes):
             raise ValueError("class names must be unique when they are written as text")
         if self.threshold is not None:
             _check_threshold(self.threshold, self)
@@ -104,6 +121,11 @@ class Signature:
     def names(self) -> tuple[str, ...]:
         """Names of the features, in the order of the matrix's columns."""
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes as text, in the order of the probabilities: see `label_text`."""
+        return tuple(label_text(label) for label in self.classes)
 
     @property
     def positive_position(self) -> int:

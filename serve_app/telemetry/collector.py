@@ -20,7 +20,7 @@ from prometheus_client.core import Metric
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import Matrix, Scores
-from serve_app.artifacts.signature import Signature
+from serve_app.artifacts.signature import Signature, label_text
 from serve_app.artifacts.volume import read_volume
 from serve_app.inference.predictor import Predictor
 from serve_app.inference.slot import Refusal, Slot
@@ -190,7 +190,7 @@ class MetricsCollector:
     def _count_classes(self, signature: Signature, classes: npt.NDArray[np.intp], scores: Scores) -> None:
         """`classes` holds the position of the predicted class of each row."""
         for index in np.unique(classes):
-            label = str(signature.classes[index]) if index < MAX_CLASSES else OTHER
+            label = label_text(signature.classes[index]) if index < MAX_CLASSES else OTHER
             rows = classes == index
             self.state.predictions[label] += int(np.count_nonzero(rows))
             if signature.probabilistic:
