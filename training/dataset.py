@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from serve_app.artifacts.manifest import sha256
-from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Label, Signature, Task
+from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Kind, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.printable import printable
 from serve_app.tables.dialect import DialectFlags
-from serve_app.tables.frame import Table, UnusableColumn, first_row, plain_column, read_table
+from serve_app.tables.frame import Table, UnusableColumn, first_row, read_table
+from training.column_report import ColumnReport, Source, describe, looks_like_identifier
 from training.complaints import DROP_RARE, DROP_UNLABELLED, Complaint, Complaints
 from training.train_options import TaskChoice
 
@@ -44,6 +46,8 @@ class Dataset:
     test_target: npt.NDArray[Any]
     remarks: tuple[str, ...] = ()
     """How the table was read, and what is worth a look."""
+    columns: tuple[ColumnReport, ...] = ()
+    """What was made of each column, the target first."""
 
     @property
     def rows(self) -> int:
@@ -64,20 +68,21 @@ def load(
     missing: Sequence[str] | None = None,
     drop_unlabelled: bool = False,
     drop_rare: bool = False,
+    kinds: Mapping[str, Kind] | None = None,
 ) -> Dataset:
     """The dataset of a file, or of the iris flowers without one. Raises UsageError that names everything that is to be corrected.
 
     `missing` are the texts that mean a missing value, the usual ones by default. `drop_unlabelled` leaves out rows without a
-    target, `drop_rare` the rows of classes with a single row.
+    target, `drop_rare` the rows of classes with a single row. `kinds` are what flags say about columns, the target among them.
     """
     ranges = {**(IRIS_BOUNDS if path is None else {}), **(bounds or {})}
-    data, name, target = _read(path, target, flags, missing)
+    data, name, target = _read(path, target, flags, missing, kinds or {})
     features = _features(data, name, target, drop, ranges)
     complaints = Complaints()
-    columns = _usable(features, complaints)
+    columns = _usable(data, features.columns, complaints)
     leaves = Leaves(drop_unlabelled, drop_rare)
     try:
-        labels, decided, kept, left_out = _labels(target, data.frame[target], task, data.gaps, leaves, complaints)
+        labels, decided, kept, left_out = _labels(target, data, task, leaves, complaints)
     except UsageError as error:
         complaints.add(Complaint(str(error), ""))
     complaints.raise_any()
@@ -85,18 +90,22 @@ def load(
     table = pd.DataFrame(columns, copy=False)
     if not kept.all():
         table, labels = table[kept], labels[kept]
+        columns = {column: table[column] for column in table.columns}
     train_rows, test_rows = _split(labels, decided, test_size, random_state)
     described = _describe(table, train_rows, ranges, whole)
+    described = tuple(replace(each, unit=unit) if (unit := data.unit(each.name)) is not None else each for each in described)
     classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
+    signature = Signature(described, decided, classes, target, missing=data.missing)
     return Dataset(
         name=name,
         sha256=data.sha256,
-        signature=Signature(described, decided, classes, target, missing=data.missing),
+        signature=signature,
         train=table.iloc[train_rows].reset_index(drop=True),
         train_target=labels[train_rows],
         test=table.iloc[test_rows].reset_index(drop=True),
         test_target=labels[test_rows],
         remarks=tuple(remark for remark in (data.description, *data.remarks, *left_out) if remark),
+        columns=describe(columns, labels, signature, _sources(data)),
     )
 
 
@@ -113,19 +122,26 @@ def _json_value(value: Any) -> Label | None:
 
 
 def _read(
-    path: Path | None, target: str | None, flags: DialectFlags | None, missing: Sequence[str] | None
+    path: Path | None,
+    target: str | None,
+    flags: DialectFlags | None,
+    missing: Sequence[str] | None,
+    kinds: Mapping[str, Kind],
 ) -> tuple[Table, str, str]:
     """The raw table, its name, and the name of the target column."""
     if path is None:
-        return Table(*_iris(), description="", missing=MISSING), "iris", target or "species"
+        return Table(*_iris(), description="", missing=MISSING, kinds=kinds), "iris", target or "species"
     if target is None:
         raise UsageError("--data needs --target, the name of the column to predict")
-    return read_table(path, flags=flags, missing=missing), printable(path.name), target
+    return read_table(path, flags=flags, missing=missing, kinds=kinds), printable(path.name), target
 
 
 def _features(table: Table, name: str, target: str, drop: Sequence[str], ranges: Collection[str]) -> pd.DataFrame:
     """The columns to learn from; raises UsageError when a flag names a column that does not exist."""
     frame = table.frame
+    for column, kind in table.kinds.items():
+        if column not in frame.columns:
+            raise UsageError(f"--{kind} '{column}' names no column; there are: {_joined(frame.columns)}")
     for column in drop:
         if column not in frame.columns and column not in table.left_out:
             raise UsageError(f"--drop '{column}' names no column; there are: {_joined(frame.columns)}")
@@ -158,12 +174,18 @@ class Leaves:
     rare: bool
 
 
-def _usable(features: pd.DataFrame, complaints: Complaints) -> dict[str, pd.Series[Any]]:
+def _sources(table: Table) -> dict[str, Source]:
+    """Where the kinds of the columns are from, by column; others are guessed."""
+    typed: dict[str, Source] = dict.fromkeys(table.typed, "by the file")
+    return {**typed, **dict.fromkeys(table.kinds, "declared")}
+
+
+def _usable(table: Table, names: Iterable[str], complaints: Complaints) -> dict[str, pd.Series[Any]]:
     """The columns as numbers, booleans or texts; those that are none become complaints."""
     columns = {}
-    for name in features.columns:
+    for name in names:
         try:
-            columns[name] = plain_column(name, features[name])
+            columns[name] = table.column(name)
         except UnusableColumn as error:
             complaints.add_column(error)
     return columns
@@ -187,20 +209,19 @@ Labels = npt.NDArray[Any]
 
 def _labels(
     name: str,
-    column: pd.Series[Any],
+    table: Table,
     task: TaskChoice,
-    texts: Mapping[str, tuple[int, str]],
     leaves: Leaves,
     complaints: Complaints,
 ) -> tuple[Labels, Task, npt.NDArray[np.bool_], list[str]]:
     """The labels, the task, the mask of the rows that stay, and a remark on those that do not.
 
-    `texts` are the first gaps as texts. What flags can leave out becomes a complaint; raises UsageError for a target that cannot be
-    predicted at all when there is no other complaint.
+    What flags can leave out becomes a complaint; raises UsageError for a target that cannot be predicted at all when there is no
+    other complaint.
     """
-    filled = column.notna()
+    filled = table.frame[name].notna()
     remarks: list[str] = []
-    _, text = texts.get(name, (1, ""))
+    _, text = table.gaps.get(name, (1, ""))
     if not filled.any() and not text:
         raise UsageError(f"the target column '{name}' is empty")
     if not filled.all():
@@ -209,7 +230,7 @@ def _labels(
         else:
             complaints.add(_unlabelled(name, filled, text))
     try:
-        values = plain_column(name, column)
+        values = table.column(name)
     except UnusableColumn as error:
         complaints.add(Complaint(f"the target column '{name}' {error.why}", error.fix or "name another with --target"))
         return np.empty(0), "classification", filled.to_numpy(), remarks
@@ -221,6 +242,14 @@ def _labels(
     decided = _task(known, task, numeric=numeric, whole=whole)
     if decided == "regression":
         _check_regression(name, known, numeric=numeric)
+        if task == "auto" and whole and looks_like_identifier(name, known.to_numpy()):
+            complaints.add(
+                Complaint(
+                    f"the target column '{name}' holds whole numbers that look like identifiers",
+                    "name another column with --target",
+                    "--task regression",
+                )
+            )
         return values.to_numpy(dtype=np.float64), decided, filled.to_numpy(), remarks
     counts = known.value_counts()
     rare = list(counts.index[counts < 2])
@@ -270,7 +299,8 @@ def _rare(name: str, rare: Sequence[Any], values: pd.Series[Any]) -> Complaint:
 def _check_regression(name: str, values: pd.Series[Any], *, numeric: bool) -> None:
     if not numeric:
         raise UsageError(
-            f"the target column '{name}' holds no numbers: a regression needs them (--task classification predicts classes)"
+            f"the target column '{name}' holds no numbers: a regression needs them "
+            f"(--number {shlex.quote(name)} reads digits as numbers, --task classification predicts classes)"
         )
     if int(values.nunique()) < 2:
         raise UsageError(f"the target column '{name}' has one value in every row: there is nothing to learn")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from serve_app.artifacts.names import REPORT
+from serve_app.artifacts.signature import Kind
 from serve_app.artifacts.store import KEEP
 from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
 from serve_app.errors import UsageError
@@ -135,6 +136,13 @@ class TrainOptions:
             help="Text that means a missing value, besides the empty cell; repeatable; '' alone: no other. (default: NA, None, …)",
         ),
     ] = field(default_factory=list)
+    category: Annotated[
+        list[str], typer.Option(metavar="COLUMN", help="Column of texts, also when it holds digits; repeatable.")
+    ] = field(default_factory=list)
+    number: Annotated[
+        list[str],
+        typer.Option(metavar="COLUMN", help="Column of numbers, also with thousands separators, % or a currency sign; repeatable."),
+    ] = field(default_factory=list)
     separator: Separator = None
     decimal: Decimal = None
     encoding: Encoding = None
@@ -183,6 +191,9 @@ class TrainOptions:
         float,
         typer.Option(min=0.0, help="How much worse than the served model is allowed: accuracy lost, or share by which rmse grows."),
     ] = 0.0
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the table, print what training makes of each column, and stop.")
+    ] = False
     importance_seconds: Annotated[
         float, typer.Option(min=0.0, help="Time to measure how much each column matters; with many columns the rest stays unknown.")
     ] = 10.0
@@ -206,6 +217,9 @@ class TrainOptions:
     tracking_uri: TrackingUri = None
 
     def __post_init__(self) -> None:
+        for column in self.category:
+            if column in self.number:
+                raise UsageError(f"'{column}' is named by --category and by --number: name one kind")
         seed = self.random_state.value
         if seed is not None and not 0 <= seed < 2**32:
             raise UsageError(f"--random-state {seed} must be between 0 and {2**32 - 1}, or None")
@@ -239,6 +253,11 @@ class TrainOptions:
         if self.cost_false_positive is not None and self.cost_false_negative is not None:
             return ThresholdRule(self.positive_class, None, (self.cost_false_positive, self.cost_false_negative))
         return None
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """By column, the kind that a flag says."""
+        return {**dict.fromkeys(self.category, "category"), **dict.fromkeys(self.number, "number")}
 
     @property
     def params(self) -> Mapping[str, Any]:

@@ -52,7 +52,8 @@ class Feature:
 
     `minimum`/`maximum` are the contract: a value outside is refused (None: no bound). `low`/`high` are what
     training saw: a value outside is answered, and counted. `categories` are sorted; a category's code is its
-    position. `nullable` columns take null, and may be left out. `example` is a value that training saw.
+    position. `nullable` columns take null, and may be left out. `example` is a value that training saw. `unit` is the sign beside
+    the numbers of a table, like % or €, empty for thousands separators alone (None: tables hold plain numbers, as requests do).
     """
 
     name: str
@@ -64,6 +65,7 @@ class Feature:
     categories: tuple[str, ...] = ()
     nullable: bool = False
     example: Label | None = None
+    unit: str | None = None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -141,6 +143,9 @@ class Signature:
         for name in ("missing", "threshold", "positive"):
             if document[name] is None:
                 del document[name]
+        for feature in document["features"]:
+            if feature["unit"] is None:
+                del feature["unit"]
         return document
 
     @classmethod
