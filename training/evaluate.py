@@ -175,7 +175,7 @@ def _roc_auc(true: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64])
 
 def _log_loss(true: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64]) -> float:
     own = probabilities[np.arange(len(true)), true]
-    return float(-np.log(np.clip(own, np.finfo(np.float64).eps, 1.0)).mean())
+    return 0.0 - float(np.log(np.clip(own, np.finfo(np.float64).eps, 1.0)).mean())  # no negative zero
 
 
 def _brier(true: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64]) -> float:
