@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
+from serve_app.artifacts.dates import as_sent
 from serve_app.artifacts.manifest import sha256
 from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.printable import printable
+from serve_app.tables.dates import DateColumn, date_column
 from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.frame import Table, first_row, plain_column, read_table
+from training import splits
+from training.splits import Split
 from training.train_options import TaskChoice
 
 MAX_CLASSES = 100
@@ -32,7 +35,11 @@ Bounds = Mapping[str, tuple[float | None, float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Features (float64, boolean or text columns; gaps are NaN) and the target, split into training rows and held-out rows."""
+    """Features (float64, boolean or text columns; gaps are NaN) and the target, split into training rows and held-out rows.
+
+    Dates are codes, float64 (serve_app.artifacts.dates). `by_time`: the training rows are in the order of a time column, and all
+    held-out rows are newer. `groups` are the groups of the training rows, as numbers; no group is on both sides.
+    """
 
     name: str
     sha256: str
@@ -43,6 +50,8 @@ class Dataset:
     test_target: npt.NDArray[Any]
     remarks: tuple[str, ...] = ()
     """How the table was read, and what is worth a look."""
+    by_time: bool = False
+    groups: npt.NDArray[Any] | None = None
 
     @property
     def rows(self) -> int:
@@ -57,6 +66,9 @@ def load(
     task: TaskChoice = "auto",
     drop: Sequence[str] = (),
     bounds: Bounds | None = None,
+    dates: Mapping[str, Sequence[str]] | None = None,
+    time_column: str | None = None,
+    group_column: str | None = None,
     test_size: float = 0.2,
     random_state: int = 42,
     flags: DialectFlags | None = None,
@@ -64,17 +76,30 @@ def load(
 ) -> Dataset:
     """The dataset of a file, or of the iris flowers without one. Raises UsageError that names the column and row to correct.
 
-    `missing` are the texts that mean a missing value, the usual ones by default.
+    `missing` are the texts that mean a missing value, the usual ones by default. `dates` are the columns that are declared as
+    dates, with their formats. The newest rows by `time_column` are held out, or whole groups of `group_column`, or random rows.
     """
     ranges = {**(IRIS_BOUNDS if path is None else {}), **(bounds or {})}
     data, name, target = _read(path, target, flags, missing)
-    features = _features(data, name, target, drop, ranges)
+    forms = dates or {}
+    left_out = [*drop, *([group_column] if group_column is not None and group_column not in drop else [])]
+    features = _features(data, name, target, left_out, ranges, [column for column in forms if column != time_column])
     labels, decided = _labels(target, data.frame[target], task, data.gaps)
-    columns = {column: plain_column(column, features[column]) for column in features.columns}
+    dated = _dates(features, forms)
+    columns = {
+        column: pd.Series(dated[column].values) if column in dated else plain_column(column, features[column])
+        for column in features.columns
+    }
     whole = frozenset(column for column in columns if pd.api.types.is_integer_dtype(features[column].dtype))
     table = pd.DataFrame(columns, copy=False)
-    train_rows, test_rows = _split(labels, decided, test_size, random_state)
-    described = tuple(_feature(column, table[column], train_rows, ranges.get(column), column in whole) for column in columns)
+    split = _split(data.frame, labels, decided, test_size, random_state, time_column, group_column, forms)
+    train_rows, test_rows = split.train, split.test
+    described = tuple(
+        _date(column, dated[column], train_rows, ranges.get(column))
+        if column in dated
+        else _feature(column, table[column], train_rows, ranges.get(column), column in whole)
+        for column in columns
+    )
     classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
     return Dataset(
         name=name,
@@ -84,19 +109,25 @@ def load(
         train_target=labels[train_rows],
         test=table.iloc[test_rows].reset_index(drop=True),
         test_target=labels[test_rows],
-        remarks=tuple(remark for remark in (data.description, *data.remarks) if remark),
+        remarks=tuple(remark for remark in (data.description, *data.remarks, split.remark) if remark),
+        by_time=time_column is not None,
+        groups=split.groups,
     )
 
 
 def json_rows(frame: pd.DataFrame, signature: Signature) -> list[dict[str, Label | None]]:
     """The rows as clients send them: by feature name, with None for a gap."""
-    columns = {feature.name: [_json_value(value) for value in frame[feature.name].tolist()] for feature in signature.features}
+    columns = {
+        feature.name: [_json_value(feature, value) for value in frame[feature.name].tolist()] for feature in signature.features
+    }
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _json_value(value: Any) -> Label | None:
+def _json_value(feature: Feature, value: Any) -> Label | None:
     if isinstance(value, float) and math.isnan(value):
         return None
+    if feature.date is not None:
+        return as_sent(value, feature.date)
     return _plain(value)
 
 
@@ -111,7 +142,9 @@ def _read(
     return read_table(path, flags=flags, missing=missing), printable(path.name), target
 
 
-def _features(table: Table, name: str, target: str, drop: Sequence[str], ranges: Collection[str]) -> pd.DataFrame:
+def _features(
+    table: Table, name: str, target: str, drop: Sequence[str], ranges: Collection[str], dates: Collection[str]
+) -> pd.DataFrame:
     """The columns to learn from; raises UsageError when a flag names a column that does not exist."""
     frame = table.frame
     for column in drop:
@@ -126,6 +159,9 @@ def _features(table: Table, name: str, target: str, drop: Sequence[str], ranges:
     for column in ranges:
         if column not in features.columns:
             raise UsageError(f"--bounds '{column}' names no feature; there are: {_joined(features.columns)}")
+    for column in dates:
+        if column not in features.columns:
+            raise UsageError(f"--date or --epoch '{column}' names no feature; there are: {_joined(features.columns)}")
     return features
 
 
@@ -199,18 +235,58 @@ def _check_classes(name: str, values: pd.Series[Any]) -> None:
         raise UsageError(f"class '{rare}' of column '{name}' has a single row (row {row}): add rows of it, or remove it")
 
 
-def _split(labels: npt.NDArray[Any], task: Task, test_size: float, random_state: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    rows = len(labels)
-    held_out = math.ceil(test_size * rows)
-    classes = len(np.unique(labels)) if task == "classification" else 1
-    if held_out < classes or rows - held_out < classes:
+def _split(
+    frame: pd.DataFrame,
+    labels: npt.NDArray[Any],
+    task: Task,
+    test_size: float,
+    random_state: int,
+    time_column: str | None,
+    group_column: str | None,
+    forms: Mapping[str, Sequence[str]],
+) -> Split:
+    """The rows to learn from and the held-out ones, by the flags."""
+    for flag, column in (("--time-column", time_column), ("--group-column", group_column)):
+        if column is not None and column not in frame.columns:
+            raise UsageError(f"{flag} '{column}' names no column; there are: {_joined(frame.columns)}")
+    if time_column is not None and group_column is not None:
+        raise UsageError("--time-column and --group-column cannot be used together: choose one")
+    if time_column is not None:
+        return splits.newest(time_column, frame[time_column], labels, task, test_size, forms.get(time_column))
+    if group_column is not None:
+        return splits.whole_groups(group_column, frame[group_column], labels, task, test_size, random_state)
+    return splits.at_random(labels, task, test_size, random_state)
+
+
+def _dates(features: pd.DataFrame, forms: Mapping[str, Sequence[str]]) -> dict[str, DateColumn]:
+    """The columns of dates; raises UsageError when a declared column holds none."""
+    dated = {}
+    for name in features.columns:
+        column = date_column(name, features[name], forms.get(name))
+        if column is not None:
+            dated[name] = column
+    return dated
+
+
+def _date(name: str, column: DateColumn, train: npt.NDArray[Any], bounds: tuple[float | None, float | None] | None) -> Feature:
+    """A column of dates in the signature; the range is that of the training rows, as codes."""
+    if bounds is not None:
+        raise UsageError(f"--bounds '{name}': only a column of numbers can have bounds")
+    trained = column.values[train]
+    trained = trained[~np.isnan(trained)]
+    if not len(trained):
         raise UsageError(
-            f"--test-size {test_size:g} of {rows} rows leaves one side without a row per class ({classes}): change it, or add rows"
+            f"column '{name}' is empty in every row to learn from: fill more rows, or leave it out with --drop '{name}'"
         )
-    parts = train_test_split(
-        np.arange(rows), test_size=test_size, random_state=random_state, stratify=labels if task == "classification" else None
+    return Feature(
+        name,
+        "date",
+        low=float(trained.min()),
+        high=float(trained.max()),
+        nullable=bool(np.isnan(column.values).any()),
+        example=as_sent(float(trained[0]), column.form),
+        date=column.form,
     )
-    return parts[0], parts[1]
 
 
 def _feature(

@@ -25,6 +25,7 @@ from serve_app.errors import UsageError
 from serve_app.tables.cells import read_cells
 from serve_app.tables.content import open_content
 from serve_app.tables.csv_format import check_names
+from serve_app.tables.dates import dates_within
 from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.header import INDEX, csv_header
 from serve_app.tables.kinds import Typed, typed_columns
@@ -35,8 +36,6 @@ MAX_CATEGORIES = 500
 
 LARGEST = float(np.finfo(np.float32).max)
 """Trees compare float32 values: they cannot learn from larger ones."""
-
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +251,7 @@ def _texts(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
             f"column '{name}' holds numbers, but row {row} says '{text}': "
             f"put a number there, leave it empty, or read it as missing with --na {shlex.quote(text)}"
         )
-    if all(_DATE.fullmatch(text) for text in distinct[:100]):
+    if dates_within(distinct.tolist()):
         raise _dates(name)
     if len(distinct) > MAX_CATEGORIES or (len(distinct) > 50 and len(distinct) > 0.5 * len(filled)):
         raise UsageError(
