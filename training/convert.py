@@ -172,6 +172,7 @@ def to_onnx(estimator: Any, signature: Signature, dtype: str, *, float64_operato
             "target_opset": onnx_float64.OPSET,
             "custom_conversion_functions": converters,
             "custom_shape_calculators": shapes,
+            "custom_parsers": {DateParts: onnx_dates.parse_parts},
         }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from onnx import TensorProto
 from skl2onnx.common.data_types import DoubleTensorType
 
@@ -82,11 +81,21 @@ def convert_parts(scope: Any, operator: Any, container: Any) -> None:
     container.add_node("Concat", blocks, operator.outputs[0].full_name, op_version=13, axis=1)
 
 
+def parse_parts(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    """The output of `DateParts` with its shape, which a ColumnTransformer behind it needs, for skl2onnx."""
+    operator = scope.declare_local_operator("DateParts", model)
+    operator.inputs = inputs
+    operator.outputs.append(scope.declare_local_variable("parts", DoubleTensorType([None, _width(model)])))
+    return operator.outputs
+
+
 def parts_shape(operator: Any) -> None:
     """The shape of the output of `DateParts`, for skl2onnx."""
-    step = operator.raw_operator
-    width = step.n_features_in_ - len(step.columns) + sum(map(len, step.parts))
-    operator.outputs[0].set_type(DoubleTensorType([operator.inputs[0].get_first_dimension(), int(np.int64(width))]))
+    operator.outputs[0].set_type(DoubleTensorType([operator.inputs[0].get_first_dimension(), _width(operator.raw_operator)]))
+
+
+def _width(step: Any) -> int:
+    return int(step.n_features_in_) - len(step.columns) + sum(map(len, step.parts))
 
 
 def _parts(codes: _Value, origin: float) -> dict[str, _Value]:
