@@ -101,6 +101,11 @@ class DateForm:
         """The microseconds of one unit when dates are numbers, else None."""
         return EPOCHS.get(self.formats[0]) if self.formats else None
 
+    def nearest(self, code: float) -> float:
+        """The code inside the range of dates, or of times of day."""
+        first, last = (0.0, 1.0) if self.is_time else (FIRST, LAST)
+        return min(max(code, first), encode(round(last * MICROSECONDS) - 1_000_000))
+
     @property
     def rule(self) -> str:
         """The rule that a wrong text breaks."""

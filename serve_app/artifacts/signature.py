@@ -155,7 +155,7 @@ def _example(feature: Feature) -> Label | None:
     low, high = feature.usual
     middle = low / 2 + high / 2
     if feature.date is not None:
-        return as_sent(low, feature.date)
+        return as_sent(feature.date.nearest(low), feature.date)
     rounded = round(middle, 6)
     return rounded if low <= rounded <= high else min(max(middle, low), high)
 

@@ -87,7 +87,7 @@ class DateCoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _codes(column: Any, form: DateForm) -> Values:
-    if np.issubdtype(getattr(column.dtype, "base", column.dtype), np.floating):
+    if getattr(column.dtype, "kind", "O") == "f":
         return np.asarray(column, dtype=np.float64)
     parse = parser(form)
     values = [value.isoformat() if hasattr(value, "isoformat") else value for value in column]

@@ -262,7 +262,8 @@ def _best(texts: Sequence[str], *, name: str = "", compact: bool = False) -> _Re
     if not any(_order(text) for skeleton in known for text in _candidates(skeleton, compact=compact)):
         return day_first
     month_first = _in_order(known, "m", others, zoned=zoned, compact=compact)
-    if name and day_first.formats != month_first.formats and len(day_first.wrong) == len(month_first.wrong):
+    same = day_first.wrong == month_first.wrong and 2 * len(day_first.wrong) < len(texts)
+    if name and same and day_first.formats != month_first.formats:
         options = [
             f"--date {shlex.quote(f'{name}={text}')}"
             for reading in (day_first, month_first)
