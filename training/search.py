@@ -37,12 +37,12 @@ def search(
     answer.
     """
     proposals = propose(dataset.signature.task, estimator, params, candidates=candidates, random_state=random_state)
-    folds = _folds(dataset, random_state)
-    means = _cv_scores(dataset, estimator, proposals, folds, random_state).mean(axis=1)
+    splits = folds(dataset, random_state)
+    means = _cv_scores(dataset, estimator, proposals, splits, random_state).mean(axis=1)
     best = int(means.argmax())  # the first of equals
     metric = "accuracy" if dataset.signature.task == "classification" else "negative rmse"
     table = [{"parameters": proposal, "score": float(mean)} for proposal, mean in zip(proposals, means, strict=True)]
-    return proposals[best], {"metric": metric, "folds": len(folds), "chosen": best, "candidates": table}
+    return proposals[best], {"metric": metric, "folds": len(splits), "chosen": best, "candidates": table}
 
 
 def propose(task: Task, estimator: str, params: Mapping[str, Any], *, candidates: int, random_state: int) -> list[dict[str, Any]]:
@@ -65,19 +65,20 @@ def propose(task: Task, estimator: str, params: Mapping[str, Any], *, candidates
     return proposals
 
 
-def _folds(dataset: Dataset, random_state: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+def folds(dataset: Dataset, random_state: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """The rows to learn from and those to predict, by fold, as the dataset was split; raises UsageError with too few rows."""
     rows, target = len(dataset.train), dataset.train_target
     if dataset.by_time:
         return _folds_by_time(dataset)
     if dataset.groups is not None:
         return _folds_by_group(dataset, dataset.groups, random_state)
     if dataset.signature.task == "regression":
-        folds = min(FOLDS, rows)
-        return list(KFold(folds, shuffle=True, random_state=random_state).split(np.zeros(rows)))
-    folds = min(FOLDS, int(np.unique(target, return_counts=True)[1].min()))
-    if folds < 2:
+        count = min(FOLDS, rows)
+        return list(KFold(count, shuffle=True, random_state=random_state).split(np.zeros(rows)))
+    count = min(FOLDS, int(np.unique(target, return_counts=True)[1].min()))
+    if count < 2:
         raise UsageError("--search needs at least two rows of each class besides the held-out ones: add rows")
-    return list(StratifiedKFold(folds, shuffle=True, random_state=random_state).split(np.zeros(rows), target))
+    return list(StratifiedKFold(count, shuffle=True, random_state=random_state).split(np.zeros(rows), target))
 
 
 def _folds_by_time(dataset: Dataset) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:

@@ -46,7 +46,7 @@ def visits(rows: int = 300, *, seed: int = 0) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     moments = pd.Timestamp("2001-02-03") + pd.to_timedelta(random.integers(0, 900 * 24 * 60, rows), "min")
     born = pd.Series(pd.Timestamp("1940-01-01") + pd.to_timedelta(random.integers(0, 22_000, rows), "D"))
-    born[::9] = pd.NaT
+    born = born.where(born.index % 9 > 0)
     stays = (moments.day_of_week > 3) & (moments.hour > 6) | (born.dt.month == 2).to_numpy()
     return pd.DataFrame(
         {

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.artifacts.dates import MICROSECONDS, DateForm
+from serve_app.artifacts.dates import MICROSECONDS, DateForm, Part
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.store import Store
 from serve_app.batch.pool import in_process
@@ -36,14 +36,14 @@ from training.convert import to_onnx
 from training.dataset import load
 from training.estimators import ESTIMATORS
 
-PARTS = ("days", "year", "month", "day", "weekday", "hour")
+PARTS: tuple[Part, ...] = ("days", "year", "month", "day", "weekday", "hour")
 FORM = DateForm(PARTS)
 BACKENDS: tuple[BackendChoice, ...] = ("onnx", "scikit-learn")
 
 
 def sent(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows with the texts of the table, as a client that reads the same file sends them."""
-    return [{name: None if value != value else value for name, value in row.items()} for row in table.to_dict("records")]
+    return [{str(name): None if value != value else value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 @given(st.datetimes())
