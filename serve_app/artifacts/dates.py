@@ -1,7 +1,7 @@
 """Dates and times as numbers: the forms of a column, and the one parser for training, requests and scoring.
 
 A date is coded as days since 1970-01-01, the time of day as their fraction, in UTC where the column names zones. A time of day
-alone is coded as a fraction of a day. Microseconds are the smallest unit.
+alone is coded as a fraction of a day. Microseconds are kept in the years 1791 to 2149; before and after, float64 has fewer digits.
 """
 
 from __future__ import annotations
