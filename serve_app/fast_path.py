@@ -142,7 +142,7 @@ def tune_allocator() -> None:
     """Let glibc's allocator ask the system for each block of more than MMAP_BYTES, and give it back when the block is freed.
 
     By default the allocator learns from each large block that is freed to take the next one from its heap, and a heap with holes
-    does not shrink: after 60 bodies of 16 MB at once a replica kept up to 170 MB. `tests/hostile/test_bombs.py` looks at the memory.
+    does not shrink: after 60 bodies of 16 MB at once a replica kept up to 170 MB. `tests/hostile/test_bombs.py` measures it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other allocators have no such call

@@ -40,13 +40,14 @@ def note(text: str) -> None:
     typer.echo(f"         {printable(text)}", err=True)
 
 
-def bar(total: int, text: str, unit: str, *, scaled: bool = False) -> tqdm[Any]:
-    """A progress bar; it is redrawn rarely when stderr is no terminal, because a log keeps every line."""
+def bar(total: int, text: str, unit: str, *, scaled: bool = False, delay: float = 0.0) -> tqdm[Any]:
+    """A progress bar, shown after `delay` seconds; it is redrawn rarely when stderr is no terminal: a log keeps every line."""
     return tqdm(
         total=total,
         desc=f"         {text}",
         unit=unit,
         unit_scale=scaled,
         leave=False,
+        delay=delay,
         mininterval=0.1 if sys.stderr.isatty() else 10.0,
     )

@@ -8,18 +8,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from serve_app.artifacts.store import Entry, Store
-from serve_app.command_line import INTERRUPTED, MODEL_DIR, REFUSED, ModelDir, options_command, say
-from serve_app.errors import BackendUnavailable, UsageError
+from serve_app.artifacts.store import Check, Entry, Store
+from serve_app.command_line import (
+    INTERRUPTED,
+    MODEL_DIR,
+    REFUSED,
+    AllowJoblib,
+    ModelDir,
+    PredictorChoice,
+    VerifyKey,
+    options_command,
+    say,
+)
+from serve_app.errors import BackendUnavailable, StoreError, UsageError
 from serve_app.progress import step
 from training import models_table
-from training.train_options import TrackingUri, TrainOptions
+from training.train_options import DEFAULT_MODEL_NAME, ModelName, TrackingUri, TrainOptions
 
 if TYPE_CHECKING:
     from training.pipeline import Outcome
@@ -80,20 +91,37 @@ def models(
 app.command("list", hidden=True)(models)
 
 
-@app.command()
-def promote(
-    version: Annotated[int, typer.Argument(help="A version that `models` lists.")],
-    model_dir: ModelDir = MODEL_DIR,
-    tracking_uri: TrackingUri = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PointerOptions:
+    """What a command that moves the store's pointer needs: the store, the policy of its replicas, and the model in MLflow."""
+
+    model_dir: ModelDir = MODEL_DIR
+    prefer: PredictorChoice = "auto"
+    allow_joblib: AllowJoblib = True
+    verify_key: VerifyKey = None
+    model_name: ModelName = DEFAULT_MODEL_NAME
+    tracking_uri: TrackingUri = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteOptions(PointerOptions):
+    """The options of `promote`."""
+
+    version: Annotated[int, typer.Argument(help="A version that `models` lists.")]
+
+
+def promote(options: PromoteOptions) -> None:
     """Serve this version from now on."""
-    _move_pointer(lambda store: store.promote(version), model_dir, tracking_uri)
+    _move_pointer(lambda store, check: store.promote(options.version, check=check), options)
 
 
-@app.command()
-def rollback(model_dir: ModelDir = MODEL_DIR, tracking_uri: TrackingUri = None) -> None:
+def rollback(options: PointerOptions) -> None:
     """Serve the version before the served one again."""
-    _move_pointer(Store.roll_back, model_dir, tracking_uri)
+    _move_pointer(lambda store, check: store.roll_back(check=check), options)
+
+
+app.command()(options_command(PromoteOptions, promote))
+app.command()(options_command(PointerOptions, rollback))
 
 
 def join_tags(arguments: Sequence[str]) -> list[str]:
@@ -108,21 +136,24 @@ def join_tags(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _move_pointer(move: Callable[[Store], Entry], model_dir: Path, tracking_uri: str | None) -> None:
+def _move_pointer(move: Callable[[Store, Check], Entry], options: PointerOptions) -> None:
     """Move the store's pointer, which decides what is served; MLflow's alias follows if it can."""
-    store = Store(model_dir)
-    entry = move(store)
+    from training.store_policy import check_promotion, load_policy
+
+    policy = load_policy(allow_joblib=options.allow_joblib, backend=options.prefer, verify_key=options.verify_key)
+    store = Store(options.model_dir)
+    entry = move(store, check_promotion(policy))
     for reason in entry.skipped:
         say(f"note: {reason}", err=True)
     say(f"version {entry.version} ({entry.digest[:12]}) is served from now on")
     tracked = entry.manifest is not None and entry.manifest.mlflow_model_version
-    if not tracked or (tracking_uri is None and not Path("mlflow.db").exists()):
+    if not tracked or (options.tracking_uri is None and not Path("mlflow.db").exists()):
         return
     from training import tracking
 
     try:
-        tracking.follow(tracking_uri, store)
-    except (UsageError, BackendUnavailable) as error:
+        tracking.follow(options.tracking_uri, store, options.model_name, policy)
+    except (UsageError, StoreError, BackendUnavailable) as error:
         say(f"note: {error}", err=True)
 
 

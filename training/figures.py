@@ -10,18 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import Signature
-from serve_app.inference.backends import Score
 from serve_app.printable import printable
-from training import evaluate
-from training.evaluate import ClassificationMetrics
+from training.importance import Importance
 
-IMPORTANCE_ROWS = 500
-"""Held-out rows on which importances are measured, at most."""
-
-IMPORTANCE_REPEATS = 5
-"""Times that each feature is shuffled."""
+SHOWN = 20
+"""Features in the figure of importances, at most."""
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> bytes:
@@ -53,30 +47,15 @@ def residuals(target: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> bytes:
     return _png(figure)
 
 
-def importance(
-    estimator: Any, score: Score, matrix: Matrix, target: npt.NDArray[Any], signature: Signature, *, random_state: int
-) -> tuple[bytes, dict[str, float]]:
-    """The loss of accuracy or R² when one feature is shuffled over the held-out rows: a PNG, and the mean loss by feature.
-
-    `score` computes the same as `estimator`, and faster.
-    """
-    from sklearn.inspection import permutation_importance
-
-    def quality(_: Any, rows: Matrix, truth: npt.NDArray[Any]) -> float:
-        metrics = evaluate.measure(truth, evaluate.predictions(score(rows), signature), signature)
-        return metrics.accuracy if isinstance(metrics, ClassificationMetrics) else metrics.r2
-
-    rows = np.random.default_rng(random_state).permutation(len(matrix))[:IMPORTANCE_ROWS]
-    importances = permutation_importance(
-        estimator, matrix[rows], target[rows], scoring=quality, n_repeats=IMPORTANCE_REPEATS, random_state=random_state
-    )
-    order = np.argsort(importances.importances_mean)[-20:]
-    figure, axes = _axes(5.5, 1.2 + 0.3 * len(order))
-    axes.barh(range(len(order)), importances.importances_mean[order], xerr=importances.importances_std[order], color="#4c72b0")
-    axes.set_yticks(range(len(order)), [_label(signature.names[at], 30) for at in order], parse_math=False)
+def importances(importance: Importance, signature: Signature) -> bytes:
+    """The features that matter most, at most SHOWN of those measured, as PNG."""
+    names = sorted(importance.mean, key=lambda name: importance.mean[name])[-SHOWN:]
+    figure, axes = _axes(5.5, 1.2 + 0.3 * len(names))
+    means, deviations = [importance.mean[name] for name in names], [importance.deviation[name] for name in names]
+    axes.barh(range(len(names)), means, xerr=deviations, color="#4c72b0")
+    axes.set_yticks(range(len(names)), [_label(name, 30) for name in names], parse_math=False)
     axes.set_xlabel("loss of accuracy" if signature.task == "classification" else "loss of R²")
-    means = {name: round(float(value), 6) for name, value in zip(signature.names, importances.importances_mean, strict=True)}
-    return _png(figure), means
+    return _png(figure)
 
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:

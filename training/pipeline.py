@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.artifacts.manifest import Manifest, Verdict
 from serve_app.artifacts.names import CARD, CONFUSION_IMAGE, IMPORTANCE_IMAGE, REPORT, RESIDUALS_IMAGE
-from serve_app.artifacts.signing import Sign, SigningError, own_verifier, signer, verifier
+from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
 from serve_app.inference.backends.onnx_backend import OnnxBackend
@@ -22,15 +22,17 @@ from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.policy import LoadPolicy
 from serve_app.progress import Progress, note
 from serve_app.tables.dialect import DialectFlags
-from training import card, figures, fit, publish
+from training import card, figures, fit, importance, publish
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
+from training.importance import Importance
 from training.publish import Publication
 from training.report import write_report
 from training.rules import Evidence, default_floors, judge
+from training.store_policy import load_policy
 from training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -89,7 +91,12 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
     Raises UsageError, BackendUnavailable or StoreError; nothing was published then.
     """
     sign = None if options.signing_key is None else _load_signer(options.signing_key)
-    policy = load_policy(options)
+    policy = load_policy(
+        allow_joblib=options.allow_joblib,
+        backend=options.prefer,
+        verify_key=options.verify_key,
+        signing_key=options.signing_key,
+    )
     seed = options.random_state.value if options.random_state.value is not None else secrets.randbelow(2**31)
     with progress("read the data"):
         dataset = _load_dataset(options, seed)
@@ -115,9 +122,19 @@ def _train(job: Job) -> Outcome:
         converted = convert(candidate.estimator, candidate.signature, candidate.train, candidate.held_out)
     with job.progress(f"evaluate on {len(job.dataset.test)} held-out rows"):
         pointer, evidence = _gather_evidence(job, candidate, converted, store)
+    measured = _measure_importance(job, candidate, converted)
     with job.progress("draw the figures"):
-        plots, importance = _plots(candidate, converted, job.random_state)
-    publication = Publication(candidate, job.options, job.floors, job.random_state, converted, plots, importance, search)
+        plots = _plots(candidate, measured)
+    publication = Publication(
+        candidate,
+        job.options,
+        job.floors,
+        job.random_state,
+        converted,
+        plots,
+        importance=measured.by_feature(candidate.signature.names),
+        search=search,
+    )
     record = _record_run(job, publication)
     decision = _decide(job, publication, store, pointer, evidence, record)
     return _finish(job, publication, store, decision)
@@ -128,19 +145,6 @@ def _load_signer(file: Path) -> Sign:
         return signer(file)
     except SigningError as error:
         raise UsageError(f"--signing-key: {error}") from None
-
-
-def load_policy(options: TrainOptions) -> LoadPolicy:
-    """The policy of the replicas; a trainer with a signing key and without public keys trusts what it has signed itself."""
-    verify = None
-    try:
-        if options.verify_key is not None:
-            verify = verifier(options.verify_key)
-        elif options.signing_key is not None:
-            verify = own_verifier(options.signing_key)
-    except SigningError as error:
-        raise UsageError(f"--verify-key: {error}") from None
-    return LoadPolicy(allow_joblib=options.allow_joblib, backend=options.prefer, verify=verify)
 
 
 def _load_dataset(options: TrainOptions, seed: int) -> Dataset:
@@ -193,22 +197,33 @@ def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store
     return gather_evidence(candidate, store, job.policy, floors=job.floors, tolerance=job.options.tolerance, has_onnx=has_onnx)
 
 
-def _plots(candidate: Candidate, converted: Converted, seed: int) -> tuple[dict[str, bytes], dict[str, float]]:
-    """The figures as PNG files by name, and the importance of each feature."""
-    signature = candidate.signature
+def _measure_importance(job: Job, candidate: Candidate, converted: Converted) -> Importance:
+    signature, seconds = candidate.signature, job.options.importance_seconds
     if converted.model is None:
         score = SklearnBackend(candidate.estimator, signature).scores
     else:
         score = OnnxBackend(converted.model, signature, rounded=bool(converted.facts.rounded)).scores
-    png, importance = figures.importance(
-        candidate.estimator, score, candidate.held_out, candidate.target, signature, random_state=seed
-    )
-    plots = {IMPORTANCE_IMAGE: png}
+    with job.progress(f"measure what {len(signature.names)} columns matter, for at most {seconds:g} s"):
+        return importance.measure(
+            candidate.estimator,
+            score,
+            candidate.held_out,
+            candidate.target,
+            signature,
+            random_state=job.random_state,
+            seconds=seconds,
+        )
+
+
+def _plots(candidate: Candidate, measured: Importance) -> dict[str, bytes]:
+    """The figures as PNG files by name; the one of importances is left out when none was measured."""
+    signature = candidate.signature
+    plots = {IMPORTANCE_IMAGE: figures.importances(measured, signature)} if measured.mean else {}
     if isinstance(candidate.metrics, ClassificationMetrics):
         plots[CONFUSION_IMAGE] = figures.confusion(candidate.metrics.confusion_matrix, signature.classes)
     else:
         plots[RESIDUALS_IMAGE] = figures.residuals(candidate.target, candidate.predictions)
-    return plots, importance
+    return plots
 
 
 def _record_run(job: Job, publication: Publication) -> RunRecord | None:
@@ -271,5 +286,7 @@ def _finish(job: Job, publication: Publication, store: Store, decision: Decision
                 **publication.plots,
                 CARD: card.render(decision.manifest, candidate.metrics.to_dict(), publication.plots),
             }
-            notes += run_record.finish(job.run, decision.record, store, decision.verdict, entry, decision.bundle, report)
+            notes += run_record.finish(job.run, decision.record, decision.verdict, entry, decision.bundle, report)
+            if entry is not None:
+                notes += run_record.follow(job.run, store, job.options.model_name, job.policy)
     return Outcome(decision.verdict, decision.comparison, candidate.metrics, decision.manifest, entry, path, tuple(notes))

@@ -44,7 +44,8 @@ def _now() -> str:
 class Publication:
     """Everything that goes into a bundle, apart from the verdict and the version.
 
-    `plots` are PNG files by name, `importance` the mean loss by feature, `search` the record of a search, None without one.
+    `plots` are PNG files by name, `importance` the mean loss by feature (None: not measured), `search` the record of a search, None
+    without one.
     """
 
     candidate: Candidate
@@ -53,7 +54,7 @@ class Publication:
     random_state: int
     converted: Converted
     plots: Mapping[str, bytes]
-    importance: Mapping[str, float]
+    importance: Mapping[str, float | None]
     search: Mapping[str, Any] | None = None
     trained_at: str = field(default_factory=_now)
 

@@ -17,6 +17,7 @@ from serve_app.artifacts.names import (
 )
 from serve_app.artifacts.store import Entry, Store
 from serve_app.errors import IrisApiError
+from serve_app.inference.policy import LoadPolicy
 from training import fit, publish, tracking
 from training.evaluate import ClassificationMetrics, Metrics
 from training.publish import Publication
@@ -92,13 +93,12 @@ def register(run: Run, record: RunRecord, name: str) -> RunRecord:
 def finish(
     run: Run,
     record: RunRecord,
-    store: Store,
     verdict: Verdict,
     entry: Entry | None,
     bundle: Mapping[str, bytes],
     report: Mapping[str, bytes],
 ) -> list[str]:
-    """Copy to MLflow what has been decided: report, verdict, the published bundle and alias. A failure is returned as a note.
+    """Copy to MLflow what has been decided: report, verdict and the published bundle. A failure is returned as a note.
 
     `bundle` and `report` are files by name. They come from the memory of the trainer and not from the store, where a file may have
     become a link to another one meanwhile.
@@ -116,9 +116,17 @@ def finish(
         run.tag(tags)
         if record.model_name is not None and record.model_version is not None:
             tracking.tag_version(run.server, record.model_name, record.model_version, tags)
-        tracking.follow(run.server.uri, store)
     except (IrisApiError, OSError) as error:
         if entry is None:
             return [f"the refusal could not be recorded: {error}"]
         return [f"version {entry.version} is published, but its copy in MLflow is incomplete: {error}"]
+    return []
+
+
+def follow(run: Run, store: Store, model_name: str, policy: LoadPolicy) -> list[str]:
+    """Move the alias `champion` of the registered model to what the store serves. A failure is returned as a note."""
+    try:
+        tracking.follow(run.server.uri, store, model_name, policy)
+    except IrisApiError as error:
+        return [str(error)]
     return []

@@ -27,10 +27,13 @@ from mlflow.models import ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, DataType, ParamSchema, Schema
 
+from serve_app.artifacts.names import DIGEST_TAG
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.store import Store
-from serve_app.errors import BackendUnavailable, UsageError
+from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
+from serve_app.inference.policy import LoadPolicy
 from training.mlflow_retry import cause, fail_fast, first_use, redact, retry_when_locked, translate_errors
+from training.store_policy import check_entry
 from training.tracking_uri import resolve
 
 CHAMPION = "champion"
@@ -206,11 +209,13 @@ def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
             retry_when_locked(lambda: client.set_registered_model_alias(name, PREVIOUS, before))
 
 
-def follow(uri: str | None, store: Store) -> str | None:
-    """Move the alias `champion` to the version that the store serves; returns it, None when it was published without MLflow.
+def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -> str | None:
+    """Move the alias `champion` of `model_name` to the version that the store serves; returns it.
 
-    The store is read again after each move: when two trainings publish at once, the last reader corrects the alias. Raises
-    BackendUnavailable.
+    None when the served bundle was published without MLflow. Others may write the store, so its manifest alone moves nothing: the
+    load policy must allow the bundle, and the version must carry the bundle's digest as its tag in MLflow. The store is read again
+    after each move: when two trainings publish at once, the last reader corrects the alias. Raises StoreError when the served
+    bundle is not followed, BackendUnavailable.
     """
     _quiet()
     tracking, _ = resolve(uri)
@@ -219,15 +224,30 @@ def follow(uri: str | None, store: Store) -> str | None:
         with fail_fast():
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
             for _ in range(5):
-                manifest = next((entry.manifest for entry in store.entries() if entry.served), None)
-                name, version = (None, None) if manifest is None else (manifest.mlflow_model_name, manifest.mlflow_model_version)
-                if not name or not version or str(version) == champion:
+                version = _served_version(client, store, model_name, policy)
+                if version is None or version == champion:
                     return champion
-                set_champion(client, name, str(version))
-                champion = str(version)
+                set_champion(client, model_name, version)
+                champion = version
+    except (StoreError, BundleRefused) as error:
+        raise StoreError(f"the alias '{CHAMPION}' of {model_name} in MLflow was not moved: {error}") from None
     except Exception as error:
         raise BackendUnavailable(f"the alias '{CHAMPION}' in MLflow at {redact(tracking)} was not moved ({cause(error)})") from None
     return champion
+
+
+def _served_version(client: mlflow.MlflowClient, store: Store, model_name: str, policy: LoadPolicy) -> str | None:
+    """The version of the registered model that is the served bundle, None without one; raises BundleRefused or StoreError."""
+    entry = next((entry for entry in store.entries() if entry.served), None)
+    if entry is None or entry.manifest is None or not entry.manifest.mlflow_model_name or not entry.manifest.mlflow_model_version:
+        return None
+    manifest = check_entry(entry, policy)
+    name, version = str(manifest.mlflow_model_name), str(manifest.mlflow_model_version)
+    if name != model_name:
+        raise StoreError(f"the served version {entry.version} belongs to {name}; if that is meant, use --model-name '{name}'")
+    if retry_when_locked(lambda: client.get_model_version(name, version)).tags.get(DIGEST_TAG) != entry.digest:
+        raise StoreError(f"version {version} there does not have the digest of the served version {entry.version} as its tag")
+    return version
 
 
 def _check_bucket(location: str) -> None:

@@ -22,6 +22,8 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(envvar="MLFLOW_TRACKING_URI", help=f"MLflow server, or a bucket for its files. (default: {DEFAULT_URI})"),
 ]
+DEFAULT_MODEL_NAME = "IrisClassifier"
+ModelName = Annotated[str, typer.Option(help="Name of the registered model.")]
 TaskChoice = Literal["auto", "classification", "regression"]
 _FOREST = ESTIMATORS["random-forest"].classification.defaults
 
@@ -214,6 +216,9 @@ class TrainOptions:
         float,
         typer.Option(min=0.0, help="How much worse than the served model is allowed: accuracy lost, or share by which rmse grows."),
     ] = 0.0
+    importance_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Time to measure how much each column matters; with many columns the rest stays unknown.")
+    ] = 10.0
     force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its metadata say so.")] = False
     report: Annotated[Path | None, typer.Option(help=f"Where the verdict is written. (default: {REPORT} in the store)")] = None
     keep: Annotated[int, typer.Option(min=1, help="Models that the store keeps.")] = KEEP
@@ -226,7 +231,7 @@ class TrainOptions:
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Publish without MLflow; the metadata say so.")] = False
     experiment_name: Annotated[str, typer.Option(help="MLflow experiment.")] = "iris-classification"
     run_name: Annotated[str | None, typer.Option(help="Name of the MLflow run.")] = None
-    model_name: Annotated[str, typer.Option(help="Name of the registered model.")] = "IrisClassifier"
+    model_name: ModelName = DEFAULT_MODEL_NAME
     tag: Annotated[list[Tag], typer.Option(metavar="KEY VALUE", parser=parse_tag, help="Tag of the run; repeatable.")] = field(
         default_factory=list
     )

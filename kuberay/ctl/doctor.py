@@ -22,7 +22,8 @@ from kuberay.ctl.kube import (
     echo,
     field,
 )
-from kuberay.ctl.manifests import EXAMPLE_KEY, MIN_KEY_LENGTH, secret_value
+from kuberay.ctl.manifests import EXAMPLE_KEY, secret_value
+from serve_app.http.key_strength import weakness
 
 MINIMUM_MEMORY = {"ray-head": 1536, "ray-worker": 768, "mlflow": 768}
 """MiB of a container's memory limit; below it the container was killed, or nearly, in tests."""
@@ -72,8 +73,9 @@ def _secret(cluster: Cluster) -> Iterator[Fault]:
         return
     key = secret_value(secret, "API_KEY")
     mode = field(cluster.get("configmap", CONFIG), "data", {}).get("ENVIRONMENT", "")
-    if mode == "production" and len(key) < MIN_KEY_LENGTH:
-        cause = "holds no API_KEY" if not key else f"holds an API_KEY of {len(key)} characters; production needs {MIN_KEY_LENGTH}"
+    reason = weakness(key)
+    if mode == "production" and reason is not None:
+        cause = "holds no API_KEY" if not key else f"holds an API_KEY that {reason}"
         yield Fault(
             f"Secret {SECRET}", cause, "put the output of `openssl rand -hex 32` into kuberay/base/secret.yaml; make k8s-deploy"
         )

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kuberay.ctl.kube import KUBERAY, SECRET, SERVE_IMAGE, TRAIN_IMAGE, Cluster, CommandError, Json, field
+from serve_app.http.key_strength import weakness
 
 CHECKSUM = "iris-api/config-checksum"
 """Annotation of the pod templates that get their settings when they start (RayService, MLflow, Redis): new ones need new pods."""
 UNSET = "unset"
 """The annotation's value in kuberay/base/rayservice.yaml; another value belongs to the user and stays."""
-MIN_KEY_LENGTH = 32
-MIN_DISTINCT = 8
-"""Different characters in a key; 32 random hexadecimal digits have fewer once in 28 million keys."""
 _REFERENCES = {
     **dict.fromkeys(("configMap", "configMapRef", "configMapKeyRef"), "ConfigMap"),
     **dict.fromkeys(("secret", "secretRef", "secretKeyRef"), "Secret"),
@@ -174,11 +172,7 @@ def secret_value(secret: Json | None, key: str) -> str:
 
 
 def check_key(key: str, where: str) -> None:
-    """Raise CommandError for an API key that is the example's, too short, or easy to guess."""
-    fix = "put the output of `openssl rand -hex 32` there"
-    if key.startswith(EXAMPLE_KEY):
-        raise CommandError(f"API_KEY in {where} is the placeholder of the example: {fix}")
-    if len(key) < MIN_KEY_LENGTH:
-        raise CommandError(f"API_KEY in {where} must have at least {MIN_KEY_LENGTH} characters of your own: {fix}")
-    if len(set(key)) < MIN_DISTINCT:
-        raise CommandError(f"API_KEY in {where} repeats a few characters, so it is easy to guess: {fix}")
+    """Raise CommandError for an API key that a replica in production refuses."""
+    reason = weakness(key)
+    if reason is not None:
+        raise CommandError(f"API_KEY in {where} {reason}: put the output of `openssl rand -hex 32` there")

@@ -158,7 +158,7 @@ class Manifest(Section, frozen=True, kw_only=True):
     reference: Mapping[str, Any] | None = None
     """Histograms of the training rows (serve_app/telemetry/drift.py reads them)."""
     importance: Mapping[str, float | None] | None = None
-    """Permutation importance by feature name."""
+    """Permutation importance by feature name; None for a feature that was not measured because the time was over."""
     search: Mapping[str, Any] | None = None
     """Metric, number of folds, candidates and the position of the best one, when parameters were searched."""
     limits: Mapping[str, float | None] | None = None

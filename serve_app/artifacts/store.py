@@ -21,7 +21,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,10 @@ class Entry:
     manifest: Manifest | None
     folder: Path
     skipped: tuple[str, ...] = ()
+
+
+Check = Callable[[Entry], None]
+"""Raises StoreError for a version that must not become the served one; called before anything is changed."""
 
 
 class Store:
@@ -158,17 +162,18 @@ class Store:
                 self._prune()
             return self._entry(folder, served=True)
 
-    def promote(self, version: int) -> Entry:
-        """Point to a version that the store holds; raises StoreError when it is not there or damaged."""
+    def promote(self, version: int, *, check: Check | None = None) -> Entry:
+        """Point to a version that the store holds; raises StoreError when it is not there, damaged, or refused by `check`."""
         if not self.entries():  # a mistyped folder is not made
             raise StoreError(f"{self.root} holds no published model, so no version {version}")
         with self._writing():
-            return self._promote(version)
+            return self._promote(version, check)
 
-    def roll_back(self) -> Entry:
-        """Point to the newest undamaged version that is older than the served one; raises StoreError when there is none.
+    def roll_back(self, *, check: Check | None = None) -> Entry:
+        """Point to the newest undamaged version that is older than the served one.
 
-        The entry's `skipped` names the damaged versions between the two.
+        The entry's `skipped` names the damaged versions between the two. Raises StoreError when there is none, or when `check`
+        refuses it.
         """
         if not self.entries():
             raise StoreError(f"{self.root} serves no published model, so there is nothing to roll back")
@@ -180,7 +185,7 @@ class Store:
             older = [entry.version for entry in entries if entry.version < served]
             if not older:
                 raise StoreError(f"version {served} is the oldest that {self.root} keeps; nothing to roll back to")
-            return self._promote_newest(reversed(older))
+            return self._promote_newest(reversed(older), check)
 
     # --- inside
 
@@ -302,17 +307,17 @@ class Store:
         replace_link(self.root / CURRENT, f"{BUNDLES}/{folder.name}")
         self._link_legacy_names()
 
-    def _promote_newest(self, versions: Iterable[int]) -> Entry:
-        """Point to the first of these versions that is not damaged; raises StoreError when all are."""
+    def _promote_newest(self, versions: Iterable[int], check: Check | None) -> Entry:
+        """Point to the first of these versions that is not damaged; raises StoreError when all are, or `check` refuses it."""
         skipped: list[str] = []
         for version in versions:
             try:
-                return dataclasses.replace(self._promote(version), skipped=tuple(skipped))
+                return dataclasses.replace(self._promote(version, check), skipped=tuple(skipped))
             except DamagedVersion as error:
                 skipped.append(str(error))
         raise StoreError("; ".join(skipped))
 
-    def _promote(self, version: int) -> Entry:
+    def _promote(self, version: int, check: Check | None) -> Entry:
         entry = next((entry for entry in self.entries() if entry.version == version), None)
         if entry is None:
             known = ", ".join(str(entry.version) for entry in self.entries()) or "none"
@@ -321,6 +326,8 @@ class Store:
             check_bundle(entry.folder)
         except BundleRefused as error:
             raise DamagedVersion(f"version {version} is damaged and was not promoted: {error}") from error
+        if check is not None:
+            check(entry)
         self._adopt_legacy()
         self._point(entry.folder.name)
         return self._entry(entry.folder, served=True)

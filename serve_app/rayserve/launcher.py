@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -20,6 +21,7 @@ import ray
 from ray import serve
 
 from serve_app.errors import IrisApiError
+from serve_app.rayserve.example import command
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
 
@@ -46,12 +48,13 @@ def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, n
     started = time.monotonic()
     echo(f"starting Ray Serve with {settings.iris_replicas} replica(s), models from {settings.model_dir.absolute()} …")
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104, compared, not bound
+    aside = tempfile.TemporaryDirectory(prefix="iris-api-")
     try:
         _start(application, settings, name, host, port, stop)
         _wait_until_live(url, stop)
         if not stop.is_set():
             echo(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
-            _print_example(url, settings)
+            _print_example(url, settings, Path(aside.name))
         while not stop.wait(0.5):
             pass
     finally:
@@ -59,6 +62,7 @@ def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, n
         for source in METRICS_SOURCES:
             targets_file(port, source).unlink(missing_ok=True)
         _shut_down()
+        aside.cleanup()
     echo("stopped")
 
 
@@ -131,17 +135,16 @@ def _wait_until_live(url: str, stop: threading.Event) -> None:
         stop.wait(0.05)
 
 
-def _print_example(url: str, settings: Settings) -> None:
-    """Print a request that the served model answers, or why there is no model."""
+def _print_example(url: str, settings: Settings, folder: Path) -> None:
+    """Print a request that the served model answers, or why there is no model; a long row goes into a file in `folder`."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310
             pass
     except urllib.error.HTTPError as error:
         echo(f"{json.load(error)['detail']} The application loads it as soon as it is published: make train")
         return
-    example = json.dumps(_example(url, settings))
-    key = ' -H "X-API-Key: $API_KEY"' if settings.api_key or settings.iris_api_keys_file else ""
-    echo(f"try it: curl {url}/predict{key} -H 'Content-Type: application/json' -d '{example}'")
+    needs_key = bool(settings.api_key or settings.iris_api_keys_file)
+    echo(f"try it: {command(url, _example(url, settings), needs_key=needs_key, folder=folder)}")
 
 
 def _example(url: str, settings: Settings) -> Any:

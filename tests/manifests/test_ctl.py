@@ -232,13 +232,17 @@ def test_a_checksum_of_the_users_own_stays() -> None:
 
 
 EXAMPLE = "replace-me-with-openssl-rand-hex-32"
-GOOD_KEY = "0123456789abcdef" * 2
+GOOD_KEY = "b7c41e09a5d2f8360e9b14c7d3a86f52"
 
 
 @needs_kubectl
 @pytest.mark.parametrize(
     ("key", "accepted"),
-    [(GOOD_KEY, True), *((key, False) for key in (GOOD_KEY[:31], f"replace-me{GOOD_KEY}", EXAMPLE, "k" * 64, ""))],
+    [
+        (GOOD_KEY, True),
+        *((key, False) for key in (GOOD_KEY[:31], f"replace-me{GOOD_KEY}", EXAMPLE, "k" * 64, "0123456789abcdef" * 2, "")),
+        *((key, False) for key in (f"changeme-{GOOD_KEY}", "correcthorse" * 4, "qwertyuiop" * 4)),
+    ],
 )
 def test_a_secret_is_accepted_with_a_key_of_the_users_own_only(tmp_path: Path, key: str, accepted: bool) -> None:
     file = tmp_path / "secret.yaml"

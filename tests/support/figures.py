@@ -198,6 +198,15 @@ SECURITY: Groups = (
                 "A trainer with a signing key trusts its own bundles alone",
                 "test_comparison::a_trainer_with_a_signing_key",
             ),
+            (
+                "`promote` and `rollback` move to nothing that is not signed",
+                "test_policy::a_version_without_the_trusted_seal",
+            ),
+            (
+                "The store moves no alias of another registered model",
+                "test_alias::a_manifest_that_names_another_registered_model",
+            ),
+            ("The store moves no alias to another version", "test_alias::a_manifest_that_names_a_version_of_another_digest"),
         ),
     ),
     (
@@ -206,6 +215,8 @@ SECURITY: Groups = (
             ("Names of any characters end no training and stay what they are", "test_names::names_of_any_characters"),
             ("Messages about a table hold no control character", "test_printable::an_error_about_a_column"),
             ("CSV scores hold no formula", "test_results::a_text_that_begins_a_formula"),
+            ("The printed example runs nothing in a shell", "test_example::a_short_row_is_part_of_the_command_and_quoted"),
+            ("A table of many columns is explained within its time", "test_importance::the_time_is_kept"),
         ),
     ),
     (

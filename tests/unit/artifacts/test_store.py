@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -153,7 +154,7 @@ def test_whatever_is_done_in_whatever_order_the_served_bundle_is_the_one_asked_f
         elif step.startswith(("promote", "roll")) and known:
             older = [version for version in known if current is not None and version < current]
             wanted = {"promote the oldest": known[0], "promote the newest": known[-1]}.get(step, older[-1] if older else None)
-            move = store.roll_back if step == "roll back" else lambda wanted=wanted: store.promote(wanted)  # type: ignore[misc]
+            move = store.roll_back if step == "roll back" else partial(store.promote, wanted or 0)
             if wanted is None or wanted in damaged:
                 with pytest.raises(StoreError):
                     move()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_damaged_bundle_is_listed_and_not_promoted(store: Store, name: str) ->
     damage(publish(store, "a"), name)
     publish(store, "b")
     assert versions(store) == [1, 2]
-    for move in (store.roll_back, lambda: store.promote(1)):
+    for move in (store.roll_back, partial(store.promote, 1)):
         with pytest.raises(StoreError, match="version 1 "):
             move()
     assert served(store) == "b"

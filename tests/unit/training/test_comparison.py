@@ -24,8 +24,7 @@ from tests.support.policies import ALLOW_ALL, load_policy
 from tests.support.stores import publish
 from training.comparison import Comparison, NotComparable, compare, paired, served_predictions
 from training.evaluate import ClassificationMetrics
-from training.pipeline import load_policy as load_policy_of
-from training.train_options import TrainOptions
+from training.store_policy import load_policy as load_policy_of
 
 MATRIX, TARGET = iris()
 NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
@@ -130,13 +129,13 @@ def test_a_trainer_with_a_signing_key_trusts_its_own_bundles_alone(tmp_path: Pat
     unsigned = store.current()
     entry = publish(store, sign=signer(private))
     signed = read_bundle(entry.folder)
-    for options, bundles in (
-        (TrainOptions(signing_key=private), [signed]),
-        (TrainOptions(verify_key=public), [signed]),
-        (TrainOptions(signing_key=private, verify_key=other), []),
-        (TrainOptions(), [unsigned, signed]),
+    for keys, bundles in (
+        ({"signing_key": private, "verify_key": None}, [signed]),
+        ({"verify_key": public}, [signed]),
+        ({"signing_key": private, "verify_key": other}, []),
+        ({"verify_key": None}, [unsigned, signed]),
     ):
-        verify = load_policy_of(options).verify
+        verify = load_policy_of(allow_joblib=True, backend="auto", **keys).verify
         trusted = [one for one in (unsigned, signed) if one is not None and (verify is None or verify(one.digest, one.seal))]
         assert trusted == bundles
 

@@ -21,7 +21,7 @@ from serve_app.inference.predictor import open_predictor
 from tests.support import tables
 from tests.support.native import answer_row
 from tests.support.policies import ALLOW_ALL, load_policy
-from training import card, figures, publish
+from training import card, figures, importance, publish
 from training.candidate import Candidate, fit_candidate
 from training.convert import Converted, convert
 from training.dataset import load
@@ -155,9 +155,12 @@ def test_figures_are_png_and_importance_names_what_matters(tmp_path: Path, table
 
     fitted = candidate(tmp_path, table, target)
     score = SklearnBackend(fitted.estimator, fitted.signature).scores
-    png, means = figures.importance(fitted.estimator, score, fitted.held_out, fitted.target, fitted.signature, random_state=0)
-    assert png.startswith(b"\x89PNG")
-    assert max(means, key=lambda name: means[name]) in {"age", "area"}
+    measured = importance.measure(
+        fitted.estimator, score, fitted.held_out, fitted.target, fitted.signature, random_state=0, seconds=60
+    )
+    assert figures.importances(measured, fitted.signature).startswith(b"\x89PNG")
+    assert tuple(measured.by_feature(fitted.signature.names)) == fitted.signature.names
+    assert max(measured.mean, key=lambda name: measured.mean[name]) in {"age", "area"}
     if target == "price":
         assert figures.residuals(fitted.target, fitted.predictions).startswith(b"\x89PNG")
 

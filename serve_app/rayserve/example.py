@@ -1,0 +1,29 @@
+"""The command that the launcher prints: a request that the served model answers, to paste into a shell."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+MAX_INLINE = 800
+"""Characters of a row in the command itself; a longer row goes into a file."""
+
+ROW_FILE = "row.json"
+
+
+def command(url: str, row: Any, *, needs_key: bool, folder: Path) -> str:
+    """The curl command that sends `row`, of at most MAX_INLINE characters more than its other parts.
+
+    A longer row is written to a file in `folder`. Names of columns come from a table, so what a shell would interpret is quoted.
+    Raises OSError when the file cannot be written.
+    """
+    body = json.dumps(row)
+    data = shlex.quote(body)
+    if len(data) > MAX_INLINE:
+        file = folder / ROW_FILE
+        file.write_text(body)
+        data = shlex.quote(f"@{file}")
+    key = ' -H "X-API-Key: $API_KEY"' if needs_key else ""
+    return f"curl {url}/predict{key} -H 'Content-Type: application/json' -d {data}"

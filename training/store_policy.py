@@ -1,0 +1,69 @@
+"""The load policy of the replicas, as the trainer applies it to bundles of the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serve_app.artifacts.manifest import Manifest
+from serve_app.artifacts.names import SEAL
+from serve_app.artifacts.read_policy import check_seal, model_file
+from serve_app.artifacts.regular_file import UnfitFile, read_regular
+from serve_app.artifacts.signing import MAX_SEAL_BYTES, SigningError, own_verifier, verifier
+from serve_app.artifacts.store import Check, Entry
+from serve_app.errors import BundleRefused, StoreError, UsageError
+from serve_app.inference.policy import BackendChoice, LoadPolicy
+
+
+def load_policy(
+    *, allow_joblib: bool, backend: BackendChoice, verify_key: Path | None, signing_key: Path | None = None
+) -> LoadPolicy:
+    """The policy of the replicas; with a signing key and without public keys, what that key has signed is trusted.
+
+    Raises UsageError when a file is no usable key.
+    """
+    verify = None
+    try:
+        if verify_key is not None:
+            verify = verifier(verify_key)
+        elif signing_key is not None:
+            verify = own_verifier(signing_key)
+    except SigningError as error:
+        raise UsageError(f"--verify-key: {error}") from None
+    return LoadPolicy(allow_joblib=allow_joblib, backend=backend, verify=verify)
+
+
+def check_promotion(policy: LoadPolicy) -> Check:
+    """Refuse a version that no replica with this policy would serve."""
+
+    def check(entry: Entry) -> None:
+        try:
+            check_entry(entry, policy)
+        except BundleRefused as error:
+            raise StoreError(
+                f"version {entry.version} is not served because the replicas would refuse it ({error.reason}: {error}): "
+                f"{_FIXES.get(error.reason, 'promote another version')}"
+            ) from error
+
+    return check
+
+
+def check_entry(entry: Entry, policy: LoadPolicy) -> Manifest:
+    """The manifest of a version that the policy allows; nothing but manifest and seal is read. Raises BundleRefused."""
+    if entry.manifest is None:
+        raise BundleRefused("manifest", f"version {entry.version} is damaged")
+    check_seal(entry.digest, _seal(entry), policy.verify)
+    model_file(entry.manifest.files, policy)
+    return entry.manifest
+
+
+def _seal(entry: Entry) -> bytes | None:
+    try:
+        return read_regular(entry.folder / SEAL, MAX_SEAL_BYTES)
+    except (OSError, UnfitFile):
+        return None
+
+
+_FIXES = {
+    "unsigned": "promote a version that is signed, or sign a new one with `train --signing-key`",
+    "forbidden": "promote a version with an ONNX form, or allow it with IRIS_ALLOW_JOBLIB and IRIS_PREDICTOR as on the replicas",
+}
