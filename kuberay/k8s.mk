@@ -50,7 +50,7 @@ k8s-secrets: ## create the Secrets of OVERLAY that are missing: API key, Redis, 
 	@$(K8S) secrets $(OVERLAY)
 
 k8s-signing-keys: ## create the key pair that signs models (OVERLAY=signing); another one: ARGS=--rotate, then ARGS=--retire
-	@$(K8S) signing-keys $(ARGS)
+	@$(K8S) signing-keys $(value ARGS)
 
 k8s-deploy: ## deploy OVERLAY (default: the API alone) and wait until it answers
 	@$(K8S) deploy $(OVERLAY)
@@ -59,16 +59,16 @@ k8s-deploy-mlflow: ## deploy the API with MLflow in the cluster and wait until b
 	@$(K8S) deploy mlflow
 
 k8s-train: ## train in the cluster, publish, wait until every replica serves it; flags in ARGS="…"
-	@$(K8S) train $(TRAIN) --arguments '$(ARGS)'
+	@$(K8S) train $(TRAIN) --arguments '$(subst ','\'',$(value ARGS))'
 
 k8s-score: ## score a table in the cluster with the served model; flags in ARGS="--data /data/in --out /data/out"
-	@$(K8S) score $(SCORE) --arguments '$(ARGS)'
+	@$(K8S) score $(SCORE) --arguments '$(subst ','\'',$(value ARGS))'
 
 k8s-status: ## what runs, and what is wrong with it
 	@$(K8S) status
 
 k8s-logs: ## the application's logs; ARGS="--follow --lines 200"
-	@$(K8S) logs $(ARGS)
+	@$(K8S) logs $(value ARGS)
 
 k8s-port-forward: ## the API on 127.0.0.1, port K8S_PORT=8000
 	@$(K8S) forward api $(K8S_PORT)
@@ -101,12 +101,12 @@ k8s-doctor: ## look for the known failures; cause and fix in one line each
 .PHONY: test-manifests test-e2e test-e2e-all
 
 test-manifests: $(VENV)/.dev ## the YAML, without a cluster
-	$(BIN)/pytest tests/manifests $(ARGS)
+	$(BIN)/pytest tests/manifests $(value ARGS)
 
 # Both use the cluster of KUBECONFIG, which must have the images (make build k8s-load). With E2E_CLUSTER=folder the programs `up` and
 # `image` of that folder start a cluster and build the images into it first: see tests/e2e/run.
 test-e2e: $(VENV)/.dev ## the main story on a real cluster: namespace mlops is emptied first
-	tests/e2e/run "$(BIN)/pytest" -m "not long" $(ARGS)
+	tests/e2e/run "$(BIN)/pytest" -m "not long" $(value ARGS)
 
 test-e2e-all: $(VENV)/.dev ## every end-to-end test
-	tests/e2e/run "$(BIN)/pytest" $(ARGS)
+	tests/e2e/run "$(BIN)/pytest" $(value ARGS)

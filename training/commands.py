@@ -58,6 +58,10 @@ def train(options: TrainOptions) -> None:
     try:
         with step("load the libraries"):
             from training import pipeline
+        if options.dry_run:
+            pipeline.look(options, step)
+            say("dry run: nothing was trained, recorded or published", err=True)
+            return
         if not options.no_tracking:
             _print_tracking_location(options.tracking_uri)
         outcome = pipeline.train(options, step)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from serve_app.artifacts.dates import as_sent
+from serve_app.artifacts.dates import DateForm, as_sent
 from serve_app.artifacts.manifest import sha256
-from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Label, Signature, Task
+from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Kind, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.printable import printable
-from serve_app.tables.dates import DateColumn, date_column
+from serve_app.tables.dates import date_column
 from serve_app.tables.dialect import DialectFlags
-from serve_app.tables.frame import Table, first_row, plain_column, read_table
+from serve_app.tables.frame import Table, first_row, read_table
+from serve_app.tables.unusable import UnusableColumn
 from training import splits
+from training.column_report import ColumnReport, Source, describe, looks_like_identifier
+from training.complaints import DROP_RARE, DROP_UNLABELLED, Complaint, Complaints
 from training.splits import Split
 from training.train_options import TaskChoice
 
@@ -52,6 +56,8 @@ class Dataset:
     """How the table was read, and what is worth a look."""
     by_time: bool = False
     groups: npt.NDArray[Any] | None = None
+    columns: tuple[ColumnReport, ...] = ()
+    """What was made of each column, the target first."""
 
     @property
     def rows(self) -> int:
@@ -73,43 +79,50 @@ def load(
     random_state: int = 42,
     flags: DialectFlags | None = None,
     missing: Sequence[str] | None = None,
+    drop_unlabelled: bool = False,
+    drop_rare: bool = False,
+    kinds: Mapping[str, Kind] | None = None,
 ) -> Dataset:
-    """The dataset of a file, or of the iris flowers without one. Raises UsageError that names the column and row to correct.
+    """The dataset of a file, or of the iris flowers without one. Raises UsageError that names everything that is to be corrected.
 
-    `missing` are the texts that mean a missing value, the usual ones by default. `dates` are the columns that are declared as
-    dates, with their formats. The newest rows by `time_column` are held out, or whole groups of `group_column`, or random rows.
+    `missing` are the texts that mean a missing value, the usual ones by default. `drop_unlabelled` leaves out rows without a
+    target, `drop_rare` the rows of classes with a single row. `kinds` are what flags say about columns, the target among them, and
+    `dates` the columns that flags declare as dates, with their formats. The newest rows by `time_column` are held out, or whole
+    groups of `group_column`, or random rows.
     """
     ranges = {**(IRIS_BOUNDS if path is None else {}), **(bounds or {})}
-    data, name, target = _read(path, target, flags, missing)
-    forms = dates or {}
-    left_out = [*drop, *([group_column] if group_column is not None and group_column not in drop else [])]
-    features = _features(data, name, target, left_out, ranges, [column for column in forms if column != time_column])
-    labels, decided = _labels(target, data.frame[target], task, data.gaps)
-    dated = _dates(features, forms)
-    columns = {
-        column: pd.Series(dated[column].values) if column in dated else plain_column(column, features[column])
-        for column in features.columns
-    }
+    data, name, target = _read(path, target, flags, missing, kinds or {})
+    forms, grouped = dates or {}, [] if group_column is None or group_column in drop else [group_column]
+    features = _features(data, name, target, [*drop, *grouped], ranges, [column for column in forms if column != time_column])
+    complaints = Complaints()
+    columns, date_forms = _usable(data, features.columns, forms, complaints)
+    leaves = Leaves(drop_unlabelled, drop_rare)
+    try:
+        labels, decided, kept, left_out = _labels(target, data, task, leaves, complaints)
+    except UsageError as error:
+        complaints.add(Complaint(str(error), ""))
+    complaints.raise_any()
     whole = frozenset(column for column in columns if pd.api.types.is_integer_dtype(features[column].dtype))
-    table = pd.DataFrame(columns, copy=False)
-    split = _split(data.frame, labels, decided, test_size, random_state, time_column, group_column, forms)
+    table, frame = pd.DataFrame(columns, copy=False), data.frame
+    if not kept.all():
+        table, labels, frame = table[kept], labels[kept], frame[kept]
+        columns = {column: table[column] for column in table.columns}
+    split = _split(frame, labels, decided, test_size, random_state, time_column, group_column, forms)
     train_rows, test_rows = split.train, split.test
-    described = tuple(
-        _date(column, dated[column], train_rows, ranges.get(column))
-        if column in dated
-        else _feature(column, table[column], train_rows, ranges.get(column), column in whole)
-        for column in columns
-    )
+    described = _describe(table, train_rows, ranges, whole, date_forms)
+    described = tuple(replace(each, unit=unit) if (unit := data.unit(each.name)) is not None else each for each in described)
     classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
+    signature = Signature(described, decided, classes, target, missing=data.missing)
     return Dataset(
         name=name,
         sha256=data.sha256,
-        signature=Signature(described, decided, classes, target, missing=data.missing),
+        signature=signature,
         train=table.iloc[train_rows].reset_index(drop=True),
         train_target=labels[train_rows],
         test=table.iloc[test_rows].reset_index(drop=True),
         test_target=labels[test_rows],
-        remarks=tuple(remark for remark in (data.description, *data.remarks, split.remark) if remark),
+        remarks=tuple(remark for remark in (data.description, *data.remarks, *left_out, split.remark) if remark),
+        columns=describe(columns, labels, signature, _sources(data, forms)),
         by_time=time_column is not None,
         groups=split.groups,
     )
@@ -132,14 +145,18 @@ def _json_value(feature: Feature, value: Any) -> Label | None:
 
 
 def _read(
-    path: Path | None, target: str | None, flags: DialectFlags | None, missing: Sequence[str] | None
+    path: Path | None,
+    target: str | None,
+    flags: DialectFlags | None,
+    missing: Sequence[str] | None,
+    kinds: Mapping[str, Kind],
 ) -> tuple[Table, str, str]:
     """The raw table, its name, and the name of the target column."""
     if path is None:
-        return Table(*_iris(), description="", missing=MISSING), "iris", target or "species"
+        return Table(*_iris(), description="", missing=MISSING, kinds=kinds), "iris", target or "species"
     if target is None:
         raise UsageError("--data needs --target, the name of the column to predict")
-    return read_table(path, flags=flags, missing=missing), printable(path.name), target
+    return read_table(path, flags=flags, missing=missing, kinds=kinds), printable(path.name), target
 
 
 def _features(
@@ -147,6 +164,9 @@ def _features(
 ) -> pd.DataFrame:
     """The columns to learn from; raises UsageError when a flag names a column that does not exist."""
     frame = table.frame
+    for column, kind in table.kinds.items():
+        if column not in frame.columns:
+            raise UsageError(f"--{kind} '{column}' names no column; there are: {_joined(frame.columns)}")
     for column in drop:
         if column not in frame.columns and column not in table.left_out:
             raise UsageError(f"--drop '{column}' names no column; there are: {_joined(frame.columns)}")
@@ -159,10 +179,16 @@ def _features(
     for column in ranges:
         if column not in features.columns:
             raise UsageError(f"--bounds '{column}' names no feature; there are: {_joined(features.columns)}")
+    _check_dates(table, features, dates)
+    return features
+
+
+def _check_dates(table: Table, features: pd.DataFrame, dates: Collection[str]) -> None:
     for column in dates:
+        if column in table.kinds:
+            raise UsageError(f"--date or --epoch and --{table.kinds[column]} both name '{column}': choose one")
         if column not in features.columns:
             raise UsageError(f"--date or --epoch '{column}' names no feature; there are: {_joined(features.columns)}")
-    return features
 
 
 def _iris() -> tuple[pd.DataFrame, str]:
@@ -174,45 +200,151 @@ def _iris() -> tuple[pd.DataFrame, str]:
     return frame, sha256(frame.to_csv(index=False, lineterminator="\n").encode())
 
 
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """Which rows may be left out: those without a target, and those of classes with a single row."""
+
+    unlabelled: bool
+    rare: bool
+
+
+def _sources(table: Table, dates: Collection[str]) -> dict[str, Source]:
+    """Where the kinds of the columns are from, by column; others are guessed."""
+    typed: dict[str, Source] = dict.fromkeys(table.typed, "by the file")
+    return {**typed, **dict.fromkeys([*table.kinds, *dates], "declared")}
+
+
+def _usable(
+    table: Table, names: Iterable[str], dates: Mapping[str, Sequence[str]], complaints: Complaints
+) -> tuple[dict[str, pd.Series[Any]], dict[str, DateForm]]:
+    """The columns as numbers, booleans, texts or codes of dates, and the forms of the dates; others become complaints."""
+    columns, forms = {}, {}
+    for name in names:
+        try:
+            dated = None if name in table.kinds else date_column(name, table.frame[name], dates.get(name))
+            columns[name] = table.column(name) if dated is None else pd.Series(dated.values)
+            if dated is not None:
+                forms[name] = dated.form
+        except UnusableColumn as error:
+            complaints.add_column(error)
+    return columns, forms
+
+
+def _describe(
+    table: pd.DataFrame, train: npt.NDArray[Any], ranges: Bounds, whole: Collection[str], dates: Mapping[str, DateForm]
+) -> tuple[Feature, ...]:
+    """The features of the signature; raises UsageError with all columns that have no value to learn from."""
+    complaints, features = Complaints(), []
+    for name in table.columns:
+        try:
+            if name in dates:
+                features.append(_date(name, table[name].to_numpy(), dates[name], train, ranges.get(name)))
+            else:
+                features.append(_feature(name, table[name], train, ranges.get(name), name in whole))
+        except UnusableColumn as error:
+            complaints.add_column(error)
+    complaints.raise_any()
+    return tuple(features)
+
+
+Labels = npt.NDArray[Any]
+"""One label for each row: texts, booleans, whole numbers or numbers."""
+
+
 def _labels(
-    name: str, column: pd.Series[Any], task: TaskChoice, texts: Mapping[str, tuple[int, str]]
-) -> tuple[npt.NDArray[Any], Task]:
-    """The labels as an array of texts, booleans, whole numbers or numbers, and the task; `texts` are the first gaps as texts."""
-    gaps = column.isna()
-    row, text = texts.get(name, (1, ""))
-    if gaps.all() and not text:
+    name: str,
+    table: Table,
+    task: TaskChoice,
+    leaves: Leaves,
+    complaints: Complaints,
+) -> tuple[Labels, Task, npt.NDArray[np.bool_], list[str]]:
+    """The labels, the task, the mask of the rows that stay, and a remark on those that do not.
+
+    What flags can leave out becomes a complaint; raises UsageError for a target that cannot be predicted at all when there is no
+    other complaint.
+    """
+    filled = table.frame[name].notna()
+    remarks: list[str] = []
+    _, text = table.gaps.get(name, (1, ""))
+    if not filled.any() and not text:
         raise UsageError(f"the target column '{name}' is empty")
-    if gaps.any():
-        row = first_row(gaps)
-        if text:
-            raise UsageError(
-                f"the target column '{name}' says \"{text}\" in row {row}, which is read as missing: "
-                "--na '' keeps such texts as values, or fill it, or remove the row"
-            )
-        raise UsageError(f"the target column '{name}' is empty in row {row}: fill it, or remove the row")
+    if not filled.all():
+        if leaves.unlabelled:
+            remarks.append(f"{int((~filled).sum())} rows without a value in '{name}' are left out")
+        else:
+            complaints.add(_unlabelled(name, filled, text))
     try:
-        values = plain_column(name, column)
-    except UsageError as error:
-        raise UsageError(
-            str(error).replace(f", or leave it out with --drop '{name}'", "").replace("column", "the target column", 1)
-        ) from None
-    numeric = pd.api.types.is_float_dtype(values.dtype)
-    whole = numeric and bool((values == values.round()).all()) and float(values.abs().max()) < 2**53
-    if task == "auto":
-        distinct = int(values.nunique())
-        few = distinct <= MAX_CLASS_NUMBERS and distinct <= max(2, len(values) // 10)
-        task = "classification" if not numeric or (whole and few) else "regression"
-    if task == "regression":
-        _check_regression(name, values, numeric=numeric)
-        return values.to_numpy(dtype=np.float64), "regression"
-    _check_classes(name, values)
-    return values.to_numpy(dtype=np.int64) if whole else values.to_numpy(), "classification"
+        values = table.column(name)
+    except UnusableColumn as error:
+        complaints.add(Complaint(f"the target column '{name}' {error.why}", error.fix or "name another with --target"))
+        return np.empty(0), "classification", filled.to_numpy(), remarks
+    known = values[filled]
+    if pd.api.types.is_object_dtype(known.dtype):
+        known = known.infer_objects()
+    numeric = pd.api.types.is_float_dtype(known.dtype)
+    whole = numeric and bool((known == known.round()).all()) and float(known.abs().max()) < 2**53
+    decided = _task(known, task, numeric=numeric, whole=whole)
+    if decided == "regression":
+        _check_regression(name, known, numeric=numeric)
+        if task == "auto" and whole and looks_like_identifier(name, known.to_numpy()):
+            complaints.add(
+                Complaint(
+                    f"the target column '{name}' holds whole numbers that look like identifiers",
+                    "name another column with --target",
+                    "--task regression",
+                )
+            )
+        return values.to_numpy(dtype=np.float64), decided, filled.to_numpy(), remarks
+    counts = known.value_counts()
+    rare = list(counts.index[counts < 2])
+    kept = filled
+    if rare and leaves.rare:
+        kept = filled & ~values.isin(rare)
+        remarks.append(f"{len(rare)} rows of classes with a single row are left out ({_joined(sorted(map(str, rare)))})")
+    elif rare:
+        complaints.add(_rare(name, rare, values))
+    _check_classes(name, values[kept])
+    labels = np.empty(len(values), dtype=np.int64 if whole else known.to_numpy().dtype)
+    labels[filled.to_numpy()] = known.to_numpy()
+    return labels, decided, kept.to_numpy(), remarks
+
+
+def _task(values: pd.Series[Any], task: TaskChoice, *, numeric: bool, whole: bool) -> Task:
+    if task != "auto":
+        return task
+    distinct = int(values.nunique())
+    few = distinct <= MAX_CLASS_NUMBERS and distinct <= max(2, len(values) // 10)
+    return "classification" if not numeric or (whole and few) else "regression"
+
+
+def _unlabelled(name: str, filled: pd.Series[Any], text: str) -> Complaint:
+    row, count = first_row(~filled), int((~filled).sum())
+    rows = f"in row {row}" if count == 1 else f"in {count} rows, first in row {row}"
+    if text:
+        return Complaint(
+            f"the target column '{name}' says \"{text}\" {rows}, which is read as missing",
+            "keep such texts as values with --na ''",
+            DROP_UNLABELLED,
+        )
+    return Complaint(f"the target column '{name}' is empty {rows}", "fill it", DROP_UNLABELLED)
+
+
+def _rare(name: str, rare: Sequence[Any], values: pd.Series[Any]) -> Complaint:
+    """The complaint about classes with a single row, twenty of them by row."""
+    if len(rare) == 1:
+        why = f"class '{_plain(rare[0])}' of column '{name}' has a single row (row {first_row(values == rare[0])})"
+    else:
+        rows = [f"'{_plain(label)}' (row {first_row(values == label)})" for label in rare[:20]]
+        more = f" and {len(rare) - 20} more" if len(rare) > 20 else ""
+        why = f"{len(rare)} classes of column '{name}' have a single row each: {', '.join(rows)}{more}"
+    return Complaint(why, "add rows", DROP_RARE)
 
 
 def _check_regression(name: str, values: pd.Series[Any], *, numeric: bool) -> None:
     if not numeric:
         raise UsageError(
-            f"the target column '{name}' holds no numbers: a regression needs them (--task classification predicts classes)"
+            f"the target column '{name}' holds no numbers: a regression needs them "
+            f"(--number {shlex.quote(name)} reads digits as numbers, --task classification predicts classes)"
         )
     if int(values.nunique()) < 2:
         raise UsageError(f"the target column '{name}' has one value in every row: there is nothing to learn")
@@ -228,11 +360,6 @@ def _check_classes(name: str, values: pd.Series[Any]) -> None:
         raise UsageError(
             f"the target column '{name}' has {distinct} classes, more than {MAX_CLASSES}: group them, or use --task regression"
         )
-    counts = values.value_counts()
-    if int(counts.min()) < 2:
-        rare = counts.index[-1]
-        row = first_row(values == rare)
-        raise UsageError(f"class '{rare}' of column '{name}' has a single row (row {row}): add rows of it, or remove it")
 
 
 def _split(
@@ -258,34 +385,28 @@ def _split(
     return splits.at_random(labels, task, test_size, random_state)
 
 
-def _dates(features: pd.DataFrame, forms: Mapping[str, Sequence[str]]) -> dict[str, DateColumn]:
-    """The columns of dates; raises UsageError when a declared column holds none."""
-    dated = {}
-    for name in features.columns:
-        column = date_column(name, features[name], forms.get(name))
-        if column is not None:
-            dated[name] = column
-    return dated
-
-
-def _date(name: str, column: DateColumn, train: npt.NDArray[Any], bounds: tuple[float | None, float | None] | None) -> Feature:
+def _date(
+    name: str,
+    codes: npt.NDArray[Any],
+    form: DateForm,
+    train: npt.NDArray[Any],
+    bounds: tuple[float | None, float | None] | None,
+) -> Feature:
     """A column of dates in the signature; the range is that of the training rows, as codes."""
     if bounds is not None:
         raise UsageError(f"--bounds '{name}': only a column of numbers can have bounds")
-    trained = column.values[train]
+    trained = codes[train]
     trained = trained[~np.isnan(trained)]
     if not len(trained):
-        raise UsageError(
-            f"column '{name}' is empty in every row to learn from: fill more rows, or leave it out with --drop '{name}'"
-        )
+        raise UnusableColumn(name, "is empty in every row to learn from", "fill more rows")
     return Feature(
         name,
         "date",
         low=float(trained.min()),
         high=float(trained.max()),
-        nullable=bool(np.isnan(column.values).any()),
-        example=as_sent(float(trained[0]), column.form),
-        date=column.form,
+        nullable=bool(np.isnan(codes).any()),
+        example=as_sent(float(trained[0]), form),
+        date=form,
     )
 
 
@@ -298,6 +419,8 @@ def _feature(
     gaps = np.isnan(values) if numeric else column.isna().to_numpy()
     nullable = bool(gaps.any())
     trained = values[train][~gaps[train]]
+    if gaps.all() or (numeric and not len(trained)):
+        raise UnusableColumn(name, "is empty in every row to learn from", "fill more rows")
     example: Any = _plain((trained if len(trained) else values[~gaps])[0])
     if bounds is not None and not numeric:
         raise UsageError(f"--bounds '{name}': only a column of numbers can have bounds")
@@ -305,10 +428,6 @@ def _feature(
         boolean = isinstance(example, bool)
         categories = () if boolean else tuple(sorted(column.dropna().unique()))
         return Feature(name, "boolean" if boolean else "category", categories=categories, nullable=nullable, example=example)
-    if not len(trained):
-        raise UsageError(
-            f"column '{name}' is empty in every row to learn from: fill more rows, or leave it out with --drop '{name}'"
-        )
     if whole:
         example = int(example)
     feature = Feature(name, low=float(trained.min()), high=float(trained.max()), nullable=nullable, example=example)

@@ -22,7 +22,7 @@ from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.policy import LoadPolicy
 from serve_app.progress import Progress, note
 from serve_app.tables.dialect import DialectFlags
-from training import card, figures, fit, importance, publish
+from training import card, column_report, figures, fit, importance, publish
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison
 from training.convert import Converted, convert
@@ -30,7 +30,7 @@ from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
 from training.importance import Importance
 from training.publish import Publication
-from training.report import write_report
+from training.report import write_columns, write_report
 from training.rules import Evidence, default_floors, judge
 from training.store_policy import load_policy
 from training.train_options import TrainOptions
@@ -97,13 +97,8 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
         verify_key=options.verify_key,
         signing_key=options.signing_key,
     )
-    seed = options.random_state.value if options.random_state.value is not None else secrets.randbelow(2**31)
-    with progress("read the data"):
-        dataset = _load_dataset(options, seed)
-        floors = _floors(options, dataset)
-        fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # an unknown name fails before the fit
-    for remark in dataset.remarks:
-        note(remark)
+    seed = _seed(options)
+    dataset, floors = _prepare(options, seed, progress)
     if options.no_tracking:
         return _train(Job(options, dataset, floors, seed, progress, policy, sign))
     with progress("connect to MLflow"):
@@ -112,6 +107,28 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
         server = tracking.connect(options.tracking_uri, options.experiment_name)
     with tracking.running(server, options.run_name) as run:
         return _train(Job(options, dataset, floors, seed, progress, policy, sign, run))
+
+
+def look(options: TrainOptions, progress: Progress) -> None:
+    """Print what training makes of each column, and write it where `--report` says; raises UsageError as `train` does."""
+    dataset, _ = _prepare(options, _seed(options), progress)
+    if options.report is not None:
+        write_columns(options.report, dataset.columns)
+
+
+def _seed(options: TrainOptions) -> int:
+    return options.random_state.value if options.random_state.value is not None else secrets.randbelow(2**31)
+
+
+def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Dataset, dict[str, float]]:
+    """The dataset and the floors; prints what was made of the table."""
+    with progress("read the data"):
+        dataset = _load_dataset(options, seed)
+        floors = _floors(options, dataset)
+        fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # an unknown name fails before the fit
+    for line in (*dataset.remarks, *column_report.lines(dataset.columns)):
+        note(line)
+    return dataset, floors
 
 
 def _train(job: Job) -> Outcome:
@@ -159,8 +176,11 @@ def _load_dataset(options: TrainOptions, seed: int) -> Dataset:
         group_column=options.group_column,
         test_size=options.test_size,
         random_state=seed,
+        drop_unlabelled=options.drop_rows_without_target,
+        drop_rare=options.drop_rare_classes,
         flags=DialectFlags(options.separator, options.decimal, options.encoding),
         missing=options.na or None,
+        kinds=options.kinds,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -10,6 +11,7 @@ from serve_app.artifacts.durable import replace_file
 from serve_app.artifacts.manifest import Manifest, Verdict
 from serve_app.artifacts.store import Entry
 from serve_app.artifacts.training_report import PublishedVersion, TrainingReport
+from training.column_report import ColumnReport
 from training.publish import Publication
 
 
@@ -28,9 +30,15 @@ def write_report(path: Path, publication: Publication, manifest: Manifest, verdi
         estimator=manifest.estimator,
         mlflow_run_id=manifest.mlflow_run_id,
         trained_at=publication.trained_at,
+        columns=[column.to_dict() for column in publication.candidate.dataset.columns],
     )
     try:
         replace_file(path, orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2) + b"\n")
     except OSError as error:
         return [f"the report {path} could not be written: {error.strerror}"]
     return []
+
+
+def write_columns(path: Path, columns: Sequence[ColumnReport]) -> None:
+    """Write what a dry run has found, as JSON with the key `columns`; raises OSError."""
+    replace_file(path, orjson.dumps({"columns": [column.to_dict() for column in columns]}, option=orjson.OPT_INDENT_2) + b"\n")

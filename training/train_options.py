@@ -12,6 +12,7 @@ import typer
 
 from serve_app.artifacts.dates import EPOCHS
 from serve_app.artifacts.names import REPORT
+from serve_app.artifacts.signature import Kind
 from serve_app.artifacts.store import KEEP
 from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
 from serve_app.errors import UsageError
@@ -150,12 +151,23 @@ class TrainOptions:
         "auto"
     )
     drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave a column out; repeatable.")] = field(default_factory=list)
+    drop_rows_without_target: Annotated[
+        bool, typer.Option("--drop-rows-without-target", help="Leave out rows where the target has no value.")
+    ] = False
+    drop_rare_classes: Annotated[bool, typer.Option("--drop-rare-classes", help="Leave out classes with a single row.")] = False
     na: Annotated[
         list[str],
         typer.Option(
             metavar="TEXT",
             help="Text that means a missing value, besides the empty cell; repeatable; '' alone: no other. (default: NA, None, …)",
         ),
+    ] = field(default_factory=list)
+    category: Annotated[
+        list[str], typer.Option(metavar="COLUMN", help="Column of texts, also when it holds digits; repeatable.")
+    ] = field(default_factory=list)
+    number: Annotated[
+        list[str],
+        typer.Option(metavar="COLUMN", help="Column of numbers, also with thousands separators, % or a currency sign; repeatable."),
     ] = field(default_factory=list)
     separator: Separator = None
     decimal: Decimal = None
@@ -216,6 +228,9 @@ class TrainOptions:
         float,
         typer.Option(min=0.0, help="How much worse than the served model is allowed: accuracy lost, or share by which rmse grows."),
     ] = 0.0
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the table, print what training makes of each column, and stop.")
+    ] = False
     importance_seconds: Annotated[
         float, typer.Option(min=0.0, help="Time to measure how much each column matters; with many columns the rest stays unknown.")
     ] = 10.0
@@ -250,6 +265,15 @@ class TrainOptions:
             raise UsageError(f"--time-column and --group-column both name '{self.time_column}': choose one")
         if self.model_dir.exists() and not self.model_dir.is_dir():
             raise UsageError(f"--model-dir {self.model_dir} is a file: name a folder")
+
+        for column in self.category:
+            if column in self.number:
+                raise UsageError(f"'{column}' is named by --category and by --number: name one kind")
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """By column, the kind that a flag says."""
+        return {**dict.fromkeys(self.category, "category"), **dict.fromkeys(self.number, "number")}
 
     @property
     def params(self) -> Mapping[str, Any]:

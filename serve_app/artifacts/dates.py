@@ -68,6 +68,9 @@ _ZONE_RULE = "must name its time zone, like 2000-01-31T12:00:00Z"
 _NO_ZONE_RULE = "must not name a time zone, because the training table has none"
 
 
+_DIGITS = re.compile("(?:%[YmdHMS])+")
+
+
 class InvalidDate(ValueError):
     """A value is no date of a form; its text is the rule that the value breaks."""
 
@@ -100,6 +103,11 @@ class DateForm:
     def epoch(self) -> float | None:
         """The microseconds of one unit when dates are numbers, else None."""
         return EPOCHS.get(self.formats[0]) if self.formats else None
+
+    @property
+    def takes_numbers(self) -> bool:
+        """Whether numbers are dates: those of an epoch, or the digits of a format like %Y%m%d."""
+        return self.epoch is not None or any(_DIGITS.fullmatch(text) for text in self.formats)
 
     def nearest(self, code: float) -> float:
         """The code inside the range of dates, or of times of day."""
@@ -167,11 +175,14 @@ def parser(form: DateForm) -> Callable[[Any], float]:
     patterns = [pattern(text) for text in form.formats if text not in EPOCHS]
     epoch, rule, zoned = form.epoch, form.rule, form.zoned
 
+    takes_numbers = form.takes_numbers
     plain = not zoned and not form.is_time
 
     def parse(value: Any) -> float:
         if not isinstance(value, str):
-            return _from_epoch(value, epoch, rule)
+            if epoch is not None or not takes_numbers or type(value) not in (int, float) or value != value // 1:
+                return _from_epoch(value, epoch, rule)
+            value = str(int(value))
         if plain and len(value) == 10 and value[4] == value[7] == "-":  # the most common form, ten times as fast
             with contextlib.suppress(ValueError):
                 return float(dt.date.fromisoformat(value).toordinal() - _EPOCH_DAY)

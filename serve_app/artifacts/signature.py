@@ -37,8 +37,9 @@ class Feature:
 
     `minimum`/`maximum` are the contract: a value outside is refused (None: no bound). `low`/`high` are what
     training saw: a value outside is answered, and counted. `categories` are sorted; a category's code is its
-    position. `nullable` columns take null, and may be left out. `example` is a value that training saw. `date` is the form
-    of a column of dates, whose `low` and `high` are codes: days since 1970-01-01.
+    position. `nullable` columns take null, and may be left out. `example` is a value that training saw. `unit` is the sign beside
+    the numbers of a table, like % or €, empty for thousands separators alone (None: tables hold plain numbers, as requests do).
+    `date` is the form of a column of dates, whose `low` and `high` are codes: days since 1970-01-01.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Feature:
     categories: tuple[str, ...] = ()
     nullable: bool = False
     example: Label | None = None
+    unit: str | None = None
     date: DateForm | None = None
 
     def __post_init__(self) -> None:
@@ -118,11 +120,12 @@ class Signature:
     def to_dict(self) -> dict[str, Any]:
         """The signature as plain Python objects, for JSON."""
         document = asdict(self)
-        for feature in document["features"]:
-            if feature["date"] is None:
-                del feature["date"]
         if self.missing is None:
             del document["missing"]
+        for feature in document["features"]:
+            for name in ("unit", "date"):
+                if feature[name] is None:
+                    del feature[name]
         return document
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ class PublishedVersion(Section, frozen=True, kw_only=True):
 class TrainingReport(Section, frozen=True, kw_only=True):
     """The verdict of one training with the evidence; `trained_at` is an ISO 8601 text in UTC.
 
-    `published` is None for a refused model; the other keys are those of the manifest.
+    `published` is None for a refused model; `columns` say what was made of each column. The other keys are those of the manifest.
     """
 
     accepted: bool
@@ -37,6 +37,7 @@ class TrainingReport(Section, frozen=True, kw_only=True):
     estimator: str | None = None
     mlflow_run_id: str | None = None
     trained_at: str
+    columns: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def outcome(self) -> Outcome:

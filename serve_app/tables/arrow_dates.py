@@ -13,7 +13,7 @@ from serve_app.artifacts.dates import MICROSECONDS, DateForm
 
 def date_type(form: DateForm, kind: pa.DataType) -> bool:
     """Whether a type of Parquet holds what the form takes: times of day, dates with or without a zone, or numbers of an epoch."""
-    if form.epoch is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+    if form.takes_numbers and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return True
     if form.is_time:
         return bool(pa.types.is_time(kind))

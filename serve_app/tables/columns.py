@@ -26,9 +26,13 @@ from serve_app.tables.content import open_content
 from serve_app.tables.csv_format import FALSE, TRUE, is_number, with_decimal_point
 from serve_app.tables.header import Header
 from serve_app.tables.location import Location, hive_keys, translate_errors
+from serve_app.tables.numerals import is_text, numeral, whole_texts
 from serve_app.tables.splits import Part
 
 _CELL_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
+_WHOLE = re.compile(r"0|-?[1-9][0-9]*")
+"""Categories of this form may stand in Parquet as whole numbers."""
+
 BATCH_ROWS = 65_536
 """Rows of a Parquet file in memory at once."""
 
@@ -73,11 +77,12 @@ def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
     for feature in reading.signature.features:
         if feature.name in types:
             kind = _plain_type(types[feature.name])
-            text, number = _is_text(kind), pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+            text, number = is_text(kind), pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
             if feature.date is not None:
                 fits, takes = text or date_type(feature.date, kind), feature.date.rule.removeprefix("must be ")
             else:
-                fits = {"number": number or text, "boolean": pa.types.is_boolean(kind), "category": text}[feature.kind]
+                digits = number and all(map(_WHOLE.fullmatch, feature.categories))
+                fits = {"number": number or text, "boolean": pa.types.is_boolean(kind), "category": text or digits}[feature.kind]
                 takes = {"number": "numbers", "boolean": "true or false", "category": "texts"}[feature.kind]
             if not fits and not pa.types.is_null(kind):
                 raise UsageError(f"{path}: column '{feature.name}' holds {kind} where the model takes {takes}")
@@ -105,7 +110,7 @@ def _read_columns(raw: bytes, header: Header, reading: Reading, keys: Mapping[st
     columns_of_file = frozenset(header.columns)
     features = [feature for feature in reading.signature.features if feature.name in columns_of_file]
     names = [feature.name for feature in features]
-    numbers = {feature.name for feature in features if feature.kind == "number"}
+    numbers = {feature.name for feature in features if feature.kind == "number" and feature.unit is None}
     known = missing_numbers(reading.signature.missing_texts)  # are gaps by their value, where the feature takes gaps
     missing = [text for text in reading.signature.missing_texts if not known or not is_number(text)]
     kept_names = [name for name in reading.keep if name in columns_of_file]
@@ -165,11 +170,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = _plain_type(column.type)
-    return column.cast(pa.string() if _is_text(kind) else kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return column.cast(pa.string() if is_text(kind) else kind)
 
 
 def _rows(
@@ -269,7 +270,7 @@ def _dates(
     feature: Feature, form: DateForm, column: pa.ChunkedArray, reading: Reading, *, cells: bool
 ) -> tuple[Any, dict[int, str]]:
     """Dates as codes; each different value is read once."""
-    if not _is_text(column.type) and not _is_number(column.type):
+    if not is_text(column.type) and not _is_number(column.type):
         missing = column.is_null().to_numpy()
         values = arrow_codes(column)
         return values, {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
@@ -295,6 +296,8 @@ def _dates(
 def _category(feature: Feature, column: pa.ChunkedArray, reading: Reading, *, cells: bool) -> tuple[Any, dict[int, str]]:
     if cells:
         column = compute.utf8_ltrim(column, " ")
+    elif not is_text(column.type):
+        column = whole_texts(column)
     codes = compute.index_in(column, pa.array(feature.categories, pa.string()))
     unknown_text = codes.is_null().to_numpy()
     values = codes.cast(pa.float64()).fill_null(np.nan).to_numpy()
@@ -316,8 +319,8 @@ def _one_by_one(feature: Feature, column: pa.ChunkedArray, reading: Reading, dec
     values, wrong = [], {}
     for row, value in enumerate(column.to_pylist()):
         sent = value
-        if decimal is not None and value is not None:
-            sent = _cell(feature, value.lstrip(" "), gaps, decimal)
+        if value is not None and (decimal is not None or (feature.unit is not None and isinstance(value, str))):
+            sent = _cell(feature, value.lstrip(" "), gaps, decimal or ".")
         elif value is not None and not isinstance(value, str | bool):
             sent = float(value)
         number, problem = read_value(feature, sent, reading.unknown, reading.signature.missing_texts)
@@ -338,5 +341,8 @@ def _cell(feature: Feature, text: str, gaps: frozenset[str], decimal: str) -> st
         return _TRUTHS.get(text, text)
     if feature.kind != "number":
         return text
+    if feature.unit is not None:
+        value = numeral(text, decimal)
+        return text if value is None or value.sign not in ("", feature.unit) else value.value
     number = with_decimal_point(text) if decimal == "," else text
     return float(number) if _CELL_NUMBER.fullmatch(number) else text

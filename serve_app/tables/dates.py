@@ -29,7 +29,7 @@ from serve_app.artifacts.dates import (
     parts_of,
     pattern,
 )
-from serve_app.errors import UsageError
+from serve_app.tables.unusable import UnusableColumn
 
 SAMPLE = 50
 """Different texts that are looked at first: a column with no date among them is not one of dates."""
@@ -101,7 +101,7 @@ class _Reading:
 def date_column(name: str, column: pd.Series[Any], formats: Sequence[str] | None = None) -> DateColumn | None:
     """The column as dates, None when it holds others. `formats` declare it: none or several of `strptime`, or a key of EPOCHS.
 
-    Raises UsageError when some values are no dates, when the order of day and month is not certain, and when a declared column
+    Raises UnusableColumn when some values are no dates, when the order of day and month is not certain, and when a declared column
     cannot be read.
     """
     if column.isna().all():
@@ -117,7 +117,7 @@ def date_column(name: str, column: pd.Series[Any], formats: Sequence[str] | None
     if kinds != {str}:
         if formats is None:
             return None
-        raise UsageError(f"--date {shlex.quote(name)} names a column that holds no dates")
+        raise UnusableColumn(name, "is declared as dates but holds none", "leave --date out")
     return _texts(name, column, formats)
 
 
@@ -155,20 +155,19 @@ def _objects(name: str, column: pd.Series[Any]) -> DateColumn | None:
 
 def _numbers(name: str, column: pd.Series[Any], formats: Sequence[str]) -> DateColumn | None:
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    epoch = shlex.quote(f"{name}=s")
     unit = next((EPOCHS[text] for text in formats if text in EPOCHS), None)
     if unit is not None:
         with np.errstate(invalid="ignore"):
             return _epochs(name, values, tuple(formats), unit)
     whole = values[~np.isnan(values)]
     if not (whole == np.rint(whole)).all() or np.abs(whole).max() > 1e15:
-        raise UsageError(
-            f"column '{name}' holds numbers, which are dates only as seconds or milliseconds: --epoch {shlex.quote(name + '=s')}"
-        )
+        raise UnusableColumn(name, "holds numbers, which are no dates", f"seconds since 1970 are read with --epoch {epoch}")
     texts = pd.Series([np.nan if np.isnan(value) else str(int(value)) for value in values], dtype=object)
     try:
         return _texts(name, texts, formats)
-    except UsageError as error:
-        raise UsageError(f"{error}; seconds since 1970 are read with --epoch {shlex.quote(name + '=s')}") from None
+    except UnusableColumn as error:
+        raise UnusableColumn(name, error.why, f"{error.fix}, seconds since 1970 are read with --epoch {epoch}") from None
 
 
 def _epochs(name: str, values: npt.NDArray[np.float64], formats: tuple[str, ...], unit: float) -> DateColumn:
@@ -177,7 +176,7 @@ def _epochs(name: str, values: npt.NDArray[np.float64], formats: tuple[str, ...]
     try:
         parse(float(filled.min())), parse(float(filled.max()))
     except InvalidDate as error:
-        raise UsageError(f"column '{name}' holds a number that {error}: --epoch names the unit, s or ms") from None
+        raise UnusableColumn(name, f"holds a number that {error}", "--epoch names the unit, s or ms") from None
     return _with_form(codes(np.rint(values * unit), np.isnan(values)), formats, zoned=False, has_days=True)
 
 
@@ -197,13 +196,13 @@ def _texts(name: str, column: pd.Series[Any], formats: Sequence[str] | None) -> 
             return None
         wrong, known = texts[:1], f"--date {shlex.quote(name + '=%d/%m/%Y')} names their form"
     else:
-        wrong, known = list(reading.wrong[:1]), "correct it, or leave it empty"
+        wrong, known = list(reading.wrong[:1]), "correct it, leave it empty"
     if wrong:
         row = int(np.flatnonzero(numbers == texts.index(wrong[0]))[0]) + 1
-        raise UsageError(
-            f"column '{name}' holds dates, but row {row} says '{wrong[0][:40]}': {known}, or read it as missing with "
-            f"--na {shlex.quote(wrong[0][:40])}, or leave the column out with --drop {shlex.quote(name)}"
-        )
+        fix = f"{known}, read it as missing with --na {shlex.quote(wrong[0][:40])}"
+        if formats is None:
+            fix += f", keep its values as texts with --category {shlex.quote(name)}"
+        raise UnusableColumn(name, f"holds dates, but row {row} says '{wrong[0][:40]}'", fix)
     assert reading is not None
     is_time = not reading.formats and ":" in texts[0][:3]
     parse = parser(DateForm(("hour",) if is_time else ("days",), reading.formats, reading.zoned))
@@ -220,7 +219,7 @@ def _declared(name: str, texts: Sequence[str], formats: tuple[str, ...]) -> _Rea
         try:
             pattern(text)
         except ValueError as error:
-            raise UsageError(f"--date {shlex.quote(name)}: {error}") from None
+            raise UnusableColumn(name, f"is declared as dates, but {error}", "name its form, like %d/%m/%Y") from None
     zoned = any("%z" in text for text in formats)
     return _Reading(formats, zoned, _wrong(texts, formats, zoned))
 
@@ -239,7 +238,7 @@ def _wrong(texts: Sequence[str], formats: tuple[str, ...], zoned: bool, *, clock
 
 
 def _best(texts: Sequence[str], *, name: str = "", compact: bool = False) -> _Reading | None:
-    """How the most texts are dates. Raises UsageError, if there is a `name`, when day and month may change places."""
+    """How the most texts are dates. Raises UnusableColumn, if there is a `name`, when day and month may change places."""
     groups: dict[str, list[str]] = {}
     shapes: dict[str, str] = {}
     for text in texts:
@@ -254,7 +253,7 @@ def _best(texts: Sequence[str], *, name: str = "", compact: bool = False) -> _Re
     zones = {skeleton: "z" in skeleton for skeleton in known}
     clocks = {_is_clock(skeleton) for skeleton in known}
     if len(set(zones.values())) > 1 and not others and name:
-        raise UsageError(f"column '{name}' mixes dates with and without a time zone: write all in the same form")
+        raise UnusableColumn(name, "mixes dates with and without a time zone", "write all in the same form")
     if len(clocks) > 1 or len(set(zones.values())) > 1:
         return None
     zoned = any(zones.values())
@@ -269,10 +268,8 @@ def _best(texts: Sequence[str], *, name: str = "", compact: bool = False) -> _Re
             for reading in (day_first, month_first)
             for text in _differing(reading, day_first, month_first)
         ]
-        raise UsageError(
-            f"column '{name}' holds dates like '{texts[0][:40]}', which may have the day or the month first: say which, with "
-            f"{' or '.join(options)}, or leave it out with --drop {shlex.quote(name)}"
-        )
+        why = f"holds dates like '{texts[0][:40]}', which may have the day or the month first"
+        raise UnusableColumn(name, why, f"say which with {' or '.join(options)}")
     return min((day_first, month_first), key=lambda reading: len(reading.wrong))
 
 

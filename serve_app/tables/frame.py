@@ -8,7 +8,7 @@ from __future__ import annotations
 import decimal
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from serve_app.artifacts.manifest import sha256
-from serve_app.artifacts.signature import MISSING, missing_numbers
+from serve_app.artifacts.signature import MISSING, Kind, missing_numbers
 from serve_app.errors import UsageError
 from serve_app.tables.cells import read_cells
 from serve_app.tables.content import open_content
@@ -30,9 +30,17 @@ from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.header import INDEX, csv_header
 from serve_app.tables.kinds import Typed, typed_columns
 from serve_app.tables.location import Location, Source, hive_keys, sources, translate_errors
+from serve_app.tables.numerals import MAX_EXACT, Numeral, is_code, is_inexact, numeral, whole_texts
+from serve_app.tables.unusable import UnusableColumn
 
 MAX_CATEGORIES = 500
 """Different texts in one column, at most: a column with more holds identifiers or free text."""
+
+MAX_DECLARED_CATEGORIES = 5_000
+"""Different texts in a column that a flag calls a category."""
+
+MAX_MIXED = 20
+"""A column of whole numbers and words is a category with up to this many different values, each in two rows on average."""
 
 LARGEST = float(np.finfo(np.float32).max)
 """Trees compare float32 values: they cannot learn from larger ones."""
@@ -44,7 +52,8 @@ class Table:
 
     `sha256` is that of the file, or of the hashes and names of several files. `description` says how they were read, `remarks` what
     is worth a look. `missing` are the texts that mean a missing value, `gaps` the first gap of a column that is written as a text,
-    with its row from 1. `left_out` are columns that an export of an index has left.
+    with its row from 1. `left_out` are columns that an export of an index has left. `kinds` are the kinds that flags say, `typed`
+    the columns whose type the file itself says; `decimal` is the decimal mark of the texts.
     """
 
     frame: pd.DataFrame
@@ -54,27 +63,50 @@ class Table:
     remarks: tuple[str, ...] = ()
     gaps: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    typed: frozenset[str] = frozenset()
+    decimal: str = "."
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """A column as `plain_column` returns it; raises UnusableColumn."""
+        return plain_column(name, self.frame[name], kind=self.kinds.get(name), typed=name in self.typed, decimal=self.decimal)
+
+    def unit(self, name: str) -> str | None:
+        """The sign beside the numbers of a column, see `Feature.unit`; None where its numbers are plain."""
+        if self.kinds.get(name) != "number" or pd.api.types.is_numeric_dtype(self.frame[name].dtype):
+            return None
+        signs = {each.sign for text in self.frame[name].dropna().unique() if (each := numeral(str(text), self.decimal))}
+        return max(signs, default="")
 
 
-def read_table(path: Path, *, flags: DialectFlags | None = None, missing: Sequence[str] | None = None) -> Table:
+def read_table(
+    path: Path,
+    *,
+    flags: DialectFlags | None = None,
+    missing: Sequence[str] | None = None,
+    kinds: Mapping[str, Kind] | None = None,
+) -> Table:
     """The table of a CSV or Parquet file, or of a folder of such files; raises UsageError when it cannot be read or has no rows.
 
     `missing` replaces the texts that mean a missing value; the empty text is always one. In Parquet, where gaps are no texts, only
-    these texts mean a missing value.
+    these texts mean a missing value. `kinds` are the kinds of columns that flags say; columns that do not exist are ignored.
     """
+    kinds = kinds or {}
     location = Location(str(path))
     words = MISSING if missing is None else tuple(dict.fromkeys(["", *missing]))
     kind, files = sources(location)
     if kind == "parquet":
-        table = _read_parquet(location, files, words, explicit=missing is not None)
+        table = _read_parquet(location, files, words, kinds, explicit=missing is not None)
     else:
-        table = _read_csv(location, files, words, flags or DialectFlags())
+        table = _read_csv(location, files, words, flags or DialectFlags(), kinds)
     if not len(table.frame):
         raise UsageError(f"{path} has a header but no rows")
     return table
 
 
-def _read_csv(location: Location, files: Sequence[Source], words: tuple[str, ...], flags: DialectFlags) -> Table:
+def _read_csv(
+    location: Location, files: Sequence[Source], words: tuple[str, ...], flags: DialectFlags, kinds: Mapping[str, Kind]
+) -> Table:
     tables: list[pa.Table] = []
     first = None
     for source in files:
@@ -92,7 +124,7 @@ def _read_csv(location: Location, files: Sequence[Source], words: tuple[str, ...
     assert first is not None  # `sources` names at least one file
     table = pa.concat_tables(tables)
     check_names(table.column_names)
-    typed = typed_columns(table, words, first.dialect.decimal)
+    typed = typed_columns(table, words, first.dialect.decimal, kinds)
     return Table(
         frame=_frame(typed, table.num_rows),
         sha256=_digest(location, files),
@@ -101,10 +133,14 @@ def _read_csv(location: Location, files: Sequence[Source], words: tuple[str, ...
         remarks=(*first.remarks, *_gap_remarks(typed, hint=words == MISSING)),
         gaps={name: column.first_gap for name, column in typed.items() if column.first_gap is not None},
         left_out=first.index,
+        kinds=kinds,
+        decimal=first.dialect.decimal,
     )
 
 
-def _read_parquet(location: Location, files: Sequence[Source], words: tuple[str, ...], *, explicit: bool) -> Table:
+def _read_parquet(
+    location: Location, files: Sequence[Source], words: tuple[str, ...], kinds: Mapping[str, Kind], *, explicit: bool
+) -> Table:
     tables: list[pa.Table] = []
     for source in files:
         try:
@@ -115,14 +151,19 @@ def _read_parquet(location: Location, files: Sequence[Source], words: tuple[str,
         check_names(table.column_names)
         tables.append(_with_keys(table, hive_keys(location, source.path)))
     try:
+        keys = hive_keys(location, files[0].path)
         table = pa.concat_tables(tables, promote_options="permissive")
+        texts, typed = _as_texts(table, kinds)
         frame = table.to_pandas()
     except (pa.ArrowException, ValueError) as error:
         raise UsageError(f"{location.redacted} cannot be read as Parquet: {_first_line(error)}") from None
     frame.columns = pd.Index([str(name) for name in frame.columns])
-    keys = [name for name in hive_keys(location, files[0].path) if name in frame.columns]
-    for name, column in typed_columns(table.select(keys), words, ".").items():
-        frame[name] = column.values
+    for name, column in texts.items():
+        if name in frame.columns:
+            frame[name] = column.to_pandas().to_numpy(dtype=object)
+    named_keys = [name for name in keys if name in frame.columns]
+    for name, key in typed_columns(table.select(named_keys), words, ".", kinds).items():
+        frame[name] = key.values
     gaps: dict[str, tuple[int, str]] = {}
     if explicit:
         for name in frame.columns:
@@ -139,7 +180,50 @@ def _read_parquet(location: Location, files: Sequence[Source], words: tuple[str,
         remarks=tuple(f"the column '{name}' is an exported index and left out" for name in index),
         gaps=gaps,
         left_out=tuple(index),
+        kinds=kinds,
+        typed=typed - set(keys),
     )
+
+
+def _as_texts(table: pa.Table, kinds: Mapping[str, Kind]) -> tuple[dict[str, pa.ChunkedArray], frozenset[str]]:
+    """By column, whole numbers as texts that are categories or beyond float64; and the columns whose type the file says.
+
+    pandas would read whole numbers with gaps as float64, which rounds them.
+    """
+    texts: dict[str, pa.ChunkedArray] = {}
+    typed = set()
+    categorical = _categorical(table)
+    for name, column in zip(map(str, table.column_names), table.columns, strict=True):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
+        declared = kinds.get(name, "category" if name in categorical or pa.types.is_dictionary(column.type) else None)
+        if declared == "category" and (whole or (pa.types.is_floating(kind) and _is_whole(column))):
+            texts[name] = whole_texts(column.cast(kind))
+        elif whole and declared is None and _is_inexact(column):
+            texts[name] = column.cast(pa.string())
+            continue
+        typed.add(name)
+    return texts, frozenset(typed)
+
+
+def _categorical(table: pa.Table) -> frozenset[str]:
+    """The columns that pandas has written as categories, which Parquet keeps as plain numbers."""
+    columns = (table.schema.pandas_metadata or {}).get("columns", [])
+    return frozenset(str(column.get("name")) for column in columns if column.get("pandas_type") == "categorical")
+
+
+def _is_whole(column: pa.ChunkedArray) -> bool:
+    """Whether all values of a column of float64 are exact whole numbers: pandas writes whole numbers with gaps so."""
+    values = np.asarray(column.cast(pa.float64()).drop_null())
+    return bool((np.isnan(values) | ((values == np.rint(values)) & (np.abs(values) < MAX_EXACT))).all())
+
+
+def _is_inexact(column: pa.ChunkedArray) -> bool:
+    """Whether a whole number of a column is beyond 2^53."""
+    if pa.types.is_integer(column.type) and column.type.bit_width <= 32:
+        return False
+    ends = compute.min_max(column).as_py()
+    return any(end is not None and abs(end) > MAX_EXACT for end in ends.values())
 
 
 def _with_keys(table: pa.Table, keys: Mapping[str, str | None]) -> pa.Table:
@@ -191,11 +275,18 @@ def _digest(location: Location, files: Sequence[Source]) -> str:
     return digests[0][0] if len(files) == 1 else sha256("\n".join(map("  ".join, digests)).encode())
 
 
-def plain_column(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
+def plain_column(
+    name: str, column: pd.Series[Any], *, kind: Kind | None = None, typed: bool = False, decimal: str = "."
+) -> pd.Series[Any]:
     """A feature as float64, booleans or texts; booleans and texts with gaps are of type object with NaN.
 
-    Raises UsageError for dates, mixed kinds, infinite numbers, an empty column and too many different texts.
+    `kind` is what a flag says. `typed`: the file says that texts are texts, even of digits. Raises UnusableColumn for dates, mixed
+    kinds, numbers that are infinite or not exact, an empty column, too many different texts, and values that are not of `kind`.
     """
+    if kind == "category":
+        return _declared_category(name, column)
+    if kind == "number" and not _are_numbers(column):
+        return _declared_numbers(name, column, decimal)
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":  # most columns: wide tables have thousands of them
         return _checked(name, column.to_numpy(dtype=np.float64), column.index)
     if column.isna().all():
@@ -208,7 +299,7 @@ def plain_column(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
         return _numbers(name, column)
     if pd.api.types.is_datetime64_any_dtype(column.dtype) or pd.api.types.is_timedelta64_dtype(column.dtype):
         raise _dates(name)
-    return _objects(name, column)
+    return _objects(name, column, typed=typed, decimal=decimal)
 
 
 def first_row(mask: Any) -> int:
@@ -216,7 +307,7 @@ def first_row(mask: Any) -> int:
     return int(np.flatnonzero(np.asarray(mask))[0]) + 1
 
 
-def _objects(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
+def _objects(name: str, column: pd.Series[Any], *, typed: bool, decimal: str) -> pd.Series[Any]:
     filled = column.dropna()
     kinds = {_kind(value) for value in filled.map(type).unique()}
     if kinds == {"boolean"}:
@@ -227,38 +318,139 @@ def _objects(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
         raise _dates(name)
     if kinds != {"text"}:
         if len(kinds) == 1:
-            raise UsageError(f"column '{name}' holds values that are no number, boolean or text: leave it out with --drop '{name}'")
+            raise UnusableColumn(name, "holds values that are no number, boolean or text")
         first = _kind(type(filled.iloc[0]))
         at = next(at for at, value in enumerate(filled) if _kind(type(value)) != first)
         row, other = int(np.asarray(filled.index)[at]) + 1, _kind(type(filled.iloc[at]))
-        raise UsageError(f"column '{name}' mixes kinds, {first} and {other} (row {row}): unify them, or --drop '{name}'")
-    return _texts(name, column)
-
-
-def _texts(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
+        raise UnusableColumn(name, f"mixes kinds, {first} and {other} (row {row})", "unify them")
     texts = column.astype(object).where(column.notna(), np.nan)
+    return _texts(name, texts) if typed else _guessed(name, texts, decimal)
+
+
+def _guessed(name: str, texts: pd.Series[Any], decimal: str) -> pd.Series[Any]:
+    """Texts without a type, not all plain numbers: a category, or a refusal when most of them are numbers."""
+    counts = texts.value_counts()
+    numerals = {text: each for text in counts.index if (each := numeral(text, decimal)) is not None}
+    plain = [text for text, each in numerals.items() if each.plain]
+    if any(map(is_code, plain)) and all(text.strip().lstrip("+").isdigit() for text in plain):
+        return _texts(name, texts, f"with leading zeros, like '{next(filter(is_code, plain))}'")
+    _check_points(name, texts, counts, numerals, decimal)
+    if counts[list(numerals)].sum() * 2 <= counts.sum():
+        return _texts(name, texts)
+    advice = f"keep its values as texts with --category {shlex.quote(name)}"
+    if len(plain) < len(numerals):
+        row, text = _first(texts, [text for text, each in numerals.items() if not each.plain])
+        value = numerals[text].value
+        raise UnusableColumn(
+            name,
+            f"holds numbers with separators or signs, like '{text}' in row {row}",
+            f"read them as numbers ({value:.15g}) with --number {shlex.quote(name)}, {advice}",
+        )
+    if len(plain) == len(counts) and not any(map(is_inexact, plain)):
+        return _numbers(name, texts.map({text: each.value for text, each in numerals.items()}))
+    if len(plain) == len(counts):
+        row, text = _first(texts, list(filter(is_inexact, plain)))
+        raise UnusableColumn(
+            name,
+            f"holds whole numbers beyond 2^53, like '{text}' in row {row}, which a model cannot tell apart",
+            f"{advice}, round them with --number {shlex.quote(name)}",
+        )
+    if len(counts) <= MAX_MIXED and len(counts) * 2 <= counts.sum() and all(text.strip().isdigit() for text in plain):
+        return texts
+    words = [text for text in counts.index if text not in numerals]
+    row, text = _first(texts, words)
+    more = f" and there are {len(words) - 1} other texts" if len(words) > 1 else ""
+    flags = " ".join(f"--na {shlex.quote(word)}" for word in sorted(words, key=lambda word: word != text)[:5])
+    raise UnusableColumn(
+        name,
+        f"holds numbers, but row {row} says '{text[:40]}'{more}",
+        f"put a number there, leave it empty, read it as missing with {flags}{' …' if len(words) > 5 else ''}, {advice}",
+    )
+
+
+def _check_points(name: str, texts: pd.Series[Any], counts: pd.Series[int], numerals: Mapping[str, Numeral], decimal: str) -> None:
+    """Raise UnusableColumn when most texts are numbers, but some only with the other decimal mark."""
+    mark = "," if decimal == "." else "."
+    others = [text for text in counts.index if text not in numerals and numeral(text, mark) is not None]
+    if others and counts[[*numerals, *others]].sum() * 2 > counts.sum():
+        row, text = _first(texts, others)
+        word = "comma" if mark == "," else "point"
+        raise UnusableColumn(
+            name,
+            f"holds numbers with a decimal {word}, like '{text}' in row {row}",
+            f"read the table with --decimal {mark}, keep its values as texts with --category {shlex.quote(name)}",
+        )
+
+
+def _first(texts: pd.Series[Any], among: Collection[str]) -> tuple[int, str]:
+    """The row of the first of some texts, and the text."""
+    row = first_row(texts.isin(list(among)))
+    return row, str(texts.iloc[row - 1])
+
+
+def _texts(name: str, texts: pd.Series[Any], form: str = "") -> pd.Series[Any]:
+    """A category, of texts of this form; raises UnusableColumn for dates and for too many different texts."""
     filled = texts.dropna()
     distinct = filled.unique()
-    numeric = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce").notna()
-    numbers = set(distinct[numeric.to_numpy()])
-    other = np.array([text not in numbers for text in filled])
-    if other.mean() <= 0.5:
-        if not other.any():
-            return _numbers(name, pd.to_numeric(texts))
-        at = int(other.argmax())
-        row, text = int(np.asarray(filled.index)[at]) + 1, str(filled.iloc[at])[:40]
-        raise UsageError(
-            f"column '{name}' holds numbers, but row {row} says '{text}': "
-            f"put a number there, leave it empty, or read it as missing with --na {shlex.quote(text)}"
-        )
     if dates_within(distinct.tolist()):
         raise _dates(name)
     if len(distinct) > MAX_CATEGORIES or (len(distinct) > 50 and len(distinct) > 0.5 * len(filled)):
-        raise UsageError(
-            f"column '{name}' holds {len(distinct)} different texts in {len(filled)} rows, too many for a category: "
-            f"group them, or leave it out with --drop '{name}'"
+        ways = ["group them"]
+        if len(distinct) <= MAX_DECLARED_CATEGORIES:
+            ways.append(f"keep them with --category {shlex.quote(name)}")
+        if all(numeral(text) is not None for text in distinct[:100]):
+            ways.append(f"read them as numbers with --number {shlex.quote(name)}")
+        described = f"different texts {form}" if form else "different texts"
+        raise UnusableColumn(
+            name, f"holds {len(distinct)} {described} in {len(filled)} rows, too many for a category", ", ".join(ways)
         )
     return texts
+
+
+def _declared_category(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
+    """Texts, as a flag says; whole numbers as their digits."""
+    if column.isna().all():
+        raise _empty(name)
+    filled = column.dropna()
+    values = filled.unique()
+    if not all(isinstance(value, str) for value in values):
+        raise UnusableColumn(name, "is declared a category (--category), but holds no texts or whole numbers", "write texts")
+    if len(values) > MAX_DECLARED_CATEGORIES:
+        raise UnusableColumn(
+            name, f"holds {len(values)} different texts, more than the {MAX_DECLARED_CATEGORIES} of a category", "group them"
+        )
+    return column.astype(object).where(column.notna(), np.nan)
+
+
+def _are_numbers(column: pd.Series[Any]) -> bool:
+    """Whether the values are numbers already, also those of Python, like decimals."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return not pd.api.types.is_bool_dtype(column.dtype)
+    return not column.isna().all() and {_kind(value) for value in column.dropna().map(type).unique()} == {"number"}
+
+
+def _declared_numbers(name: str, column: pd.Series[Any], decimal: str) -> pd.Series[Any]:
+    """Texts as numbers, as a flag says; raises UnusableColumn for the first one that is none, or has another sign."""
+    if column.isna().all():
+        raise _empty(name)
+    numbers: dict[Any, float] = {}
+    sign = None
+    for value in column.dropna().unique():
+        number = numeral(value, decimal) if isinstance(value, str) else None
+        text, row = str(value)[:40], first_row(column == value)
+        if number is None:
+            raise UnusableColumn(
+                name,
+                f"is declared a number (--number), but row {row} says '{text}'",
+                f"correct it, read it as missing with --na {shlex.quote(text)}",
+            )
+        if sign is not None and number.sign != sign and ("%" in (sign, number.sign) or (sign and number.sign)):
+            raise UnusableColumn(
+                name, f"has numbers with '{sign or number.sign}' and, in row {row}, '{text}'", "write all of them in one unit"
+            )
+        sign = number.sign or sign or ""
+        numbers[value] = number.value
+    return _numbers(name, column.map(numbers))
 
 
 def _numbers(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
@@ -267,19 +459,19 @@ def _numbers(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _checked(name: str, numbers: npt.NDArray[Any], index: pd.Index[Any]) -> pd.Series[Any]:
-    """The numbers as a column; raises UsageError when all are gaps or one is too large."""
+    """The numbers as a column; raises UnusableColumn when all are gaps or one is too large."""
     if np.isnan(numbers).all():
         raise _empty(name)
     beyond = np.abs(numbers) > LARGEST
     if beyond.any():
-        raise UsageError(
-            f"column '{name}' is infinite or beyond {LARGEST:.1e} in row {first_row(beyond)}: correct it or leave it empty"
+        raise UnusableColumn(
+            name, f"is infinite or beyond {LARGEST:.1e} in row {first_row(beyond)}", "correct it, leave the cell empty"
         )
     return pd.Series(numbers, index=index, copy=False)
 
 
-def _empty(name: str) -> UsageError:
-    return UsageError(f"column '{name}' is empty in every row: fill it, or leave it out with --drop '{name}'")
+def _empty(name: str) -> UnusableColumn:
+    return UnusableColumn(name, "is empty in every row", "fill it")
 
 
 def _booleans(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -300,10 +492,8 @@ def _kind(kind: type) -> str:
     return "something else"
 
 
-def _dates(name: str) -> UsageError:
-    return UsageError(
-        f"column '{name}' holds dates: turn them into numbers (days since a day), or leave it out with --drop '{name}'"
-    )
+def _dates(name: str) -> UnusableColumn:
+    return UnusableColumn(name, "holds dates", "turn them into numbers (days since a day)")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,7 @@
-"""Columns of texts as numbers, booleans or texts with gaps: what training makes of the cells of a CSV file."""
+"""Columns of texts as numbers, booleans or texts with gaps: what training makes of the cells of a CSV file.
+
+Digits that are no exact number (leading zeros, telephone numbers, whole numbers beyond 2^53) stay texts, unless a flag says number.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pyarrow import compute
 
-from serve_app.artifacts.signature import missing_numbers
-from serve_app.tables.csv_format import FALSE, TRUE, is_number, with_decimal_point
+from serve_app.artifacts.signature import Kind, missing_numbers
+from serve_app.tables.csv_format import FALSE, TRUE
+from serve_app.tables.numerals import CODE, DIGITS, LONG, MAX_EXACT
 
 _GROUP_CELLS = 200_000
 """Columns of a wide table are converted together, up to so many cells: a call of pyarrow costs as much as many cells."""
 
 _TRUTHS = pa.array([*TRUE, *FALSE], pa.string())
+_CODE_STARTS = pa.array([f"{start}{digit}" for start in "0+" for digit in range(10)], pa.string())
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,13 @@ class Typed:
     first_gap: tuple[int, str] | None = None
 
 
-def typed_columns(table: pa.Table, missing: Sequence[str], decimal: str) -> dict[str, Typed]:
-    """The columns of a table of texts; `missing` texts are gaps, as are numbers that equal one of them."""
+def typed_columns(
+    table: pa.Table, missing: Sequence[str], decimal: str, kinds: Mapping[str, Kind] | None = None
+) -> dict[str, Typed]:
+    """The columns of a table of texts; `missing` texts are gaps, as are numbers that equal one of them.
+
+    `kinds` are those that flags say. A column of a declared kind that does not fit stays texts, for `frame.plain_column` to refuse.
+    """
     names, rows = table.column_names, table.num_rows
     size = max(1, _GROUP_CELLS // max(rows, 1))
     typed: dict[str, Typed] = {}
@@ -44,12 +53,14 @@ def typed_columns(table: pa.Table, missing: Sequence[str], decimal: str) -> dict
     for start in range(0, len(names), size):
         group = names[start : start + size]
         chunks = [chunk for name in group for chunk in table.column(name).chunks]
-        typed |= zip(group, _convert(pa.chunked_array(chunks, pa.string()), len(group), tuple(missing), decimal), strict=True)
+        declared = [(kinds or {}).get(name) for name in group]
+        typed |= zip(group, _convert(pa.chunked_array(chunks, pa.string()), declared, tuple(missing), decimal), strict=True)
     return typed
 
 
-def _convert(cells: pa.ChunkedArray, count: int, missing: tuple[str, ...], decimal: str) -> Iterator[Typed]:
-    """So many columns, which stand one after the other in `cells`."""
+def _convert(cells: pa.ChunkedArray, kinds: Sequence[Kind | None], missing: tuple[str, ...], decimal: str) -> Iterator[Typed]:
+    """The columns of these declared kinds, which stand one after the other in `cells`."""
+    count = len(kinds)
     texts = compute.utf8_ltrim(cells, " ")
     gaps = compute.fill_null(compute.is_in(texts, pa.array(missing, pa.string())), True)
     values = compute.if_else(gaps, pa.scalar(None, pa.string()), texts) if compute.any(gaps).as_py() else texts
@@ -61,15 +72,17 @@ def _convert(cells: pa.ChunkedArray, count: int, missing: tuple[str, ...], decim
     start = 0
     for block in _numbers(values, count, decimal):
         stop = start + len(block)
-        mask = masks[start:stop]
-        yield from _columns(block, texts[start * rows : stop * rows], values[start * rows : stop * rows], mask, sentinels, decimal)
+        own = slice(start * rows, stop * rows)
+        yield from _columns(block, texts[own], values[own], masks[start:stop], sentinels, kinds[start:stop])
         start = stop
 
 
-def _columns(block: Any, texts: Any, values: Any, mask: Any, sentinels: Sequence[float], decimal: str) -> Iterator[Typed]:
+def _columns(
+    block: Any, texts: Any, values: Any, mask: Any, sentinels: Sequence[float], kinds: Sequence[Kind | None]
+) -> Iterator[Typed]:
     """The columns of a block: float64, shape (columns, rows), where each column is of numbers or all are NaN in place of texts."""
     rows = block.shape[1]
-    others: Any = (np.isnan(block) & ~mask).any(axis=1)
+    others: Any = (np.isnan(block) & ~mask).any(axis=1) | _stay_texts(block, values, kinds)
     equal = np.isin(block, sentinels) if sentinels else None
     if equal is not None:
         mask = mask | (equal & ~others[:, None])
@@ -81,7 +94,7 @@ def _columns(block: Any, texts: Any, values: Any, mask: Any, sentinels: Sequence
         own = slice(at * rows, (at + 1) * rows)
         words, first = _words(texts[own], mask[at]) if gaps[at] else ({}, None)
         if others[at]:
-            yield _texts(values[own], words, first, decimal)
+            yield _texts(values[own], words, first, kinds[at])
         elif whole[at]:
             column = integers[own] if integers is not None else _integers(values[own])
             yield Typed(block[at] if column is None else column)
@@ -128,25 +141,39 @@ def _integers(values: Any) -> Any:
         return None
 
 
-def _texts(values: Any, words: Mapping[str, int], first: tuple[int, str] | None, decimal: str) -> Typed:
-    """A column with at least one text that is no number."""
-    distinct = compute.unique(values).drop_null()
-    if compute.all(compute.is_in(distinct, _TRUTHS)).as_py():
+def _stay_texts(block: Any, values: Any, kinds: Sequence[Kind | None]) -> Any:
+    """The columns of numbers, as a mask, that stay texts: declared ones, codes like 007, and whole numbers that are not exact."""
+    stay = np.array([kind == "category" for kind in kinds])
+    guessed = np.array([kind is None for kind in kinds])
+    whole: Any = guessed & (np.isnan(block) | (block == np.rint(block))).all(axis=1)
+    if not whole.any():
+        return stay
+    rows = block.shape[1]
+    starts = compute.is_in(compute.utf8_slice_codeunits(values, 0, 2), _CODE_STARTS)
+    with np.errstate(invalid="ignore"):
+        suspects: Any = whole & (np.asarray(starts).reshape(block.shape).any(axis=1) | (np.abs(block) >= MAX_EXACT).any(axis=1))
+    for at in np.flatnonzero(suspects):
+        stay[at] = _are_codes(values[at * rows : (at + 1) * rows])
+    return stay
+
+
+def _are_codes(values: Any) -> bool:
+    """Whether whole numbers are written as codes, or as more digits than float64 tells apart."""
+    digits = compute.all(compute.match_substring_regex(values, DIGITS)).as_py()
+    if digits and compute.any(compute.match_substring_regex(values, CODE)).as_py():
+        return True
+    long = values.filter(compute.fill_null(compute.match_substring_regex(values, LONG), False))
+    return any(abs(int(text)) > MAX_EXACT for text in long.to_pylist())
+
+
+def _texts(values: Any, words: Mapping[str, int], first: tuple[int, str] | None, kind: Kind | None) -> Typed:
+    """A column of texts; texts that are all truth values are booleans unless a flag says otherwise."""
+    if kind is None and compute.all(compute.is_in(compute.unique(values).drop_null(), _TRUTHS)).as_py():
         truths = np.asarray(compute.is_in(values, pa.array(TRUE, pa.string())))
         gaps = np.asarray(values.is_null())
         return Typed(np.where(gaps, np.nan, truths.astype(object)) if gaps.any() else truths, words=words, first_gap=first)
     objects = values.to_pandas().astype(object)
-    objects = objects.where(objects.notna(), np.nan)
-    if decimal == ",":
-        objects = _with_points(objects, distinct.to_pylist())
-    return Typed(objects.to_numpy(), is_text=True, words=words, first_gap=first)
-
-
-def _with_points(texts: pd.Series[Any], distinct: Sequence[str]) -> pd.Series[Any]:
-    """The texts with decimal points where most of them are numbers with a decimal comma, so that the others can be named."""
-    numbers = {text: with_decimal_point(text) for text in distinct if is_number(with_decimal_point(text))}
-    known = texts.isin(list(numbers))
-    return texts.where(~known, texts.map(numbers)) if known.sum() * 2 > texts.notna().sum() else texts
+    return Typed(objects.where(objects.notna(), np.nan).to_numpy(), is_text=True, words=words, first_gap=first)
 
 
 def _words(texts: Any, mask: Any) -> tuple[dict[str, int], tuple[int, str]]:

@@ -76,10 +76,12 @@ def test_a_number_of_an_epoch_that_is_written_is_read_as_the_same_code(seconds: 
         ("2001.063", ("%Y.%j",), dt.date(2001, 3, 4)),
         ("20010304", ("%Y%m%d",), dt.date(2001, 3, 4)),
         ("2001", ("%Y",), dt.date(2001, 1, 1)),
+        (20010304, ("%Y%m%d",), dt.date(2001, 3, 4)),
+        (2001.0, ("%Y",), dt.date(2001, 1, 1)),
         ("29.2.2000", ("%d.%m.%Y",), dt.date(2000, 2, 29)),
     ],
 )
-def test_a_date_in_a_common_form(text: str, formats: tuple[str, ...], day: dt.date) -> None:
+def test_a_date_in_a_common_form(text: Any, formats: tuple[str, ...], day: dt.date) -> None:
     assert code_of(text, *formats) == day.toordinal() - dt.date(1970, 1, 1).toordinal()
 
 
@@ -117,6 +119,7 @@ def test_zones_become_utc(text: str) -> None:
         ("13:00 PM", {"formats": ("%I:%M %p",), "parts": ("hour",)}),
         ("2001-03-04", {"parts": ("hour",)}),
         (1e300, {"formats": ("epoch s",)}),
+        *((number, {"formats": ("%Y%m%d",)}) for number in (20010304.5, 20011304, 1e300, float("inf"), float("nan"), True)),
         (-1e12, {"formats": ("epoch s",)}),
         (True, {"formats": ("epoch s",)}),
         ("1e3", {"formats": ("epoch s",)}),

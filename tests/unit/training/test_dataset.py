@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -112,7 +111,7 @@ def test_held_out_rows_as_json_are_what_the_contract_accepts(tmp_path: Path) -> 
         (["True", "False"] * 30, "classification", (False, True)),
         (["b", "a"] * 30, "classification", ("a", "b")),
         ([0.5, 1.5] * 30, "regression", ()),
-        (list(range(60)), "regression", ()),
+        (list(range(0, 180, 3)), "regression", ()),
     ],
 )
 def test_the_task_follows_from_the_target(tmp_path: Path, values: list[Any], task: str, classes: tuple[Any, ...]) -> None:
@@ -235,7 +234,7 @@ class TestBadTables:
         rows = tables.many(200, lambda row: f"customer{row}", lambda row: row % 2)
         sentence = refusal(tables.lines(tmp_path, "name,y", *rows))
         assert "200 different texts" in sentence
-        assert "--drop 'name'" in sentence
+        assert sentence.endswith("--drop name")
 
     def test_a_gap_in_the_target(self, tmp_path: Path) -> None:
         rows = tables.many(20, lambda row: row, lambda row: "" if row == 2 else row % 2)
@@ -273,14 +272,6 @@ class TestBadTables:
     @pytest.mark.parametrize("options", [{"drop": ["z"]}, {"bounds": {"z": (0.0, 1.0)}}])
     def test_a_flag_that_names_no_column(self, tmp_path: Path, options: dict[str, Any]) -> None:
         assert "'z' names no" in refusal(tables.written(tables.spam(), tmp_path), target="spam", **options)
-
-
-def test_numbers_written_as_text_are_numbers(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"x": [str(row / 2) for row in range(40)], "y": ["a", "b"] * 20})
-    frame.to_parquet(tmp_path / "t.parquet")
-    dataset = load(tmp_path / "t.parquet", target="y")
-    assert dataset.signature.features[0].kind == "number"
-    assert dataset.train["x"].dtype == np.float64
 
 
 def test_true_among_other_texts_is_a_category(tmp_path: Path) -> None:

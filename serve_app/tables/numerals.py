@@ -1,0 +1,101 @@
+"""Texts that stand for numbers: plain ones, those with thousands separators or a sign beside them, and digits that are names.
+
+`decimal` is the decimal mark of the table, '.' or ','.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyarrow as pa
+from pyarrow import compute
+
+MAX_EXACT = 2**53
+"""Every whole number up to this one is a float64 of its own."""
+
+CODE = r"^(?:0[0-9]+|\+[0-9]{7,})\s*$"
+"""Digits that are a name, not a number: with a leading zero (zip codes, 007), or as a telephone number."""
+DIGITS = r"^\+?[0-9]+\s*$"
+LONG = r"^[+-]?[0-9]{16,}\s*$"
+"""Whole numbers that may be beyond MAX_EXACT."""
+
+_CURRENCIES = r"[$€£¥₹₽₩₺₫฿₴¢]|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|BRL|SEK|NOK|DKK|PLN|CZK)\b|kr\.?|zł|R\$"
+_SIGNED = re.compile(
+    rf"(?P<minus>[-\u2212]?)\s*(?P<before>{_CURRENCIES})?\s*(?P<sign>[+\-\u2212]?)(?P<core>[0-9.,].*?)\s*(?P<after>%|{_CURRENCIES})?"
+)
+_PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_GROUPS = {
+    mark: re.compile(
+        rf"[1-9][0-9]{{0,2}}(?P<gap>[{other}'\u2019 \u00a0\u202f\u2009])(?:[0-9]{{2,3}}(?P=gap))*[0-9]{{3}}(?:[{mark}][0-9]*)?"
+    )
+    for mark, other in ((".", ","), (",", "."))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Numeral:
+    """A number as a table writes it: its value, the sign beside it ('%', '$', or empty), and whether it is plain."""
+
+    value: float
+    sign: str = ""
+    plain: bool = True
+
+
+@lru_cache(maxsize=100_000)
+def numeral(text: str, decimal: str = ".") -> Numeral | None:
+    """The number that a text stands for; None for a text that is none. The sign '%' does not change the value: `45%` is 45."""
+    text = text.strip()
+    plain = plain_number(text, decimal)
+    if plain is not None:
+        return Numeral(plain)
+    match = _SIGNED.fullmatch(text)
+    if match is None or (match["before"] and match["after"]) or (match["minus"] and match["sign"]):
+        return None
+    core = match["core"]
+    value = plain_number(core, decimal) if re.fullmatch(r"[0-9.,]+", core) else None
+    if value is None and _GROUPS[decimal].fullmatch(core):
+        value = float("".join(mark for mark in core.replace(decimal, "_") if mark.isdigit() or mark == "_").replace("_", "."))
+    if value is None:
+        return None
+    negative = match["minus"] or match["sign"] in ("-", "\u2212")
+    return Numeral(-value if negative else value, match["before"] or match["after"] or "", plain=False)
+
+
+def plain_number(text: str, decimal: str = ".") -> float | None:
+    """The value of a finite number without separators and signs, like `1.5`, `.5`, `+5` or `1e3`; None for another text."""
+    if decimal == ",":
+        text = text.replace(".", "_").replace(",", ".")
+    if not _PLAIN.fullmatch(text):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def is_code(text: str) -> bool:
+    """Whether digits are a name: with a leading zero, or as a telephone number."""
+    return re.fullmatch(CODE, text) is not None
+
+
+def is_inexact(text: str) -> bool:
+    """Whether digits are a whole number beyond 2^53."""
+    return re.fullmatch(LONG, text) is not None and abs(int(text)) > MAX_EXACT
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type of Arrow is one of texts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def whole_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whole numbers as their digits; NaN is null, and another number is the text of it."""
+    if not pa.types.is_floating(column.type):
+        return column.cast(pa.string())
+    values = column.cast(pa.float64())
+    values = compute.if_else(compute.is_nan(values), pa.scalar(None, pa.float64()), values)
+    whole = compute.fill_null(compute.less(compute.abs(values), float(MAX_EXACT)), False)
+    whole = compute.and_(whole, compute.fill_null(compute.equal(values, compute.round(values)), False))
+    digits = compute.if_else(whole, values, pa.scalar(None, pa.float64())).cast(pa.int64()).cast(pa.string())
+    return compute.coalesce(digits, values.cast(pa.string()))
