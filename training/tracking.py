@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, DataType, ParamSchema, Schema
+from mlflow.types.schema import AnyType
 
 from serve_app.artifacts.names import DIGEST_TAG
 from serve_app.artifacts.signature import Signature
@@ -281,7 +282,8 @@ def _create_experiment(client: mlflow.MlflowClient, name: str, root: str | None)
 
 
 def _signature(signature: Signature) -> ModelSignature:
-    kinds = {"number": DataType.double, "boolean": DataType.boolean, "category": DataType.string}
+    # A table holds dates as texts, timestamps or numbers of an epoch; the first step of the model takes all of them.
+    kinds: dict[str, Any] = {"number": DataType.double, "boolean": DataType.boolean, "category": DataType.string, "date": AnyType()}
     columns = [ColSpec(kinds[feature.kind], feature.name, required=not feature.nullable) for feature in signature.features]
     if signature.task == "regression":
         output = DataType.double

@@ -13,11 +13,13 @@ import numpy as np
 import orjson
 import pandas as pd
 import pytest
+import skops.io
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.artifacts.dates import MICROSECONDS, DateForm, Part
 from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.skops_format import skops_to_joblib
 from serve_app.artifacts.store import Store
 from serve_app.batch.pool import in_process
 from serve_app.batch.run import score
@@ -232,3 +234,12 @@ def test_a_signature_without_dates_is_written_as_before() -> None:
     signature = Signature((Feature("x"),), "regression")
     assert b'"date"' not in orjson.dumps(signature.to_dict())
     assert fit.with_parts(signature) == list(signature.features)
+
+
+def test_the_format_of_mlflow_holds_a_model_with_dates(tmp_path: Path) -> None:
+    table = tables.visits().drop(columns="plan")
+    dataset = load(tables.written(table, tmp_path), target="stays")
+    candidate = fit_candidate(dataset, "logistic-regression", {}, random_state=0)
+    skops.io.dump(candidate.model, tmp_path / "model.skops")
+    model = joblib.load(io.BytesIO(skops_to_joblib(tmp_path / "model.skops", 1 << 30)))
+    assert (model.predict(table.drop(columns="stays")) == candidate.model.predict(table.drop(columns="stays"))).all()
