@@ -14,6 +14,7 @@ IRIS_API := $(BIN)/python -m serve_app.cli
 SERVE_IRIS_API := $(SERVE_PYTHON) -m serve_app.cli
 PORT ?= 8000
 MODEL_DIR := $(or $(MODEL_DIR),models)
+# Recipes take $(value ARGS): in $(ARGS), make would read the dollar sign of a name as the start of a variable.
 ARGS ?=
 UV := uv==0.13.9
 export MODEL_DIR PORT
@@ -27,36 +28,36 @@ help: ## list the targets
 install: $(VENV)/.dev ## make the virtual environment with everything in it
 
 serve: $(VENV)/.serve ## train if the store is empty, then serve on 127.0.0.1, port PORT=8000, until Ctrl-C
-	@$(SERVE_IRIS_API) serve --check $(ARGS)
+	@$(SERVE_IRIS_API) serve --check $(value ARGS)
 	@test -e "$(MODEL_DIR)/model.joblib" || { echo "iris-api: the store $(MODEL_DIR) is empty, training the iris model …"; $(MAKE) --no-print-directory train ARGS=; }
-	@exec $(SERVE_IRIS_API) serve $(ARGS)
+	@exec $(SERVE_IRIS_API) serve $(value ARGS)
 
 train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target y"
-	@$(IRIS_API) train $(ARGS)
+	@$(IRIS_API) train $(value ARGS)
 
 test: $(VENV)/.dev ## the fast tests
-	$(BIN)/pytest -n auto --dist worksteal --durations 10 tests/unit $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --durations 10 tests/unit $(value ARGS)
 
 ##@ The store
 .PHONY: score models promote rollback mlflow-ui
 
 score: $(VENV)/.train ## predict every row of a table larger than memory; ARGS="--data t.csv --out scores"
-	@$(IRIS_API) score $(ARGS)
+	@$(IRIS_API) score $(value ARGS)
 
 models: $(VENV)/.train ## list the models: version, digest, metrics, when, which one is served
-	@$(IRIS_API) models $(ARGS)
+	@$(IRIS_API) models $(value ARGS)
 
 promote: $(VENV)/.train ## serve VERSION=…
-	@$(IRIS_API) promote $(or $(VERSION),$(error which version? make promote VERSION=3)) $(ARGS)
+	@$(IRIS_API) promote $(or $(VERSION),$(error which version? make promote VERSION=3)) $(value ARGS)
 
 rollback: $(VENV)/.train ## serve the version before the one served now
-	@$(IRIS_API) rollback $(ARGS)
+	@$(IRIS_API) rollback $(value ARGS)
 
 mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127.0.0.1:5000
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check coverage format test-hostile test-timing test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check check-python coverage format test-hostile test-timing test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
 	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
@@ -65,32 +66,35 @@ check: $(VENV)/.dev ## format, lint, types, import directions, YAML, shell scrip
 	@PATH="$(abspath $(BIN)):$$PATH"; for check in $(CHECKS); do echo "$$check"; $$check; done; echo "make check took $$SECONDS s"
 
 coverage: $(VENV)/.dev ## the fast tests on all cores, and how much of serve_app and training they run; below the floor is a failure
-	$(BIN)/pytest -n auto --dist worksteal --durations 10 --cov --cov-report=term:skip-covered tests/unit $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --durations 10 --cov --cov-report=term:skip-covered tests/unit $(value ARGS)
 
 format: $(VENV)/.dev ## rewrite the code as ruff wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 test-hostile: $(VENV)/.dev ## ten thousand bad requests, a thousand malicious bundles, the OpenAPI document fuzzed
-	$(BIN)/pytest -n auto --dist loadfile --durations 10 tests/hostile $(ARGS)
+	$(BIN)/pytest -n auto --dist loadfile --durations 10 tests/hostile $(value ARGS)
 
 test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
-	$(BIN)/pytest --durations 10 tests/timing $(ARGS)
+	$(BIN)/pytest --durations 10 tests/timing $(value ARGS)
 
 test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve, a real MLflow server, real processes
-	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(ARGS)
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(value ARGS)
+
+check-python: $(VENV)/.dev $(VENV)/.serve ## train and serve on the Python of this environment, with a proxy set and below a path
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration/test_new_machine.py $(ARGS)
 
 test-faults: $(VENV)/.dev $(VENV)/.serve ## kill, freeze and mislead processes under load; each answer is checked
-	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/faults $(ARGS)
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/faults $(value ARGS)
 
 soak: $(VENV)/.dev ## a million requests, each answer compared; memory, files and threads of the processes measured
-	$(BIN)/pytest tests/soak $(ARGS)
+	$(BIN)/pytest tests/soak $(value ARGS)
 
 bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
-	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks --write build $(ARGS)
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks --write build $(value ARGS)
 
 bench-machine: $(VENV)/.dev $(VENV)/.serve ## first answer, replacement while serving, stop, and one row in process
-	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks.one_machine $(ARGS)
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks.one_machine $(value ARGS)
 
 sbom: $(VENV)/.uv ## CycloneDX lists of what the two images hold, in build/
 	@mkdir -p build
@@ -138,13 +142,13 @@ $(VENV)/.serve: requirements/serve.txt | $(VENV)/.uv
 
 $(VENV)/.train: requirements/train.txt | $(VENV)/.uv
 	@echo "iris-api: installing what serving and training need (some 320 MB), and compiling it: a minute or more …"
-	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/train.txt
+	@$(BIN)/uv pip install --python $(VENV) --compile-bytecode --require-hashes -r requirements/train.txt
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
 	@echo "iris-api: installing everything, with the tools (some 400 MB), and compiling it: a minute or more …"
-	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv pip install --python $(VENV) --compile-bytecode --require-hashes -r requirements/dev.txt
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@ $(VENV)/.train
 

@@ -211,7 +211,7 @@ def make_or_revoke(
 
 def read_port(option: str | None) -> int:
     """Return the port of `--port`, else of PORT, else 8000. Raises UsageError unless it is a number from 1 to 65535."""
-    text = option or os.environ.get("PORT") or "8000"
+    text = (option or os.environ.get("PORT") or "").strip() or "8000"
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
         raise UsageError(f"{'--port' if option else 'PORT'}: '{text[:20]}' is no port; give a number from 1 to 65535")
     return int(text)

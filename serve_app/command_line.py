@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 
 from serve_app.errors import IrisApiError, UsageError
+from serve_app.loopback import keep_loopback_direct
 from serve_app.printable import printable
+from serve_app.secret_variables import strip_variables
 
 FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 1, 2, 3, 130
 
@@ -77,6 +79,8 @@ def run_command(app: typer.Typer, arguments: Sequence[str], prog: str) -> int:
 
     `prog` is the name that usage and help show, like `iris-api` or `python -m training`.
     """
+    strip_variables()
+    keep_loopback_direct()
     try:
         code = app(list(arguments), standalone_mode=False, prog_name=prog)
     except typer.TyperException as error:

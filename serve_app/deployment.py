@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 
 from serve_app.fast_path import tune_allocator, tune_interpreter
+from serve_app.loopback import keep_loopback_direct
 from serve_app.rayserve import ingress_hook
 from serve_app.settings import Settings, export_mlflow_secrets, load_settings, wants_json
 
@@ -79,6 +80,7 @@ class IrisApi:
         from serve_app.telemetry.logs import configure
 
         bind_replica_to_loopback()
+        keep_loopback_direct()  # MLflow or a collector of traces may be on this machine
         self.settings = load_settings()
         configure(level=self.settings.log_level, json=wants_json(self.settings))
         warnings.simplefilter("ignore")  # each filter is run through for each tree of a forest; the tests run with errors

@@ -5,6 +5,7 @@ IrisApiError
 │   ├── Malformed       the body is no JSON document of the expected shape
 │   ├── TooManyRows     more rows in one call than allowed
 │   └── TooLarge        a row, or what stands beside the rows, is larger than allowed
+├── NotFinite           the model computed NaN or infinity for a row
 ├── NoModel             nothing is loaded that could answer
 ├── BundleRefused       a candidate must not be served; the old model stays
 ├── StoreError          the store cannot do what was asked; nothing was changed
@@ -14,6 +15,7 @@ IrisApiError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -48,6 +50,16 @@ class TooManyRows(InvalidInput):
 
 class TooLarge(InvalidInput):
     """A row of a batch, or what its body holds beside the rows, is larger than allowed."""
+
+
+class NotFinite(IrisApiError):
+    """The model computed NaN or infinity; `rows` are the positions of such rows in the request or table, the first ones."""
+
+    MESSAGE = "the model computed a result that is not a finite number"
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = rows
+        super().__init__(self.MESSAGE)
 
 
 class NoModel(IrisApiError):

@@ -13,9 +13,16 @@ SECRETS = ("API_KEY", "MLFLOW_TRACKING_URI", *MLFLOW_SECRETS)
 SECRETS_DIR = "IRIS_SECRETS_DIR"
 
 
+def strip_variables() -> None:
+    """Take white space and line ends off secrets and settings in the environment: a file or a Secret often ends with a line end."""
+    for name, value in os.environ.items():
+        if name in SECRETS or name == "MODEL_DIR" or name.startswith("IRIS_"):
+            os.environ[name] = value.strip()
+
+
 def pop_secrets() -> dict[str, str]:
     """Take the secrets out of the environment of this process, and so of the processes that it starts; empty ones are left out."""
-    values = {name: os.environ.pop(name, "") for name in SECRETS}
+    values = {name: os.environ.pop(name, "").strip() for name in SECRETS}
     return {name: value for name, value in values.items() if value}
 
 

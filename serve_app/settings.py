@@ -16,9 +16,10 @@ from serve_app.errors import IrisApiError
 from serve_app.http.auth import KeysError, read_keys
 from serve_app.http.key_strength import weakness
 from serve_app.http.options import HttpOptions
+from serve_app.http.prefix import is_prefix
 from serve_app.http.rate_limit import COMPAT_RATES, RateLimits, parse_networks
 from serve_app.http.rate_window import parse_rate
-from serve_app.secret_variables import MLFLOW_SECRETS, SECRETS_DIR
+from serve_app.secret_variables import MLFLOW_SECRETS, SECRETS_DIR, strip_variables
 
 if TYPE_CHECKING:
     from serve_app.inference.policy import LoadPolicy
@@ -76,6 +77,10 @@ class Settings(BaseSettings):
     """Share of the container's memory that the trial of a new model may take (never more than 1 GiB and 30 times its files)."""
     iris_unknown_category: Literal["refuse", "unseen"] = Field("refuse")
     """A category that training never saw: refused with 422, or predicted as unseen."""
+    iris_unknown_fields: Literal["ignore", "refuse"] = Field("ignore")
+    """A field of a request that is none of the model's: ignored, or refused with 422."""
+    iris_root_path: str = Field("")
+    """Path below which a proxy in front shows the application, e.g. `/api/v1`; requests are answered with it and without it."""
     iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     """Largest request body; more is answered 413."""
     iris_max_row_bytes: int = Field(64 * 1024, ge=1024)
@@ -107,27 +112,21 @@ class Settings(BaseSettings):
     iris_log_format: Literal["auto", "json", "text"] = Field("auto")
     """`auto`: text on a terminal, JSON lines elsewhere."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_white_space(cls, values: Any) -> Any:
+        """A file, a Secret or `$(cat key)` in YAML ends a value with a line end; one of nothing else counts as not set."""
+        if not isinstance(values, dict):
+            return values
+        stripped = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value for name, value in stripped.items() if value != ""}
+
     @field_validator("cors_origins", "iris_trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
-
-    @field_validator(
-        "api_key",
-        "mlflow_tracking_uri",
-        "iris_api_keys_file",
-        "iris_secrets_dir",
-        "iris_verify_key",
-        "iris_rate_limit_per_key",
-        "iris_rate_limit_per_client",
-        "iris_otlp_endpoint",
-        mode="before",
-    )
-    @classmethod
-    def _empty_is_none(cls, value: Any) -> Any:
-        return None if isinstance(value, str) and not value.strip() else value
 
     @field_validator("log_level", "environment", mode="before")
     @classmethod
@@ -159,6 +158,14 @@ class Settings(BaseSettings):
         if os.path.exists(value) and not os.path.isdir(value):
             raise ValueError(f"{value} is a file; name a folder")
         return value
+
+    @field_validator("iris_root_path")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if path and not is_prefix(path):
+            raise ValueError("write a path as /api/v1: segments of letters, digits, `-`, `_`, `~` and `.`")
+        return path
 
     @field_validator("iris_otlp_endpoint")
     @classmethod
@@ -217,6 +224,8 @@ class Settings(BaseSettings):
             max_in_flight=self.iris_max_in_flight,
             max_wait_seconds=self.iris_max_wait_seconds,
             unknown=self.iris_unknown_category,
+            unknown_fields=self.iris_unknown_fields,
+            root_path=self.iris_root_path,
             poll_seconds=self.iris_poll_seconds,
             log_every=self.iris_access_log_every,
             sends_request_id=sends_request_id,
@@ -244,7 +253,7 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """The settings of this process, from its environment and IRIS_SECRETS_DIR; raises SettingsError with one sentence."""
-    folder = os.environ.get(SECRETS_DIR) or None
+    folder = os.environ.get(SECRETS_DIR, "").strip() or None
     if folder is not None and not os.path.isdir(folder):
         raise SettingsError(f"{SECRETS_DIR}: {folder} is no folder; name one with a file for each secret")
     try:
@@ -258,6 +267,7 @@ def load_settings() -> Settings:
 
 def export_mlflow_secrets(settings: Settings) -> None:
     """Set the variables that MLflow's client reads from the files in IRIS_SECRETS_DIR; a replica calls it, and nothing else."""
+    strip_variables()
     for name in MLFLOW_SECRETS if settings.iris_secrets_dir else ():
         file = settings.iris_secrets_dir / name  # type: ignore[operator]
         if file.is_file():

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from serve_app.loopback import keep_loopback_direct
 from tests.support.figures import is_promised, keep
 
+keep_loopback_direct()  # of the clients of the tests too, on a machine with a proxy
 TESTS = Path(__file__).parent
 TIERS = {"unit", "hostile", "timing", "manifests", "monitoring", "integration", "e2e", "faults", "soak"}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Label, Signature, Task
 
@@ -22,12 +23,14 @@ class _Metrics:
     __slots__ = ()
 
     def scalars(self) -> dict[str, float]:
-        """The metrics that are one number, by name."""
-        return {name: getattr(self, name) for name in self.NAMES}
+        """The metrics that are one number, by name, without those that are not known."""
+        values = {name: getattr(self, name) for name in self.NAMES}
+        return {name: value for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds them."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        """As JSON holds them, without those that are not known."""
+        document: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        return {name: value for name, value in document.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,15 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationMetrics(_Metrics):
-    """Precision, recall and F1 are means over the classes, weighted by support.
+    """Precision, recall and F1 are means over the classes, weighted by support; `balanced_accuracy` is the plain mean of the
+    recalls.
 
     `confusion_matrix[i][j]` counts the rows of class i that were predicted as class j, in the order of the signature's classes.
+    `roc_auc` (of each class against the others, the plain mean of more than two), `log_loss` and `brier` need probabilities. The
+    Brier score is the mean squared error of the probability, with more than two classes summed over them. None: not known.
     """
 
-    NAMES: ClassVar = ("accuracy", "precision", "recall", "f1_score")
+    NAMES: ClassVar = ("accuracy", "precision", "recall", "f1_score", "balanced_accuracy", "roc_auc", "log_loss", "brier")
 
     accuracy: float
     precision: float
@@ -56,6 +62,16 @@ class ClassificationMetrics(_Metrics):
     rows: int
     per_class: Mapping[str, ClassMetrics]
     confusion_matrix: Sequence[Sequence[int]]
+    balanced_accuracy: float | None = None
+    roc_auc: float | None = None
+    log_loss: float | None = None
+    brier: float | None = None
+
+    @property
+    def never_predicted(self) -> Mapping[int, int]:
+        """The held-out rows of each class that was predicted for no held-out row, by the position of the class."""
+        counts = np.array(self.confusion_matrix)
+        return {at: int(rows) for at, rows in enumerate(counts.sum(axis=1)) if rows and not counts[:, at].any()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +95,10 @@ METRIC_NAMES: Mapping[Task, tuple[str, ...]] = {
 
 
 def predictions(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
-    """What serving answers: the class of the highest probability, or the value. One entry for each row."""
+    """What serving answers: the predicted class, or the value. One entry for each row."""
     if signature.task == "regression":
         return np.asarray(scores, dtype=np.float64)
-    positions = scores.argmax(axis=1) if signature.probabilistic else scores.astype(np.intp)
-    return positions_to_labels(positions, signature.classes)
+    return positions_to_labels(predicted_positions(scores, signature), signature.classes)
 
 
 def positions_to_labels(positions: npt.NDArray[Any], classes: Sequence[Label]) -> npt.NDArray[Any]:
@@ -94,11 +109,23 @@ def positions_to_labels(positions: npt.NDArray[Any], classes: Sequence[Label]) -
     return classified
 
 
-def measure(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: Signature) -> Metrics:
-    """The metrics of one model: both arrays hold one entry for each held-out row."""
+def measure(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: Signature, scores: Scores | None = None) -> Metrics:
+    """The metrics of one model: the arrays hold one entry for each held-out row.
+
+    Metrics of probabilities are known only with the `scores` of a classifier that gives probabilities.
+    """
     if signature.task == "regression":
         return _regression(target, predicted)
-    return _classification(target, predicted, signature.classes)
+    metrics = _classification(target, predicted, signature.classes)
+    if scores is None or not signature.probabilistic or not np.isfinite(scores).all():
+        return metrics
+    true, probabilities = _positions(target, signature.classes), np.asarray(scores, np.float64)
+    return replace(
+        metrics,
+        roc_auc=_roc_auc(true, probabilities),
+        log_loss=_log_loss(true, probabilities),
+        brier=_brier(true, probabilities),
+    )
 
 
 def baseline_f1_score(target: npt.NDArray[Any], signature: Signature) -> float:
@@ -111,10 +138,7 @@ def baseline_f1_score(target: npt.NDArray[Any], signature: Signature) -> float:
 def _classification(target: npt.NDArray[Any], predicted: npt.NDArray[Any], classes: Sequence[Label]) -> ClassificationMetrics:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    # By position: labels may be texts, numbers or booleans, which scikit-learn does not mix.
-    order = {str(label): position for position, label in enumerate(classes)}
-    true = np.array([order[str(label)] for label in target.tolist()])
-    guess = np.array([order[str(label)] for label in predicted.tolist()])
+    true, guess = _positions(target, classes), _positions(predicted, classes)
     positions = list(range(len(classes)))
     precision, recall, f1, support = precision_recall_fscore_support(true, guess, labels=positions, zero_division=0)
     shares = support / support.sum()
@@ -129,7 +153,35 @@ def _classification(target: npt.NDArray[Any], predicted: npt.NDArray[Any], class
             for at, label in enumerate(classes)
         },
         confusion_matrix=confusion_matrix(true, guess, labels=positions).tolist(),
+        balanced_accuracy=float(np.mean(recall[support > 0])),
     )
+
+
+def _positions(labels: npt.NDArray[Any], classes: Sequence[Label]) -> npt.NDArray[np.intp]:
+    """The position of each label: labels may be texts, numbers or booleans, which scikit-learn does not mix."""
+    order = {str(label): position for position, label in enumerate(classes)}
+    return np.array([order[str(label)] for label in labels.tolist()], dtype=np.intp)
+
+
+def _roc_auc(true: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64]) -> float | None:
+    """The area under the curve of the second of two classes, or the mean of those of all; None without rows to tell apart."""
+    from sklearn.metrics import roc_auc_score
+
+    classes = probabilities.shape[1]
+    positions = range(1 if classes == 2 else 0, classes)
+    areas = [roc_auc_score(true == at, probabilities[:, at]) for at in positions if 0 < np.count_nonzero(true == at) < len(true)]
+    return float(np.mean(areas)) if areas else None
+
+
+def _log_loss(true: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64]) -> float:
+    own = probabilities[np.arange(len(true)), true]
+    return float(-np.log(np.clip(own, np.finfo(np.float64).eps, 1.0)).mean())
+
+
+def _brier(true: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64]) -> float:
+    classes = probabilities.shape[1]
+    squares = ((probabilities - np.eye(classes)[true]) ** 2).sum(axis=1)
+    return float(squares.mean()) / (2.0 if classes == 2 else 1.0)
 
 
 def _regression(target: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> RegressionMetrics:

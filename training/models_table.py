@@ -13,6 +13,7 @@ from serve_app.artifacts.names import METRICS, ONNX
 from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.artifacts.store import Entry
 
+METRICS_SHOWN = ("accuracy", "f1_score", "roc_auc", "rmse", "r2")
 COLUMNS = ("served", "version", "digest", "predictor", "model", "metrics", "trained", "run")
 
 
@@ -29,9 +30,7 @@ def row(entry: Entry) -> dict[str, Any]:
         "damaged": entry.manifest is None,
         "predictor": "onnx" if ONNX in manifest.files else "scikit-learn",
         "model": manifest.model_type,
-        "metrics": {
-            name: metrics[name] for name in ("accuracy", "f1_score", "rmse", "r2") if isinstance(metrics.get(name), int | float)
-        },
+        "metrics": {name: metrics[name] for name in METRICS_SHOWN if isinstance(metrics.get(name), int | float)},
         "trained": manifest.trained_at,
         "run": manifest.mlflow_run_id,
         "forced": bool(manifest.forced),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.policy import LoadPolicy
 from serve_app.progress import Progress, note
 from serve_app.tables.dialect import DialectFlags
-from training import card, column_report, figures, fit, importance, publish
+from training import card, column_report, figures, fit, importance, publish, threshold
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison
 from training.convert import Converted, convert
@@ -31,7 +31,7 @@ from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
 from training.importance import Importance
 from training.publish import Publication
 from training.report import write_columns, write_report
-from training.rules import Evidence, default_floors, judge
+from training.rules import Evidence, constant_floors, default_floors, judge
 from training.store_policy import load_policy
 from training.train_options import TrainOptions
 
@@ -124,6 +124,8 @@ def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Data
     """The dataset and the floors; prints what was made of the table."""
     with progress("read the data"):
         dataset = _load_dataset(options, seed)
+        if options.threshold_rule is not None:
+            dataset = replace(dataset, signature=threshold.check(dataset.signature, options.threshold_rule))
         floors = _floors(options, dataset)
         fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # an unknown name fails before the fit
     for line in (*dataset.remarks, *column_report.lines(dataset.columns)):
@@ -133,6 +135,7 @@ def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Data
 
 def _train(job: Job) -> Outcome:
     params, search = _search(job)
+    job, threshold_record = _decide_threshold(job, params)
     candidate = _fit(job, params)
     store = Store(job.options.model_dir, keep=job.options.keep)
     with job.progress("convert to ONNX and compare"):
@@ -151,6 +154,7 @@ def _train(job: Job) -> Outcome:
         plots,
         importance=measured.by_feature(candidate.signature.names),
         search=search,
+        decision=threshold_record,
     )
     record = _record_run(job, publication)
     decision = _decide(job, publication, store, pointer, evidence, record)
@@ -207,14 +211,34 @@ def _search(job: Job) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
         )
 
 
+def _decide_threshold(job: Job, params: Mapping[str, Any]) -> tuple[Job, Mapping[str, Any] | None]:
+    """The job with the threshold in the signature, and the record of it; both as they were without flags for a threshold."""
+    rule = job.options.threshold_rule
+    if rule is None:
+        return job, None
+    with job.progress("decide the threshold"):
+        signature, decision = threshold.decide(job.dataset, rule, job.options.estimator, params, random_state=job.random_state)
+    note(f"class '{decision['positive']}' is predicted from a probability of {decision['threshold']:g} on")
+    return replace(job, dataset=replace(job.dataset, signature=signature)), decision
+
+
 def _fit(job: Job, params: Mapping[str, Any]) -> Candidate:
     with job.progress(f"fit {job.options.estimator} on {len(job.dataset.train)} rows"):
         return fit_candidate(job.dataset, job.options.estimator, params, random_state=job.random_state)
 
 
 def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store: Store) -> tuple[str | None, Evidence]:
-    has_onnx = converted.model is not None
-    return gather_evidence(candidate, store, job.policy, floors=job.floors, tolerance=job.options.tolerance, has_onnx=has_onnx)
+    options = job.options
+    return gather_evidence(
+        candidate,
+        store,
+        job.policy,
+        floors=job.floors,
+        tolerance=options.tolerance,
+        has_onnx=converted.model is not None,
+        constant=constant_floors(candidate.signature, options.floors, built_in=options.data is None),
+        allow_unpredicted=options.allow_unpredicted_classes,
+    )
 
 
 def _measure_importance(job: Job, candidate: Candidate, converted: Converted) -> Importance:

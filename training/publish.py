@@ -45,7 +45,7 @@ class Publication:
     """Everything that goes into a bundle, apart from the verdict and the version.
 
     `plots` are PNG files by name, `importance` the mean loss by feature (None: not measured), `search` the record of a search, None
-    without one.
+    without one, `decision` that of a threshold.
     """
 
     candidate: Candidate
@@ -56,6 +56,7 @@ class Publication:
     plots: Mapping[str, bytes]
     importance: Mapping[str, float | None]
     search: Mapping[str, Any] | None = None
+    decision: Mapping[str, Any] | None = None
     trained_at: str = field(default_factory=_now)
 
 
@@ -120,6 +121,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         reference=reference(dataset.train, dataset.train_target, signature),
         importance=publication.importance,
         search=publication.search,
+        decision=publication.decision,
         limits=publication.floors,
         verdict=verdict,
         forced=options.force and not verdict.accepted,
@@ -165,7 +167,7 @@ def libraries() -> Libraries:
 
 def requirements() -> list[str]:
     """What a program needs to load the model from MLflow, as `pip` reads it."""
-    return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "skops", "joblib")]
+    return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "pandas", "skops", "joblib")]
 
 
 def source_code() -> SourceCode:

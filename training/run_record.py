@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from serve_app.artifacts.dates import as_sent
 from serve_app.artifacts.manifest import Verdict
 from serve_app.artifacts.names import (
     BUNDLE_FOLDER,
@@ -58,12 +57,10 @@ def record(run: Run, publication: Publication) -> RunRecord:
         "test_size": options.test_size,
         "data": candidate.dataset.name,
         "data_sha256": candidate.dataset.sha256,
+        **(publication.decision or {}),
     }
     run.log(params=params, metrics=flat_metrics(candidate.metrics), tags=options.tags)
-    example = candidate.dataset.train.dropna().head(3)
-    dates = {feature.name: feature.date for feature in candidate.signature.features if feature.date is not None}
-    example = example.assign(**{name: [as_sent(code, form) for code in example[name]] for name, form in dates.items()})
-    model_uri = tracking.log_model(run, candidate.model, candidate.signature, example, publish.requirements())
+    model_uri = tracking.log_model(run, candidate.model, candidate.signature, publish.requirements())
     return RunRecord(
         run_uri=run.uri,
         model_uri=model_uri,

@@ -15,24 +15,27 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import orjson
+import pandas as pd
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, DataType, ParamSchema, Schema
 from mlflow.types.schema import AnyType
 
 from serve_app.artifacts.names import DIGEST_TAG
-from serve_app.artifacts.signature import Signature
+from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
 from serve_app.inference.policy import LoadPolicy
+from training import iris_api_pyfunc
 from training.mlflow_retry import cause, fail_fast, first_use, redact, retry_when_locked, translate_errors
 from training.store_policy import check_entry
 from training.tracking_uri import resolve
@@ -147,14 +150,17 @@ def running(server: Server, run_name: str | None) -> Iterator[Run]:
             retry_when_locked(lambda: server.client.set_terminated(run.run_id, status))
 
 
-def log_model(run: Run, model: Any, signature: Signature, example: Any, requirements: Sequence[str]) -> str:
-    """Record the model with its signature and an example; returns its address `models:/m-...`. Raises BackendUnavailable."""
-    from mlflow import sklearn as flavour
+def log_model(run: Run, model: Any, signature: Signature, requirements: Sequence[str]) -> str:
+    """Record the model with its signature and an example; returns its address `models:/m-...`. Raises BackendUnavailable.
 
+    As scikit-learn model it takes the columns as training had them; as `python_function` it takes a table like the one it was
+    trained on (`training.iris_api_pyfunc`).
+    """
     arguments: dict[str, Any] = {
-        "name": "model",
+        "sk_model": model,
+        "document": signature.to_dict(),
         "signature": _signature(signature),
-        "input_example": example,
+        "input_example": example(signature),
         "pip_requirements": list(requirements),
     }
     # The fluent API logs into the active run of this process, on the URI set here.
@@ -168,14 +174,29 @@ def log_model(run: Run, model: Any, signature: Signature, example: Any, requirem
             if trusted is not None:
                 formats.insert(0, {"serialization_format": "skops", "skops_trusted_types": trusted})
             for at, serialization in enumerate(formats):
+                log = partial(Model.log, artifact_path=None, name="model", flavor=_TableFlavor, flavor_name="sklearn", **arguments)
                 try:
-                    info = retry_when_locked(partial(flavour.log_model, model, **arguments, **serialization))
+                    info = retry_when_locked(partial(log, **serialization))
                     break
                 except MlflowException:
                     if at == len(formats) - 1:
                         raise
     uri: str = info.model_uri
     return uri
+
+
+class _TableFlavor:
+    """MLflow's flavor for scikit-learn, with a `python_function` that codes tables as serving does."""
+
+    @staticmethod
+    def save_model(path: str, mlflow_model: Any, document: Mapping[str, Any], **arguments: Any) -> None:
+        """Write the model into the folder `path`; `document` is the signature as JSON object."""
+        from mlflow import pyfunc, sklearn
+
+        sklearn.save_model(path=path, mlflow_model=mlflow_model, code_paths=[iris_api_pyfunc.__file__], **arguments)
+        (Path(path) / iris_api_pyfunc.SIGNATURE_FILE).write_bytes(orjson.dumps(document))
+        mlflow_model.flavors[pyfunc.FLAVOR_NAME]["loader_module"] = iris_api_pyfunc.__name__.rpartition(".")[2]
+        mlflow_model.save(str(Path(path) / "MLmodel"))
 
 
 def register(run: Run, model_uri: str, name: str) -> str:
@@ -281,10 +302,18 @@ def _create_experiment(client: mlflow.MlflowClient, name: str, root: str | None)
     return experiment_id
 
 
+def example(signature: Signature) -> pd.DataFrame:
+    """A table of one row in the middle of what training saw; it is no row of the training table."""
+    row = replace(signature, features=tuple(replace(feature, example=None) for feature in signature.features)).example()
+    values = {
+        feature.name: round(float(row[feature.name] or 0.0)) if _whole(feature) else row[feature.name]
+        for feature in signature.features
+    }
+    return pd.DataFrame([values])
+
+
 def _signature(signature: Signature) -> ModelSignature:
-    # A table holds dates as texts, timestamps or numbers of an epoch; the first step of the model takes all of them.
-    kinds: dict[str, Any] = {"number": DataType.double, "boolean": DataType.boolean, "category": DataType.string, "date": AnyType()}
-    columns = [ColSpec(kinds[feature.kind], feature.name, required=not feature.nullable) for feature in signature.features]
+    columns = [ColSpec(_column_type(feature), feature.name, required=not feature.nullable) for feature in signature.features]
     if signature.task == "regression":
         output = DataType.double
     else:
@@ -293,6 +322,23 @@ def _signature(signature: Signature) -> ModelSignature:
         if isinstance(label, float):
             output = DataType.double
     return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(output)]), params=ParamSchema([]))
+
+
+def _column_type(feature: Feature) -> DataType | AnyType:
+    """The type of the column in a table like the training table: pandas reads whole numbers with gaps as float64.
+
+    A table holds dates as texts, timestamps or numbers of an epoch.
+    """
+    if feature.kind == "date":
+        return AnyType()
+    if feature.kind == "number":
+        return DataType.long if _whole(feature) else DataType.double
+    return DataType.boolean if feature.kind == "boolean" else DataType.string
+
+
+def _whole(feature: Feature) -> bool:
+    """Whether the column had a whole number in every row."""
+    return feature.kind == "number" and not feature.nullable and type(feature.example) is int
 
 
 def _skops_types(model: Any) -> list[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,14 @@ class Tag(NamedTuple):
 
     key: str
     value: str
+
+
+class ThresholdRule(NamedTuple):
+    """How a class of two is decided: a stated threshold, or the costs of a false positive and a false negative."""
+
+    positive: str | None
+    threshold: float | None
+    costs: tuple[float, float] | None
 
 
 def parse_optional_int(text: str | OptionalInt) -> OptionalInt:
@@ -224,6 +233,19 @@ class TrainOptions:
         typer.Option(metavar="METRIC=VALUE", parser=parse_floor, help="Refuse a model below (mae, rmse: above) this; repeatable."),
     ] = field(default_factory=list)
     min_accuracy: Annotated[float | None, typer.Option(help="Same as --floor accuracy=VALUE.")] = None
+    threshold: Annotated[
+        float | None, typer.Option(help="With two classes: probability from which on the positive one is predicted. (default: 0.5)")
+    ] = None
+    cost_false_positive: Annotated[
+        float | None, typer.Option(help="With --cost-false-negative: take the threshold that costs least in cross-validation.")
+    ] = None
+    cost_false_negative: Annotated[float | None, typer.Option(help="What it costs to miss the positive class.")] = None
+    positive_class: Annotated[
+        str | None, typer.Option(help="The class that the threshold and the costs mean. (default: the second one)")
+    ] = None
+    allow_unpredicted_classes: Annotated[
+        bool, typer.Option("--allow-unpredicted-classes", help="Accept a model that never predicts one of the classes.")
+    ] = False
     tolerance: Annotated[
         float,
         typer.Option(min=0.0, help="How much worse than the served model is allowed: accuracy lost, or share by which rmse grows."),
@@ -261,14 +283,40 @@ class TrainOptions:
             raise UsageError(f"--test-size {self.test_size:g} must be a share between 0 and 1, like 0.2")
         if self.max_depth is not None and self.max_depth.value is not None and self.max_depth.value < 1:
             raise UsageError(f"--max-depth {self.max_depth} must be at least 1, or None for no limit")
-        if self.time_column is not None and self.time_column == self.group_column:
-            raise UsageError(f"--time-column and --group-column both name '{self.time_column}': choose one")
         if self.model_dir.exists() and not self.model_dir.is_dir():
             raise UsageError(f"--model-dir {self.model_dir} is a file: name a folder")
+        self._check_columns()
+        self._check_threshold()
 
+    def _check_columns(self) -> None:
+        if self.time_column is not None and self.group_column is not None:
+            raise UsageError("--time-column and --group-column cannot be used together: choose one")
         for column in self.category:
             if column in self.number:
                 raise UsageError(f"'{column}' is named by --category and by --number: name one kind")
+
+    def _check_threshold(self) -> None:
+        costs = (self.cost_false_positive, self.cost_false_negative)
+        stated = [cost for cost in costs if cost is not None]
+        if self.threshold is not None and stated:
+            raise UsageError("--threshold states what the costs would decide: use one of them")
+        if self.threshold is not None and not 0.0 < self.threshold <= 1.0:
+            raise UsageError(f"--threshold {self.threshold:g} must be a probability above 0 and at most 1, like 0.3")
+        if len(stated) == 1:
+            raise UsageError("--cost-false-positive and --cost-false-negative belong together: state both")
+        if not all(0.0 < cost < math.inf for cost in stated):
+            raise UsageError("--cost-false-positive and --cost-false-negative must be numbers above 0")
+        if self.positive_class is not None and self.threshold_rule is None:
+            raise UsageError("--positive-class needs --threshold, or --cost-false-positive and --cost-false-negative")
+
+    @property
+    def threshold_rule(self) -> ThresholdRule | None:
+        """How the class is decided; None: the class of the highest probability."""
+        if self.threshold is not None:
+            return ThresholdRule(self.positive_class, self.threshold, None)
+        if self.cost_false_positive is not None and self.cost_false_negative is not None:
+            return ThresholdRule(self.positive_class, None, (self.cost_false_positive, self.cost_false_negative))
+        return None
 
     @property
     def kinds(self) -> Mapping[str, Kind]:

@@ -17,6 +17,9 @@ from serve_app.errors import InvalidInput, Problem
 Unknown = Literal["refuse", "unseen"]
 """What happens to a category that training never saw."""
 
+UnknownFields = Literal["ignore", "refuse"]
+"""What happens to a field that is none of the model's."""
+
 UNKNOWN_CATEGORY = "is not one of the categories the model was trained with"
 
 Rule = tuple[str, str]
@@ -25,6 +28,8 @@ Rule = tuple[str, str]
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 """Numbers in JSON (RFC 8259, section 6). Python's `float` also reads `1_0`, `inf` and the digits of other scripts."""
 
+MAX_NAMES = 20
+"""Names of fields in one message, at most."""
 MAX_PROBLEMS = 50
 """Problems named in one response, at most."""
 
@@ -38,14 +43,29 @@ def read_rows(signature: Signature, rows: Sequence[Any], *, unknown: Unknown = "
     return np.array(matrix, dtype=np.float64)
 
 
-def read_row(signature: Signature, row: Any, prefix: str, problems: list[Problem], unknown: Unknown) -> list[float]:
+def read_row(
+    signature: Signature,
+    row: Any,
+    prefix: str,
+    problems: list[Problem],
+    unknown: Unknown,
+    unknown_fields: UnknownFields = "ignore",
+) -> list[float]:
     """The numbers of one row, in the order of the signature; every broken rule is appended to `problems`.
 
     `prefix` is put before the names of the fields, for example `instances[3].`.
     """
+    whole = prefix.rstrip(".") or "body"
     if not isinstance(row, dict):
-        problems.append(Problem(prefix.rstrip(".") or "body", "type", "must be a JSON object"))
+        problems.append(Problem(whole, "type", "must be a JSON object"))
         return []
+    known = sum(feature.name in row for feature in signature.features)
+    if known == 0 and all(feature.nullable for feature in signature.features):
+        # Else the answer would be that of a row of gaps: to a misspelt field, or to a row that is wrapped in another object.
+        problems.append(Problem(whole, "missing", f"holds none of the model's fields: {_first_names(signature)}"))
+        return []
+    if unknown_fields == "refuse" and known < len(row):
+        problems.append(Problem(whole, "unknown_field", f"holds a field that is none of the model's: {_first_names(signature)}"))
     values = []
     for feature in signature.features:
         if feature.name in row:
@@ -58,6 +78,11 @@ def read_row(signature: Signature, row: Any, prefix: str, problems: list[Problem
             problems.append(Problem(prefix + feature.name, *problem))
         values.append(value)
     return values
+
+
+def _first_names(signature: Signature) -> str:
+    """The names of the features, the first MAX_NAMES of them."""
+    return ", ".join(signature.names[:MAX_NAMES]) + (", …" if len(signature.names) > MAX_NAMES else "")
 
 
 def read_value(feature: Feature, value: Any, unknown: Unknown, missing: tuple[str, ...] = ()) -> tuple[float, Rule | None]:

@@ -161,6 +161,8 @@ class Manifest(Section, frozen=True, kw_only=True):
     """Permutation importance by feature name; None for a feature that was not measured because the time was over."""
     search: Mapping[str, Any] | None = None
     """Metric, number of folds, candidates and the position of the best one, when parameters were searched."""
+    decision: Mapping[str, Any] | None = None
+    """How the threshold of the signature was decided: the positive class, the threshold and, when they decided, the costs."""
     limits: Mapping[str, float | None] | None = None
     """Metric floors and ceilings that the verdict applied."""
     verdict: Verdict | None = None

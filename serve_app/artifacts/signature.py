@@ -17,6 +17,9 @@ Kind = Literal["number", "boolean", "category", "date"]
 Task = Literal["classification", "regression"]
 Label = str | int | float | bool
 
+EXACT = 2**53
+"""Below it every whole number is a float64; JavaScript writes such numbers without a point and without an exponent."""
+
 UNSEEN = -1.0
 """Code of a category that training never saw; one-hot encoders turn it into all zeros."""
 
@@ -29,6 +32,20 @@ MISSING = (
 
 LARGEST = 3.4028234663852886e38
 """The largest float32: trees compare float32, so a number beyond it has no answer."""
+
+
+def json_label(label: Label) -> Label:
+    """The label as a response has it: a whole number is an integer, because languages differ in how they write 1.0."""
+    return int(label) if isinstance(label, float) and label.is_integer() and abs(label) < EXACT else label
+
+
+def label_text(label: Label) -> str:
+    """The label as text: as JSON writes it (`true`, `1`, `1.5`), and a string as it is.
+
+    It is the name of a class wherever a name must be a string: keys of `probabilities`, columns of scores, labels of metrics. So
+    a client finds the probability of the predicted class in any language.
+    """
+    return label if isinstance(label, str) else msgspec.json.encode(json_label(label)).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +103,9 @@ class Signature:
 
     `classes` are the labels in the order of the probabilities (empty for a regression); `probabilistic` is
     False for a classifier that gives no probabilities. `missing` are the texts that training read as a missing
-    value, the empty text among them (None: a manifest from before they were kept).
+    value, the empty text among them (None: a manifest from before they were kept). With a `threshold`, a classifier
+    of two classes predicts `positive` (None: the second class) from this probability of it on, else the other class;
+    without one, the class of the highest probability.
     """
 
     features: tuple[Feature, ...]
@@ -95,6 +114,8 @@ class Signature:
     target: str = "target"
     probabilistic: bool = True
     missing: tuple[str, ...] | None = None
+    threshold: float | None = None
+    positive: Label | None = None
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
@@ -104,13 +125,25 @@ class Signature:
             raise ValueError("feature names must be unique")
         if self.task == "classification" and len(self.classes) < 2:
             raise ValueError("a classification needs at least two classes")
-        if len({str(label) for label in self.classes}) != len(self.classes):
+        if len(set(self.class_names)) != len(self.classes):
             raise ValueError("class names must be unique when they are written as text")
+        if self.threshold is not None:
+            _check_threshold(self.threshold, self)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the features, in the order of the matrix's columns."""
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes as text, in the order of the probabilities: see `label_text`."""
+        return tuple(label_text(label) for label in self.classes)
+
+    @property
+    def positive_position(self) -> int:
+        """The position of the class that the threshold is for; raises ValueError when `positive` is no class."""
+        return 1 if self.positive is None else [str(label) for label in self.classes].index(str(self.positive))
 
     @property
     def missing_texts(self) -> tuple[str, ...]:
@@ -120,8 +153,9 @@ class Signature:
     def to_dict(self) -> dict[str, Any]:
         """The signature as plain Python objects, for JSON."""
         document = asdict(self)
-        if self.missing is None:
-            del document["missing"]
+        for name in ("missing", "threshold", "positive"):
+            if document[name] is None:
+                del document[name]
         for feature in document["features"]:
             for name in ("unit", "date"):
                 if feature[name] is None:
@@ -136,6 +170,14 @@ class Signature:
     def example(self) -> dict[str, Label | None]:
         """A row that is answered when it is pasted into a request."""
         return {feature.name: _example(feature) for feature in self.features}
+
+
+def _check_threshold(threshold: float, signature: Signature) -> None:
+    if len(signature.classes) != 2 or not signature.probabilistic:
+        raise ValueError("only a classifier of two classes with probabilities has a threshold")
+    if not 0.0 < threshold <= 1.0:
+        raise ValueError("a threshold is a probability above 0, at most 1")
+    _ = signature.positive_position
 
 
 @functools.cache

@@ -6,6 +6,7 @@ The same specification continues an unfinished scoring; another one is refused.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -115,4 +116,4 @@ def clear(folder: Folder, names: Sequence[str]) -> None:
 
 
 def _text(value: Any) -> str:
-    return ",".join(value) or "nothing" if isinstance(value, tuple) else str(value)
+    return shlex.join(value) or "nothing" if isinstance(value, tuple) else str(value)

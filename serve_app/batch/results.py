@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 from pyarrow import csv as arrow_csv
 
-from serve_app.artifacts.matrix import PIECE_ROWS, Matrix, Scores, batched
-from serve_app.artifacts.signature import Signature
+from serve_app.artifacts.decision import predicted_positions
+from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
+from serve_app.artifacts.signature import Signature, label_text
 from serve_app.batch.score_options import Format, OnError
-from serve_app.errors import UsageError
+from serve_app.errors import NotFinite, UsageError
 from serve_app.protocols.encode import numbers
 from serve_app.tables.columns import Rows
 
@@ -34,7 +36,7 @@ def output_schema(signature: Signature, kept: Sequence[tuple[str, pa.DataType]],
     if signature.task == "classification":
         fields.append(("confidence", pa.float64()))
         if signature.probabilistic:
-            fields += [(f"probability_{label}", pa.float64()) for label in signature.classes]
+            fields += [(f"probability_{name}", pa.float64()) for name in signature.class_names]
     fields.append(("model_version", pa.string()))
     if on_error == "keep":
         fields.append((ERROR, pa.string()))
@@ -44,13 +46,30 @@ def output_schema(signature: Signature, kept: Sequence[tuple[str, pa.DataType]],
     return pa.schema([*kept, *fields])
 
 
-def output_table(rows: Rows, score: Any, signature: Signature, version: str, schema: pa.Schema) -> pa.Table:
-    """The output of these rows; a row with a problem has the message in place of numbers."""
+def score_rows(rows: Rows, score: Any) -> tuple[Rows, Scores]:
+    """The scores of the rows without a problem, computed in pieces of PIECE_ROWS rows as the served API does.
+
+    A row whose scores are not finite numbers, which the API refuses, gets a problem and has no scores.
+    """
+    valid = _valid(rows)
+    if not len(valid):
+        return rows, np.empty(0)
+    with np.errstate(all="ignore"):  # what NumPy would warn of is looked for below
+        scores: Scores = np.concatenate([score(piece) for piece in batched(rows.matrix[valid], PIECE_ROWS)])
+    finite = np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
+    if finite.all():
+        return rows, scores
+    problems = {**rows.problems, **dict.fromkeys(valid[~finite].tolist(), NotFinite.MESSAGE)}
+    return replace(rows, problems=problems), scores[finite]
+
+
+def output_table(rows: Rows, scores: Scores, signature: Signature, version: str, schema: pa.Schema) -> pa.Table:
+    """The output of these rows and of `scores` (see `score_rows`); a row with a problem has the message in place of numbers."""
     count = len(rows.matrix)
-    valid = np.ones(count, bool)
-    valid[list(rows.problems)] = False
+    valid = np.zeros(count, bool)
+    valid[_valid(rows)] = True
     columns: dict[str, Any] = {name: rows.kept.column(name) for name in rows.kept.column_names}
-    predicted = prediction_columns(rows.matrix[valid], score, signature) if valid.any() else {}
+    predicted = prediction_columns(scores, signature) if valid.any() else {}
     index = None if valid.all() else pa.array(np.where(valid, np.cumsum(valid) - 1, 0), pa.int64(), mask=~valid)
     for name in schema.names:
         if name in columns:
@@ -66,23 +85,27 @@ def output_table(rows: Rows, score: Any, signature: Signature, version: str, sch
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def prediction_columns(matrix: Matrix, score: Any, signature: Signature) -> dict[str, Any]:
-    """The predicted columns by name for a coded matrix, computed in pieces of PIECE_ROWS rows as the served API does."""
-    scores: Scores = np.concatenate([score(piece) for piece in batched(matrix, PIECE_ROWS)])
+def prediction_columns(scores: Scores, signature: Signature) -> dict[str, Any]:
+    """The predicted columns by name."""
     if signature.task == "regression":
         return {"prediction": pa.array(_printed(scores))}
     kind = _label_type(signature)
-    labels = pa.array([str(label) if kind == pa.string() else label for label in signature.classes], kind)
+    labels = pa.array([label_text(label) if kind == pa.string() else label for label in signature.classes], kind)
     if not signature.probabilistic:
         return {"prediction": labels.take(pa.array(scores.astype(np.int64)))}
-    best = scores.argmax(axis=1)
+    best = predicted_positions(scores, signature)
     printed = _printed(scores).reshape(scores.shape)
-    probabilities = {f"probability_{label}": pa.array(printed[:, at]) for at, label in enumerate(signature.classes)}
+    probabilities = {f"probability_{name}": pa.array(printed[:, at]) for at, name in enumerate(signature.class_names)}
     return {
         "prediction": labels.take(pa.array(best)),
         "confidence": pa.array(printed[np.arange(len(best)), best]),
         **probabilities,
     }
+
+
+def _valid(rows: Rows) -> Any:
+    """The positions of the rows without a problem."""
+    return np.setdiff1d(np.arange(len(rows.matrix)), list(rows.problems), assume_unique=True)
 
 
 def encode_tables(tables: Iterable[pa.Table], schema: pa.Schema, form: Format) -> tuple[pa.Buffer, int, int]:

@@ -25,7 +25,7 @@ from serve_app.progress import Progress
 from serve_app.tables.columns import Reading, check_columns, check_types
 from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.header import Header, csv_header
-from serve_app.tables.location import Folder, Location, Source, hive_keys, sources, translate_errors
+from serve_app.tables.location import Folder, Kind, Location, Source, hive_keys, sources, translate_errors
 from serve_app.tables.splits import Part, csv_parts, last_byte, parquet_parts, scan_range, split_ranges
 
 
@@ -59,13 +59,14 @@ def score(options: ScoreOptions, report: Progress, pool: Pool | None = None) -> 
     with report("list the input"):
         kind, files = sources(data)
     flags = DialectFlags(options.separator, options.decimal, options.encoding)
+    kept = options.kept_columns(lambda: _column_names(data, kind, files[0], flags))
     spec = JobSpec(
         version=predictor.version,
         digest=predictor.digest,
         predictor=predictor.kind,
         kind=kind,
         files=tuple(files),
-        keep=options.kept_columns,
+        keep=kept,
         unknown=options.unknown,
         on_error=options.on_error,
         form=options.form,
@@ -83,7 +84,7 @@ def score(options: ScoreOptions, report: Progress, pool: Pool | None = None) -> 
         check_same(manifest.spec, spec, options.out)
         if DONE in names:
             return Outcome(**orjson.loads(folder.read(DONE)), already=len(manifest.parts))
-    reading = Reading(predictor.signature, options.kept_columns, options.unknown)
+    reading = Reading(predictor.signature, kept, options.unknown)
     if manifest is not None:
         headers = manifest.headers
     else:
@@ -134,6 +135,16 @@ def _read_bundle(options: ScoreOptions, policy: LoadPolicy) -> Bundle:
         known = ", ".join(str(entry.version) for entry in store.entries()) or "none"
         raise StoreError(f"{options.model_dir} holds no version {options.version}; it holds: {known}")
     return read_bundle(entry.folder, policy)
+
+
+def _column_names(data: Location, kind: Kind, source: Source, flags: DialectFlags) -> list[str]:
+    """The names of a file's columns, with the keys of its folders."""
+    with translate_errors(source.path):
+        if kind == "parquet":
+            names: Sequence[str] = parquet_parts(data, source, PART_BYTES, 0)[0].names
+        else:
+            names = csv_header(data, source.path, source.size, flags).columns
+    return [*names, *hive_keys(data, source.path)]
 
 
 def _headers(data: Location, spec: JobSpec, flags: DialectFlags) -> dict[str, Header]:

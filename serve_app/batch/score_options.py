@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import typer
@@ -21,7 +22,7 @@ PART_BYTES = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """What one scoring does. Raises UsageError when a column is kept twice."""
+    """What one scoring does."""
 
     data: Annotated[str, typer.Option(help="CSV or Parquet: a file, a folder, a pattern 'in/*.csv', or gs://…, s3://….")]
     out: Annotated[
@@ -29,7 +30,10 @@ class ScoreOptions:
     ]
     model_dir: ModelDir = MODEL_DIR
     version: Annotated[int | None, typer.Option(help="A version that `models` lists. (default: the served one)")] = None
-    keep: Annotated[str, typer.Option(metavar="COLUMN,…", help="Columns of the input to repeat in the output.")] = ""
+    keep: Annotated[
+        list[str],
+        typer.Option(metavar="COLUMN", help="Column of the input to repeat in the output, or several as A,B; repeatable."),
+    ] = field(default_factory=list)
     on_error: Annotated[
         OnError, typer.Option(help="A row that the API would refuse: stop at it, or write the reason into the column `error`.")
     ] = "refuse"
@@ -52,11 +56,19 @@ class ScoreOptions:
     allow_joblib: AllowJoblib = True
     verify_key: VerifyKey = None
 
-    def __post_init__(self) -> None:
-        if len(set(self.kept_columns)) != len(self.kept_columns):
-            raise UsageError(f"--keep '{self.keep}' names a column twice")
+    def kept_columns(self, columns: Callable[[], Collection[str]]) -> tuple[str, ...]:
+        """The columns of the input that the output repeats, in the order of the flags; raises UsageError when one is kept twice.
 
-    @property
-    def kept_columns(self) -> tuple[str, ...]:
-        """The columns of the input that the output repeats, in the order of the flag."""
-        return tuple(name.strip() for name in self.keep.split(",") if name.strip())
+        A value that is no name of a column is a list of names with commas between them. `columns` gives the names of the input; it
+        is called only when a value holds a comma.
+        """
+        names: list[str] = []
+        for value in self.keep:
+            if "," in value and value not in columns():
+                names += [name.strip() for name in value.split(",") if name.strip()]
+            elif value.strip():
+                names.append(value if "," in value else value.strip())
+        twice = next((name for position, name in enumerate(names) if name in names[:position]), None)
+        if twice is not None:
+            raise UsageError(f"--keep names the column '{twice}' twice: name it once")
+        return tuple(names)

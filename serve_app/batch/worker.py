@@ -13,7 +13,7 @@ import pyarrow as pa
 from serve_app.artifacts.bundle import Bundle, verify_files
 from serve_app.artifacts.fields import Unknown
 from serve_app.artifacts.legacy import legacy_digest
-from serve_app.batch.results import encode_tables, output_table
+from serve_app.batch.results import encode_tables, output_table, score_rows
 from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import BundleRefused, IrisApiError, UsageError
 from serve_app.inference.policy import BackendChoice, LoadPolicy
@@ -115,7 +115,8 @@ class Scorer:
     def _tables(self, part: Part) -> Iterator[pa.Table]:
         task, signature = self._task, self._predictor.signature
         first_row = part.first_row
-        for rows in self._rows(part):
+        for read in self._rows(part):
+            rows, scores = score_rows(read, self._predictor.scores)
             if rows.problems and task.on_error == "refuse":
                 first = min(rows.problems)
                 raise UsageError(
@@ -123,7 +124,7 @@ class Scorer:
                     "(correct it, or use --on-error keep to continue)"
                 )
             first_row += len(rows.matrix)
-            yield output_table(rows, self._predictor.scores, signature, self._predictor.version, task.schema)
+            yield output_table(rows, scores, signature, self._predictor.version, task.schema)
 
     def _rows(self, part: Part) -> Iterator[Rows]:
         if self._task.kind == "parquet":

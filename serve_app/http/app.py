@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Mount, Route
 
 from serve_app import __version__
 from serve_app.fast_path import release_memory
@@ -28,6 +29,7 @@ from serve_app.http.problems import NOT_FOUND, Headers, HttpProblem, method_not_
 from serve_app.http.rate_limit import RateLimiter
 from serve_app.http.rate_window import RateCounter, RateLimitClient
 from serve_app.http.responses import ASGIApp, problem_response, to_starlette
+from serve_app.http.routes.documentation import install_documentation
 from serve_app.http.routes.health import health_router
 from serve_app.http.routes.model import model_router
 from serve_app.http.routes.predictions import PREDICTION_ROUTES
@@ -39,7 +41,10 @@ log = logging.getLogger("iris_api.app")
 
 EXPORT_SECONDS = 1.0
 KEYS_SECONDS = 2.0
-EXPOSED_HEADERS = ("X-Request-ID", "X-Model-Name", "X-Model-Version", "X-Model-Digest", "ETag", "Retry-After")
+EXPOSED_HEADERS = (
+    *("X-Request-ID", "X-Model-Name", "X-Model-Version", "X-Model-Digest", "ETag"),
+    *("Retry-After", "RateLimit", "RateLimit-Policy", "Accept-Encoding", "Allow"),
+)
 """Headers that a page from another origin may read."""
 
 
@@ -81,6 +86,9 @@ def create_app(
             executor.shutdown(wait=False, cancel_futures=True)
 
     app: FastAPI = FastAPIOffline(
+        docs_url=None,  # with addresses from the root; `install_documentation` adds others
+        redoc_url=None,
+        servers=[{"url": "."}],  # relative to the document, so right below any path
         title="iris-api",
         version=__version__,
         description="Answers with the model that the store points to. The schema of a row follows that model's signature.",
@@ -88,12 +96,21 @@ def create_app(
         redirect_slashes=False,  # a redirect would repeat the Host header and the query
         exception_handlers={HTTPException: _http_problem},
     )
-    app.include_router(model_router(service, model_name=options.model_name))
-    app.include_router(health_router(slot, collector, None if options.public_pages else service.refuse_key))
-    install_openapi(app, slot, routes, max_rows=options.max_rows, public_pages=options.public_pages)
+    install_documentation(app)
+    routers = (
+        model_router(service, model_name=options.model_name),
+        health_router(slot, collector, None if options.public_pages else service.refuse_key),
+    )
+    for router in routers:
+        app.include_router(router)
+    install_openapi(
+        app, slot, routes, max_rows=options.max_rows, unknown_fields=options.unknown_fields, public_pages=options.public_pages
+    )
     if not options.public_pages:
         require_key(app.routes, service.refuse_key)
-    app.add_middleware(GatewayMiddleware, gateway=gateway, sends_request_id=options.sends_request_id)
+    own = [route for routed in (app, *routers) for route in routed.routes if isinstance(route, Route | Mount)]
+    paths = frozenset([*routes, *(route.path for route in own)])
+    app.add_middleware(GatewayMiddleware, gateway=gateway, sends_request_id=options.sends_request_id, paths=paths)
     if around is not None:
         app.add_middleware(around)
     app.state.collector = collector
@@ -110,7 +127,11 @@ def _cors(origins: tuple[str, ...]) -> CORSMiddleware | None:
         raise AssertionError("CORSMiddleware is only asked for its decisions")
 
     return CORSMiddleware(
-        no_app, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=EXPOSED_HEADERS
+        no_app,
+        allow_origins=list(origins),
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED_HEADERS,
     )
 
 
@@ -195,5 +216,5 @@ def _problem_of_status(error: Exception, headers: Headers) -> HttpProblem:
     if status == 404:
         return NOT_FOUND
     if status == 405:
-        return method_not_allowed(headers)
+        return method_not_allowed(tuple((name, b"GET, HEAD" if value == b"GET" else value) for name, value in headers))
     return problem(status, f"http_{status}", str(getattr(error, "detail", "The request failed.")), headers=headers)

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -27,14 +27,15 @@ from serve_app.http.headers import HeaderValues, problem_of_headers, problem_of_
 from serve_app.http.lingering import Lingering
 from serve_app.http.options import HttpOptions
 from serve_app.http.prediction_service import PredictionService
+from serve_app.http.prefix import add_prefix, path_below
 from serve_app.http.problems import (
     INTERNAL_ERROR,
     NOT_JSON,
     TOO_BUSY,
-    UNSUPPORTED_ENCODING,
     HttpProblem,
     method_not_allowed,
     problem_of,
+    unsupported_encoding,
 )
 from serve_app.http.rate_limit import FREE, RateLimiter
 from serve_app.http.responses import (
@@ -42,11 +43,13 @@ from serve_app.http.responses import (
     REQUEST_ID,
     ASGIApp,
     HttpResponse,
+    Message,
     Receive,
     Scope,
     Send,
     problem_response,
     send_response,
+    send_without_body,
 )
 from serve_app.protocols.codec import Buffer, Codec
 from serve_app.protocols.codec import Headers as RequestHeaders
@@ -95,7 +98,12 @@ class Gateway:
         self._service = service
         self._collector = collector
         self._options = options
-        self._routes = {path: _route(path, codec, service, options) for path, codec in routes.items()}
+        # Below the root path too, so that a prefix that a proxy does not strip costs a prediction nothing.
+        self._routes = {
+            prefix + path: _route(path, codec, service, options)
+            for prefix in {"", options.root_path}
+            for path, codec in routes.items()
+        }
         self._rate_limiter = rate_limiter
         self._cors = cors
         self._executor = executor  # inflates bodies
@@ -110,7 +118,11 @@ class Gateway:
 
     def route_of(self, scope: Scope) -> PredictionRoute | None:
         """The prediction route of a request; None when the app answers it."""
-        return self._routes.get(_path(scope)) if scope["type"] == "http" else None
+        return self._routes.get(path_below(scope)) if scope["type"] == "http" else None
+
+    def add_prefix(self, scope: Scope, paths: Collection[str]) -> bool:
+        """Add to a request that `answer` left the path below which a proxy shows the application (see `prefix`)."""
+        return add_prefix(scope, self._options.root_path, paths)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, *, sends_request_id: bool = True) -> bool:
         """Answer a request of a prediction route; False, with nothing read or sent, for all others.
@@ -133,6 +145,9 @@ class Gateway:
         """Let the app answer, within the same limits as a prediction; for requests that `answer` leaves."""
         started = time.perf_counter()
         scope["headers"] = list(scope["headers"])
+        request = scope
+        if scope["method"] == "HEAD":  # answered wherever GET is, and as GET is, to the last header
+            scope, send = {**scope, "method": "GET"}, partial(send_without_body, send)  # a copy: the server looks at its own
         values = dict(scope["headers"])
         problem = problem_of_headers(scope["headers"])
         request_id = self._request_id(scope, values)
@@ -161,6 +176,7 @@ class Gateway:
         finally:
             body.release()
             self._collector.in_flight -= 1
+        request["route"] = scope.get("route")
         path = getattr(scope.get("route"), "path", "") or "unmatched"
         seconds = time.perf_counter() - started - forwarded.waited_seconds
         self._busy_seconds += seconds
@@ -237,8 +253,8 @@ class Gateway:
         content_type = values.get(b"content-type")
         if content_type is not None and not codec.accepts(content_type):
             return NOT_JSON
-        if b"content-encoding" in values and _encoding(values) not in (b"identity", b"gzip"):
-            return UNSUPPORTED_ENCODING
+        if b"content-encoding" in values and (encoding := _encoding(values)) not in (b"identity", b"gzip"):
+            return unsupported_encoding(encoding)
         return self._refuse_length(values, body)
 
     def _refuse_length(self, values: HeaderValues, body: Body) -> HttpProblem | None:
@@ -258,7 +274,7 @@ class Gateway:
         `problem` is that of its headers.
         """
         problem = problem or self._refuse_length(values, body)
-        path = _path(scope)
+        path = path_below(scope)
         if problem is None and self._rate_limiter is not None:
             problem = await self._rate_limiter.refuse(scope, path)
         if problem is None and self._collector.in_flight > self._options.max_in_flight and path not in FREE:
@@ -282,9 +298,10 @@ class Gateway:
 
     def _with_cors(self, scope: Scope, values: HeaderValues, send: Send) -> Send:
         """`send`, which adds the headers that let a page from an allowed origin read the response."""
-        if self._cors is None or self._is_preflight(scope, values):
+        if self._cors is None:
             return send
-        return partial(self._cors.send, send=send, request_headers=StarletteHeaders(scope=scope))
+        with_cors = partial(self._cors.send, send=send, request_headers=StarletteHeaders(scope=scope))
+        return partial(_send_unless_decided, with_cors, send) if self._is_preflight(scope, values) else with_cors
 
     def _body(self, receive: Receive, route: PredictionRoute | None = None) -> Body:
         seconds, budget = self._options.max_body_seconds, self._budget
@@ -326,10 +343,11 @@ class Gateway:
 
 
 class GatewayMiddleware:
-    """Puts an app behind the gateway: predictions are answered there, other requests are forwarded."""
+    """Puts an app behind the gateway: predictions are answered there, other requests are forwarded; `paths` are all of the app."""
 
-    def __init__(self, app: ASGIApp, gateway: Gateway, *, sends_request_id: bool) -> None:
+    def __init__(self, app: ASGIApp, gateway: Gateway, *, sends_request_id: bool, paths: Collection[str]) -> None:
         self._app = app
+        self._paths = paths
         self._gateway = gateway
         self._sends_request_id = sends_request_id
 
@@ -339,8 +357,13 @@ class GatewayMiddleware:
             await self._app(scope, receive, send)
             return
         sends_request_id = self._sends_request_id or _SENDS_REQUEST_ID in scope
-        if not await self._gateway.answer(scope, receive, send, sends_request_id=sends_request_id):
-            await self._gateway.forward(self._app, scope, receive, send, sends_request_id=sends_request_id)
+        gateway = self._gateway
+        if await gateway.answer(scope, receive, send, sends_request_id=sends_request_id):
+            return
+        # Once more with the prefix, if there is one.
+        if gateway.add_prefix(scope, self._paths) and await gateway.answer(scope, receive, send, sends_request_id=sends_request_id):
+            return
+        await gateway.forward(self._app, scope, receive, send, sends_request_id=sends_request_id)
 
 
 def sending_request_ids(app: ASGIApp) -> ASGIApp:
@@ -360,18 +383,19 @@ def _route(path: str, codec: type[Codec], service: PredictionService, options: H
     return PredictionRoute(path, codec, partial(service.predict_row, codec), limit, service.max_row_bytes)
 
 
+async def _send_unless_decided(with_cors: Send, send: Send, message: Message) -> None:
+    """Send the response to a preflight, which has its headers already, or the refusal of one, which needs them."""
+    decided = any(name == b"access-control-allow-methods" for name, _ in message.get("headers", ()))
+    await (send if decided else with_cors)(message)
+
+
 def _encoding(values: HeaderValues) -> bytes:
-    return values.get(b"content-encoding", b"identity").strip().lower()
+    """The content coding of the body; `x-gzip` is a name of `gzip` (RFC 9110, section 8.4.1.3)."""
+    encoding = values[b"content-encoding"].strip().lower() or b"identity"
+    return b"gzip" if encoding == b"x-gzip" else encoding
 
 
 def _identity(scope: Scope, request_id: bytes) -> dict[str, Any]:
     """What a line of the log is found by: the id of the request, and its trace when there is one."""
     trace_id = trace_context.trace_id(scope)
     return {"request_id": request_id.decode()} | ({"trace_id": trace_id} if trace_id else {})
-
-
-def _path(scope: Scope) -> str:
-    """The path as the app knows it."""
-    path: str = scope["path"]
-    root = scope.get("root_path")
-    return path.removeprefix(root) if root else path

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serve_app.artifacts.fields import UnknownFields
 from serve_app.artifacts.signature import Signature
 from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Codec, Operation
@@ -22,7 +23,7 @@ _PROBLEMS = {
     "415": "Not sent as JSON",
     "422": "A value does not fit the signature",
     "429": "Too many requests; try again after Retry-After seconds",
-    "500": "The server failed",
+    "500": "The server failed, or the model computed no finite number",
     "503": "No model is loaded",
 }
 _KEYED = {"401", "403"}
@@ -40,7 +41,13 @@ _MODEL_HEADERS = ("X-Model-Name", "X-Model-Version", "X-Model-Digest", "X-Reques
 
 
 def install_openapi(
-    app: FastAPI, slot: Slot, routes: Mapping[str, type[Codec]], *, max_rows: int, public_pages: bool = True
+    app: FastAPI,
+    slot: Slot,
+    routes: Mapping[str, type[Codec]],
+    *,
+    max_rows: int,
+    unknown_fields: UnknownFields,
+    public_pages: bool = True,
 ) -> None:
     """Replace `app.openapi`; the document is made again when another model is served.
 
@@ -49,12 +56,16 @@ def install_openapi(
     paths = _PATHS if public_pages else {**_PATHS, "/metrics": _KEYED}
     cached: tuple[str | None, dict[str, Any]] | None = None
 
+    def operations(signature: Signature | None) -> dict[str, tuple[type[Codec], Operation]]:
+        limits: Any = {"max_rows": max_rows, "unknown_fields": unknown_fields}
+        return {path: (codec, codec.operation(signature, **limits)) for path, codec in routes.items()}
+
     def openapi() -> dict[str, Any]:
         nonlocal cached
         predictor = slot.predictor
         digest = predictor.digest if predictor else None
         if cached is None or cached[0] != digest:
-            cached = (digest, _document(app, routes, paths, predictor.signature if predictor else None, max_rows))
+            cached = (digest, _document(app, operations(predictor.signature if predictor else None), paths))
         return cached[1]
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -62,13 +73,16 @@ def install_openapi(
 
 def _document(
     app: FastAPI,
-    routes: Mapping[str, type[Codec]],
+    operations: Mapping[str, tuple[type[Codec], Operation]],
     statuses_of: Mapping[str, set[str]],
-    signature: Signature | None,
-    max_rows: int,
 ) -> dict[str, Any]:
     document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+        servers=app.servers,
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["Problem"] = PROBLEM_SCHEMA
@@ -86,8 +100,7 @@ def _document(
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     paths["/model"]["get"]["responses"]["304"] = {"description": "The client has this version already"}
     predictions = {}
-    for path, codec in routes.items():
-        description = codec.operation(signature, max_rows=max_rows)
+    for path, (codec, description) in operations.items():
         schemas.update(description.schemas)
         predictions[path] = {"post": _prediction_operation(codec, description)}
     document["paths"] = {**predictions, **paths}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve_app.artifacts.fields import Unknown
+from serve_app.artifacts.fields import Unknown, UnknownFields
 from serve_app.http.rate_limit import RateLimits
 
 
@@ -29,6 +29,8 @@ class HttpOptions:
     max_in_flight: int
     max_wait_seconds: float
     unknown: Unknown
+    unknown_fields: UnknownFields
+    root_path: str
     poll_seconds: float
     log_every: int
     sends_request_id: bool

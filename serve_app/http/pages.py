@@ -11,7 +11,7 @@ from serve_app.http.problems import HttpProblem
 from serve_app.http.responses import ASGIApp, Receive, Scope, Send, problem_response, to_starlette
 
 METRICS = "/metrics"
-DOCS = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+DOCS = frozenset({"/docs", "/redoc", "/openapi.json"})
 
 RefuseKey = Callable[[bytes | None, bytes | None], HttpProblem | None]
 """From the values of `X-API-Key` and `Authorization` to the problem of a request that may not pass."""

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 
 from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
-from serve_app.errors import InvalidInput, NoModel
+from serve_app.errors import InvalidInput, NoModel, NotFinite
 from serve_app.http.auth import Verdict
 from serve_app.http.options import HttpOptions
 from serve_app.http.problems import INTERNAL_ERROR, KEY_PROBLEMS, TOO_BUSY, Headers, HttpProblem, problem_of
@@ -172,6 +172,7 @@ class PredictionService:
             max_rows=self._options.max_rows,
             max_row_bytes=self._max_row_bytes(predictor),
             unknown=self._options.unknown,
+            unknown_fields=self._options.unknown_fields,
         )
         codec = protocol(context)
         headers = ((b"content-type", protocol.content_type), *self.model_headers(predictor))
@@ -203,5 +204,7 @@ def _inline_bytes(predictor: Predictor, codec: Codec) -> float:
 def _failure(error: Exception, protocol: type[Codec], predictor: Predictor) -> HttpResponse:
     if isinstance(error, InvalidInput):
         return problem_response(problem_of(error), protocol)
+    if isinstance(error, NotFinite):
+        return problem_response(problem_of(error), protocol)._replace(version=predictor.version)
     log.error("prediction failed", exc_info=error, extra={"model_version": predictor.version})
     return problem_response(INTERNAL_ERROR, protocol)

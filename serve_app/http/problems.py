@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.errors import InvalidInput, Malformed, NoModel, Problem, TooLarge, TooManyRows
+from serve_app.errors import InvalidInput, Malformed, NoModel, NotFinite, Problem, TooLarge, TooManyRows
 from serve_app.http.body import BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
 from serve_app.protocols.codec import ProblemDetails
 
@@ -36,8 +36,16 @@ def problem_of(error: Exception) -> HttpProblem:
             return problem(400, "malformed", "The body must be a JSON document in UTF-8.", errors=error.problems)
         case InvalidInput():
             return _invalid_input(error)
+        case NotFinite():
+            return _not_finite(error)
         case NoModel():
             return problem(503, "no_model", str(error), headers=((b"retry-after", b"5"),))
+        case _:
+            return _problem_of_body(error)
+
+
+def _problem_of_body(error: Exception) -> HttpProblem:
+    match error:
         case BodyTooLarge():
             return problem(413, "body_too_large", f"The body must not be larger than {error.limit} bytes.")
         case BodyTimeout():
@@ -48,6 +56,12 @@ def problem_of(error: Exception) -> HttpProblem:
             return TOO_BUSY
         case _:
             return INTERNAL_ERROR
+
+
+def _not_finite(error: NotFinite) -> HttpProblem:
+    rows = [Problem(f"instances[{row}]", "not_finite", error.MESSAGE) for row in error.rows]
+    detail = "The model computed a result that is not a finite number; the features are as they must be."
+    return problem(500, "not_finite_result", detail, errors=rows)
 
 
 def _invalid_input(error: InvalidInput) -> HttpProblem:
@@ -68,10 +82,20 @@ REPEATED_HEADER = problem(
 )
 INVALID_HEADER = problem(400, "invalid_header", "The values of headers must be UTF-8.")
 NOT_JSON = problem(415, "unsupported_media_type", "Send the body as JSON, with Content-Type: application/json.")
-UNSUPPORTED_ENCODING = problem(415, "unsupported_encoding", "Send the body as it is, or with Content-Encoding: gzip.")
 NOT_FOUND = problem(404, "not_found", "There is nothing at this address; /docs lists what there is.")
 TOO_BUSY = problem(429, "too_busy", "Too many requests at once; try again in a second.", headers=((b"retry-after", b"1"),))
 INTERNAL_ERROR = problem(500, "internal_error", "The server failed to answer; the log has the reason under this request's id.")
+
+
+_ENCODINGS = (b"deflate", b"zstd", b"br", b"compress", b"x-compress", b"dcb", b"dcz")
+"""Registered content codings that are not supported; their names may be repeated to the client."""
+
+
+def unsupported_encoding(encoding: bytes) -> HttpProblem:
+    """415 that names the content coding, with the `Accept-Encoding` of RFC 9110, section 12.5.3."""
+    name = "A list of content codings" if b"," in encoding else f"`{encoding.decode()}`" if encoding in _ENCODINGS else "This"
+    detail = f"{name} is not supported: send the body as it is, or with Content-Encoding: gzip."
+    return problem(415, "unsupported_encoding", detail, headers=((b"accept-encoding", b"gzip, identity"),))
 
 
 def method_not_allowed(headers: Headers) -> HttpProblem:

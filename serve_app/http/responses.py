@@ -61,6 +61,11 @@ def to_starlette(response: HttpResponse) -> Response:
     return answer
 
 
+async def send_without_body(send: Send, message: Message) -> None:
+    """Send a message of the response to HEAD: the head as it is, of the body nothing."""
+    await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+
 async def send_response(response: HttpResponse, send: Send, *, request_id: bytes | None, must_close: bool) -> None:
     """Send a whole response. With `must_close` its end is left open, for the caller to send once the client has stopped."""
     headers = [*response.headers, *SECURITY_HEADERS, (b"content-length", b"%d" % len(response.body))]

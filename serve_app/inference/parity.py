@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Signature
 
@@ -14,7 +15,7 @@ TOLERANCE = 1e-5
 def same_scores(expected: Scores, actual: Scores, signature: Signature) -> bool:
     """True when the labels are equal and no probability differs by more than TOLERANCE (regression: relative to the scale)."""
     if signature.task == "classification" and signature.probabilistic:
-        same_labels = np.array_equal(expected.argmax(axis=1), actual.argmax(axis=1))
+        same_labels = np.array_equal(predicted_positions(expected, signature), predicted_positions(actual, signature))
         return bool(same_labels and np.all(np.abs(expected - actual) <= TOLERANCE))
     if signature.task == "classification":
         return bool(np.array_equal(expected, actual))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from serve_app.artifacts.fields import Unknown
+from serve_app.artifacts.fields import Unknown, UnknownFields
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Signature
 from serve_app.errors import Problem
@@ -51,6 +51,7 @@ class CodecContext:
     max_rows: int
     max_row_bytes: int
     unknown: Unknown
+    unknown_fields: UnknownFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,5 +113,5 @@ class Codec(ABC):
 
     @classmethod
     @abstractmethod
-    def operation(cls, signature: Signature | None, *, max_rows: int) -> Operation:
+    def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation:
         """The OpenAPI description of the route; `signature` is None while no model is loaded."""

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from serve_app.artifacts.dates import InvalidDate, parser
-from serve_app.artifacts.fields import MAX_PROBLEMS, Unknown, read_row
+from serve_app.artifacts.fields import MAX_PROBLEMS, Unknown, UnknownFields, read_row
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import InvalidInput, Malformed, Problem, TooLarge, TooManyRows
@@ -33,9 +33,9 @@ ROW_BYTES = 64 * 1024
 """A larger row is parsed field by field, for the same reason."""
 
 
-def row_decoder(signature: Signature, *, unknown: Unknown) -> Callable[[Buffer], Matrix]:
+def row_decoder(signature: Signature, *, unknown: Unknown, unknown_fields: UnknownFields = "ignore") -> Callable[[Buffer], Matrix]:
     """A function from a JSON object to a matrix of one row; it raises InvalidInput."""
-    decode = _decoder(signature)
+    decode = _decoder(signature, unknown_fields)
     vector = _vector(signature, unknown)
     astuple = msgspec.structs.astuple
 
@@ -46,7 +46,7 @@ def row_decoder(signature: Signature, *, unknown: Unknown) -> Callable[[Buffer],
         except _NOT_FAST:
             document = _load_row(body)
         problems: list[Problem] = []
-        numbers = read_row(signature, document, "", problems, unknown)
+        numbers = read_row(signature, document, "", problems, unknown, unknown_fields)
         if problems:
             raise InvalidInput(problems[:MAX_PROBLEMS])
         return np.array((numbers,), dtype=np.float64)
@@ -54,13 +54,16 @@ def row_decoder(signature: Signature, *, unknown: Unknown) -> Callable[[Buffer],
     return decode_row
 
 
-def rows_decoder(signature: Signature, *, max_rows: int, max_row_bytes: int, unknown: Unknown) -> Callable[[Buffer], Matrix]:
+def rows_decoder(
+    signature: Signature, *, max_rows: int, max_row_bytes: int, unknown: Unknown, unknown_fields: UnknownFields = "ignore"
+) -> Callable[[Buffer], Matrix]:
     """A function from `{"instances": [row, ...]}` to a matrix, order kept; it raises InvalidInput, TooManyRows and TooLarge.
 
     No more than `rows_within` the signature are read; a row of more than `max_row_bytes`, and a body with more than that beside its
     rows, are refused when they have to be read slowly.
     """
-    decode_whole, decode = _decoder(signature, many=True, whole=True), _decoder(signature, many=True)
+    decode = _decoder(signature, unknown_fields, many=True)
+    decode_whole = _decoder(signature, unknown_fields, many=True, whole=True)
     vector = _vector(signature, unknown)
     astuple = msgspec.structs.astuple
     width = len(signature.features)
@@ -85,15 +88,19 @@ def rows_decoder(signature: Signature, *, max_rows: int, max_row_bytes: int, unk
             raise NotFastPath
         return np.concatenate(matrices)
 
+    def reader() -> BatchReader:
+        return BatchReader(
+            signature, max_rows=max_rows, max_row_bytes=max_row_bytes, unknown=unknown, unknown_fields=unknown_fields
+        )
+
     def decode_rows(body: Buffer) -> Matrix:
-        limits = {"max_rows": max_rows, "max_row_bytes": max_row_bytes}
         with contextlib.suppress(*_NOT_FAST):
             if len(body) > PIECE_BYTES:
-                return in_pieces(body, BatchReader(signature, unknown=unknown, **limits))
+                return in_pieces(body, reader())
             rows = decode_whole(body).instances
             _check_count(len(rows), max_rows)
             return vectors(rows)
-        return BatchReader(signature, unknown=unknown, **limits).read(body)
+        return reader().read(body)
 
     return decode_rows
 
@@ -104,11 +111,14 @@ class BatchReader:
     `count` is how many rows were read so far, by it or by the caller.
     """
 
-    def __init__(self, signature: Signature, *, max_rows: int, max_row_bytes: int, unknown: Unknown) -> None:
+    def __init__(
+        self, signature: Signature, *, max_rows: int, max_row_bytes: int, unknown: Unknown, unknown_fields: UnknownFields
+    ) -> None:
         self._signature = signature
         self._max_rows = max_rows
         self._max_row_bytes = max_row_bytes
         self._unknown = unknown
+        self._unknown_fields = unknown_fields
         self.count = 0
         self._problems: list[Problem] = []
 
@@ -139,6 +149,7 @@ class BatchReader:
         """The matrix of `{"instances": [row, ...]}`. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
         reader = JsonReader(body, self._max_row_bytes)
         numbers: array[float] | None = None
+        other_members = False
         beside = start = 0  # characters that belong to no row
         for name in reader.members():
             beside += reader.offset - start
@@ -148,12 +159,16 @@ class BatchReader:
                 start = reader.offset
             else:
                 reader.value()
+                other_members = True
             if beside + reader.offset - start > self._max_row_bytes:
                 raise TooLarge([Problem("body", "too_long", f"must hold at most {self._max_row_bytes} bytes beside its rows")])
         reader.end()
-        self.check()
         if numbers is None:
-            raise InvalidInput([Problem("instances", "missing", "this field is required")])
+            self._problems.append(Problem("instances", "missing", "this field is required"))
+        if other_members and self._unknown_fields == "refuse":
+            self._problems.append(Problem("body", "unknown_field", "must hold no other field than instances"))
+        self.check()
+        assert numbers is not None
         matrix = self._matrix(numbers)
         _check_count(len(matrix), self._max_rows)
         return matrix
@@ -171,7 +186,8 @@ class BatchReader:
         for index, row in enumerate(reader.items(), first):
             self.check_count(1)
             self.count += 1
-            numbers.extend(read_row(self._signature, row, f"instances[{index}].", self._problems, self._unknown))
+            prefix = f"instances[{index}]."
+            numbers.extend(read_row(self._signature, row, prefix, self._problems, self._unknown, self._unknown_fields))
             if len(self._problems) >= MAX_PROBLEMS:
                 self.check()
         return numbers
@@ -217,14 +233,17 @@ def _pieces(body: Buffer, max_row_bytes: int) -> Iterator[bytes]:
         start = end if cut is None else cut.end()
 
 
-def _decoder(signature: Signature, *, many: bool = False, whole: bool = False) -> Callable[[Buffer], Any]:
+def _decoder(
+    signature: Signature, unknown_fields: UnknownFields, *, many: bool = False, whole: bool = False
+) -> Callable[[Buffer], Any]:
+    forbid = unknown_fields == "refuse"
     try:
-        row = _row_type(signature)
+        row = _row_type(signature, forbid_unknown_fields=forbid)
     except ValueError:  # msgspec takes no field names with quotes, backslashes or control characters
         return _leave_it
     kind: Any = list[row] if many else row  # type: ignore[valid-type]
     if whole:
-        kind = msgspec.defstruct("Batch", [("instances", kind)], gc=False)
+        kind = msgspec.defstruct("Batch", [("instances", kind)], gc=False, forbid_unknown_fields=forbid)
     return msgspec.json.Decoder(kind).decode
 
 
@@ -235,7 +254,7 @@ def _leave_it(_: Buffer) -> Any:
 _TYPES: Any = {"number": float, "boolean": bool, "category": str, "date": str}
 
 
-def _row_type(signature: Signature) -> type[msgspec.Struct]:
+def _row_type(signature: Signature, *, forbid_unknown_fields: bool) -> type[msgspec.Struct]:
     fields: list[Any] = []
     rename = {}
     for position, feature in enumerate(signature.features):
@@ -246,10 +265,10 @@ def _row_type(signature: Signature) -> type[msgspec.Struct]:
             minimum, maximum = feature.bounds
             kind = Annotated[kind, msgspec.Meta(ge=minimum, le=maximum)]
         fields.append((name, kind | None, None) if feature.nullable else (name, kind))
-    required_first = sorted(fields, key=len)
-    if required_first != fields:
-        return msgspec.defstruct("Row", fields, rename=rename, kw_only=True, gc=False)
-    return msgspec.defstruct("Row", fields, rename=rename, gc=False)
+    in_order = sorted(fields, key=len) == fields  # those that may be left out come last
+    return msgspec.defstruct(
+        "Row", fields, rename=rename, kw_only=not in_order, gc=False, forbid_unknown_fields=forbid_unknown_fields
+    )
 
 
 def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]], Sequence[float]] | None:
@@ -257,7 +276,16 @@ def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]
     if all(feature.kind == "number" and not feature.nullable for feature in signature.features):
         return None
     columns = [_column(feature, unknown, signature.missing_texts) for feature in signature.features]
-    return lambda values: [column(value) for column, value in zip(columns, values, strict=True)]
+
+    def vector(values: tuple[Any, ...]) -> list[float]:
+        return [column(value) for column, value in zip(columns, values, strict=True)]
+
+    def vector_of_gaps(values: tuple[Any, ...]) -> list[float]:
+        if values.count(None) == len(columns):
+            raise NotFastPath  # the typed decoder does not tell null from a field that was left out
+        return vector(values)
+
+    return vector_of_gaps if all(feature.nullable for feature in signature.features) else vector
 
 
 def _column(feature: Feature, unknown: Unknown, missing: tuple[str, ...]) -> Callable[[Any], float]:

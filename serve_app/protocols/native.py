@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import orjson
 
+from serve_app.artifacts.fields import UnknownFields
 from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Signature
 from serve_app.protocols import native_schema
@@ -20,7 +21,7 @@ class NativeRowCodec(Codec):
 
     def __init__(self, context: CodecContext) -> None:
         """Compile decoder and encoder for the signature."""
-        self._decode = row_decoder(context.signature, unknown=context.unknown)
+        self._decode = row_decoder(context.signature, unknown=context.unknown, unknown_fields=context.unknown_fields)
         self._encode = row_encoder(context.signature)
 
     def decode(self, body: Buffer, headers: Headers) -> Batch:
@@ -36,14 +37,14 @@ class NativeRowCodec(Codec):
         return 1.0
 
     @classmethod
-    def operation(cls, signature: Signature | None, *, max_rows: int) -> Operation:
+    def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation:
         """`Row` and `Prediction`, after the signature of the served model."""
         return Operation(
             operation_id="predict",
             summary="Predict one row",
             request="Row",
             response="Prediction",
-            schemas={"Row": native_schema.row(signature), "Prediction": native_schema.prediction(signature)},
+            schemas={"Row": native_schema.row(signature, unknown_fields), "Prediction": native_schema.prediction(signature)},
         )
 
 
@@ -55,7 +56,11 @@ class NativeBatchCodec(Codec):
     def __init__(self, context: CodecContext) -> None:
         """Compile decoder and encoder for the signature."""
         self._decode = rows_decoder(
-            context.signature, max_rows=context.max_rows, max_row_bytes=context.max_row_bytes, unknown=context.unknown
+            context.signature,
+            max_rows=context.max_rows,
+            max_row_bytes=context.max_row_bytes,
+            unknown=context.unknown,
+            unknown_fields=context.unknown_fields,
         )
         self._encode = rows_encoder(context.signature)
         self._row_bytes = len(orjson.dumps(context.signature.example())) + 1  # of a row as JSON, about
@@ -78,7 +83,7 @@ class NativeBatchCodec(Codec):
         return body_bytes / self._least_row_bytes
 
     @classmethod
-    def operation(cls, signature: Signature | None, *, max_rows: int) -> Operation:
+    def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation:
         """`Rows` and `Predictions`; `maxItems` is the limit that the decoder enforces."""
         most_rows = max_rows if signature is None else rows_within(signature, max_rows)
         return Operation(
@@ -87,8 +92,8 @@ class NativeBatchCodec(Codec):
             request="Rows",
             response="Predictions",
             schemas={
-                "Row": native_schema.row(signature),
-                "Rows": native_schema.rows(signature, max_rows=most_rows),
+                "Row": native_schema.row(signature, unknown_fields),
+                "Rows": native_schema.rows(signature, unknown_fields, max_rows=most_rows),
                 "Prediction": native_schema.prediction(signature),
                 "Predictions": native_schema.predictions(),
             },

@@ -9,23 +9,32 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.artifacts.dates import DateForm, as_sent
-from serve_app.artifacts.signature import Feature, Label, Signature
+from serve_app.artifacts.fields import UnknownFields
+from serve_app.artifacts.signature import Feature, Label, Signature, json_label
 
 
-def row(signature: Signature | None) -> dict[str, Any]:
+def row(signature: Signature | None, unknown_fields: UnknownFields = "ignore") -> dict[str, Any]:
     """The object of one row; without a signature any object."""
-    schema: dict[str, Any] = {"type": "object", "description": "Features of one row; further fields are ignored."}
+    further = {"ignore": "ignored", "refuse": "refused"}[unknown_fields]
+    schema: dict[str, Any] = {"type": "object", "description": f"Features of one row; further fields are {further}."}
     if signature is not None:
+        if unknown_fields == "refuse":
+            schema["additionalProperties"] = False
+        if all(feature.nullable for feature in signature.features):
+            schema["minProperties"] = 1
+            schema["description"] += " One of the features at least must be there."
         schema["properties"] = {feature.name: _feature(feature) for feature in signature.features}
         schema["required"] = [feature.name for feature in signature.features if not feature.nullable]
         schema["example"] = example(signature)
     return schema
 
 
-def rows(signature: Signature | None, *, max_rows: int) -> dict[str, Any]:
+def rows(signature: Signature | None, unknown_fields: UnknownFields = "ignore", *, max_rows: int) -> dict[str, Any]:
     """`{"instances": [row, …]}` with at most `max_rows` rows."""
     instances = {"type": "array", "minItems": 1, "maxItems": max_rows, "items": {"$ref": "#/components/schemas/Row"}}
     schema: dict[str, Any] = {"type": "object", "required": ["instances"], "properties": {"instances": instances}}
+    if unknown_fields == "refuse":
+        schema["additionalProperties"] = False
     if signature is not None:
         schema["example"] = {"instances": [example(signature)]}
     return schema
@@ -37,15 +46,15 @@ def prediction(signature: Signature | None) -> dict[str, Any]:
         return {"type": "object", "required": ["prediction"]}
     if signature.task == "regression":
         return {"type": "object", "required": ["prediction"], "properties": {"prediction": {"type": "number"}}}
-    names = [str(label) for label in signature.classes]
+    names = signature.class_names
     probability = {"type": "number", "minimum": 0, "maximum": 1}
     return {
         "type": "object",
         "required": ["prediction", "confidence", "probabilities"],
         "properties": {
-            "prediction": {"enum": list(signature.classes)},
+            "prediction": {"enum": [json_label(label) for label in signature.classes]},
             "confidence": probability if signature.probabilistic else {"type": "null"},
-            "probabilities": {"type": "object", "required": names, "properties": dict.fromkeys(names, probability)}
+            "probabilities": {"type": "object", "required": list(names), "properties": dict.fromkeys(names, probability)}
             if signature.probabilistic
             else {"type": "null"},
         },

@@ -21,6 +21,7 @@ import ray
 from ray import serve
 
 from serve_app.errors import IrisApiError
+from serve_app.loopback import direct_opener, names_proxy
 from serve_app.rayserve.example import command
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
@@ -127,7 +128,7 @@ def _wait_until_live(url: str, stop: threading.Event) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not stop.is_set():
         try:
-            with urllib.request.urlopen(f"{url}/livez", timeout=2):  # noqa: S310, the address of this application
+            with direct_opener().open(f"{url}/livez", timeout=2):
                 return
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
@@ -138,13 +139,14 @@ def _wait_until_live(url: str, stop: threading.Event) -> None:
 def _print_example(url: str, settings: Settings, folder: Path) -> None:
     """Print a request that the served model answers, or why there is no model; a long row goes into a file in `folder`."""
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310
+        with direct_opener().open(f"{url}/readyz", timeout=5):
             pass
     except urllib.error.HTTPError as error:
         echo(f"{json.load(error)['detail']} The application loads it as soon as it is published: make train")
         return
     needs_key = bool(settings.api_key or settings.iris_api_keys_file)
-    echo(f"try it: {command(url, _example(url, settings), needs_key=needs_key, folder=folder)}")
+    line = command(url, _example(url, settings), needs_key=needs_key, folder=folder, proxied=names_proxy())
+    echo(f"try it: {line}")
 
 
 def _example(url: str, settings: Settings) -> Any:
@@ -152,7 +154,7 @@ def _example(url: str, settings: Settings) -> Any:
     headers = {"X-API-Key": settings.api_key.get_secret_value()} if settings.api_key else {}
     request = urllib.request.Request(f"{url}/openapi.json", headers=headers)  # noqa: S310, the address of this application
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
+        with direct_opener().open(request, timeout=5) as response:
             return json.load(response)["components"]["schemas"]["Row"].get("example", {})
     except urllib.error.HTTPError:
         return {}

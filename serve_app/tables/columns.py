@@ -66,6 +66,9 @@ def check_columns(reading: Reading, columns: Sequence[str], path: str) -> None:
     for feature in reading.signature.features:
         if feature.name not in names and not feature.nullable:
             raise UsageError(f"{path} has no column '{feature.name}', which the model needs; there are: {known}")
+    if names.isdisjoint(reading.signature.names):  # all of them may be left out, but a row needs one
+        wanted = ", ".join(reading.signature.names[:20])
+        raise UsageError(f"{path} has none of the columns that the model takes ({wanted}); there are: {known}")
     for name in reading.keep:
         if name not in names:
             raise UsageError(f"--keep '{name}' names no column of {path}; there are: {known}")

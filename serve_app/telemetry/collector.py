@@ -18,8 +18,9 @@ import numpy.typing as npt
 from prometheus_client.core import Metric
 
 from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import Matrix, Scores
-from serve_app.artifacts.signature import Signature
+from serve_app.artifacts.signature import Signature, label_text
 from serve_app.artifacts.volume import read_volume
 from serve_app.inference.predictor import Predictor
 from serve_app.inference.slot import Refusal, Slot
@@ -167,8 +168,9 @@ class MetricsCollector:
             outcomes = scores.ravel().astype(np.float64)
             self.state.predictions["value"] += len(outcomes)
         else:
-            outcomes = (scores.argmax(axis=1) if signature.probabilistic else scores).astype(np.float64)
-            self._count_classes(signature, outcomes.astype(np.intp), scores)
+            classes = predicted_positions(scores, signature)
+            outcomes = classes.astype(np.float64)
+            self._count_classes(signature, classes, scores)
         counts = self.state.bins.get(predictor.version)
         if counts is None or counts.digest != predictor.digest:
             return  # the last rows of a replaced model
@@ -188,12 +190,12 @@ class MetricsCollector:
     def _count_classes(self, signature: Signature, classes: npt.NDArray[np.intp], scores: Scores) -> None:
         """`classes` holds the position of the predicted class of each row."""
         for index in np.unique(classes):
-            label = str(signature.classes[index]) if index < MAX_CLASSES else OTHER
+            label = label_text(signature.classes[index]) if index < MAX_CLASSES else OTHER
             rows = classes == index
             self.state.predictions[label] += int(np.count_nonzero(rows))
             if signature.probabilistic:
                 confidence = self.state.confidence.setdefault(label, histogram.empty(CONFIDENCE_BOUNDS))
-                histogram.add(confidence, CONFIDENCE_BOUNDS, scores[rows].max(axis=1).astype(np.float64))
+                histogram.add(confidence, CONFIDENCE_BOUNDS, scores[rows, index].astype(np.float64))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.artifacts.matrix import Matrix
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import Feature, Signature, label_text
 
 MAX_FEATURES = 100
 """Features that are counted; of a wider table the first ones, so that the number of series stays bounded."""
@@ -87,8 +87,9 @@ def _feature(feature: Feature, column: int, raw: Mapping[str, Any]) -> Bins:
 def _predictions(raw: Mapping[str, Any], signature: Signature) -> Bins:
     if signature.task == "regression":
         return Bins(signature.target, 0, *_numbers(raw["target"], None))
-    counts = {name: float(share) * float(raw["rows"]) for name, share in raw["classes"].items()}
-    return Bins(signature.target, 0, *_names(tuple(map(str, signature.classes)), counts, None, unknown=False))
+    shares, rows = raw["classes"], float(raw["rows"])  # keyed by Python's text of a label, `True` for `true`
+    counts = {label_text(label): float(shares.get(str(label), 0.0)) * rows for label in signature.classes}
+    return Bins(signature.target, 0, *_names(signature.class_names, counts, None, unknown=False))
 
 
 Parts = tuple[tuple[str, ...], tuple[float, ...], Binner]

@@ -110,7 +110,7 @@ class Hanging:
     def pointer(self) -> str:
         return "bundles/1-x"
 
-    def read(self, pointer: str) -> None:
+    def read(self, pointer: str, policy: LoadPolicy) -> None:
         self.reads += 1
         time.sleep(1000)
 

@@ -71,7 +71,7 @@ def test_every_number_is_the_one_that_the_api_answers(
     trees = 10 if estimator == "random-forest" else None
     store = trained(tmp_path, tables.written(table, tmp_path), target, estimator=estimator, n_estimators=trees)
     path = tables.written(table, tmp_path, f"again.{ending}")
-    outcome = run(tmp_path, path, part_bytes=2000, keep=target)
+    outcome = run(tmp_path, path, part_bytes=2000, keep=[target])
     rows = results(tmp_path / "out")
     assert as_answers(rows) == served(store, table)
     assert [str(row[target]) for row in rows] == [str(value) for value in table[target]]
@@ -188,7 +188,7 @@ def test_a_change_since_the_start_is_named_and_no_results_are_mixed(tmp_path: Pa
     run(tmp_path, path)
     before = everything(tmp_path / "out")
     with pytest.raises(UsageError, match=r"--keep .*petal_width.* --restart"):
-        run(tmp_path, path, keep="petal_width")
+        run(tmp_path, path, keep=["petal_width"])
     publish_iris(store, onnx=True)
     with pytest.raises(UsageError, match=r"version 1 .* version 2 .*--version 1 .*--restart"):
         run(tmp_path, path)

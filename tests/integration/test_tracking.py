@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from serve_app.artifacts.bundle import verify_files
 from serve_app.artifacts.store import Store
+from tests.support import tables
 from tests.support.mlflow_server import mlflow_server
+from tests.support.scoring import served
 from tests.support.server import free_port
 from tests.support.stores import manifest_of
 from tests.support.training import SECONDS, SMALL, complaint, environment, start, train
@@ -213,3 +216,34 @@ def test_a_bucket_as_address_is_taken_as_the_place_for_files(tmp_path: Path) -> 
     database.close()
     assert places == ["s3://a-bucket/mlruns/iris-classification"]
     assert not (tmp_path / "models").exists()
+
+
+LOADED = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import mlflow, pandas
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(f"models:/{sys.argv[2]}@champion")
+answers = {path: model.predict(pandas.read_csv(path)).tolist() for path in sys.argv[3:]}
+example = model.predict(model.input_example).tolist()
+types = {column.name: column.type.name for column in model.metadata.signature.inputs}
+print(json.dumps({"answers": answers, "example": example, "types": types,
+                  "own": [name for name in sys.modules if name.split(".")[0] in ("serve_app", "training")]}))
+"""
+
+
+def test_the_logged_model_takes_its_training_table_and_answers_what_is_served(server: str, tmp_path: Path) -> None:
+    table = tables.customers().assign(visits=lambda frame: range(len(frame)))
+    path = tables.written(table, tmp_path)
+    flags = ("--data", str(path), "--target", "stays", "--model-name", "Visitors", "--threshold", "0.05")
+    train(tmp_path, *flags, "--estimator", "logistic-regression", "--force", "--tracking-uri", server)
+    command = [sys.executable, "-P", "-c", LOADED, server, "Visitors", str(path)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    expected = served(Store(tmp_path / "models"), pd.read_csv(path))
+    assert loaded["answers"][str(path)] == [answer["prediction"] for answer in expected]
+    assert any(answer["confidence"] < 0.5 for answer in expected)
+    assert len(loaded["example"]) == 1
+    assert (loaded["types"]["visits"], loaded["types"]["age"], loaded["types"]["plan"]) == ("long", "double", "string")
+    assert loaded["own"] == []

@@ -30,6 +30,9 @@ from training.train_options import Floor, OptionalInt, TrainOptions
 
 QUIET = ("--no-tracking", *SMALL)
 
+STUMP = ("--n-estimators", "1", "--max-depth", "1")
+"""A model that predicts two of the three classes."""
+
 
 def served(folder: Path) -> Bundle:
     bundle = Store(folder / "models").current()
@@ -52,7 +55,7 @@ def test_a_model_is_trained_kept_refused_forced_and_taken_back(tmp_path: Path) -
     assert "version 1" in done.stdout
     assert re.search(r"^ *\d+\.\d s  .*random-forest.* 120 ", done.stderr, re.MULTILINE), "steps with the seconds they took"
 
-    worse = train(tmp_path, "--no-tracking", "--n-estimators", "1", "--max-depth", "1", "--floor", "accuracy=0", code=3)
+    worse = train(tmp_path, "--no-tracking", *STUMP, "--floor", "accuracy=0", "--allow-unpredicted-classes", code=3)
     report = orjson.loads((tmp_path / "models" / "verdict.json").read_bytes())
     assert not report["accepted"]
     assert report["published"] is None
@@ -62,7 +65,9 @@ def test_a_model_is_trained_kept_refused_forced_and_taken_back(tmp_path: Path) -
     assert report["comparison"]["rows"] == 30
     assert [row["version"] for row in listed(tmp_path)] == [1]
 
-    train(tmp_path, "--no-tracking", "--n-estimators", "1", "--max-depth", "1", "--force")
+    stump = train(tmp_path, "--no-tracking", *STUMP, "--floor", "accuracy=0", "--tolerance", "1", code=3)
+    assert "is never predicted" in stump.stderr
+    train(tmp_path, "--no-tracking", *STUMP, "--force")
     forced = served(tmp_path)
     assert forced.manifest.verdict is not None
     assert (forced.version, forced.manifest.forced, forced.manifest.verdict.accepted) == ("2", True, False)
@@ -265,7 +270,12 @@ def test_a_training_that_is_killed_at_any_moment_leaves_the_old_model_or_the_new
 def test_a_model_published_meanwhile_is_compared_with_before_anything_is_published(tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     poor = TrainOptions(
-        n_estimators=1, max_depth=OptionalInt(1), floor=[Floor("accuracy", 0.0)], model_dir=store.root, no_tracking=True
+        n_estimators=1,
+        max_depth=OptionalInt(1),
+        floor=[Floor("accuracy", 0.0)],
+        allow_unpredicted_classes=True,
+        model_dir=store.root,
+        no_tracking=True,
     )
     steps: list[str] = []
 

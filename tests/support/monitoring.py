@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from serve_app.loopback import direct_opener
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "monitoring" / "base"
@@ -67,7 +68,7 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str) -> Any:
         text = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
-        with urllib.request.urlopen(f"{self.address}{path}{text}", timeout=30) as reply:
+        with direct_opener().open(f"{self.address}{path}{text}", timeout=30) as reply:
             return json.load(reply)
 
     def query(self, expression: str) -> list[dict[str, Any]]:

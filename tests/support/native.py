@@ -19,6 +19,7 @@ def context_of(
         max_rows=max_rows,
         max_row_bytes=DEFAULTS.iris_max_row_bytes,
         unknown=unknown,
+        unknown_fields="ignore",
     )
 
 

@@ -89,8 +89,19 @@ def test_the_console_script_is_the_command_line() -> None:
     assert resolve_name(PROJECT["project"]["scripts"]["iris-api"]) is main
 
 
-def test_the_newest_python_of_the_classifiers_is_tested() -> None:
+def test_every_python_of_the_classifiers_is_tested() -> None:
     versions = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["project"]["classifiers"]))
-    matrix = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["newest-python"]["strategy"]["matrix"]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
     assert PROJECT["project"]["requires-python"] == f">={versions[0]}"
-    assert matrix["python"] == [versions[-1]]
+    assert jobs["pythons"]["strategy"]["matrix"]["python"] == versions[1:]
+    assert jobs["pythons"]["steps"][-1]["run"] == "make check test check-python"
+
+
+def test_the_environment_may_be_anywhere() -> None:
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if not line.startswith("#")]
+    installing = [line for line in lines if "uv pip install" in line]
+    assert len(installing) >= 4
+    assert [line for line in installing if "--python" not in line] == []
+    assert [line for line in lines if ".venv" in line] == ["VENV ?= .venv"]
+    for file in (*ROOT.glob("*/*.mk"), *(ROOT / ".ci").iterdir(), *(ROOT / ".github" / "workflows").iterdir()):
+        assert ".venv" not in file.read_text(), file

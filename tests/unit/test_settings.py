@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.http.auth import change_file, make_key
+from serve_app.secret_variables import pop_secrets
 from serve_app.settings import Settings, SettingsError, export_mlflow_secrets, load_settings, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -86,6 +87,9 @@ def test_a_secret_is_read_from_its_file_and_a_variable_takes_precedence(monkeypa
         ({"IRIS_OTLP_ENDPOINT": "collector:4318"}, "IRIS_OTLP_ENDPOINT: write the collector's address as http://collector:4318"),
         ({"IRIS_OTLP_ENDPOINT": "http://me:secret@collector"}, "IRIS_OTLP_ENDPOINT: write the collector's address"),
         ({"IRIS_TRACE_RATIO": "2"}, "IRIS_TRACE_RATIO: "),
+        ({"IRIS_ROOT_PATH": "api"}, "IRIS_ROOT_PATH: write a path as /api/v1"),
+        ({"IRIS_ROOT_PATH": "//evil.example"}, "IRIS_ROOT_PATH: write a path as /api/v1"),
+        ({"IRIS_UNKNOWN_FIELDS": "drop"}, "IRIS_UNKNOWN_FIELDS: "),
         ({"IRIS_TRUSTED_PROXIES": "10.0.0.0/8,all"}, "IRIS_TRUSTED_PROXIES: write addresses or networks"),
         ({"ENVIRONMENT": "production", "IRIS_API_KEYS_FILE": "/nowhere/keys.json"}, "IRIS_API_KEYS_FILE: /nowhere/keys.json"),
         ({"ENVIRONMENT": "production", "IRIS_API_KEYS_FILE": "/dev/null"}, "IRIS_API_KEYS_FILE: /dev/null is not JSON"),
@@ -101,6 +105,49 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "short" not in str(caught.value)
+
+
+@pytest.mark.parametrize("around", ["\n", "\r\n", " ", "\t\n\n"], ids=repr)
+def test_white_space_and_line_ends_around_a_value_are_not_part_of_it(monkeypatch: pytest.MonkeyPatch, around: str) -> None:
+    values = {
+        "ENVIRONMENT": "production",
+        "API_KEY": KEY,
+        "CORS_ORIGINS": "https://shop.example",
+        "LOG_LEVEL": "debug",
+        "MODEL_DIR": "/app/models",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "IRIS_MODEL_NAME": "House",
+        "IRIS_PREDICTOR": "onnx",
+        "IRIS_ALLOW_JOBLIB": "false",
+        "IRIS_MAX_ROWS": "7",
+        "IRIS_RATE_LIMIT_PER_KEY": "600/minute",
+        "IRIS_TRUSTED_PROXIES": "10.0.0.0/8",
+        "IRIS_UNKNOWN_FIELDS": "refuse",
+        "IRIS_ROOT_PATH": "/api/v1/",
+        "IRIS_OTLP_ENDPOINT": "http://collector:4318",
+        "IRIS_LOG_FORMAT": "json",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    plain = load_settings()
+    for name, value in values.items():
+        monkeypatch.setenv(name, f"{around}{value}{around}")
+    assert load_settings() == plain
+    assert plain.iris_root_path == "/api/v1"
+    assert load_settings().http_options(sends_request_id=True).api_key == KEY
+
+
+def test_a_key_that_is_only_white_space_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", " \n")
+    assert load_settings().api_key is None
+
+
+def test_the_secrets_of_mlflows_client_lose_their_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret\n")
+    export_mlflow_secrets(load_settings())
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret"
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token\r\n")
+    assert pop_secrets()["MLFLOW_TRACKING_TOKEN"] == "token"
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,12 @@ def health_router(slot: Slot, collector: MetricsCollector, refuse_key: RefuseKey
     registry.register(PublicMetrics(collector))
 
     @router.get("/", operation_id="root", summary="Where to go from here")
-    async def root() -> dict[str, str]:
+    async def root(request: Request) -> dict[str, str]:
+        prefix = request.scope.get("root_path", "")
         return {
             "message": "Iris API",
-            "docs": "/docs",
-            "health": "/health",
+            "docs": f"{prefix}/docs",
+            "health": f"{prefix}/health",
             "security": "Send the API key in the X-API-Key header.",
         }
 

@@ -92,7 +92,7 @@ def _info(predictor: Predictor) -> dict[str, Any]:
         "n_features": len(signature.features),
         "n_samples": None,
         "feature_names": list(signature.names),
-        "target_names": [str(label) for label in signature.classes],
+        "target_names": list(signature.class_names),
     }
     info = {key: derived[key] if manifest[key] is None else manifest[key] for key in INFO_KEYS}
     keys = METRIC_KEYS if signature.task == "classification" else tuple(metrics)

@@ -16,6 +16,7 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
+from serve_app.artifacts.fields import UnknownFields
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.store import Store
@@ -234,7 +235,22 @@ def test_a_broken_gzip_body_is_400(page: TestClient, content: bytes) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
 
-@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "zstd"])
+@pytest.mark.parametrize("coding", ["x-gzip", "X-GZIP", " gzip "])
+def test_every_name_of_gzip_is_gzip(page: TestClient, coding: str) -> None:
+    answer = page.post("/predict", content=gzip.compress(FLOWER), headers={**RIGHT, "Content-Encoding": coding})
+    assert (answer.status_code, answer.content) == (200, page.post("/predict", content=FLOWER, headers=RIGHT).content)
+
+
+@pytest.mark.parametrize("coding", ["deflate", "zstd", "br", "compress"])
+def test_a_known_content_coding_is_refused_by_name(page: TestClient, coding: str) -> None:
+    answer = page.post("/predict", content=FLOWER, headers={**RIGHT, "Content-Encoding": coding})
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip, identity")
+    assert f"`{coding}`" in answer.json()["detail"]
+    secret = page.post("/predict", content=FLOWER, headers={**RIGHT, "Content-Encoding": "my-secret"})
+    assert (secret.status_code, "my-secret" in secret.text) == (415, False)
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "zstd", "my-own"])
 def test_another_content_encoding_is_415_and_identity_is_none(page: TestClient, encoding: str) -> None:
     answer = page.post("/predict", content=FLOWER, headers={**RIGHT, "Content-Encoding": encoding})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_encoding")
@@ -349,6 +365,70 @@ def test_a_page_may_read_why_its_request_was_refused(store: Store) -> None:
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, PAGE)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "content", "status"),
+    [
+        ("POST", "/predict", {}, FLOWER, 401),
+        ("POST", "/predict", {"X-API-Key": "wrong"}, FLOWER, 403),
+        ("GET", "/model", {}, b"", 401),
+        ("GET", "/metrics", {}, b"", 401),
+        ("GET", "/nothing", {}, b"", 404),
+        ("PUT", "/health", {}, b"", 405),
+        ("GET", "/predict", RIGHT, b"", 405),
+        ("POST", "/predict", RIGHT, b"{}", 422),
+        ("POST", "/predict", RIGHT, b" " * 2000, 413),
+        ("POST", "/livez", {}, b" " * 2000, 413),
+        ("POST", "/predict/batch", {**RIGHT, "Content-Encoding": "br"}, b"", 415),
+        ("POST", "/predict", {**RIGHT, "Content-Type": "text/csv"}, b"", 415),
+        ("HEAD", "/nothing", {}, b"", 404),
+        ("OPTIONS", "/nothing", {"Access-Control-Request-Method": "PUT"}, b"", 400),
+    ],
+    ids=str,
+)
+def test_a_page_may_read_every_refusal(
+    store: Store, method: str, path: str, headers: dict[str, str], content: bytes, status: int
+) -> None:
+    client = client_of(store, cors_origins=(PAGE,), max_body_bytes=1024, public_pages=False)
+    answer = client.request(method, path, content=content, headers={**headers, "Origin": PAGE})
+    assert (answer.status_code, answer.headers.get_list("access-control-allow-origin")) == (status, [PAGE])
+    assert answer.headers["vary"].startswith("Origin")
+
+
+async def test_a_page_may_read_the_refusal_of_a_body_that_does_not_end(store: Store) -> None:
+    client = client_of(store, cors_origins=(PAGE,), max_body_bytes=1024, max_body_seconds=0.05)
+    long = await ask(client.app, "POST", "/predict", [*PAIRS, ORIGIN, (b"transfer-encoding", b"chunked")], [b" " * 999] * 9)
+    assert (long.status, long.header(b"access-control-allow-origin")) == (413, PAGE.encode())
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "root_path": "", "query_string": b"", "scheme": "http"}
+    reading: asyncio.Task[None] = asyncio.create_task(
+        client.app({**scope, "http_version": "1.1", "headers": [*PAIRS, ORIGIN]}, asyncio.Event().wait, send)  # type: ignore[arg-type]
+    )
+    while not messages:
+        await asyncio.sleep(0.01)
+    reading.cancel()
+    assert messages[0]["status"] == 408
+    assert dict(messages[0]["headers"])[b"access-control-allow-origin"] == PAGE.encode()
+
+
+@pytest.mark.parametrize("path", ["/predict", "/livez"])
+@pytest.mark.parametrize("asks", [{}, {"Access-Control-Request-Method": "POST"}], ids=["request", "preflight"])
+def test_a_page_may_read_that_it_sent_too_many_requests(store: Store, path: str, asks: dict[str, str]) -> None:
+    limits = rate_limits(per_client=Rate(1, 3600.0), per_route={"/livez": Rate(1, 3600.0)})
+    client = client_of(store, cors_origins=(PAGE,), rate_limits=limits)
+    method = "OPTIONS" if asks else "POST" if path == "/predict" else "GET"
+    answers = [client.request(method, path, content=FLOWER, headers={**RIGHT, "Origin": PAGE, **asks}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    for answer in answers:
+        assert answer.headers.get_list("access-control-allow-origin") == [PAGE]
+        assert answer.headers["vary"].startswith("Origin")
+    if not asks:
+        assert "Retry-After" in answers[1].headers["access-control-expose-headers"]
+
+
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/model"])
 def test_a_preflight_request_is_answered_without_a_key(page: TestClient, path: str) -> None:
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
@@ -398,7 +478,7 @@ class SemicolonCodec(Codec):
         return f"{problem.status} {problem.code}".encode()
 
     @classmethod
-    def operation(cls, signature: Signature | None, *, max_rows: int) -> Operation:
+    def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation:
         schemas = {"Lines": {"type": "string"}}
         return Operation(operation_id="lines", summary="Predict lines", request="Lines", response="Lines", schemas=schemas)
 

@@ -353,9 +353,64 @@ def test_rows_that_leave_out_all_columns_fill_no_matrix_without_end() -> None:
     read = codec.rows_decoder(signature, max_rows=100_000, max_row_bytes=ROW, unknown="refuse")
     limit = rows_within(signature, 100_000)
     assert limit == MAX_CELLS // 1000
-    assert len(read(b'{"instances":[' + b",".join([b"{}"] * limit) + b"]}")) == limit
-    with pytest.raises(TooManyRows, match=f"at most {limit} rows"):
-        read(b'{"instances":[' + b",".join([b"{}"] * (limit + 1)) + b"]}")
+    row = b'{"x0":1}'
+    assert len(read(b'{"instances":[' + b",".join([row] * limit) + b"]}")) == limit
+    for other in (row, b"{}"):
+        with pytest.raises(TooManyRows, match=f"at most {limit} rows"):
+            read(b'{"instances":[' + b",".join([other] * (limit + 1)) + b"]}")
+
+
+OPTIONAL = Signature(
+    (
+        Feature("Temp", nullable=True),
+        Feature("windy", "boolean", nullable=True),
+        Feature("sky", "category", categories=("blue",), nullable=True),
+    ),
+    "regression",
+)
+
+
+@pytest.mark.parametrize("row", [{}, {"temp": 90, "wind": 3}, {"instances": [{"Temp": 90}]}, {"Temp ": 1}, {"": None}], ids=str)
+def test_a_row_without_any_field_of_the_model_is_refused_though_all_may_be_left_out(row: dict[str, Any]) -> None:
+    one = codec.row_decoder(OPTIONAL, unknown="refuse")
+    with pytest.raises(InvalidInput) as refused:
+        one(orjson.dumps(row))
+    assert [(problem.field, problem.code) for problem in refused.value.problems] == [("body", "missing")]
+    assert "Temp, windy, sky" in refused.value.problems[0].message
+    many = codec.rows_decoder(OPTIONAL, max_rows=20_000, max_row_bytes=ROW, unknown="refuse")
+    for before in (2, 18_000):  # a body that is read at once, and one that is read in pieces
+        with pytest.raises(InvalidInput) as refused:
+            many(orjson.dumps({"instances": [{"Temp": 1.0}] * before + [row]}))
+        assert [(problem.field, problem.code) for problem in refused.value.problems] == [(f"instances[{before}]", "missing")]
+
+
+def test_a_row_of_gaps_that_names_a_field_is_a_row() -> None:
+    one = codec.row_decoder(OPTIONAL, unknown="refuse")
+    for row in ({"Temp": None}, {"sky": None, "more": 1}, {"windy": True}, {"Temp": "1"}):
+        assert one(orjson.dumps(row)).shape == (1, 3)
+    many = codec.rows_decoder(OPTIONAL, max_rows=9, max_row_bytes=ROW, unknown="refuse")
+    assert np.isnan(many(b'{"instances": [{"Temp": null}, {"sky": null}]}')).all()
+
+
+@pytest.mark.parametrize("signature", [MIXED, OPTIONAL], ids=["some are needed", "all may be left out"])
+def test_a_field_that_the_model_does_not_have_is_refused_when_the_setting_says_so(signature: Signature) -> None:
+    row = A_CLIENT if signature is MIXED else {"Temp": 3.0}
+    one = codec.row_decoder(signature, unknown="refuse", unknown_fields="refuse")
+    many = codec.rows_decoder(signature, max_rows=20_000, max_row_bytes=ROW, unknown="refuse", unknown_fields="refuse")
+    assert one(orjson.dumps(row)).shape == (1, len(signature.features))
+    assert len(many(orjson.dumps({"instances": [row, row]}))) == 2
+    with pytest.raises(InvalidInput) as refused:
+        one(orjson.dumps({**row, "a secret name": 1}))
+    assert [(problem.field, problem.code) for problem in refused.value.problems] == [("body", "unknown_field")]
+    assert "a secret name" not in str(refused.value)
+    for before in (1, 9000):
+        with pytest.raises(InvalidInput) as refused:
+            many(orjson.dumps({"instances": [row] * before + [{**row, "a secret name": 1}]}))
+        assert [(problem.field, problem.code) for problem in refused.value.problems] == [(f"instances[{before}]", "unknown_field")]
+    for body in ({"instances": [row], "other": 1}, {"other": 1, "instances": [row]}):
+        with pytest.raises(InvalidInput) as refused:
+            many(orjson.dumps(body))
+        assert [(problem.field, problem.code) for problem in refused.value.problems] == [("body", "unknown_field")]
 
 
 def test_a_wide_row_has_a_limit_that_its_signature_gives() -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from serve_app.artifacts.signature import Feature, Label, Signature
+from serve_app.errors import NotFinite
+from serve_app.protocols import native_schema
 from serve_app.protocols.encode import numbers, row_encoder, rows_encoder
 
 X = (Feature("x"),)
@@ -55,16 +57,27 @@ def test_a_float32_is_written_with_its_shortest_text() -> None:
     [
         (("no", "yes"), "yes", ["no", "yes"]),
         ((0, 1), 1, ["0", "1"]),
-        ((False, True), True, ["False", "True"]),
+        ((False, True), True, ["false", "true"]),
         ((0.5, 1.5), 1.5, ["0.5", "1.5"]),
+        ((0.0, 1.0), 1, ["0", "1"]),
+        ((-2.0, -0.0), 0, ["-2", "0"]),
+        (("", " "), " ", ["", " "]),
+        (("true", 2**53), 2**53, ["true", "9007199254740992"]),
         (('"', "\n🌷"), "\n🌷", ['"', "\n🌷"]),
     ],
     ids=str,
 )
 def test_labels_keep_their_type_and_name_their_probability(classes: tuple[Label, ...], says: Label, names: list[str]) -> None:
     signature = Signature(X, "classification", classes)
-    answer = json.loads(row_encoder(signature)(np.array([[0.25, 0.75]])))
+    scores = np.array([[0.25, 0.75]])
+    answer = json.loads(row_encoder(signature)(scores))
     assert answer == {"prediction": says, "confidence": 0.75, "probabilities": {names[0]: 0.25, names[1]: 0.75}}
+    assert json.loads(rows_encoder(signature)(scores)) == {"predictions": [answer]}
+    said = answer["prediction"]
+    assert answer["probabilities"][said if isinstance(said, str) else json.dumps(said)] == 0.75
+    schema = native_schema.prediction(signature)["properties"]
+    assert said in schema["prediction"]["enum"]
+    assert schema["probabilities"]["required"] == names
     assert type(answer["prediction"]) is type(says)
 
 
@@ -83,3 +96,27 @@ def test_a_classifier_without_probabilities_says_null_for_them() -> None:
     signature = Signature(X, "classification", ("a", "b"), probabilistic=False)
     answers = json.loads(rows_encoder(signature)(np.array([1.0, 0.0])))["predictions"]
     assert answers == [{"prediction": label, "confidence": None, "probabilities": None} for label in ("b", "a")]
+
+
+def test_equal_texts_of_two_labels_are_no_signature() -> None:
+    for classes in ((True, "true"), (1, 1.0), (1.0, "1")):
+        with pytest.raises(ValueError, match="unique"):
+            Signature(X, "classification", classes)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("signature", "good"),
+    [(Signature(X, "regression"), 0.5), (SPECIES, [0.25, 0.25, 0.5])],
+    ids=["regression", "classification"],
+)
+def test_a_result_that_is_not_finite_is_never_written(signature: Signature, good: Any, dtype: Any, value: float) -> None:
+    bad = value if signature.task == "regression" else [value, 0.0, 0.0]
+    with pytest.raises(NotFinite):
+        row_encoder(signature)(np.array([bad], dtype=dtype))
+    scores = np.array([good] * 5000, dtype=dtype)
+    scores[[7, 4999]] = bad
+    with pytest.raises(NotFinite) as refused:
+        rows_encoder(signature)(scores)
+    assert refused.value.rows == [7, 4999]

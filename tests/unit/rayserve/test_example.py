@@ -42,3 +42,8 @@ def test_a_long_row_is_sent_from_a_file(tmp_path: Path) -> None:
     assert shlex.split(line)[-1] == f"@{folder / ROW_FILE}"
     assert sent(line) == row
     assert "X-API-Key: $API_KEY" in line
+
+
+def test_the_command_asks_no_proxy_where_the_environment_names_one(tmp_path: Path) -> None:
+    plain, direct = (shlex.split(command(URL, {}, needs_key=False, folder=tmp_path, proxied=proxied)) for proxied in (False, True))
+    assert [word for word in direct if word not in plain] == ["--noproxy", "*"]

@@ -196,3 +196,14 @@ def test_without_an_endpoint_the_exporter_is_not_imported() -> None:
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [("HEAD", "/health", "/health"), ("POST", "/api/predict", "/predict"), ("GET", "/api/health", "/health")],
+)
+def test_the_route_is_known_below_a_prefix_and_for_head(traced: Traced, method: str, path: str, route: str) -> None:
+    headers = {"x-forwarded-prefix": "/api"} if path.startswith("/api") else {}
+    assert traced.ask(path, BODY if method == "POST" else b"", method, **headers).status == 200
+    span = traced.span()
+    assert (span.name, dict(span.attributes or {})["http.route"]) == (f"{method} {route}", route)

@@ -62,7 +62,7 @@ def test_the_document_of_a_comparison_has_the_written_keys() -> None:
     assert set(document) == {
         *("compared", "version", "digest", "rows", "new", "served", "only_new_right", "only_served_right"),
     }
-    assert set(document["new"]) == {"accuracy", "precision", "recall", "f1_score"}
+    assert set(document["new"]) == {"accuracy", "precision", "recall", "f1_score", "balanced_accuracy"}
     nothing = compare(None, ROWS, TARGET, TARGET, signature(), ALLOW_ALL)
     assert nothing.to_dict() == {"compared": False, "why": "no model is served yet"}
 

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import RidgeClassifier
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support, r2_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    log_loss,
+    precision_recall_fscore_support,
+    r2_score,
+    roc_auc_score,
+)
 
 from serve_app.artifacts.signature import Feature, Signature
 from training import evaluate
@@ -64,8 +72,52 @@ def test_a_classifier_without_probabilities_is_scored_by_its_positions() -> None
 def test_the_document_of_the_metrics_has_the_written_keys() -> None:
     metrics = evaluate.measure(labels("aab"), labels("abb"), SIGNATURE)
     document = metrics.to_dict()
-    assert set(document) == {"accuracy", "precision", "recall", "f1_score", "rows", "per_class", "confusion_matrix"}
+    assert set(document) == {
+        "accuracy",
+        "precision",
+        "recall",
+        "f1_score",
+        "rows",
+        "per_class",
+        "confusion_matrix",
+        "balanced_accuracy",
+    }
     assert set(document["per_class"]["a"]) == {"precision", "recall", "f1_score", "support"}
-    assert metrics.scalars() == {name: document[name] for name in ("accuracy", "precision", "recall", "f1_score")}
+    assert metrics.scalars() == {
+        name: document[name] for name in ("accuracy", "precision", "recall", "f1_score", "balanced_accuracy")
+    }
     number = evaluate.measure(np.array([1.0, 2.0]), np.array([1.0, 3.0]), NUMBER)
     assert set(number.to_dict()) == {"mae", "rmse", "r2", "rows"}
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c")])
+def test_the_metrics_of_probabilities_are_those_of_scikit_learn(classes: tuple[str, ...]) -> None:
+    random = np.random.default_rng(0)
+    true = random.integers(0, len(classes), 200)
+    scores = random.dirichlet(np.ones(len(classes)), 200) + np.eye(len(classes))[true]
+    scores /= scores.sum(axis=1, keepdims=True)
+    signature = Signature((Feature("x"),), "classification", classes)
+    target = np.array(classes, dtype=object)[true]
+    metrics = evaluate.measure(target, evaluate.predictions(scores, signature), signature, scores)
+    assert isinstance(metrics, ClassificationMetrics)
+    ranked = scores[:, 1] if len(classes) == 2 else scores
+    assert metrics.roc_auc == pytest.approx(roc_auc_score(true, ranked, multi_class="ovr"))
+    assert metrics.log_loss == pytest.approx(log_loss(true, scores))
+    assert metrics.brier == pytest.approx(brier_score_loss(true, ranked))
+    assert metrics.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, scores.argmax(axis=1)))
+    assert list(metrics.scalars()) == list(ClassificationMetrics.NAMES)
+
+
+def test_metrics_that_the_held_out_rows_do_not_tell_are_left_out() -> None:
+    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1]])
+    one_class = evaluate.measure(labels("aa"), evaluate.predictions(scores, SIGNATURE), SIGNATURE, scores)
+    assert "roc_auc" not in one_class.scalars()
+    two_classes = evaluate.measure(labels("ab"), evaluate.predictions(scores, SIGNATURE), SIGNATURE, scores)
+    assert two_classes.scalars()["roc_auc"] == 1.0
+    assert "log_loss" not in evaluate.measure(labels("ab"), labels("ab"), SIGNATURE).to_dict()
+
+
+def test_a_class_that_no_row_is_predicted_as_is_named_with_its_rows() -> None:
+    metrics = evaluate.measure(labels("aabbbc"), labels("aaaaac"), SIGNATURE)
+    assert isinstance(metrics, ClassificationMetrics)
+    assert metrics.never_predicted == {1: 3}

@@ -1,0 +1,27 @@
+"""Flags in ARGS reach the command as they are written."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def last_command(target: str, flags: str) -> list[str]:
+    done = subprocess.run(["make", "-n", target, f"ARGS={flags}"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    return shlex.split(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", ["Price ($)", "$HOME", "a $(b) c", "100%", "a, b"])
+def test_a_name_of_a_column_is_not_read_by_make(name: str) -> None:
+    assert last_command("train", f"--data t.csv --target {shlex.quote(name)}")[-2:] == ["--target", name]
+    assert last_command("score", f"--keep {shlex.quote(name)}")[-2:] == ["--keep", name]
+
+
+def test_the_flags_of_a_job_are_one_argument_with_their_quotes() -> None:
+    flags = "--data /data/t.csv --target 'Price ($)'"
+    assert last_command("k8s-train", flags)[-2:] == ["--arguments", flags]

@@ -1,0 +1,93 @@
+"""The `python_function` of a logged model: takes a table like the one it was trained on, and gives what the served model answers.
+
+MLflow copies this module beside the model and imports it by its name wherever the model is loaded. So it imports nothing of this
+project, and its name is not one that another library has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow.sklearn
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+SIGNATURE_FILE = "iris_api_signature.json"
+"""The signature of the model, beside MLflow's own description of it."""
+
+SLACK = 1e-6
+"""A probability so little below the threshold reaches it, as in serving."""
+
+
+class TableModel:
+    """A fitted scikit-learn model behind the signature: `model` takes tables, `signature` is the JSON object of the manifest."""
+
+    def __init__(self, model: Any, signature: Mapping[str, Any]) -> None:
+        self._model = model
+        self._signature = signature
+
+    def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> npt.NDArray[Any]:
+        """The predicted class or value of each row, shape (rows,).
+
+        Columns that the model does not know are ignored. Raises ValueError for a column without which the model cannot predict, and
+        for a value that serving would refuse too.
+        """
+        features = self._signature["features"]
+        missing = frozenset(self._signature.get("missing") or ())
+        table = pd.DataFrame({feature["name"]: _column(feature, data, missing) for feature in features}, index=data.index)
+        if self._signature["task"] == "regression":
+            return np.asarray(self._model.predict(table), dtype=np.float64).ravel()
+        if not self._signature.get("probabilistic", True):
+            return np.asarray(self._model.predict(table))
+        labels = _labels(self._signature["classes"])
+        known = [str(label) for label in self._model.classes_]
+        order = [known.index(str(label)) for label in labels.tolist()]
+        predicted: npt.NDArray[Any] = labels[self._positions(self._model.predict_proba(table)[:, order], labels)]
+        return predicted
+
+    def _positions(self, probabilities: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        threshold, positive = self._signature.get("threshold"), self._signature.get("positive")
+        if threshold is None:
+            return np.asarray(probabilities.argmax(axis=1))
+        at = 1 if positive is None else [str(label) for label in labels.tolist()].index(str(positive))
+        return np.where(probabilities[:, at] >= threshold - SLACK, at, 1 - at)
+
+
+def _load_pyfunc(path: str) -> TableModel:
+    """What `mlflow.pyfunc.load_model` calls with the folder of the model."""
+    signature = json.loads((Path(path) / SIGNATURE_FILE).read_text(encoding="utf-8"))
+    return TableModel(mlflow.sklearn.load_model(path), signature)
+
+
+def _labels(classes: list[Any]) -> npt.NDArray[Any]:
+    """The classes as an array of their own type."""
+    return np.array(classes, dtype=object if isinstance(classes[0], str) else None)
+
+
+def _column(feature: Mapping[str, Any], data: pd.DataFrame, missing: frozenset[str]) -> pd.Series[Any]:
+    """One column as training had it: float64, booleans or texts, with NaN in the gaps."""
+    name, nullable = feature["name"], feature["nullable"]
+    if name not in data.columns:
+        if not nullable:
+            raise ValueError(f"the table has no column '{name}', which the model needs")
+        return pd.Series(np.nan, index=data.index, dtype=np.float64 if feature["kind"] == "number" else object)
+    column: pd.Series[Any] = data[name]
+    texts: pd.Series[Any] = column.astype(object).where(column.notna(), np.nan)
+    if nullable:
+        categories = frozenset(feature["categories"])
+        texts = texts.where(~texts.isin(list(missing - categories)), np.nan)
+    gaps = texts.isna()
+    if gaps.any() and not nullable:
+        row = int(np.flatnonzero(gaps.to_numpy())[0]) + 1
+        raise ValueError(f"column '{name}' has no value in row {row}, and training saw a value in every row")
+    if feature["kind"] == "number":
+        numbers: pd.Series[Any] = pd.to_numeric(texts).astype(np.float64)
+        return numbers
+    if feature["kind"] == "boolean" and not gaps.any():
+        truths: pd.Series[Any] = texts.astype(bool)
+        return truths
+    return texts

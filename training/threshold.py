@@ -1,0 +1,128 @@
+"""The threshold of a classifier of two classes: stated, or the one that costs least on rows that the model has not learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedKFold
+
+from serve_app.artifacts.decision import SLACK
+from serve_app.artifacts.signature import Signature
+from serve_app.errors import UsageError
+from training import fit, search
+from training.dataset import Dataset
+from training.train_options import ThresholdRule
+
+FOLDS = 5
+"""Folds of the cross-validation; fewer when a class has fewer rows."""
+
+
+def check(signature: Signature, rule: ThresholdRule) -> Signature:
+    """The signature with the positive class of the rule and, until another is decided, a threshold.
+
+    Raises UsageError for a regression, for more than two classes, and for a positive class that does not exist.
+    """
+    if len(signature.classes) != 2:
+        what = "a regression" if signature.task == "regression" else f"{len(signature.classes)} classes"
+        raise UsageError(f"a threshold needs a target with two classes, and '{signature.target}' has {what}: leave it out")
+    positive = signature.classes[1]
+    if rule.positive is not None:
+        texts = {_text(label): label for label in signature.classes} | {str(label): label for label in signature.classes}
+        if rule.positive not in texts:
+            first, second = map(_text, signature.classes)
+            raise UsageError(f"--positive-class '{rule.positive}' is no class of '{signature.target}': use {first} or {second}")
+        positive = texts[rule.positive]
+    return replace(signature, threshold=rule.threshold or 0.5, positive=positive)
+
+
+def decide(
+    dataset: Dataset, rule: ThresholdRule, estimator: str, params: Mapping[str, Any], *, random_state: int
+) -> tuple[Signature, dict[str, Any]]:
+    """The signature with the threshold, and the record of the decision for the manifest. Raises UsageError.
+
+    With costs, the training rows are predicted by cross-validation; held-out rows are not looked at.
+    """
+    signature = check(dataset.signature, rule)
+    label = signature.classes[signature.positive_position]
+    if rule.costs is None:
+        return signature, {"positive": label, "threshold": rule.threshold}
+    truth = np.array([str(value) == str(label) for value in dataset.train_target.tolist()])
+    probabilities = _cross_validated(dataset, signature, truth, estimator, params, random_state)
+    predicted = ~np.isnan(probabilities)
+    threshold, cost = cheapest(probabilities[predicted], truth[predicted], *rule.costs)
+    record = {
+        "positive": label,
+        "threshold": threshold,
+        "cost_false_positive": rule.costs[0],
+        "cost_false_negative": rule.costs[1],
+        "cost_per_row": cost / len(truth),
+        "rows": len(truth),
+    }
+    return replace(signature, threshold=threshold), record
+
+
+def cheapest(
+    probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_], false_positive: float, false_negative: float
+) -> tuple[float, float]:
+    """The threshold with the lowest cost over these rows, and that cost.
+
+    It lies half-way between two probabilities, so that none is on it. Of thresholds that cost the same, the one nearest to that of
+    calibrated probabilities is taken, which is `false_positive / (false_positive + false_negative)`.
+    """
+    values, at = np.unique(probabilities, return_inverse=True)
+    positives = np.bincount(at, weights=truth, minlength=len(values))
+    negatives = np.bincount(at, weights=~truth, minlength=len(values))
+    # Entry k: rows from the k-th value on are positive; the last entry: no row is.
+    missed = np.concatenate([[0.0], np.cumsum(positives)])
+    alarms = np.concatenate([np.cumsum(negatives[::-1])[::-1], [0.0]])
+    costs = alarms * false_positive + missed * false_negative
+    edges = np.concatenate([[values[0] / 2], (values[:-1] + values[1:]) / 2, [(values[-1] + 1.0) / 2]])
+    usable = edges > np.concatenate([[0.0], values])  # no threshold excludes a probability of 1, or includes one of 0
+    calibrated = false_positive / (false_positive + false_negative)
+    best = usable & np.isclose(costs, costs[usable].min(), rtol=1e-12, atol=0.0)
+    position = int(np.flatnonzero(best)[np.abs(edges[best] - calibrated).argmin()])
+    threshold = float(edges[position])
+    rounded = round(threshold, 6)
+    low = values[position - 1] if position else 0.0
+    high = values[position] if position < len(values) else 1.0
+    return (rounded if low + 2 * SLACK < rounded < high else threshold), float(costs[position])
+
+
+def _cross_validated(
+    dataset: Dataset,
+    signature: Signature,
+    truth: npt.NDArray[np.bool_],
+    estimator: str,
+    params: Mapping[str, Any],
+    random_state: int,
+) -> npt.NDArray[np.float64]:
+    """The probability of the positive class for each training row, from a model that has not seen the row.
+
+    NaN for the oldest rows of a dataset in the order of time, because no model can learn from rows before them.
+    """
+    folds = min(FOLDS, int(truth.sum()), int((~truth).sum()))
+    if folds < 2:
+        raise UsageError("costs need at least two rows of each class besides the held-out ones: add rows, or use --threshold")
+    probabilities = np.full(len(truth), np.nan)
+    label = str(signature.classes[signature.positive_position])
+    if dataset.by_time or dataset.groups is not None:
+        parts = search.folds(dataset, random_state)
+    else:
+        parts = list(StratifiedKFold(folds, shuffle=True, random_state=random_state).split(np.zeros(len(truth)), truth))
+    for train, test in parts:
+        model = fit.build(signature, estimator, params, random_state=random_state)
+        fit.fit(model, dataset.train.iloc[train], dataset.train_target[train])
+        if not hasattr(model, "predict_proba"):
+            raise UsageError(f"a threshold needs probabilities, which {estimator} does not give: use another --estimator")
+        column = [str(known) for known in model.classes_].index(label)
+        probabilities[test] = model.predict_proba(dataset.train.iloc[test])[:, column]
+    return probabilities
+
+
+def _text(label: object) -> str:
+    """A label as a command line and JSON write it."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
