@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from serve_app.artifacts.dates import LAST, DateForm, as_sent
-from serve_app.artifacts.signature import Feature, Label, Signature
+from serve_app.artifacts.signature import Feature, Label, Signature, label_text
 
 names = st.text(st.characters(codec="utf-8"), max_size=12)
 """Any name a column may have: empty, with quotes, line breaks, emoji."""
@@ -54,7 +54,7 @@ def signatures(draw: st.DrawFn, name: st.SearchStrategy[str] = names) -> Signatu
     target = draw(st.text(max_size=8))
     if draw(st.booleans()):
         return Signature(tuple(columns), "regression", target=target)
-    classes = draw(st.lists(labels, min_size=2, max_size=4, unique_by=str))
+    classes = draw(st.lists(labels, min_size=2, max_size=4, unique_by=label_text))
     return Signature(tuple(columns), "classification", tuple(classes), target, draw(st.booleans()))
 
 

@@ -237,7 +237,7 @@ def test_a_signature_without_dates_is_written_as_before() -> None:
 
 
 def test_the_format_of_mlflow_holds_a_model_with_dates(tmp_path: Path) -> None:
-    table = tables.visits().drop(columns="plan")
+    table = tables.visits().drop(columns=["plan", "born"])
     dataset = load(tables.written(table, tmp_path), target="stays")
     candidate = fit_candidate(dataset, "logistic-regression", {}, random_state=0)
     skops.io.dump(candidate.model, tmp_path / "model.skops")
