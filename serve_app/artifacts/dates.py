@@ -69,6 +69,8 @@ _NO_ZONE_RULE = "must not name a time zone, because the training table has none"
 
 
 _DIGITS = re.compile("(?:%[YmdHMS])+")
+_WHOLE = re.compile(r"(?<=^[0-9]{4})\.0+$|(?<=^[0-9]{6})\.0+$|(?<=^[0-9]{8})\.0+$", re.ASCII)
+"""What tables with gaps write behind whole numbers: `20000131.0`."""
 
 
 class InvalidDate(ValueError):
@@ -183,6 +185,8 @@ def parser(form: DateForm) -> Callable[[Any], float]:
             if epoch is not None or not takes_numbers or type(value) not in (int, float) or value != value // 1:
                 return _from_epoch(value, epoch, rule)
             value = str(int(value))
+        elif takes_numbers and epoch is None:
+            value = _WHOLE.sub("", value)
         if plain and len(value) == 10 and value[4] == value[7] == "-":  # the most common form, ten times as fast
             with contextlib.suppress(ValueError):
                 return float(dt.date.fromisoformat(value).toordinal() - _EPOCH_DAY)

@@ -103,7 +103,7 @@ def _says_missing(feature: Feature, value: Any, missing: tuple[str, ...]) -> boo
     if isinstance(value, str) and value in missing:
         return value not in feature.categories
     numbers = missing_numbers(missing)
-    if not numbers or feature.kind != "number" or isinstance(value, bool) or not isinstance(value, int | float | str):
+    if not numbers or feature.kind not in ("number", "date") or isinstance(value, bool) or not isinstance(value, int | float | str):
         return False
     try:
         return float(value) in numbers

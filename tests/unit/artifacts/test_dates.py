@@ -78,6 +78,7 @@ def test_a_number_of_an_epoch_that_is_written_is_read_as_the_same_code(seconds: 
         ("2001", ("%Y",), dt.date(2001, 1, 1)),
         (20010304, ("%Y%m%d",), dt.date(2001, 3, 4)),
         (2001.0, ("%Y",), dt.date(2001, 1, 1)),
+        ("20010304.0", ("%Y%m%d",), dt.date(2001, 3, 4)),
         ("29.2.2000", ("%d.%m.%Y",), dt.date(2000, 2, 29)),
     ],
 )

@@ -37,6 +37,8 @@ from training.candidate import fit_candidate
 from training.convert import to_onnx
 from training.dataset import load
 from training.estimators import ESTIMATORS
+from training.iris_api_pyfunc import TableModel
+from training.train_options import parse_date, parse_epoch
 
 PARTS: tuple[Part, ...] = ("days", "year", "month", "day", "weekday", "hour")
 FORM = DateForm(PARTS)
@@ -224,9 +226,41 @@ def test_seconds_of_an_epoch_are_sent_as_numbers(tmp_path: Path) -> None:
     assert as_answers(results(tmp_path / "out"))[3] == reply.json()["predictions"][0]
 
 
-def _epoch(column: str, unit: str) -> Any:
-    from training.train_options import parse_epoch
+def test_a_number_that_means_a_missing_value_is_a_gap_everywhere(tmp_path: Path) -> None:
+    days = pd.Series(20010101 + np.arange(200) % 28).astype(object).where(np.arange(200) % 9 > 0, -999)
+    table = pd.DataFrame({"day": days, "seen": days.where(days == -999, 1_000_000_000), "load": np.arange(200) % 28 + 0.5})
+    path = tables.written(table, tmp_path)
+    store = trained(tmp_path, path, "load", date=[parse_date("day=%Y%m%d")], epoch=[parse_epoch("seen=s")], na=["-999"])
+    with client_of(store) as client:
+        rows = [{"day": day, "seen": seen} for day in (-999, "-999", -999.0, None) for seen in (-999, "-999", None)]
+        reply = client.post(
+            "/predict/batch", json={"instances": [*rows, {"day": 20010103, "seen": 1_000_000_000}]}, headers=HEADERS
+        )
+    assert reply.status_code == 200, reply.text
+    gap, *others, known = (answer["prediction"] for answer in reply.json()["predictions"])
+    assert set(others) == {gap}
+    for ending in ("csv", "parquet"):
+        again = tmp_path / f"again.{ending}"
+        floats = table.drop(columns="load").astype(float)
+        floats.to_csv(again, index=False) if ending == "csv" else floats.to_parquet(again)
+        out = tmp_path / ending
+        score(ScoreOptions(data=str(again), out=str(out), model_dir=tmp_path / "models"), lambda _: nullcontext(), in_process)
+        predictions = [row["prediction"] for row in results(out)]
+        assert (predictions[0], predictions[2]) == (gap, known)
 
+
+def test_the_model_in_mlflow_answers_to_its_training_table_what_is_served(tmp_path: Path) -> None:
+    table = tables.visits()
+    dataset = load(tables.written(table, tmp_path), target="stays")
+    candidate = fit_candidate(dataset, "random-forest", {"n_estimators": 5}, random_state=0)
+    logged = TableModel(candidate.model, orjson.loads(orjson.dumps(candidate.signature.to_dict())))
+    answers = logged.predict(table)
+    moments = table.assign(zoned=pd.to_datetime(table["zoned"]), born=pd.to_datetime(table["born"], format="%d %b %Y"))
+    assert (logged.predict(moments) == answers).all()
+    assert (answers == candidate.model.predict(table.drop(columns="stays"))).all()
+
+
+def _epoch(column: str, unit: str) -> Any:
     return [parse_epoch(f"{column}={unit}")]
 
 
