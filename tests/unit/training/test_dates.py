@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.artifacts.dates import MICROSECONDS, DateForm, Part
+from serve_app.artifacts.names import CARD
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.skops_format import skops_to_joblib
 from serve_app.artifacts.store import Store
@@ -199,6 +200,8 @@ def test_the_pages_describe_dates(tmp_path: Path) -> None:
         features = {feature["name"]: feature for feature in client.get("/model", headers=HEADERS).json()["signature"]["features"]}
         row = client.get("/openapi.json", headers=HEADERS).json()["components"]["schemas"]["Row"]
         reply = client.post("/predict", json=row["example"], headers=HEADERS)
+    (card, *_) = (tmp_path / "models").rglob(CARD)
+    assert "2001-02-05T11:09:00 to 2003-07-20T11:44:00" in card.read_text()
     assert features["arrived"]["date"] == {"parts": list(PARTS), "formats": ["%m/%d/%Y %I:%M %p"], "zoned": False}
     assert features["opens"]["date"]["parts"] == ["hour"]
     assert "date" not in features["plan"]
