@@ -18,14 +18,14 @@ from serve_app.artifacts.manifest import sha256
 from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Kind, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.printable import printable
-from serve_app.tables.dates import date_column
+from serve_app.tables.date_columns import date_column
 from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.frame import Table, first_row, read_table
 from serve_app.tables.unusable import UnusableColumn
-from training import splits
+from training import held_out
 from training.column_report import ColumnReport, Source, describe, looks_like_identifier
 from training.complaints import DROP_RARE, DROP_UNLABELLED, Complaint, Complaints
-from training.splits import Split
+from training.held_out import Split
 from training.train_options import TaskChoice
 
 MAX_CLASSES = 100
@@ -379,10 +379,10 @@ def _split(
     if time_column is not None and group_column is not None:
         raise UsageError("--time-column and --group-column cannot be used together: choose one")
     if time_column is not None:
-        return splits.newest(time_column, frame[time_column], labels, task, test_size, forms.get(time_column))
+        return held_out.newest(time_column, frame[time_column], labels, task, test_size, forms.get(time_column))
     if group_column is not None:
-        return splits.whole_groups(group_column, frame[group_column], labels, task, test_size, random_state)
-    return splits.at_random(labels, task, test_size, random_state)
+        return held_out.whole_groups(group_column, frame[group_column], labels, task, test_size, random_state)
+    return held_out.at_random(labels, task, test_size, random_state)
 
 
 def _date(

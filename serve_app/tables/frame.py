@@ -25,7 +25,7 @@ from serve_app.errors import UsageError
 from serve_app.tables.cells import read_cells
 from serve_app.tables.content import open_content
 from serve_app.tables.csv_format import check_names
-from serve_app.tables.dates import dates_within
+from serve_app.tables.date_columns import dates_within
 from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.header import INDEX, csv_header
 from serve_app.tables.kinds import Typed, typed_columns

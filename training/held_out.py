@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, tra
 from serve_app.artifacts.dates import write
 from serve_app.artifacts.signature import Task
 from serve_app.errors import UsageError
-from serve_app.tables.dates import date_column
+from serve_app.tables.date_columns import date_column
 from serve_app.tables.frame import first_row
 
 Rows = npt.NDArray[np.intp]

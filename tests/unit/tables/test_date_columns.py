@@ -12,7 +12,7 @@ import pytest
 
 from serve_app.artifacts.dates import write
 from serve_app.errors import UsageError
-from serve_app.tables.dates import DateColumn, date_column
+from serve_app.tables.date_columns import DateColumn, date_column
 
 DATE = ("days", "year", "month", "day", "weekday")
 MOMENT = (*DATE, "hour")
