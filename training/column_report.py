@@ -23,7 +23,7 @@ _SHOWN = 5
 
 _IDENTIFIER = re.compile(r"(?:^|[^a-z])(?:id|ids|uuid|guid|zip|zipcode|postcode|plz|phone|isbn|ssn|sku)$|zip_?code|post_?code")
 _COUNTER = re.compile(r"(?:^|[^a-z])(?:index|idx|row|nr|no|number|num|key|code|ticket|account)$")
-_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?\s*[^\d\s.,:/%+()-][^\d\s]*")
+_UNIT = re.compile(r"[+-]?\d+(?:[.,]\d+)?\s*(?P<unit>[^\d\s.,:/%+()-][^\d\s]*)")
 _DATA = re.compile(r"[+-]?\d+(?:[.,]\d+)*(?:[eE][+-]?\d+)?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|(?i:true|false|nan|null)")
 
 _ANSWERS = frozenset({"yes", "no", "y", "n", "true", "false", "t", "f", "on", "off", "0", "1"})
@@ -61,9 +61,9 @@ def describe(
     columns: Mapping[str, pd.Series[Any]], target: Any, signature: Signature, sources: Mapping[str, Source]
 ) -> tuple[ColumnReport, ...]:
     """The target first, then the features in their order; `columns` are those of the whole table, `target` the labels (rows,)."""
-    twins = _alike([signature.target, *columns])
+    names = _names(signature)
     labels = pd.Series(target)
-    reports = [_target(labels, signature, sources.get(signature.target, "guessed"), twins)]
+    reports = [_target(labels, signature, sources.get(signature.target, "guessed"), names)]
     for feature in signature.features:
         values = columns[feature.name]
         distinct, missing = _counts(values)
@@ -76,7 +76,7 @@ def describe(
                 distinct=distinct,
                 missing=missing,
                 values=_values(feature, values),
-                remarks=tuple(_remarks(feature, values, distinct, twins)),
+                remarks=tuple(_remarks(feature, values, distinct, names, sources.get(feature.name, "guessed"))),
             )
         )
     return tuple(reports)
@@ -109,15 +109,32 @@ def _words(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip()).casefold()
 
 
-def _target(labels: pd.Series[Any], signature: Signature, source: Source, twins: Mapping[str, str]) -> ColumnReport:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of columns that look like `data`, and those that have an earlier twin, by name."""
+
+    data: frozenset[str]
+    twins: Mapping[str, str]
+
+
+def _names(signature: Signature) -> Names:
+    """A text is data in the header when it is a value of its column, and that of another column looks like data as well."""
+    texts = {feature.name: feature.categories for feature in signature.features}
+    texts[signature.target] = tuple(map(str, signature.classes))
+    numbers = {name for name in texts if _DATA.fullmatch(name.strip())}
+    values = {name for name, categories in texts.items() if name in categories}
+    return Names(frozenset(numbers | values if numbers or len(values) > 1 else ()), _alike(list(texts)))
+
+
+def _target(labels: pd.Series[Any], signature: Signature, source: Source, names: Names) -> ColumnReport:
     distinct, _ = _counts(labels)
     if signature.task == "regression":
         kind, values = "number for a regression", f"{labels.min():g} to {labels.max():g}"
     else:
         kind, values = "class", _listed([str(label) for label in signature.classes])
-    remarks = [*_name_remarks(signature.target, twins)]
+    remarks = [*_name_remarks(signature.target, names)]
     if any(isinstance(label, str) for label in signature.classes):
-        remarks += _text_remarks(signature.target, labels, [str(label) for label in signature.classes])
+        remarks += _twin_remarks([str(label) for label in signature.classes])
     return ColumnReport(signature.target, "target", kind, source, distinct, 0, values, tuple(remarks))
 
 
@@ -152,26 +169,26 @@ def _listed(texts: Sequence[str]) -> str:
     return shown + (", …" if len(texts) > _SHOWN else "")
 
 
-def _remarks(feature: Feature, values: pd.Series[Any], distinct: int, twins: Mapping[str, str]) -> Iterator[str]:
-    yield from _name_remarks(feature.name, twins)
+def _remarks(feature: Feature, values: pd.Series[Any], distinct: int, names: Names, source: Source) -> Iterator[str]:
+    yield from _name_remarks(feature.name, names)
     if distinct == 1:
         yield "constant"
     if feature.kind == "number":
-        yield from _number_remarks(feature, values, distinct)
+        yield from _number_remarks(feature, values, distinct, source)
     if feature.kind == "category":
         if distinct == len(values):
             yield "one value per row"
-        yield from _text_remarks(feature.name, values, feature.categories)
+        yield from _text_remarks(feature.name, values, feature.categories, source)
 
 
-def _name_remarks(name: str, twins: Mapping[str, str]) -> Iterator[str]:
-    if _DATA.fullmatch(name.strip()):
+def _name_remarks(name: str, names: Names) -> Iterator[str]:
+    if name in names.data:
         yield "the header looks like data"
-    if name in twins:
-        yield f"the name differs from '{twins[name]}' in case or blanks only"
+    if name in names.twins:
+        yield f"the name differs from '{names.twins[name]}' in case or blanks only"
 
 
-def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int) -> Iterator[str]:
+def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int, source: Source) -> Iterator[str]:
     numbers = values.to_numpy(dtype=np.float64)
     numbers = numbers[~np.isnan(numbers)]
     if distinct > 2 and bool((numbers == np.rint(numbers)).all()):
@@ -181,8 +198,8 @@ def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int) -> 
             few = distinct * 2 <= len(numbers)
             flag = "--category" if few else "--drop"
             yield f"looks like {'codes' if few else 'an identifier'}: {flag} {shlex.quote(feature.name)}"
-        if float(np.abs(numbers).max()) > MAX_EXACT:
-            yield "whole numbers beyond 2^53 are rounded"
+    if source == "declared" and float(np.abs(numbers).max()) > MAX_EXACT:
+        yield "whole numbers beyond 2^53 are rounded"
     if feature.unit:
         yield (
             f"the sign {feature.unit} is left out: 5{feature.unit} is 5"
@@ -191,27 +208,33 @@ def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int) -> 
         )
 
 
-def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str]) -> Iterator[str]:
-    quoted = shlex.quote(name)
-    twins = _alike(categories)
-    for text, other in list(twins.items())[:3]:
-        yield f"{other!r} and {text!r} differ in blanks or case only"
-    codes = [text for text in categories if is_code(text)]
-    words = [text for text in categories if numeral(text) is None]
-    if codes:
-        yield f"digits with leading zeros stay texts: --number {quoted} reads numbers"
-    elif words and len(words) * 2 < len(categories):
-        yield f"numbers and words, like {words[0]!r}: --na {shlex.quote(words[0])} reads it as missing"
-    elif not words:
-        yield f"numbers as texts: --number {quoted} reads numbers"
-    elif len(categories) > 2 and sum(_UNIT.fullmatch(text) is not None for text in categories) * 2 > len(categories):
-        yield f"numbers with a unit, like {categories[0]!r}: a category"
+def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str], source: Source) -> Iterator[str]:
+    yield from _twin_remarks(categories)
+    if source != "declared":
+        yield from _form_remarks(shlex.quote(name), categories)
     if len(categories) > 2 and len(categories) * 2 > len(values) and _IDENTIFIER.search(_words(name)):
-        yield f"looks like an identifier: --drop {quoted}"
+        yield f"looks like an identifier: --drop {shlex.quote(name)}"
     if len(categories) > 2 and _ANSWERS.issuperset(text.strip().casefold() for text in categories):
         yield "yes and no are written in several ways"
-    if name in categories:
-        yield "the header looks like data"
+
+
+def _form_remarks(name: str, categories: Sequence[str]) -> Iterator[str]:
+    """What the texts of a guessed category look like; `name` is quoted for the shell."""
+    words = [text for text in categories if numeral(text) is None]
+    if any(map(is_code, categories)):
+        yield f"digits with leading zeros stay texts: --number {name} reads numbers"
+    elif not words:
+        yield f"numbers as texts: --number {name} reads numbers"
+    elif len(words) * 2 < len(categories):
+        yield f"numbers and words, like {words[0]!r}: --na {shlex.quote(words[0])} reads it as missing"
+    units = [match["unit"] for match in map(_UNIT.fullmatch, categories) if match]
+    if len(categories) > 2 and len(units) * 2 > len(categories) and len(set(units)) == 1:
+        yield f"numbers with a unit, like {next(filter(_UNIT.fullmatch, categories))!r}"
+
+
+def _twin_remarks(texts: Sequence[str]) -> Iterator[str]:
+    for text, other in list(_alike(texts).items())[:3]:
+        yield f"{other!r} and {text!r} differ in blanks or case only"
 
 
 def _alike(texts: Sequence[str]) -> dict[str, str]:

@@ -276,6 +276,9 @@ class TrainOptions:
     tracking_uri: TrackingUri = None
 
     def __post_init__(self) -> None:
+        for column in self.category:
+            if column in self.number:
+                raise UsageError(f"'{column}' is named by --category and by --number: name one kind")
         seed = self.random_state.value
         if seed is not None and not 0 <= seed < 2**32:
             raise UsageError(f"--random-state {seed} must be between 0 and {2**32 - 1}, or None")

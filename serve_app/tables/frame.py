@@ -8,7 +8,7 @@ from __future__ import annotations
 import decimal
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from serve_app.artifacts.manifest import sha256
+from serve_app.artifacts.manifest_bounds import MAX_NAME
 from serve_app.artifacts.signature import MISSING, Kind, missing_numbers
 from serve_app.errors import UsageError
 from serve_app.tables.cells import read_cells
@@ -333,7 +334,7 @@ def _guessed(name: str, texts: pd.Series[Any], decimal: str) -> pd.Series[Any]:
     numerals = {text: each for text in counts.index if (each := numeral(text, decimal)) is not None}
     plain = [text for text, each in numerals.items() if each.plain]
     if any(map(is_code, plain)) and all(text.strip().lstrip("+").isdigit() for text in plain):
-        return _texts(name, texts, f"with leading zeros, like '{next(filter(is_code, plain))}'")
+        return _texts(name, texts, f" of digits with leading zeros, like '{next(filter(is_code, plain))}'")
     _check_points(name, texts, counts, numerals, decimal)
     if counts[list(numerals)].sum() * 2 <= counts.sum():
         return _texts(name, texts)
@@ -356,7 +357,7 @@ def _guessed(name: str, texts: pd.Series[Any], decimal: str) -> pd.Series[Any]:
             f"{advice}, round them with --number {shlex.quote(name)}",
         )
     if len(counts) <= MAX_MIXED and len(counts) * 2 <= counts.sum() and all(text.strip().isdigit() for text in plain):
-        return texts
+        return _texts(name, texts)
     words = [text for text in counts.index if text not in numerals]
     row, text = _first(texts, words)
     more = f" and there are {len(words) - 1} other texts" if len(words) > 1 else ""
@@ -400,10 +401,10 @@ def _texts(name: str, texts: pd.Series[Any], form: str = "") -> pd.Series[Any]:
             ways.append(f"keep them with --category {shlex.quote(name)}")
         if all(numeral(text) is not None for text in distinct[:100]):
             ways.append(f"read them as numbers with --number {shlex.quote(name)}")
-        described = f"different texts {form}" if form else "different texts"
         raise UnusableColumn(
-            name, f"holds {len(distinct)} {described} in {len(filled)} rows, too many for a category", ", ".join(ways)
+            name, f"holds {len(distinct)} different texts in {len(filled)} rows{form}, too many for a category", ", ".join(ways)
         )
+    _check_lengths(name, texts, distinct)
     return texts
 
 
@@ -413,13 +414,30 @@ def _declared_category(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
         raise _empty(name)
     filled = column.dropna()
     values = filled.unique()
-    if not all(isinstance(value, str) for value in values):
-        raise UnusableColumn(name, "is declared a category (--category), but holds no texts or whole numbers", "write texts")
+    other = next((value for value in values if not isinstance(value, str)), None)
+    if other is not None:
+        raise UnusableColumn(
+            name,
+            f"is declared a category (--category), but row {first_row(column == other)} says {other}, no text or whole number",
+            "write texts",
+        )
     if len(values) > MAX_DECLARED_CATEGORIES:
         raise UnusableColumn(
             name, f"holds {len(values)} different texts, more than the {MAX_DECLARED_CATEGORIES} of a category", "group them"
         )
+    _check_lengths(name, column, values)
     return column.astype(object).where(column.notna(), np.nan)
+
+
+def _check_lengths(name: str, column: pd.Series[Any], distinct: Iterable[str]) -> None:
+    """Raise UnusableColumn for a text that is too long for the name of a category."""
+    long = next((text for text in distinct if len(text) > MAX_NAME), None)
+    if long is not None:
+        raise UnusableColumn(
+            name,
+            f"holds a text of {len(long)} characters in row {first_row(column == long)}, more than the {MAX_NAME} of a category",
+            "shorten it",
+        )
 
 
 def _are_numbers(column: pd.Series[Any]) -> bool:

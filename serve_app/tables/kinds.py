@@ -15,7 +15,7 @@ from pyarrow import compute
 
 from serve_app.artifacts.signature import Kind, missing_numbers
 from serve_app.tables.csv_format import FALSE, TRUE
-from serve_app.tables.numerals import CODE, DIGITS, LONG, MAX_EXACT
+from serve_app.tables.numerals import CODE, DIGITS, LONG, MAX_EXACT, is_inexact
 
 _GROUP_CELLS = 200_000
 """Columns of a wide table are converted together, up to so many cells: a call of pyarrow costs as much as many cells."""
@@ -163,7 +163,7 @@ def _are_codes(values: Any) -> bool:
     if digits and compute.any(compute.match_substring_regex(values, CODE)).as_py():
         return True
     long = values.filter(compute.fill_null(compute.match_substring_regex(values, LONG), False))
-    return any(abs(int(text)) > MAX_EXACT for text in long.to_pylist())
+    return any(map(is_inexact, long.to_pylist()))
 
 
 def _texts(values: Any, words: Mapping[str, int], first: tuple[int, str] | None, kind: Kind | None) -> Typed:

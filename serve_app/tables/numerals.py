@@ -16,6 +16,10 @@ from pyarrow import compute
 MAX_EXACT = 2**53
 """Every whole number up to this one is a float64 of its own."""
 
+_EXACT_DIGITS = len(str(MAX_EXACT))
+_MAX_SIGNED = 64
+"""Characters of a number with separators and signs, at most: longer texts would take the pattern long."""
+
 CODE = r"^(?:0[0-9]+|\+[0-9]{7,})\s*$"
 """Digits that are a name, not a number: with a leading zero (zip codes, 007), or as a telephone number."""
 DIGITS = r"^\+?[0-9]+\s*$"
@@ -46,11 +50,16 @@ class Numeral:
 
 @lru_cache(maxsize=100_000)
 def numeral(text: str, decimal: str = ".") -> Numeral | None:
-    """The number that a text stands for; None for a text that is none. The sign '%' does not change the value: `45%` is 45."""
+    """The number that a text stands for; None for a text that is none. `45%` is 45, and `(45)` is -45."""
     text = text.strip()
     plain = plain_number(text, decimal)
     if plain is not None:
         return Numeral(plain)
+    if len(text) > _MAX_SIGNED:
+        return None
+    if text.startswith("(") and text.endswith(")"):
+        inner = numeral(text[1:-1], decimal)
+        return None if inner is None or text[1] in "+-(" else Numeral(-inner.value, inner.sign, plain=False)
     match = _SIGNED.fullmatch(text)
     if match is None or (match["before"] and match["after"]) or (match["minus"] and match["sign"]):
         return None
@@ -81,7 +90,8 @@ def is_code(text: str) -> bool:
 
 def is_inexact(text: str) -> bool:
     """Whether digits are a whole number beyond 2^53."""
-    return re.fullmatch(LONG, text) is not None and abs(int(text)) > MAX_EXACT
+    digits = text.strip().lstrip("+-").lstrip("0")
+    return digits.isdecimal() and digits.isascii() and (len(digits) > _EXACT_DIGITS or int(digits) > MAX_EXACT)
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -49,6 +49,8 @@ SECRETS = {
 }
 """The containers that get a Secret (all of it, or one key), as `kind name container`."""
 PUBLISHED = {"/", "/predict", "/predict/batch", "/model", "/model/info", "/health", "/readyz", "/docs", "/redoc", "/openapi.json"}
+DOCS_FILES = "/static-offline-docs"
+"""Scripts and styles of /docs and /redoc."""
 
 
 def monitoring() -> list[Path]:
@@ -260,8 +262,8 @@ def test_an_ingress_publishes_a_list_of_paths_under_a_name() -> None:
         for rule in ingress["spec"]["rules"]:
             assert rule["host"]
             assert "*" not in rule["host"]
-            assert {path["pathType"] for path in rule["http"]["paths"]} == {"Exact"}
-            assert {path["path"] for path in rule["http"]["paths"]} == PUBLISHED
+            types = {path["path"]: path["pathType"] for path in rule["http"]["paths"]}
+            assert types == {**dict.fromkeys(PUBLISHED, "Exact"), DOCS_FILES: "Prefix"}
 
 
 def test_signing_reaches_everything_that_opens_a_bundle() -> None:

@@ -158,8 +158,9 @@ def test_mostly_numbers_with_many_values_are_refused_with_every_way_out(tmp_path
         (["$1,200", "$-5"], 1200),
         (["7 €", "950"], 7),
         (["12,34,567", "1"], 1234567),
+        (["(1,200)", "950", "-5"], -1200),
     ],
-    ids=["comma", "apostrophe", "no-break space", "percent", "dollar", "euro", "lakh"],
+    ids=["comma", "apostrophe", "no-break space", "percent", "dollar", "euro", "lakh", "accounts"],
 )
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
 def test_numbers_with_separators_and_signs_are_read_when_a_flag_says_so(
@@ -269,7 +270,7 @@ class TestParquet:
 
     @pytest.mark.parametrize("values", [[0.5, 1.5], [True, False]])
     def test_what_has_no_texts_cannot_be_a_category(self, tmp_path: Path, values: list[Any]) -> None:
-        assert "--drop x" in refusal(written(tmp_path, values, "t.parquet"), x="category")
+        assert f"row 1 says {values[0]}" in refusal(written(tmp_path, values, "t.parquet"), x="category")
 
     def test_booleans_are_no_numbers(self, tmp_path: Path) -> None:
         assert "row 1 says 'True'" in refusal(written(tmp_path, [True, False], "t.parquet"), x="number")
@@ -315,6 +316,26 @@ def test_a_kind_of_no_column_is_refused(tmp_path: Path) -> None:
 )
 def test_a_text_that_is_no_numeral(text: str) -> None:
     assert numeral(text) is None
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    ["1" + " " * 200_000 + "x", "(" * 100_000 + "1" + ")" * 100_000, "1" + ",111" * 50_000 + "x", "$" * 100_000],
+    ids=["blanks", "parentheses", "groups", "signs"],
+)
+def test_a_long_text_is_no_numeral_at_once(text: str) -> None:
+    assert numeral(text) is None
+
+
+def test_very_long_digits_are_refused_or_texts(tmp_path: Path) -> None:
+    path = written(tmp_path, ["9" * 300, "1"])
+    assert "--category x" in refusal(path)
+    assert feature(path, x="category").categories == ("1", "9" * 300)
+    for text in ("9" * 5_000, "a" * 5_000):
+        path = written(tmp_path, [text, "1"])
+        assert "5000 characters in row 1" in refusal(path)
+        assert "5000 characters in row 1" in refusal(path, x="category")
 
 
 def test_the_table_says_the_unit_of_declared_columns_only() -> None:

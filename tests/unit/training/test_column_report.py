@@ -73,7 +73,6 @@ def test_labels_that_differ_in_blanks_or_case_are_said(tmp_path: Path) -> None:
         (["01234", "02139"], "leading zeros"),
         (["5 kg", "6 kg", "7 kg"], "unit"),
         (["yes", "no", "Y", "0"], "several ways"),
-        (["x", "z"], "header looks like data"),
     ],
 )
 def test_what_is_worth_a_look_is_said(tmp_path: Path, values: Any, remark: str) -> None:
@@ -90,10 +89,25 @@ def test_a_column_named_as_an_identifier_is_said(tmp_path: Path) -> None:
     assert "--category store_id" in remarks(tmp_path, store_id=[3, 8, 11])
 
 
+def test_numbers_that_a_flag_rounds_are_said(tmp_path: Path) -> None:
+    path = tables.lines(tmp_path, "x,y", *tables.many(60, lambda row: 2**60 + row, lambda row: row % 2))
+    x = load(path, target="y", kinds={"x": "number"}).columns[1]
+    assert "rounded" in " ".join(x.remarks)
+    assert not load(path, target="y", kinds={"x": "category"}).signature.features[0].unit
+
+
 def test_a_header_that_is_a_row_is_said_for_each_column(tmp_path: Path) -> None:
     path = tables.lines(tmp_path, "5.1,3.5,y", *tables.many(60, lambda row: row / 7, lambda row: row / 3, lambda row: row % 2))
     for each in load(path, target="y").columns[1:]:
         assert "the header looks like data" in each.remarks
+
+
+def test_a_header_of_texts_that_are_values_is_said(tmp_path: Path) -> None:
+    rows = tables.many(60, lambda row: ("red", "blue")[row % 2], lambda row: row / 7, lambda row: ("a", "b")[row % 2])
+    header = tables.lines(tmp_path, "red,5.1,a", *rows)
+    assert all("the header looks like data" in each.remarks for each in load(header, target="a").columns)
+    name = tables.lines(tmp_path, "red,size,y", *rows)
+    assert not any(each.remarks for each in load(name, target="y").columns)
 
 
 def test_names_that_differ_in_case_are_said(tmp_path: Path) -> None:
