@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from serve_app.artifacts.dates import write
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.tables.numerals import MAX_EXACT, is_code, numeral
 
@@ -156,6 +157,10 @@ def _values(feature: Feature, values: pd.Series[Any]) -> str:
     if feature.kind == "number":
         numbers = values.to_numpy(dtype=np.float64)
         return f"{np.nanmin(numbers):g} to {np.nanmax(numbers):g}"
+    if feature.date is not None:
+        numbers = values.to_numpy(dtype=np.float64)
+        first, last = (write(float(code), feature.date) for code in (np.nanmin(numbers), np.nanmax(numbers)))
+        return f"{first} to {last}" + (f", written as {' or '.join(feature.date.formats)}" if feature.date.formats else "")
     return f"like {feature.example}"
 
 

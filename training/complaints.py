@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from serve_app.errors import UsageError
-from serve_app.tables.frame import UnusableColumn
+from serve_app.tables.unusable import UnusableColumn
 
 DROP_UNLABELLED = "--drop-rows-without-target"
 DROP_RARE = "--drop-rare-classes"

@@ -18,6 +18,7 @@ from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import UNSEEN, Signature
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
+from serve_app.inference.date_parts import DateParts
 from serve_app.inference.parity import TOLERANCE, same_scores
 from training import fit
 
@@ -121,7 +122,7 @@ def probe_rows(signature: Signature, train: Matrix) -> Matrix:
     per_feature = max(8, MAX_PROBES // len(signature.features))
     blocks = [train[:200]]
     for at, feature in enumerate(signature.features):
-        if feature.kind == "number":
+        if feature.kind in ("number", "date"):
             values = _edges(train[:, at], per_feature, random)
         elif feature.kind == "boolean":
             values = np.array([0.0, 1.0])
@@ -155,17 +156,23 @@ def to_onnx(estimator: Any, signature: Signature, dtype: str, *, float64_operato
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    from training import onnx_float64
+    from training import onnx_dates, onnx_float64
 
     kind = DoubleTensorType if dtype == "float64" else FloatTensorType
     arguments: dict[str, Any] = {"initial_types": [("X", kind([None, len(signature.features)]))]}
     if signature.task == "classification":
         arguments["options"] = {id(estimator): {"zipmap": False}}
+    converters: dict[type, Any] = {DateParts: onnx_dates.convert_parts}
+    shapes: dict[type, Any] = {DateParts: onnx_dates.parts_shape}
     if float64_operators:
+        converters |= onnx_float64.converters()
+        shapes |= onnx_float64.shapes()
+    if float64_operators or any(feature.date for feature in signature.features):
         arguments |= {
             "target_opset": onnx_float64.OPSET,
-            "custom_conversion_functions": onnx_float64.converters(),
-            "custom_shape_calculators": onnx_float64.shapes(),
+            "custom_conversion_functions": converters,
+            "custom_shape_calculators": shapes,
+            "custom_parsers": {DateParts: onnx_dates.parse_parts},
         }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
+from serve_app.artifacts.dates import DateForm, as_sent
 from serve_app.artifacts.manifest import sha256
 from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Kind, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.printable import printable
+from serve_app.tables.date_columns import date_column
 from serve_app.tables.dialect import DialectFlags
-from serve_app.tables.frame import Table, UnusableColumn, first_row, read_table
+from serve_app.tables.frame import Table, first_row, read_table
+from serve_app.tables.unusable import UnusableColumn
+from training import held_out
 from training.column_report import ColumnReport, Source, describe, looks_like_identifier
 from training.complaints import DROP_RARE, DROP_UNLABELLED, Complaint, Complaints
+from training.held_out import Split
 from training.train_options import TaskChoice
 
 MAX_CLASSES = 100
@@ -35,7 +39,11 @@ Bounds = Mapping[str, tuple[float | None, float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Features (float64, boolean or text columns; gaps are NaN) and the target, split into training rows and held-out rows."""
+    """Features (float64, boolean or text columns; gaps are NaN) and the target, split into training rows and held-out rows.
+
+    Dates are codes, float64 (serve_app.artifacts.dates). `by_time`: the training rows are in the order of a time column, and all
+    held-out rows are newer. `groups` are the groups of the training rows, as numbers; no group is on both sides.
+    """
 
     name: str
     sha256: str
@@ -46,6 +54,8 @@ class Dataset:
     test_target: npt.NDArray[Any]
     remarks: tuple[str, ...] = ()
     """How the table was read, and what is worth a look."""
+    by_time: bool = False
+    groups: npt.NDArray[Any] | None = None
     columns: tuple[ColumnReport, ...] = ()
     """What was made of each column, the target first."""
 
@@ -62,6 +72,9 @@ def load(
     task: TaskChoice = "auto",
     drop: Sequence[str] = (),
     bounds: Bounds | None = None,
+    dates: Mapping[str, Sequence[str]] | None = None,
+    time_column: str | None = None,
+    group_column: str | None = None,
     test_size: float = 0.2,
     random_state: int = 42,
     flags: DialectFlags | None = None,
@@ -73,13 +86,16 @@ def load(
     """The dataset of a file, or of the iris flowers without one. Raises UsageError that names everything that is to be corrected.
 
     `missing` are the texts that mean a missing value, the usual ones by default. `drop_unlabelled` leaves out rows without a
-    target, `drop_rare` the rows of classes with a single row. `kinds` are what flags say about columns, the target among them.
+    target, `drop_rare` the rows of classes with a single row. `kinds` are what flags say about columns, the target among them, and
+    `dates` the columns that flags declare as dates, with their formats. The newest rows by `time_column` are held out, or whole
+    groups of `group_column`, or random rows.
     """
     ranges = {**(IRIS_BOUNDS if path is None else {}), **(bounds or {})}
     data, name, target = _read(path, target, flags, missing, kinds or {})
-    features = _features(data, name, target, drop, ranges)
+    forms, grouped = dates or {}, [] if group_column is None or group_column in drop else [group_column]
+    features = _features(data, name, target, [*drop, *grouped], ranges, [column for column in forms if column != time_column])
     complaints = Complaints()
-    columns = _usable(data, features.columns, complaints)
+    columns, date_forms = _usable(data, features.columns, forms, complaints)
     leaves = Leaves(drop_unlabelled, drop_rare)
     try:
         labels, decided, kept, left_out = _labels(target, data, task, leaves, complaints)
@@ -87,12 +103,13 @@ def load(
         complaints.add(Complaint(str(error), ""))
     complaints.raise_any()
     whole = frozenset(column for column in columns if pd.api.types.is_integer_dtype(features[column].dtype))
-    table = pd.DataFrame(columns, copy=False)
+    table, frame = pd.DataFrame(columns, copy=False), data.frame
     if not kept.all():
-        table, labels = table[kept], labels[kept]
+        table, labels, frame = table[kept], labels[kept], frame[kept]
         columns = {column: table[column] for column in table.columns}
-    train_rows, test_rows = _split(labels, decided, test_size, random_state)
-    described = _describe(table, train_rows, ranges, whole)
+    split = _split(frame, labels, decided, test_size, random_state, time_column, group_column, forms)
+    train_rows, test_rows = split.train, split.test
+    described = _describe(table, train_rows, ranges, whole, date_forms)
     described = tuple(replace(each, unit=unit) if (unit := data.unit(each.name)) is not None else each for each in described)
     classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
     signature = Signature(described, decided, classes, target, missing=data.missing)
@@ -104,20 +121,26 @@ def load(
         train_target=labels[train_rows],
         test=table.iloc[test_rows].reset_index(drop=True),
         test_target=labels[test_rows],
-        remarks=tuple(remark for remark in (data.description, *data.remarks, *left_out) if remark),
-        columns=describe(columns, labels, signature, _sources(data)),
+        remarks=tuple(remark for remark in (data.description, *data.remarks, *left_out, split.remark) if remark),
+        columns=describe(columns, labels, signature, _sources(data, forms)),
+        by_time=time_column is not None,
+        groups=split.groups,
     )
 
 
 def json_rows(frame: pd.DataFrame, signature: Signature) -> list[dict[str, Label | None]]:
     """The rows as clients send them: by feature name, with None for a gap."""
-    columns = {feature.name: [_json_value(value) for value in frame[feature.name].tolist()] for feature in signature.features}
+    columns = {
+        feature.name: [_json_value(feature, value) for value in frame[feature.name].tolist()] for feature in signature.features
+    }
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _json_value(value: Any) -> Label | None:
+def _json_value(feature: Feature, value: Any) -> Label | None:
     if isinstance(value, float) and math.isnan(value):
         return None
+    if feature.date is not None:
+        return as_sent(value, feature.date)
     return _plain(value)
 
 
@@ -136,7 +159,9 @@ def _read(
     return read_table(path, flags=flags, missing=missing, kinds=kinds), printable(path.name), target
 
 
-def _features(table: Table, name: str, target: str, drop: Sequence[str], ranges: Collection[str]) -> pd.DataFrame:
+def _features(
+    table: Table, name: str, target: str, drop: Sequence[str], ranges: Collection[str], dates: Collection[str]
+) -> pd.DataFrame:
     """The columns to learn from; raises UsageError when a flag names a column that does not exist."""
     frame = table.frame
     for column, kind in table.kinds.items():
@@ -154,7 +179,16 @@ def _features(table: Table, name: str, target: str, drop: Sequence[str], ranges:
     for column in ranges:
         if column not in features.columns:
             raise UsageError(f"--bounds '{column}' names no feature; there are: {_joined(features.columns)}")
+    _check_dates(table, features, dates)
     return features
+
+
+def _check_dates(table: Table, features: pd.DataFrame, dates: Collection[str]) -> None:
+    for column in dates:
+        if column in table.kinds:
+            raise UsageError(f"--date or --epoch and --{table.kinds[column]} both name '{column}': choose one")
+        if column not in features.columns:
+            raise UsageError(f"--date or --epoch '{column}' names no feature; there are: {_joined(features.columns)}")
 
 
 def _iris() -> tuple[pd.DataFrame, str]:
@@ -174,29 +208,39 @@ class Leaves:
     rare: bool
 
 
-def _sources(table: Table) -> dict[str, Source]:
+def _sources(table: Table, dates: Collection[str]) -> dict[str, Source]:
     """Where the kinds of the columns are from, by column; others are guessed."""
     typed: dict[str, Source] = dict.fromkeys(table.typed, "by the file")
-    return {**typed, **dict.fromkeys(table.kinds, "declared")}
+    return {**typed, **dict.fromkeys([*table.kinds, *dates], "declared")}
 
 
-def _usable(table: Table, names: Iterable[str], complaints: Complaints) -> dict[str, pd.Series[Any]]:
-    """The columns as numbers, booleans or texts; those that are none become complaints."""
-    columns = {}
+def _usable(
+    table: Table, names: Iterable[str], dates: Mapping[str, Sequence[str]], complaints: Complaints
+) -> tuple[dict[str, pd.Series[Any]], dict[str, DateForm]]:
+    """The columns as numbers, booleans, texts or codes of dates, and the forms of the dates; others become complaints."""
+    columns, forms = {}, {}
     for name in names:
         try:
-            columns[name] = table.column(name)
+            dated = None if name in table.kinds else date_column(name, table.frame[name], dates.get(name))
+            columns[name] = table.column(name) if dated is None else pd.Series(dated.values)
+            if dated is not None:
+                forms[name] = dated.form
         except UnusableColumn as error:
             complaints.add_column(error)
-    return columns
+    return columns, forms
 
 
-def _describe(table: pd.DataFrame, train: npt.NDArray[Any], ranges: Bounds, whole: Collection[str]) -> tuple[Feature, ...]:
+def _describe(
+    table: pd.DataFrame, train: npt.NDArray[Any], ranges: Bounds, whole: Collection[str], dates: Mapping[str, DateForm]
+) -> tuple[Feature, ...]:
     """The features of the signature; raises UsageError with all columns that have no value to learn from."""
     complaints, features = Complaints(), []
     for name in table.columns:
         try:
-            features.append(_feature(name, table[name], train, ranges.get(name), name in whole))
+            if name in dates:
+                features.append(_date(name, table[name].to_numpy(), dates[name], train, ranges.get(name)))
+            else:
+                features.append(_feature(name, table[name], train, ranges.get(name), name in whole))
         except UnusableColumn as error:
             complaints.add_column(error)
     complaints.raise_any()
@@ -318,18 +362,52 @@ def _check_classes(name: str, values: pd.Series[Any]) -> None:
         )
 
 
-def _split(labels: npt.NDArray[Any], task: Task, test_size: float, random_state: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    rows = len(labels)
-    held_out = math.ceil(test_size * rows)
-    classes = len(np.unique(labels)) if task == "classification" else 1
-    if held_out < classes or rows - held_out < classes:
-        raise UsageError(
-            f"--test-size {test_size:g} of {rows} rows leaves one side without a row per class ({classes}): change it, or add rows"
-        )
-    parts = train_test_split(
-        np.arange(rows), test_size=test_size, random_state=random_state, stratify=labels if task == "classification" else None
+def _split(
+    frame: pd.DataFrame,
+    labels: npt.NDArray[Any],
+    task: Task,
+    test_size: float,
+    random_state: int,
+    time_column: str | None,
+    group_column: str | None,
+    forms: Mapping[str, Sequence[str]],
+) -> Split:
+    """The rows to learn from and the held-out ones, by the flags."""
+    for flag, column in (("--time-column", time_column), ("--group-column", group_column)):
+        if column is not None and column not in frame.columns:
+            raise UsageError(f"{flag} '{column}' names no column; there are: {_joined(frame.columns)}")
+    if time_column is not None and group_column is not None:
+        raise UsageError("--time-column and --group-column cannot be used together: choose one")
+    if time_column is not None:
+        return held_out.newest(time_column, frame[time_column], labels, task, test_size, forms.get(time_column))
+    if group_column is not None:
+        return held_out.whole_groups(group_column, frame[group_column], labels, task, test_size, random_state)
+    return held_out.at_random(labels, task, test_size, random_state)
+
+
+def _date(
+    name: str,
+    codes: npt.NDArray[Any],
+    form: DateForm,
+    train: npt.NDArray[Any],
+    bounds: tuple[float | None, float | None] | None,
+) -> Feature:
+    """A column of dates in the signature; the range is that of the training rows, as codes."""
+    if bounds is not None:
+        raise UsageError(f"--bounds '{name}': only a column of numbers can have bounds")
+    trained = codes[train]
+    trained = trained[~np.isnan(trained)]
+    if not len(trained):
+        raise UnusableColumn(name, "is empty in every row to learn from", "fill more rows")
+    return Feature(
+        name,
+        "date",
+        low=float(trained.min()),
+        high=float(trained.max()),
+        nullable=bool(np.isnan(codes).any()),
+        example=as_sent(float(trained[0]), form),
+        date=form,
     )
-    return parts[0], parts[1]
 
 
 def _feature(

@@ -2,7 +2,8 @@
 
 A request reaches the model as a coded matrix (serve_app.protocols.decode). The first step, `encode`, turns a table with more than
 plain numbers into the same matrix; serving removes this step. The steps after it work on the matrix. They are classes of
-scikit-learn and functions of numpy only, so the pickle loads wherever those are installed.
+scikit-learn and functions of numpy, so the pickle loads wherever those are installed; a model with dates also needs the classes of
+`serve_app.inference.date_parts`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from serve_app.artifacts.dates import DateForm
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE
+from serve_app.inference.date_parts import DateCoder, DateParts
 from training.estimators import ESTIMATORS, Estimator
 
 THREADED_ROWS = 2000
@@ -37,7 +40,8 @@ _MISSING = -2.0  # the code of a gap before one-hot encoding: a category of its 
 
 
 def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_state: int) -> Any:
-    """An unfitted model for tables of this signature: the bare estimator, or a Pipeline of `encode`, `prepare`, `scale`, `model`.
+    """An unfitted model for tables of this signature: the bare estimator, or a Pipeline of `encode`, `dates`, `prepare`, `scale`,
+    `model`.
 
     `name` is a key of ESTIMATORS or `package.module:factory`. Raises UsageError when there is no such estimator, or when it has no
     such parameter.
@@ -47,7 +51,7 @@ def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_
         model = _from_factory(signature.task, name, params, random_state)
     else:
         model = _from_table(signature.task, name, known, params, random_state)
-    steps = _prepare(signature, takes_gaps=known is not None and known.takes_gaps)
+    steps = [*_dates(signature), *_prepare(with_parts(signature), takes_gaps=known is not None and known.takes_gaps)]
     if known is not None and known.needs_scaling:
         steps.append(("scale", StandardScaler()))
     steps.append(("model", model))
@@ -60,12 +64,14 @@ def encoder(signature: Signature) -> ColumnTransformer:
     """The unfitted transformer from a table to the coded matrix, float64 of shape (rows, features)."""
     # Adjacent columns of one kind share a transformer: the columns come out in the order of the transformers.
     runs: list[tuple[str, Any, list[str]]] = []
-    for category, group in groupby(signature.features, key=lambda feature: feature.kind == "category"):
+    for kind, group in groupby(signature.features, key=lambda feature: feature.kind if feature.date is None else feature.date):
         features = list(group)
         names = [feature.name for feature in features]
-        if category:
+        if isinstance(kind, DateForm):
+            coder: Any = DateCoder(kind.parts, kind.formats, kind.zoned)
+        elif kind == "category":
             known = [np.array([*feature.categories, *([np.nan] if feature.nullable else [])], dtype=object) for feature in features]
-            coder: Any = OrdinalEncoder(
+            coder = OrdinalEncoder(
                 categories=known, handle_unknown="use_encoded_value", unknown_value=int(UNSEEN), encoded_missing_value=np.nan
             )
         else:
@@ -121,18 +127,38 @@ def model_type(model: Any) -> str:
     return type(final_estimator(model)).__name__
 
 
-def _prepare(signature: Signature, *, takes_gaps: bool) -> list[tuple[str, Any]]:
-    """The step on the coded matrix that fills gaps and encodes categories one-hot; none where nothing needs it."""
-    numbers = [at for at, feature in enumerate(signature.features) if feature.kind == "number" and feature.nullable]
-    booleans = [at for at, feature in enumerate(signature.features) if feature.kind == "boolean" and feature.nullable]
-    categories = [at for at, feature in enumerate(signature.features) if feature.kind == "category"]
+def with_parts(signature: Signature) -> list[Feature]:
+    """The features by the columns of the matrix that the model learns from: numbers for the parts of a date."""
+    expanded: list[Feature] = []
+    for feature in signature.features:
+        if feature.date is None:
+            expanded.append(feature)
+        else:
+            expanded += [Feature(f"{feature.name} {part}", nullable=feature.nullable) for part in feature.date.parts]
+    return expanded
+
+
+def _dates(signature: Signature) -> list[tuple[str, Any]]:
+    """The step on the coded matrix that replaces dates by their parts; none without dates."""
+    dates = [(at, feature.date, feature.low or 0.0) for at, feature in enumerate(signature.features) if feature.date is not None]
+    if not dates:
+        return []
+    columns = [at for at, _, _ in dates]
+    return [("dates", DateParts(columns, [form.parts for _, form, _ in dates], [float(np.floor(low)) for _, _, low in dates]))]
+
+
+def _prepare(features: Sequence[Feature], *, takes_gaps: bool) -> list[tuple[str, Any]]:
+    """The step on the matrix of these columns that fills gaps and encodes categories one-hot; none where nothing needs it."""
+    numbers = [at for at, feature in enumerate(features) if feature.kind == "number" and feature.nullable]
+    booleans = [at for at, feature in enumerate(features) if feature.kind == "boolean" and feature.nullable]
+    categories = [at for at, feature in enumerate(features) if feature.kind == "category"]
     parts: list[tuple[str, Any, list[int]]] = []
     if numbers and not takes_gaps:
         parts.append(("numbers", SimpleImputer(strategy="median", keep_empty_features=True), numbers))
     if booleans and not takes_gaps:
         parts.append(("booleans", SimpleImputer(strategy="most_frequent", keep_empty_features=True), booleans))
     if categories:
-        parts.append(("categories", _one_hot([signature.features[at] for at in categories]), categories))
+        parts.append(("categories", _one_hot([features[at] for at in categories]), categories))
     return [("prepare", ColumnTransformer(parts, remainder="passthrough"))] if parts else []
 
 

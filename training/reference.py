@@ -20,7 +20,7 @@ def reference(frame: pd.DataFrame, target: npt.NDArray[Any], signature: Signatur
     The `edges` of a number are inner quantiles; `counts` has one entry more: the first counts values below the first edge, the last
     counts values from the last edge on. The counts of a category or boolean are by value.
     """
-    features = {feature.name: _feature(feature.kind, frame[feature.name]) for feature in signature.features}
+    features = {feature.name: _feature(feature.kind, frame[feature.name]) for feature in signature.features if feature.is_compared}
     document: dict[str, Any] = {"rows": len(frame), "features": features}
     if signature.task == "regression":
         document["target"] = _numbers(np.asarray(target, dtype=np.float64))
@@ -33,7 +33,7 @@ def reference(frame: pd.DataFrame, target: npt.NDArray[Any], signature: Signatur
 def _feature(kind: str, column: pd.Series[Any]) -> dict[str, Any]:
     filled = column.dropna()
     missing = len(column) - len(filled)
-    if kind == "number":
+    if kind in ("number", "date"):
         return {"kind": kind, **_numbers(filled.to_numpy(dtype=np.float64)), "missing": missing}
     if kind == "boolean":
         true = int(filled.astype(bool).sum())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
 
 from serve_app import progress
 from serve_app.artifacts.signature import Signature, Task
@@ -37,12 +37,12 @@ def search(
     answer.
     """
     proposals = propose(dataset.signature.task, estimator, params, candidates=candidates, random_state=random_state)
-    folds = _folds(dataset, random_state)
-    means = _cv_scores(dataset, estimator, proposals, folds, random_state).mean(axis=1)
+    splits = folds(dataset, random_state)
+    means = _cv_scores(dataset, estimator, proposals, splits, random_state).mean(axis=1)
     best = int(means.argmax())  # the first of equals
     metric = "accuracy" if dataset.signature.task == "classification" else "negative rmse"
     table = [{"parameters": proposal, "score": float(mean)} for proposal, mean in zip(proposals, means, strict=True)]
-    return proposals[best], {"metric": metric, "folds": len(folds), "chosen": best, "candidates": table}
+    return proposals[best], {"metric": metric, "folds": len(splits), "chosen": best, "candidates": table}
 
 
 def propose(task: Task, estimator: str, params: Mapping[str, Any], *, candidates: int, random_state: int) -> list[dict[str, Any]]:
@@ -65,15 +65,49 @@ def propose(task: Task, estimator: str, params: Mapping[str, Any], *, candidates
     return proposals
 
 
-def _folds(dataset: Dataset, random_state: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+def folds(dataset: Dataset, random_state: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """The rows to learn from and those to predict, by fold, as the dataset was split; raises UsageError with too few rows."""
     rows, target = len(dataset.train), dataset.train_target
+    if dataset.by_time:
+        return _folds_by_time(dataset)
+    if dataset.groups is not None:
+        return _folds_by_group(dataset, dataset.groups, random_state)
     if dataset.signature.task == "regression":
-        folds = min(FOLDS, rows)
-        return list(KFold(folds, shuffle=True, random_state=random_state).split(np.zeros(rows)))
-    folds = min(FOLDS, int(np.unique(target, return_counts=True)[1].min()))
-    if folds < 2:
+        count = min(FOLDS, rows)
+        return list(KFold(count, shuffle=True, random_state=random_state).split(np.zeros(rows)))
+    count = min(FOLDS, int(np.unique(target, return_counts=True)[1].min()))
+    if count < 2:
         raise UsageError("--search needs at least two rows of each class besides the held-out ones: add rows")
-    return list(StratifiedKFold(folds, shuffle=True, random_state=random_state).split(np.zeros(rows), target))
+    return list(StratifiedKFold(count, shuffle=True, random_state=random_state).split(np.zeros(rows), target))
+
+
+def _folds_by_time(dataset: Dataset) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Each fold learns from the rows before those that it predicts."""
+    folds = list(TimeSeriesSplit(min(FOLDS, len(dataset.train) - 1)).split(np.zeros(len(dataset.train))))
+    if dataset.signature.task == "classification":
+        folds = [fold for fold in folds if len(np.unique(dataset.train_target[fold[0]])) > 1]
+    if not folds:
+        raise UsageError("--search with --time-column needs two classes among the oldest rows: add rows")
+    return folds
+
+
+def _folds_by_group(
+    dataset: Dataset, groups: npt.NDArray[Any], random_state: int
+) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """No group is on both sides of a fold."""
+    folds = min(FOLDS, len(np.unique(groups)))
+    if folds < 2:
+        raise UsageError("--search with --group-column needs two groups besides the held-out ones: add rows")
+    rows, target = np.zeros(len(groups)), dataset.train_target
+    if dataset.signature.task == "regression":
+        return list(GroupKFold(folds, shuffle=True, random_state=random_state).split(rows, target, groups))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class with fewer rows than folds
+        parts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=random_state).split(rows, target, groups))
+    usable = [fold for fold in parts if len(np.unique(target[fold[0]])) > 1 and len(fold[1])]
+    if not usable:
+        raise UsageError("--search with --group-column needs two classes outside each group: add rows")
+    return usable
 
 
 def _cv_scores(

@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 from serve_app.artifacts.decision import SLACK
 from serve_app.artifacts.signature import Signature
 from serve_app.errors import UsageError
-from training import fit
+from training import fit, search
 from training.dataset import Dataset
 from training.train_options import ThresholdRule
 
@@ -52,7 +52,8 @@ def decide(
         return signature, {"positive": label, "threshold": rule.threshold}
     truth = np.array([str(value) == str(label) for value in dataset.train_target.tolist()])
     probabilities = _cross_validated(dataset, signature, truth, estimator, params, random_state)
-    threshold, cost = cheapest(probabilities, truth, *rule.costs)
+    predicted = ~np.isnan(probabilities)
+    threshold, cost = cheapest(probabilities[predicted], truth[predicted], *rule.costs)
     record = {
         "positive": label,
         "threshold": threshold,
@@ -99,13 +100,20 @@ def _cross_validated(
     params: Mapping[str, Any],
     random_state: int,
 ) -> npt.NDArray[np.float64]:
-    """The probability of the positive class for each training row, from a model that has not seen the row."""
+    """The probability of the positive class for each training row, from a model that has not seen the row.
+
+    NaN for the oldest rows of a dataset in the order of time, because no model can learn from rows before them.
+    """
     folds = min(FOLDS, int(truth.sum()), int((~truth).sum()))
     if folds < 2:
         raise UsageError("costs need at least two rows of each class besides the held-out ones: add rows, or use --threshold")
     probabilities = np.full(len(truth), np.nan)
     label = str(signature.classes[signature.positive_position])
-    for train, test in StratifiedKFold(folds, shuffle=True, random_state=random_state).split(np.zeros(len(truth)), truth):
+    if dataset.by_time or dataset.groups is not None:
+        parts = search.folds(dataset, random_state)
+    else:
+        parts = list(StratifiedKFold(folds, shuffle=True, random_state=random_state).split(np.zeros(len(truth)), truth))
+    for train, test in parts:
         model = fit.build(signature, estimator, params, random_state=random_state)
         fit.fit(model, dataset.train.iloc[train], dataset.train_target[train])
         if not hasattr(model, "predict_proba"):

@@ -28,6 +28,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, DataType, ParamSchema, Schema
+from mlflow.types.schema import AnyType
 
 from serve_app.artifacts.names import DIGEST_TAG
 from serve_app.artifacts.signature import Feature, Signature
@@ -323,8 +324,13 @@ def _signature(signature: Signature) -> ModelSignature:
     return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(output)]), params=ParamSchema([]))
 
 
-def _column_type(feature: Feature) -> DataType:
-    """The type of the column in a table like the training table: pandas reads whole numbers with gaps as float64."""
+def _column_type(feature: Feature) -> DataType | AnyType:
+    """The type of the column in a table like the training table: pandas reads whole numbers with gaps as float64.
+
+    A table holds dates as texts, timestamps or numbers of an epoch.
+    """
+    if feature.kind == "date":
+        return AnyType()
     if feature.kind == "number":
         return DataType.long if _whole(feature) else DataType.double
     return DataType.boolean if feature.kind == "boolean" else DataType.string

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from serve_app.artifacts.dates import EPOCHS
 from serve_app.artifacts.names import REPORT
 from serve_app.artifacts.signature import Kind
 from serve_app.artifacts.store import KEEP
@@ -54,6 +55,20 @@ class ColumnBounds(NamedTuple):
     column: str
     low: float | None
     high: float | None
+
+
+class Epoch(NamedTuple):
+    """A column of numbers that are dates, and the form of these numbers in the signature."""
+
+    column: str
+    form: str
+
+
+class DateFlag(NamedTuple):
+    """A column of dates; `format` is one of `strptime`, empty when the table decides."""
+
+    column: str
+    format: str
 
 
 class Tag(NamedTuple):
@@ -105,6 +120,26 @@ def parse_bounds(text: str | ColumnBounds) -> ColumnBounds:
     raise typer.BadParameter(f"'{text}' must look like age=0:120")
 
 
+def parse_date(text: str | DateFlag) -> DateFlag:
+    """`day` or `day=%d/%m/%Y`; raises typer.BadParameter."""
+    if isinstance(text, DateFlag):
+        return text
+    column, separator, form = text.rpartition("=")
+    if separator and "%" in form:
+        return DateFlag(column, form)
+    return DateFlag(text, "")
+
+
+def parse_epoch(text: str | Epoch) -> Epoch:
+    """`seen=s` or `seen=ms`; raises typer.BadParameter."""
+    if isinstance(text, Epoch):
+        return text
+    column, _, unit = text.rpartition("=")
+    if column and f"epoch {unit}" in EPOCHS:
+        return Epoch(column, f"epoch {unit}")
+    raise typer.BadParameter(f"'{text}' must look like seen=s (seconds since 1970) or seen=ms (milliseconds)")
+
+
 def parse_tag(text: str | Tag) -> Tag:
     """`KEY=VALUE`, which the command makes of `--tag KEY VALUE`; raises typer.BadParameter."""
     if isinstance(text, Tag):
@@ -146,6 +181,30 @@ class TrainOptions:
     separator: Separator = None
     decimal: Decimal = None
     encoding: Encoding = None
+    date: Annotated[
+        list[DateFlag],
+        typer.Option(
+            metavar="COLUMN[=FORMAT]",
+            parser=parse_date,
+            help="Read a column as dates, in a format like %d/%m/%Y if the table leaves it open; repeatable.",
+        ),
+    ] = field(default_factory=list)
+    epoch: Annotated[
+        list[Epoch],
+        typer.Option(
+            metavar="COLUMN=s|ms",
+            parser=parse_epoch,
+            help="Read a column of numbers as seconds or milliseconds since 1970-01-01; repeatable.",
+        ),
+    ] = field(default_factory=list)
+    time_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Hold out the newest rows by this column of dates or numbers, instead of random ones."),
+    ] = None
+    group_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Keep rows with the same value together when rows are held out; it is no feature."),
+    ] = None
     bounds: Annotated[
         list[ColumnBounds],
         typer.Option(
@@ -229,7 +288,15 @@ class TrainOptions:
             raise UsageError(f"--max-depth {self.max_depth} must be at least 1, or None for no limit")
         if self.model_dir.exists() and not self.model_dir.is_dir():
             raise UsageError(f"--model-dir {self.model_dir} is a file: name a folder")
+        self._check_columns()
         self._check_threshold()
+
+    def _check_columns(self) -> None:
+        if self.time_column is not None and self.group_column is not None:
+            raise UsageError("--time-column and --group-column cannot be used together: choose one")
+        for column in self.category:
+            if column in self.number:
+                raise UsageError(f"'{column}' is named by --category and by --number: name one kind")
 
     def _check_threshold(self) -> None:
         costs = (self.cost_false_positive, self.cost_false_negative)
@@ -268,6 +335,14 @@ class TrainOptions:
         if self.max_depth is not None:
             params["max_depth"] = self.max_depth.value
         return params
+
+    @property
+    def dates(self) -> Mapping[str, tuple[str, ...]]:
+        """By column that is declared as dates, its formats; none of them leaves the form to the table."""
+        forms: dict[str, tuple[str, ...]] = {}
+        for column, form in (*self.date, *self.epoch):
+            forms[column] = (*forms.get(column, ()), *([form] if form else []))
+        return forms
 
     @property
     def floors(self) -> Mapping[str, float]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from serve_app.artifacts.dates import DateForm, InvalidDate, parser
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import InvalidInput, Problem
@@ -95,19 +96,26 @@ def read_value(feature: Feature, value: Any, unknown: Unknown, missing: tuple[st
         return _read_category(feature, value, unknown)
     if feature.kind == "boolean":
         return (float(value), None) if isinstance(value, bool) else (math.nan, ("type", "must be true or false"))
-    return _read_number(feature, value)
+    return _read_number(feature, value) if feature.date is None else _read_date(feature.date, value)
 
 
 def _says_missing(feature: Feature, value: Any, missing: tuple[str, ...]) -> bool:
     if isinstance(value, str) and value in missing:
         return value not in feature.categories
     numbers = missing_numbers(missing)
-    if not numbers or feature.kind != "number" or isinstance(value, bool) or not isinstance(value, int | float | str):
+    if not numbers or feature.kind not in ("number", "date") or isinstance(value, bool) or not isinstance(value, int | float | str):
         return False
     try:
         return float(value) in numbers
     except (ValueError, OverflowError):
         return False
+
+
+def _read_date(form: DateForm, value: Any) -> tuple[float, Rule | None]:
+    try:
+        return parser(form)(value), None
+    except InvalidDate as error:
+        return math.nan, ("date", str(error))
 
 
 def _read_category(feature: Feature, value: Any, unknown: Unknown) -> tuple[float, Rule | None]:

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-Kind = Literal["number", "boolean", "category"]
+from serve_app.artifacts.dates import DateForm, as_sent
+
+Kind = Literal["number", "boolean", "category", "date"]
 Task = Literal["classification", "regression"]
 Label = str | int | float | bool
 
@@ -54,6 +56,7 @@ class Feature:
     training saw: a value outside is answered, and counted. `categories` are sorted; a category's code is its
     position. `nullable` columns take null, and may be left out. `example` is a value that training saw. `unit` is the sign beside
     the numbers of a table, like % or €, empty for thousands separators alone (None: tables hold plain numbers, as requests do).
+    `date` is the form of a column of dates, whose `low` and `high` are codes: days since 1970-01-01.
     """
 
     name: str
@@ -66,6 +69,11 @@ class Feature:
     nullable: bool = False
     example: Label | None = None
     unit: str | None = None
+    date: DateForm | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "date") != (self.date is not None):
+            raise ValueError("a date, and no other feature, has a form of dates")
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -73,6 +81,11 @@ class Feature:
         least = -LARGEST if self.minimum is None else max(self.minimum, -LARGEST)
         most = LARGEST if self.maximum is None else min(self.maximum, LARGEST)
         return least, most
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether requests should have the distribution of the training rows: dates go on, times of day come again."""
+        return self.date is None or self.date.is_time
 
     @property
     def usual(self) -> tuple[float, float]:
@@ -144,8 +157,9 @@ class Signature:
             if document[name] is None:
                 del document[name]
         for feature in document["features"]:
-            if feature["unit"] is None:
-                del feature["unit"]
+            for name in ("unit", "date"):
+                if feature[name] is None:
+                    del feature[name]
         return document
 
     @classmethod
@@ -185,6 +199,8 @@ def _example(feature: Feature) -> Label | None:
         return True
     low, high = feature.usual
     middle = low / 2 + high / 2
+    if feature.date is not None:
+        return as_sent(feature.date.nearest(low), feature.date)
     rounded = round(middle, 6)
     return rounded if low <= rounded <= high else min(max(middle, low), high)
 

@@ -24,12 +24,14 @@ MAX_SCHEMA_BYTES = 64 * 1024 * 1024
 NODE_BYTES = 4096
 """Memory of one object of the tree while it is loaded; skops keeps several Python objects for each."""
 SCHEMA = "schema.json"
+TRUSTED = ["serve_app.inference.date_parts.DateCoder", "serve_app.inference.date_parts.DateParts"]
+"""Our own classes in a model with dates; they hold numbers and texts."""
 SCHEMA_GROWTH = 20
 """Memory of a parsed JSON document, in multiples of its bytes."""
 
 
 def skops_to_joblib(file: Path, limit: int) -> bytes:
-    """The model of a file as a pickle. Only types that skops trusts by itself are loaded.
+    """The model of a file as a pickle. Only TRUSTED types and those that skops trusts by itself are loaded.
 
     `limit` is the memory in bytes that loading may need. Raises BundleRefused `forbidden` or `load`.
     """
@@ -39,7 +41,7 @@ def skops_to_joblib(file: Path, limit: int) -> bytes:
     buffer = io.BytesIO()
     try:
         check_growth(file, limit)
-        joblib.dump(skops.io.load(file), buffer)
+        joblib.dump(skops.io.load(file, trusted=TRUSTED), buffer)
     except skops.io.exceptions.UntrustedTypesFoundException:
         raise BundleRefused("forbidden", "the model in MLflow holds types that skops does not trust") from None
     except BundleRefused:

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from serve_app.artifacts.dates import InvalidDate, parser
 from serve_app.artifacts.fields import MAX_PROBLEMS, Unknown, UnknownFields, read_row
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
@@ -250,13 +251,16 @@ def _leave_it(_: Buffer) -> Any:
     raise NotFastPath
 
 
+_TYPES: Any = {"number": float, "boolean": bool, "category": str, "date": str}
+
+
 def _row_type(signature: Signature, *, forbid_unknown_fields: bool) -> type[msgspec.Struct]:
     fields: list[Any] = []
     rename = {}
     for position, feature in enumerate(signature.features):
         name = f"f{position}"  # a column's name need not be an identifier
         rename[name] = feature.name
-        kind: Any = {"number": float, "boolean": bool, "category": str}[feature.kind]
+        kind: Any = _TYPES[feature.kind] if feature.date is None or feature.date.epoch is None else float
         if feature.kind == "number":
             minimum, maximum = feature.bounds
             kind = Annotated[kind, msgspec.Meta(ge=minimum, le=maximum)]
@@ -287,6 +291,8 @@ def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]
 def _column(feature: Feature, unknown: Unknown, missing: tuple[str, ...]) -> Callable[[Any], float]:
     if feature.kind == "number" and feature.nullable and (gaps := missing_numbers(missing)):
         return lambda value: math.nan if value is None or value in gaps else float(value)
+    if feature.date is not None:
+        return _date(parser(feature.date), missing_numbers(missing) if feature.nullable else frozenset())
     if feature.kind != "category":
         return lambda value: math.nan if value is None else float(value)
     codes = {name: float(code) for code, name in enumerate(feature.categories)}
@@ -300,6 +306,18 @@ def _column(feature: Feature, unknown: Unknown, missing: tuple[str, ...]) -> Cal
                 raise NotFastPath
             return UNSEEN
         return position
+
+    return code
+
+
+def _date(parse: Callable[[Any], float], gaps: frozenset[float]) -> Callable[[Any], float]:
+    def code(value: Any) -> float:
+        if value is None or value in gaps:
+            return math.nan
+        try:
+            return parse(value)
+        except InvalidDate:
+            raise NotFastPath from None
 
     return code
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serve_app.artifacts.dates import DateForm, as_sent
 from serve_app.artifacts.fields import UnknownFields
 from serve_app.artifacts.signature import Feature, Label, Signature, json_label
 
@@ -79,6 +80,8 @@ def _example(feature: Feature) -> Label:
         return feature.categories[0] if feature.categories else ""
     if feature.kind == "boolean":
         return True
+    if feature.date is not None:
+        return _example_date(feature.date)
     least, most = feature.bounds
     if feature.minimum is None or feature.maximum is None:
         return min(max(1.0, least), most)
@@ -87,11 +90,21 @@ def _example(feature: Feature) -> Label:
     return rounded if least <= rounded <= most else min(max(middle, least), most)
 
 
+def _example_date(form: DateForm) -> Label:
+    return as_sent(0.5 if form.is_time else 10_957.0, form)
+
+
+def _date_description(form: DateForm) -> str:
+    return f"The value {form.rule}. The model computes from it: {', '.join(form.parts)}."
+
+
 def _feature(feature: Feature) -> dict[str, Any]:
     if feature.kind == "category":
         schema: dict[str, Any] = {"type": "string", "enum": list(feature.categories)}
     elif feature.kind == "boolean":
         schema = {"type": "boolean"}
+    elif feature.date is not None:
+        schema = {"type": "string" if feature.date.epoch is None else "number", "description": _date_description(feature.date)}
     else:
         schema = {"type": "number"}
         if feature.minimum is not None:

@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute, parquet
 
+from serve_app.artifacts.dates import DateForm
 from serve_app.artifacts.fields import UNKNOWN_CATEGORY, Unknown, range_rule, read_value
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import UsageError
+from serve_app.tables.arrow_dates import arrow_codes, date_type
 from serve_app.tables.cells import check_no_nul, needs_records, parse_columns, records, uneven
 from serve_app.tables.content import open_content
 from serve_app.tables.csv_format import FALSE, TRUE, is_number, with_decimal_point
@@ -79,10 +81,13 @@ def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
         if feature.name in types:
             kind = _plain_type(types[feature.name])
             text, number = is_text(kind), pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-            digits = number and all(map(_WHOLE.fullmatch, feature.categories))
-            fits = {"number": number or text, "boolean": pa.types.is_boolean(kind), "category": text or digits}[feature.kind]
-            if not fits and not pa.types.is_null(kind):
+            if feature.date is not None:
+                fits, takes = text or date_type(feature.date, kind), feature.date.rule.removeprefix("must be ")
+            else:
+                digits = number and all(map(_WHOLE.fullmatch, feature.categories))
+                fits = {"number": number or text, "boolean": pa.types.is_boolean(kind), "category": text or digits}[feature.kind]
                 takes = {"number": "numbers", "boolean": "true or false", "category": "texts"}[feature.kind]
+            if not fits and not pa.types.is_null(kind):
                 raise UsageError(f"{path}: column '{feature.name}' holds {kind} where the model takes {takes}")
 
 
@@ -158,6 +163,10 @@ def parquet_rows(location: Location, part: Part, reading: Reading) -> Iterator[R
         raise UsageError(f"{part.path} was changed while it was scored: start again with --restart")
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
@@ -210,6 +219,8 @@ def _feature(feature: Feature, column: pa.ChunkedArray, reading: Reading, decima
     if pa.types.is_null(kind):
         values: Any = np.full(len(column), np.nan)
         missing = np.ones(len(column), bool)
+    elif feature.date is not None:
+        return _dates(feature, feature.date, column, reading, cells=decimal is not None)
     elif feature.kind == "category":
         return _category(feature, column, reading, cells=decimal is not None)
     elif feature.kind == "boolean" and pa.types.is_boolean(kind):
@@ -256,6 +267,33 @@ def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:
 def _gap_texts(feature: Feature, reading: Reading, *, cells: bool) -> tuple[str, ...]:
     """The texts that are null for a feature; an empty CSV cell always is."""
     return reading.signature.missing_texts if feature.nullable else ("",) if cells else ()
+
+
+def _dates(
+    feature: Feature, form: DateForm, column: pa.ChunkedArray, reading: Reading, *, cells: bool
+) -> tuple[Any, dict[int, str]]:
+    """Dates as codes; each different value is read once."""
+    if not is_text(column.type) and not _is_number(column.type):
+        missing = column.is_null().to_numpy()
+        values = arrow_codes(column)
+        return values, {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
+    if cells:
+        column = compute.utf8_trim(column, " ")
+    encoded = column.combine_chunks().dictionary_encode()
+    gaps = _gap_texts(feature, reading, cells=cells)
+    table, rules = [], {}
+    for at, value in enumerate(encoded.dictionary.to_pylist()):
+        sent = None if value in gaps or value != value else value
+        code, problem = read_value(feature, sent, reading.unknown, reading.signature.missing_texts)
+        table.append(code)
+        if problem is not None:
+            rules[at] = problem[1]
+    indexes = encoded.indices.fill_null(len(table)).to_numpy()
+    values = np.array([*table, np.nan])[indexes]
+    if not feature.nullable:
+        rules[len(table)] = "must not be null"
+    wrong = {row: rules[int(indexes[row])] for row in np.flatnonzero(np.isin(indexes, list(rules))).tolist()}
+    return values, wrong
 
 
 def _category(feature: Feature, column: pa.ChunkedArray, reading: Reading, *, cells: bool) -> tuple[Any, dict[int, str]]:

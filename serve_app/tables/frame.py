@@ -26,11 +26,13 @@ from serve_app.errors import UsageError
 from serve_app.tables.cells import read_cells
 from serve_app.tables.content import open_content
 from serve_app.tables.csv_format import check_names
+from serve_app.tables.date_columns import dates_within
 from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.header import INDEX, csv_header
 from serve_app.tables.kinds import Typed, typed_columns
 from serve_app.tables.location import Location, Source, hive_keys, sources, translate_errors
 from serve_app.tables.numerals import MAX_EXACT, Numeral, is_code, is_inexact, numeral, whole_texts
+from serve_app.tables.unusable import UnusableColumn
 
 MAX_CATEGORIES = 500
 """Different texts in one column, at most: a column with more holds identifiers or free text."""
@@ -43,8 +45,6 @@ MAX_MIXED = 20
 
 LARGEST = float(np.finfo(np.float32).max)
 """Trees compare float32 values: they cannot learn from larger ones."""
-
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +78,6 @@ class Table:
             return None
         signs = {each.sign for text in self.frame[name].dropna().unique() if (each := numeral(str(text), self.decimal))}
         return max(signs, default="")
-
-
-class UnusableColumn(UsageError):
-    """A column that cannot be learnt from.
-
-    `why` completes the sentence `column 'x' …`; `fix` says how to correct the table, empty when the column can only be left out.
-    """
-
-    def __init__(self, name: str, why: str, fix: str = "") -> None:
-        self.name, self.why, self.fix = name, why, fix
-        advice = f"{fix}, or leave the column out" if fix else "leave it out"
-        super().__init__(f"column '{name}' {why}: {advice} with --drop {shlex.quote(name)}")
 
 
 def read_table(
@@ -405,7 +393,7 @@ def _texts(name: str, texts: pd.Series[Any], form: str = "") -> pd.Series[Any]:
     """A category, of texts of this form; raises UnusableColumn for dates and for too many different texts."""
     filled = texts.dropna()
     distinct = filled.unique()
-    if all(_DATE.fullmatch(text) for text in distinct[:100]):
+    if dates_within(distinct.tolist()):
         raise _dates(name)
     if len(distinct) > MAX_CATEGORIES or (len(distinct) > 50 and len(distinct) > 0.5 * len(filled)):
         ways = ["group them"]

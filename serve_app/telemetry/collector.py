@@ -184,7 +184,7 @@ class MetricsCollector:
             if feature.low is not None and feature.high is not None:
                 column = matrix[:, index]
                 outside = int(np.count_nonzero((column < feature.low) | (column > feature.high)))
-                if outside:
+                if outside and feature.is_compared:
                     self.state.out_of_range[feature.name] += outside
 
     def _count_classes(self, signature: Signature, classes: npt.NDArray[np.intp], scores: Scores) -> None:

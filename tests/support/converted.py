@@ -27,10 +27,12 @@ from sklearn import (
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import make_pipeline
 
-from serve_app.artifacts.signature import Signature
+from serve_app.artifacts.dates import DateForm
+from serve_app.artifacts.signature import Feature, Signature
 from tests.support.models import diabetes_signature, iris, iris_signature
 from training.convert import CONVERSIONS, to_onnx
 from training.estimators import ESTIMATORS
+from training.fit import build
 
 ROWS = 60
 FEW: dict[str, Any] = {"n_estimators": 3, "max_depth": 3}
@@ -136,8 +138,16 @@ def fitted() -> Iterator[tuple[Any, Signature]]:
         warnings.simplefilter("ignore")
         for classifier in classifiers():
             yield fit(classifier), iris_signature()
+        yield dated()
         for regressor in regressors():
             yield regressor.fit(wide, wide.sum(axis=1)), diabetes_signature()
+
+
+def dated() -> tuple[Any, Signature]:
+    """A model that learns from dates."""
+    signature = Signature((Feature("day", "date", low=0.0, high=9000.0, date=DateForm()), Feature("size")), "regression")
+    rows = np.random.default_rng(2).uniform(0.0, 9000.0, (ROWS, 2))
+    return build(signature, "random-forest", {}, random_state=0)[1:].fit(rows, rows.sum(axis=1)), signature
 
 
 def fit(classifier: Any) -> Any:

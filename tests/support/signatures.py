@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from serve_app.artifacts.signature import Feature, Label, Signature
+from serve_app.artifacts.dates import LAST, DateForm, as_sent
+from serve_app.artifacts.signature import Feature, Label, Signature, label_text
 
 names = st.text(st.characters(codec="utf-8"), max_size=12)
 """Any name a column may have: empty, with quotes, line breaks, emoji."""
@@ -14,15 +15,29 @@ names = st.text(st.characters(codec="utf-8"), max_size=12)
 numbers = st.floats(-1e30, 1e30, allow_subnormal=False).map(lambda number: number + 0.0)  # no minus zero
 
 
+date_forms = st.sampled_from(
+    (
+        DateForm(),
+        DateForm(("days", "hour"), zoned=True),
+        DateForm(("year",), ("%d/%m/%Y", "%b %Y")),
+        DateForm(("hour",), ("%I:%M %p",)),
+        DateForm(("month",), ("epoch ms",)),
+    )
+)
+
+
 @st.composite
 def features(draw: st.DrawFn, name: st.SearchStrategy[str] = names) -> Feature:
-    kind = draw(st.sampled_from(("number", "boolean", "category")))
+    kind = draw(st.sampled_from(("number", "boolean", "category", "date")))
     nullable = draw(st.booleans())
     if kind == "category":
         categories = tuple(sorted(draw(st.sets(names, min_size=1, max_size=4))))
         return Feature(draw(name), "category", categories=categories, nullable=nullable)
     if kind == "boolean":
         return Feature(draw(name), "boolean", nullable=nullable)
+    if kind == "date":
+        first, last = sorted(draw(st.tuples(numbers, numbers)))
+        return Feature(draw(name), "date", low=first, high=last, nullable=nullable, date=draw(date_forms))
     bounds = sorted(draw(st.tuples(numbers, numbers)))
     seen = sorted(draw(st.tuples(st.floats(*bounds), st.floats(*bounds))))
     minimum, maximum = (draw(st.sampled_from((None, bound))) for bound in bounds)
@@ -39,7 +54,7 @@ def signatures(draw: st.DrawFn, name: st.SearchStrategy[str] = names) -> Signatu
     target = draw(st.text(max_size=8))
     if draw(st.booleans()):
         return Signature(tuple(columns), "regression", target=target)
-    classes = draw(st.lists(labels, min_size=2, max_size=4, unique_by=str))
+    classes = draw(st.lists(labels, min_size=2, max_size=4, unique_by=label_text))
     return Signature(tuple(columns), "classification", tuple(classes), target, draw(st.booleans()))
 
 
@@ -77,4 +92,10 @@ def value_of(feature: Feature) -> st.SearchStrategy[Any]:
         return st.sampled_from(feature.categories)
     if feature.kind == "boolean":
         return st.booleans()
+    if feature.date is not None:
+        last = 1.0 if feature.date.is_time else LAST
+        form = feature.date
+        return st.floats(0.0, last, exclude_max=True).map(lambda code: as_sent(code, form)) | st.sampled_from(
+            ("3/12/2001", "Mai 2001")
+        )
     return st.floats(*feature.bounds)

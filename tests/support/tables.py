@@ -41,6 +41,26 @@ def spam(rows: int = 200, *, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"links": links, "length": length, "spam": (links > 5).astype(int)})
 
 
+def visits(rows: int = 300, *, seed: int = 0) -> pd.DataFrame:
+    """Dates in several forms: whether a visitor `stays` follows from the day of the week, the hour and the month of birth."""
+    random = np.random.default_rng(seed)
+    moments = pd.Timestamp("2001-02-03") + pd.to_timedelta(random.integers(0, 900 * 24 * 60, rows), "min")
+    born = pd.Series(pd.Timestamp("1940-01-01") + pd.to_timedelta(random.integers(0, 22_000, rows), "D"))
+    born = born.where(born.index % 9 > 0)
+    stays = (moments.day_of_week > 3) & (moments.hour > 6) | (born.dt.month == 2).to_numpy()
+    return pd.DataFrame(
+        {
+            "arrived": moments.strftime("%m/%d/%Y %I:%M %p"),
+            "zoned": moments.strftime("%Y-%m-%dT%H:%M:00+02:00"),
+            "born": born.dt.strftime("%d %b %Y"),
+            "opens": moments.strftime("%H:%M"),
+            "month": moments.strftime("%Y-%m"),
+            "plan": random.choice(np.array(["basic", "gold"], dtype=object), rows),
+            "stays": np.where(stays, "yes", "no"),
+        }
+    )
+
+
 def written(table: pd.DataFrame, folder: Path, name: str = "table.csv") -> Path:
     """The table as a CSV or Parquet file, by the ending of its name."""
     path = folder / name

@@ -20,10 +20,11 @@ from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.errors import InvalidInput, UsageError
 from serve_app.tables.columns import Reading, check_types, csv_rows, parquet_rows
-from serve_app.tables.frame import Table, UnusableColumn, read_table
+from serve_app.tables.frame import Table, read_table
 from serve_app.tables.location import Location, sources
 from serve_app.tables.numerals import numeral
 from serve_app.tables.splits import parquet_parts
+from serve_app.tables.unusable import UnusableColumn
 from tests.support import tables
 from tests.support.scoring import split
 from training.dataset import json_rows, load

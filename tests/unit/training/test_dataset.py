@@ -214,18 +214,17 @@ class TestBadTables:
         rows = tables.many(20, lambda row: text if row == 4 else row, lambda row: row % 2)
         assert "'x' is infinite or beyond 3.4e+38 in row 5" in refusal(tables.lines(tmp_path, "x,y", *rows))
 
-    @pytest.mark.parametrize("day", ["2026-01-{:02d}", "2026-01-{:02d}T10:00:00", "{:02d}.01.2026", "01/{:02d}/2026"])
-    def test_dates_as_text(self, tmp_path: Path, day: str) -> None:
-        rows = tables.many(20, lambda row: day.format(row % 28 + 1), lambda row: row % 2)
-        assert "holds dates" in refusal(tables.lines(tmp_path, "x,y", *rows))
+    @pytest.mark.parametrize("day", ["2026-01-{:02d}", "2026-01-{:02d}T10:00:00", "{:02d}.01.2026", "Jan {} 2026", "{:02d}:00"])
+    def test_dates_as_the_target(self, tmp_path: Path, day: str) -> None:
+        rows = tables.many(20, lambda row: row, lambda row: day.format(row % 2 + 14))
+        assert "the target column 'y' holds dates" in refusal(tables.lines(tmp_path, "x,y", *rows))
 
-    def test_dates_as_dates(self, tmp_path: Path) -> None:
-        start = dt.date(2026, 1, 1)
-        frame = pd.DataFrame({"x": [start + dt.timedelta(days=row) for row in range(20)], "y": [0, 1] * 10})
+    def test_dates_of_parquet_as_the_target(self, tmp_path: Path) -> None:
+        frame = pd.DataFrame({"x": range(20), "y": [dt.date(2026, 1, 1 + row % 2) for row in range(20)]})
         frame.to_parquet(tmp_path / "a.parquet")
-        frame.assign(x=pd.to_datetime(frame["x"])).to_parquet(tmp_path / "b.parquet")
+        frame.assign(y=pd.to_datetime(frame["y"])).to_parquet(tmp_path / "b.parquet")
         for name in ("a.parquet", "b.parquet"):
-            assert "holds dates" in refusal(tmp_path / name)
+            assert "the target column 'y' holds dates" in refusal(tmp_path / name)
 
     def test_lists_in_a_column(self, tmp_path: Path) -> None:
         pd.DataFrame({"x": [[1, 2]] * 20, "y": [0, 1] * 10}).to_parquet(tmp_path / "t.parquet")

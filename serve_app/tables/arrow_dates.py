@@ -1,0 +1,35 @@
+"""Dates and times of Parquet as codes, without pandas: for scoring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute
+
+from serve_app.artifacts.dates import MICROSECONDS, DateForm
+
+
+def date_type(form: DateForm, kind: pa.DataType) -> bool:
+    """Whether a type of Parquet holds what the form takes: times of day, dates with or without a zone, or numbers of an epoch."""
+    if form.takes_numbers and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return True
+    if form.is_time:
+        return bool(pa.types.is_time(kind))
+    if pa.types.is_timestamp(kind):
+        return (kind.tz is not None) == form.zoned
+    return bool(pa.types.is_date(kind)) and not form.zoned
+
+
+def arrow_codes(column: pa.ChunkedArray) -> Any:
+    """A column of dates, timestamps or times as codes, float64 of shape (rows,) with NaN in the gaps; fractions of a microsecond
+    are cut.
+    """
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("us"))
+    unit = column.type.unit
+    numbers = np.asarray(compute.fill_null(column.cast(pa.int32() if pa.types.is_time32(column.type) else pa.int64()), 0))
+    factor = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}[unit]
+    microseconds = numbers.astype(np.int64) * factor if unit != "ns" else numbers // 1_000
+    return np.where(column.is_null().to_numpy(), np.nan, microseconds.astype(np.float64) / MICROSECONDS)
