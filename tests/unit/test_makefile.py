@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -12,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def last_command(target: str, flags: str) -> list[str]:
-    done = subprocess.run(["make", "-n", target, f"ARGS={flags}"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # these tests may run under make
+    command = ["make", "-n", target, f"ARGS={flags}"]
+    done = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True, timeout=60, check=True)
     return shlex.split(done.stdout.splitlines()[-1])
 
 
