@@ -82,7 +82,7 @@ test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(value ARGS)
 
 check-python: $(VENV)/.dev $(VENV)/.serve ## train and serve on the Python of this environment, with a proxy set and below a path
-	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration/test_new_machine.py $(ARGS)
+	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration/test_new_machine.py $(value ARGS)
 
 test-faults: $(VENV)/.dev $(VENV)/.serve ## kill, freeze and mislead processes under load; each answer is checked
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/faults $(value ARGS)

@@ -19,7 +19,7 @@ from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import UsageError
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
-from serve_app.inference.policy import LoadPolicy
+from serve_app.inference.policy import LoadPolicy, load_policy
 from serve_app.progress import Progress, note
 from serve_app.tables.dialect import DialectFlags
 from training import card, column_report, figures, fit, importance, publish, threshold
@@ -32,7 +32,6 @@ from training.importance import Importance
 from training.publish import Publication
 from training.report import write_columns, write_report
 from training.rules import Evidence, constant_floors, default_floors, judge
-from training.store_policy import load_policy
 from training.train_options import TrainOptions
 
 if TYPE_CHECKING:

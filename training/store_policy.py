@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from serve_app.artifacts.manifest import Manifest
 from serve_app.artifacts.names import SEAL
 from serve_app.artifacts.read_policy import check_seal, model_file
 from serve_app.artifacts.regular_file import UnfitFile, read_regular
-from serve_app.artifacts.signing import MAX_SEAL_BYTES, SigningError, own_verifier, verifier
+from serve_app.artifacts.signing import MAX_SEAL_BYTES
 from serve_app.artifacts.store import Check, Entry
-from serve_app.errors import BundleRefused, StoreError, UsageError
-from serve_app.inference.policy import BackendChoice, LoadPolicy
-
-
-def load_policy(
-    *, allow_joblib: bool, backend: BackendChoice, verify_key: Path | None, signing_key: Path | None = None
-) -> LoadPolicy:
-    """The policy of the replicas; with a signing key and without public keys, what that key has signed is trusted.
-
-    Raises UsageError when a file is no usable key.
-    """
-    verify = None
-    try:
-        if verify_key is not None:
-            verify = verifier(verify_key)
-        elif signing_key is not None:
-            verify = own_verifier(signing_key)
-    except SigningError as error:
-        raise UsageError(f"--verify-key: {error}") from None
-    return LoadPolicy(allow_joblib=allow_joblib, backend=backend, verify=verify)
+from serve_app.errors import BundleRefused, StoreError
+from serve_app.inference.policy import LoadPolicy
 
 
 def check_promotion(policy: LoadPolicy) -> Check:

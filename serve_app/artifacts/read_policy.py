@@ -9,16 +9,19 @@ from serve_app.artifacts.names import GOLDEN, JOBLIB, METRICS, ONNX
 from serve_app.artifacts.signing import Verify
 from serve_app.errors import BundleRefused
 
+BackendChoice = Literal["auto", "onnx", "scikit-learn"]
+"""`auto` takes ONNX Runtime for a bundle with an ONNX form; the others allow one backend only."""
+
 
 class ReadPolicy(Protocol):
-    """What the operator allows; `LoadPolicy` of serve_app/inference/predictor.py is one."""
+    """What the operator allows; `LoadPolicy` of serve_app/inference/policy.py is one."""
 
     @property
     def allow_joblib(self) -> bool:
         """Whether a model may be unpickled."""
 
     @property
-    def backend(self) -> Literal["auto", "onnx", "scikit-learn"]:
+    def backend(self) -> BackendChoice:
         """Which form of the model is used."""
 
     @property

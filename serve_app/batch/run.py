@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from serve_app import progress
 from serve_app.artifacts.bundle import Bundle, manifest_bytes, read_bundle
-from serve_app.artifacts.signing import SigningError, verifier
 from serve_app.artifacts.store import BUNDLES, Store
 from serve_app.batch.job import DONE, PLAN, JobManifest, JobSpec, check_same, clear, read_manifest, write_manifest
 from serve_app.batch.pool import Pool, WorkerPool, in_process, on_ray
@@ -19,7 +18,7 @@ from serve_app.batch.results import ERROR, errors_in, output_schema
 from serve_app.batch.score_options import PART_BYTES, ScoreOptions
 from serve_app.batch.worker import Model, ScoringTask, file_name
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
-from serve_app.inference.policy import LoadPolicy
+from serve_app.inference.policy import LoadPolicy, load_policy
 from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.progress import Progress
 from serve_app.tables.columns import Reading, check_columns, check_types
@@ -104,11 +103,7 @@ def score(options: ScoreOptions, report: Progress, pool: Pool | None = None) -> 
 
 def _open_model(options: ScoreOptions) -> tuple[Model, Predictor]:
     """The bundle for the workers, and the predictor that proves that it can be opened."""
-    try:
-        verify = None if options.verify_key is None else verifier(options.verify_key)
-    except SigningError as error:
-        raise UsageError(f"--verify-key: {error}") from None
-    policy = LoadPolicy(allow_joblib=options.allow_joblib, backend=options.prefer, verify=verify)
+    policy = load_policy(allow_joblib=options.allow_joblib, backend=options.prefer, verify_key=options.verify_key)
     version = "the served version" if options.version is None else f"version {options.version}"
     try:
         bundle = _read_bundle(options, policy)

@@ -13,10 +13,11 @@ import pyarrow as pa
 from serve_app.artifacts.bundle import Bundle, verify_files
 from serve_app.artifacts.fields import Unknown
 from serve_app.artifacts.legacy import legacy_digest
+from serve_app.artifacts.read_policy import BackendChoice
 from serve_app.batch.results import encode_tables, output_table, score_rows
 from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import BundleRefused, IrisApiError, UsageError
-from serve_app.inference.policy import BackendChoice, LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.tables.columns import Reading, Rows, csv_rows, parquet_rows
 from serve_app.tables.header import Header

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
-from serve_app.artifacts.signing import Verify
-
-BackendChoice = Literal["auto", "onnx", "scikit-learn"]
-"""`auto` takes ONNX Runtime for a bundle with an ONNX form; the others allow one backend only."""
+from serve_app.artifacts.read_policy import BackendChoice
+from serve_app.artifacts.signing import SigningError, Verify, own_verifier, verifier
+from serve_app.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +29,23 @@ class LoadPolicy:
     backend: BackendChoice
     verify: Verify | None
     trial: TrialLimits | None = None
+
+
+def load_policy(
+    *, allow_joblib: bool, backend: BackendChoice, verify_key: Path | None, signing_key: Path | None = None
+) -> LoadPolicy:
+    """The policy of the replicas, from the options of a command.
+
+    With a signing key and without public keys, what that key has signed is trusted.
+
+    Raises UsageError when a file is no usable key.
+    """
+    verify = None
+    try:
+        if verify_key is not None:
+            verify = verifier(verify_key)
+        elif signing_key is not None:
+            verify = own_verifier(signing_key)
+    except SigningError as error:
+        raise UsageError(f"--verify-key: {error}") from None
+    return LoadPolicy(allow_joblib=allow_joblib, backend=backend, verify=verify)

@@ -13,13 +13,13 @@ import numpy as np
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.names import GOLDEN, JOBLIB, ONNX
+from serve_app.artifacts.read_policy import check_seal, model_file
 from serve_app.artifacts.signature import Signature
-from serve_app.errors import BundleRefused
 from serve_app.inference.backends import Backend, Kind
 from serve_app.inference.backends.onnx_backend import open_onnx
 from serve_app.inference.backends.sklearn_backend import open_sklearn
 from serve_app.inference.padding import pad_row, pad_rows
-from serve_app.inference.policy import BackendChoice, LoadPolicy
+from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.warm_up import CallProfile, replay_golden, warm_up
 
 
@@ -69,31 +69,21 @@ class Predictor:
 
 def check_policy(bundle: Bundle, policy: LoadPolicy) -> None:
     """Whether the policy allows this bundle, before anything of it is parsed. Raises BundleRefused `unsigned` or `forbidden`."""
-    if policy.verify is not None and not policy.verify(bundle.digest, bundle.seal):
-        raise BundleRefused("unsigned", "the bundle is not signed with a key that is trusted here")
-    if _has_onnx(bundle, policy.backend):
-        return
-    if policy.backend == "onnx":
-        raise BundleRefused("forbidden", "the model has no ONNX form and the settings allow no other")
-    if not policy.allow_joblib:
-        raise BundleRefused("forbidden", "the model would have to be unpickled, which the settings forbid")
+    check_seal(bundle.digest, bundle.seal, policy.verify)
+    model_file(bundle.files, policy)
 
 
 def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
     """Load, check library versions, replay the golden examples, warm up, all in this process. Raises BundleRefused."""
     check_policy(bundle, policy)
     backend: Backend
-    if _has_onnx(bundle, policy.backend):
+    if model_file(bundle.files, policy) == ONNX:
         bundle = _without(bundle, JOBLIB)  # before ONNX Runtime makes its own copy of the model
         backend, signature = open_onnx(bundle)
     else:
         backend, signature = open_sklearn(bundle)
     replay_golden(backend, signature, bundle.files)
     return Predictor(_without(bundle, JOBLIB, ONNX, GOLDEN), signature, backend, warm_up(backend, signature))
-
-
-def _has_onnx(bundle: Bundle, backend: BackendChoice) -> bool:
-    return ONNX in bundle.files and backend != "scikit-learn"
 
 
 def _without(bundle: Bundle, *names: str) -> Bundle:

@@ -21,8 +21,9 @@ import orjson
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.memory_limit import memory_limit
+from serve_app.artifacts.read_policy import BackendChoice
 from serve_app.errors import BundleRefused
-from serve_app.inference.policy import BackendChoice, TrialLimits
+from serve_app.inference.policy import TrialLimits
 
 BASE_BYTES = 1024**3
 FACTOR = 30

@@ -5,7 +5,10 @@ Such a proxy answers where HAProxy does not run, and behind HAProxy while no rep
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serve_app.http.problems import HttpProblem
 
 PROXY_BYTES = 128 * 1024 * 1024
 """Bytes of bodies that all requests under way in this process may have sent; a request that exceeds them gets 429."""
@@ -27,18 +30,19 @@ class ProxyBounds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Imported late: in a replica, and for most requests, the problems are not needed here.
+        # Imported late: other processes of Ray Serve import this module as well.
         from serve_app.http.headers import are_utf8
+        from serve_app.http.problems import INVALID_HEADER, TOO_BUSY
 
         scope["headers"] = [header for header in scope["headers"] if header[0].replace(b"-", b"_") not in SERVE_HEADERS]
         if not are_utf8(scope["headers"]):
-            await _refuse(send, "INVALID_HEADER")
+            await _refuse(send, INVALID_HEADER)
             return
         request = _BoundedRequest(self, receive, send)
         try:
             await self._app(scope, request.receive, request.send)
             if request.exceeded and not request.started:
-                await _refuse(send, "TOO_BUSY")
+                await _refuse(send, TOO_BUSY)
         finally:
             self._bytes -= request.bytes
 
@@ -75,10 +79,9 @@ class _BoundedRequest:
             await self._send(message)
 
 
-async def _refuse(send: Any, name: str) -> None:
-    from serve_app.http import problems
+async def _refuse(send: Any, problem: HttpProblem) -> None:
     from serve_app.http.responses import problem_response, send_response
 
-    response = problem_response(getattr(problems, name))
+    response = problem_response(problem)
     response = response._replace(headers=(*response.headers, (b"connection", b"close")))
     await send_response(response, send, request_id=None, must_close=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from serve_app.artifacts.read_policy import BackendChoice
 from serve_app.artifacts.signing import Verify
-from serve_app.inference.policy import BackendChoice, LoadPolicy, TrialLimits
+from serve_app.inference.policy import LoadPolicy, TrialLimits
 
 
 def load_policy(

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from serve_app.http.pages import refuse
 from serve_app.http.prediction_service import PredictionService
 from serve_app.http.problems import problem
 from serve_app.http.responses import problem_response, to_starlette
@@ -35,23 +36,22 @@ def model_router(service: PredictionService, *, model_name: str) -> APIRouter:
     slot = service.slot
     router = APIRouter(tags=["model"])
 
-    def refuse(request: Request) -> Response | None:
-        headers = dict(request.scope["headers"])
-        refusal = service.refuse_key(headers.get(b"x-api-key"), headers.get(b"authorization"))
+    def refusal_of(request: Request) -> Response | None:
+        refusal = refuse(request.scope["headers"], service.refuse_key)
         if refusal is None and slot.predictor is None:
-            refusal = problem(404, "no_model", f"No model is loaded: {slot.problem}.")
-        return to_starlette(problem_response(refusal)) if refusal else None
+            return to_starlette(problem_response(problem(404, "no_model", f"No model is loaded: {slot.problem}.")))
+        return refusal
 
     @router.get("/model/info", operation_id="modelInfo", summary="The model in brief")
     async def info(request: Request) -> Response:
-        refusal, predictor = refuse(request), slot.predictor
+        refusal, predictor = refusal_of(request), slot.predictor
         if refusal is not None or predictor is None:
             return refusal or Response(status_code=404)
         return JSONResponse(_info(predictor), headers=_headers(predictor))
 
     @router.get("/model", operation_id="model", summary="The model in full, and why a newer one is not served")
     async def model(request: Request) -> Response:
-        response, predictor = refuse(request), slot.predictor
+        response, predictor = refusal_of(request), slot.predictor
         if response is not None or predictor is None:
             return response or Response(status_code=404)
         etag = predictor.bundle.etag

@@ -16,6 +16,7 @@ from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.signing import signer
 from serve_app.artifacts.store import Store
 from serve_app.inference.policy import LoadPolicy
+from serve_app.inference.policy import load_policy as load_policy_of
 from tests.support.bundles import bundle
 from tests.support.hostile.pickles import Trap
 from tests.support.hostile.signatures import key_pair
@@ -24,7 +25,6 @@ from tests.support.policies import ALLOW_ALL, load_policy
 from tests.support.stores import publish
 from training.comparison import Comparison, NotComparable, compare, paired, served_predictions
 from training.evaluate import ClassificationMetrics
-from training.store_policy import load_policy as load_policy_of
 
 MATRIX, TARGET = iris()
 NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from serve_app.artifacts.dates import MICROSECONDS, DateForm, Part
 from serve_app.artifacts.names import CARD
+from serve_app.artifacts.read_policy import BackendChoice
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.skops_format import skops_to_joblib
 from serve_app.artifacts.store import Store
@@ -27,7 +28,6 @@ from serve_app.batch.run import score
 from serve_app.batch.score_options import ScoreOptions
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.date_parts import DateCoder, DateParts, date_parts
-from serve_app.inference.policy import BackendChoice
 from serve_app.inference.predictor import open_predictor
 from tests.support import tables
 from tests.support.apps import HEADERS, client_of
