@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from serve_app.artifacts.dates import write
-from serve_app.artifacts.signature import Feature, Signature
-from serve_app.tables.numerals import MAX_EXACT, is_code, numeral
+from serve_app.artifacts.signature import EXACT, Feature, Signature
+from serve_app.tables.csv_format import twins
+from serve_app.tables.numerals import is_code, numeral
 
 MAX_LINES = 40
 """Columns that are printed; the report file has all."""
@@ -123,7 +124,7 @@ def _names(signature: Signature) -> Names:
     texts[signature.target] = tuple(map(str, signature.classes))
     numbers = {name for name in texts if _DATA.fullmatch(name.strip())}
     values = {name for name, categories in texts.items() if name in categories}
-    return Names(frozenset(numbers | values if numbers or len(values) > 1 else ()), _alike(list(texts)))
+    return Names(frozenset(numbers | values if numbers or len(values) > 1 else ()), twins(list(texts)))
 
 
 def _target(labels: pd.Series[Any], signature: Signature, source: Source, names: Names) -> ColumnReport:
@@ -198,7 +199,7 @@ def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int, sou
             few = distinct * 2 <= len(numbers)
             flag = "--category" if few else "--drop"
             yield f"looks like {'codes' if few else 'an identifier'}: {flag} {shlex.quote(feature.name)}"
-    if source == "declared" and float(np.abs(numbers).max()) > MAX_EXACT:
+    if source == "declared" and float(np.abs(numbers).max()) > EXACT:
         yield "whole numbers beyond 2^53 are rounded"
     if feature.unit:
         yield (
@@ -233,12 +234,5 @@ def _form_remarks(name: str, categories: Sequence[str]) -> Iterator[str]:
 
 
 def _twin_remarks(texts: Sequence[str]) -> Iterator[str]:
-    for text, other in list(_alike(texts).items())[:3]:
+    for text, other in list(twins(texts).items())[:3]:
         yield f"{other!r} and {text!r} differ in blanks or case only"
-
-
-def _alike(texts: Sequence[str]) -> dict[str, str]:
-    """By text, an earlier one that differs in case or blanks only."""
-    first: dict[str, str] = {}
-    pairs = ((text, first.setdefault(" ".join(text.split()).casefold(), text)) for text in texts)
-    return {text: other for text, other in pairs if other != text}

@@ -15,7 +15,7 @@ import pandas as pd
 
 from serve_app.artifacts.dates import DateForm, as_sent
 from serve_app.artifacts.manifest import sha256
-from serve_app.artifacts.signature import IRIS_BOUNDS, MISSING, Feature, Kind, Label, Signature, Task
+from serve_app.artifacts.signature import EXACT, IRIS_BOUNDS, MISSING, Feature, Kind, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.printable import printable
 from serve_app.tables.date_columns import date_column
@@ -282,7 +282,7 @@ def _labels(
     if pd.api.types.is_object_dtype(known.dtype):
         known = known.infer_objects()
     numeric = pd.api.types.is_float_dtype(known.dtype)
-    whole = numeric and bool((known == known.round()).all()) and float(known.abs().max()) < 2**53
+    whole = numeric and bool((known == known.round()).all()) and float(known.abs().max()) < EXACT
     decided = _task(known, task, numeric=numeric, whole=whole)
     if decided == "regression":
         _check_regression(name, known, numeric=numeric)

@@ -18,7 +18,7 @@ Task = Literal["classification", "regression"]
 Label = str | int | float | bool
 
 EXACT = 2**53
-"""Below it every whole number is a float64; JavaScript writes such numbers without a point and without an exponent."""
+"""Up to it every whole number is a float64 of its own; JavaScript writes such numbers without a point and without an exponent."""
 
 UNSEEN = -1.0
 """Code of a category that training never saw; one-hot encoders turn it into all zeros."""

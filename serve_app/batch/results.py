@@ -19,9 +19,9 @@ from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import NotFinite, UsageError
 from serve_app.protocols.encode import numbers
 from serve_app.tables.columns import Rows
+from serve_app.tables.numerals import PLAIN
 
 _FORMULA = re.compile("^[=+\\-@\\t\\r\\n＝＋－＠]")  # noqa: RUF001 - a spreadsheet takes the wide forms for the narrow ones
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 ERROR = "error"
 """The column with the problem of a row, when such rows are kept."""
@@ -141,7 +141,7 @@ def _without_formulas(table: pa.Table) -> pa.Table:
 
     Column names too. A text that is a number, like the id `-15`, stays as it is. See https://owasp.org/www-community/attacks/CSV_Injection
     """
-    names = [f"'{name}" if _FORMULA.match(name) and not _NUMBER.fullmatch(name) else name for name in table.schema.names]
+    names = [f"'{name}" if _FORMULA.match(name) and not PLAIN.fullmatch(name) else name for name in table.schema.names]
     return pa.table([_as_text(column) for column in table.columns], names=names)
 
 
@@ -153,7 +153,7 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     starts = compute.match_substring_regex(text, _FORMULA.pattern)
     if not compute.any(starts).as_py():
         return text
-    formula = compute.and_not(starts, compute.match_substring_regex(text, f"^{_NUMBER.pattern}$"))
+    formula = compute.and_not(starts, compute.match_substring_regex(text, f"^{PLAIN.pattern}$"))
     return compute.if_else(formula, compute.binary_join_element_wise(pa.scalar("'"), text, pa.scalar("")), text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import compute
 
@@ -22,6 +23,12 @@ def date_type(form: DateForm, kind: pa.DataType) -> bool:
     return bool(pa.types.is_date(kind)) and not form.zoned
 
 
+def codes(microseconds: Any, gaps: Any) -> npt.NDArray[np.float64]:
+    """Microseconds since 1970-01-01 (or since midnight) as codes, shape (rows,), NaN in the gaps."""
+    values: npt.NDArray[np.float64] = np.where(gaps, np.nan, microseconds.astype(np.float64) / MICROSECONDS)
+    return values
+
+
 def arrow_codes(column: pa.ChunkedArray) -> Any:
     """A column of dates, timestamps or times as codes, float64 of shape (rows,) with NaN in the gaps; fractions of a microsecond
     are cut.
@@ -32,4 +39,4 @@ def arrow_codes(column: pa.ChunkedArray) -> Any:
     numbers = np.asarray(compute.fill_null(column.cast(pa.int32() if pa.types.is_time32(column.type) else pa.int64()), 0))
     factor = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}[unit]
     microseconds = numbers.astype(np.int64) * factor if unit != "ns" else numbers // 1_000
-    return np.where(column.is_null().to_numpy(), np.nan, microseconds.astype(np.float64) / MICROSECONDS)
+    return codes(microseconds, column.is_null().to_numpy())

@@ -7,7 +7,6 @@ than Python's csv module, are read record by record, which names the rows.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ from pyarrow import compute
 from pyarrow import csv as arrow_csv
 
 from serve_app.errors import UsageError
+from serve_app.tables.csv_format import csv_records
 from serve_app.tables.header import Header
 
 THREAD_BLOCK = 8 << 20
@@ -63,8 +63,7 @@ def needs_records(raw: bytes, separator: str) -> bool:
 def records(raw: bytes, header: Header, path: str, first_row: int) -> Iterator[list[str]]:
     """The rows as lists of texts, empty lines left out; raises UsageError when the text cannot be read."""
     try:
-        text = io.StringIO(raw.decode(), newline="")
-        yield from filter(None, csv.reader(text, delimiter=header.dialect.separator, skipinitialspace=True))
+        yield from csv_records(raw.decode(), header.dialect.separator)
     except UnicodeDecodeError as error:
         row = first_row + raw.count(b"\n", 0, error.start) + 1
         raise UsageError(
@@ -102,10 +101,11 @@ def read_cells(raw: bytes, header: Header, path: str) -> pa.Table:
                 return parse_columns(raw, header, header.names, block=block)
             except pa.ArrowInvalid:
                 continue
+    rows = []
     for row, record in enumerate(records(raw, header, path, 0), start=1):
         problem = uneven(record, header)
         if problem is not None:
             raise UsageError(f"{path}, row {row}: {problem}: correct the row, or name every column in the header line")
-    rows = list(records(raw, header, path, 0))
+        rows.append(record)
     first = len(header.index)
     return pa.table({name: pa.array([row[at] for row in rows], pa.string()) for at, name in enumerate(header.names, start=first)})

@@ -23,13 +23,12 @@ from serve_app.errors import UsageError
 from serve_app.tables.arrow_dates import arrow_codes, date_type
 from serve_app.tables.cells import check_no_nul, needs_records, parse_columns, records, uneven
 from serve_app.tables.content import open_content
-from serve_app.tables.csv_format import FALSE, TRUE, is_number, with_decimal_point
+from serve_app.tables.csv_format import FALSE, TRUE, is_number
 from serve_app.tables.header import Header
 from serve_app.tables.location import Location, hive_keys, translate_errors
-from serve_app.tables.numerals import is_text, numeral, whole_texts
+from serve_app.tables.numerals import is_text, numeral, plain_number, whole_texts
 from serve_app.tables.splits import Part
 
-_CELL_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *")
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 """Categories of this form may stand in Parquet as whole numbers."""
 
@@ -347,5 +346,5 @@ def _cell(feature: Feature, text: str, gaps: frozenset[str], decimal: str) -> st
     if feature.unit is not None:
         value = numeral(text, decimal)
         return text if value is None or value.sign not in ("", feature.unit) else value.value
-    number = with_decimal_point(text) if decimal == "," else text
-    return float(number) if _CELL_NUMBER.fullmatch(number) else text
+    number = plain_number(text.rstrip(" "), decimal)
+    return text if number is None else number

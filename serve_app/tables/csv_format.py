@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,6 @@ def unnamed(position: int, taken: Collection[str]) -> str:
     return name
 
 
-def with_decimal_point(text: str) -> str:
-    """A number with a decimal comma as one with a point; a text with a point is no such number and becomes none."""
-    return text.replace(".", "_.").replace(",", ".")
-
-
 def is_number(text: str) -> bool:
     """Whether a text is a finite number."""
     try:
@@ -41,12 +37,24 @@ def is_number(text: str) -> bool:
         return False
 
 
+def csv_records(text: str, separator: str) -> Iterator[list[str]]:
+    """The records of a text, empty lines left out, as Python's csv module reads them; it raises csv.Error while they are read."""
+    return filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True))
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raise UsageError when two columns have the same name."""
     first: dict[str, int] = {}
     for position, name in enumerate(names, start=1):
         if first.setdefault(name, position) != position:
             raise UsageError(f"two columns are named '{name}' (columns {first[name]} and {position}): rename one")
+
+
+def twins(texts: Sequence[str]) -> dict[str, str]:
+    """By text, an earlier one that differs in case or blanks only."""
+    first: dict[str, str] = {}
+    pairs = ((text, first.setdefault(" ".join(text.split()).casefold(), text)) for text in texts)
+    return {text: other for text, other in pairs if other != text}
 
 
 def row_ends(data: Any, parity: int, *, skip: int = 0) -> tuple[Any, int]:

@@ -20,7 +20,6 @@ import pandas as pd
 from serve_app.artifacts.dates import (
     EPOCHS,
     MAX_FORMATS,
-    MICROSECONDS,
     MONTHS,
     WEEKDAYS,
     DateForm,
@@ -29,6 +28,7 @@ from serve_app.artifacts.dates import (
     parts_of,
     pattern,
 )
+from serve_app.tables.arrow_dates import codes
 from serve_app.tables.unusable import UnusableColumn
 
 SAMPLE = 50
@@ -134,12 +134,6 @@ def _timestamps(column: pd.Series[Any]) -> DateColumn:
     naive = column.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else column
     microseconds = naive.astype("datetime64[us]").to_numpy().astype(np.int64)
     return _with_form(codes(microseconds, gaps), (), zoned=zoned, has_days=True)
-
-
-def codes(microseconds: Any, gaps: Any) -> npt.NDArray[np.float64]:
-    """Microseconds since 1970-01-01 as codes, NaN in the gaps."""
-    values: npt.NDArray[np.float64] = np.where(gaps, np.nan, microseconds.astype(np.float64) / MICROSECONDS)
-    return values
 
 
 def _with_form(values: npt.NDArray[np.float64], formats: tuple[str, ...], *, zoned: bool, has_days: bool) -> DateColumn:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from itertools import chain, islice
 
 from serve_app.errors import UsageError
 from serve_app.tables.content import PLAIN, Compression, TextForm
+from serve_app.tables.csv_format import csv_records
 
 SEPARATORS = (",", ";", "\t", "|")
 """Separators that are found by themselves; a space only below a header whose names are quoted, as R writes it."""
@@ -126,7 +126,7 @@ def records(text: str, separator: str) -> list[list[str]]:
     """The records of complete lines; empty lines are none. Stops at a record that Python's csv module cannot read."""
     found: list[list[str]] = []
     with contextlib.suppress(csv.Error):
-        found.extend(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)))
+        found.extend(csv_records(text, separator))
     return found
 
 

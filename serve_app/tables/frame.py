@@ -21,7 +21,7 @@ from pyarrow import compute, parquet
 
 from serve_app.artifacts.manifest import sha256
 from serve_app.artifacts.manifest_bounds import MAX_NAME
-from serve_app.artifacts.signature import MISSING, Kind, missing_numbers
+from serve_app.artifacts.signature import EXACT, MISSING, Kind, missing_numbers
 from serve_app.errors import UsageError
 from serve_app.tables.cells import read_cells
 from serve_app.tables.content import open_content
@@ -31,7 +31,7 @@ from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.header import INDEX, csv_header
 from serve_app.tables.kinds import Typed, typed_columns
 from serve_app.tables.location import Location, Source, hive_keys, sources, translate_errors
-from serve_app.tables.numerals import MAX_EXACT, Numeral, is_code, is_inexact, numeral, whole_texts
+from serve_app.tables.numerals import Numeral, is_code, is_inexact, numeral, whole_texts
 from serve_app.tables.unusable import UnusableColumn
 
 MAX_CATEGORIES = 500
@@ -216,7 +216,7 @@ def _categorical(table: pa.Table) -> frozenset[str]:
 def _is_whole(column: pa.ChunkedArray) -> bool:
     """Whether all values of a column of float64 are exact whole numbers: pandas writes whole numbers with gaps so."""
     values = np.asarray(column.cast(pa.float64()).drop_null())
-    return bool((np.isnan(values) | ((values == np.rint(values)) & (np.abs(values) < MAX_EXACT))).all())
+    return bool((np.isnan(values) | ((values == np.rint(values)) & (np.abs(values) < EXACT))).all())
 
 
 def _is_inexact(column: pa.ChunkedArray) -> bool:
@@ -224,7 +224,7 @@ def _is_inexact(column: pa.ChunkedArray) -> bool:
     if pa.types.is_integer(column.type) and column.type.bit_width <= 32:
         return False
     ends = compute.min_max(column).as_py()
-    return any(end is not None and abs(end) > MAX_EXACT for end in ends.values())
+    return any(end is not None and abs(end) > EXACT for end in ends.values())
 
 
 def _with_keys(table: pa.Table, keys: Mapping[str, str | None]) -> pa.Table:

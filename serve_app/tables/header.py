@@ -11,7 +11,7 @@ import numpy as np
 
 from serve_app.errors import UsageError
 from serve_app.tables.content import BLOCK, compression_of, open_content, read_head
-from serve_app.tables.csv_format import check_names, row_ends, unnamed
+from serve_app.tables.csv_format import check_names, row_ends, twins, unnamed
 from serve_app.tables.dialect import (
     BOM,
     PLAIN_DIALECT,
@@ -176,10 +176,5 @@ def _complete(names: Sequence[str], index: int, padding: int, path: str) -> list
 
 def _alike(names: Sequence[str]) -> list[str]:
     """Remarks on names that differ in case or in blanks only."""
-    first: dict[str, str] = {}
-    remarks = []
-    for name in names:
-        other = first.setdefault(" ".join(name.split()).casefold(), name)
-        if other != name:
-            remarks.append(f"the columns '{other}' and '{name}' differ in case or blanks only")
-    return remarks[:5]
+    pairs = list(twins(names).items())[:5]
+    return [f"the columns '{other}' and '{name}' differ in case or blanks only" for name, other in pairs]

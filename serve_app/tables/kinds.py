@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
-from serve_app.artifacts.signature import Kind, missing_numbers
+from serve_app.artifacts.signature import EXACT, Kind, missing_numbers
 from serve_app.tables.csv_format import FALSE, TRUE
-from serve_app.tables.numerals import CODE, DIGITS, LONG, MAX_EXACT, is_inexact
+from serve_app.tables.numerals import CODE, DIGITS, LONG, is_inexact
 
 _GROUP_CELLS = 200_000
 """Columns of a wide table are converted together, up to so many cells: a call of pyarrow costs as much as many cells."""
@@ -151,7 +151,7 @@ def _stay_texts(block: Any, values: Any, kinds: Sequence[Kind | None]) -> Any:
     rows = block.shape[1]
     starts = compute.is_in(compute.utf8_slice_codeunits(values, 0, 2), _CODE_STARTS)
     with np.errstate(invalid="ignore"):
-        suspects: Any = whole & (np.asarray(starts).reshape(block.shape).any(axis=1) | (np.abs(block) >= MAX_EXACT).any(axis=1))
+        suspects: Any = whole & (np.asarray(starts).reshape(block.shape).any(axis=1) | (np.abs(block) >= EXACT).any(axis=1))
     for at in np.flatnonzero(suspects):
         stay[at] = _are_codes(values[at * rows : (at + 1) * rows])
     return stay

@@ -13,10 +13,9 @@ from functools import lru_cache
 import pyarrow as pa
 from pyarrow import compute
 
-MAX_EXACT = 2**53
-"""Every whole number up to this one is a float64 of its own."""
+from serve_app.artifacts.signature import EXACT
 
-_EXACT_DIGITS = len(str(MAX_EXACT))
+_EXACT_DIGITS = len(str(EXACT))
 _MAX_SIGNED = 64
 """Characters of a number with separators and signs, at most: longer texts would take the pattern long."""
 
@@ -24,13 +23,14 @@ CODE = r"^(?:0[0-9]+|\+[0-9]{7,})\s*$"
 """Digits that are a name, not a number: with a leading zero (zip codes, 007), or as a telephone number."""
 DIGITS = r"^\+?[0-9]+\s*$"
 LONG = r"^[+-]?[0-9]{16,}\s*$"
-"""Whole numbers that may be beyond MAX_EXACT."""
+"""Whole numbers that may be beyond EXACT."""
 
 _CURRENCIES = r"[$€£¥₹₽₩₺₫฿₴¢]|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|BRL|SEK|NOK|DKK|PLN|CZK)\b|kr\.?|zł|R\$"
 _SIGNED = re.compile(
     rf"(?P<minus>[-\u2212]?)\s*(?P<before>{_CURRENCIES})?\s*(?P<sign>[+\-\u2212]?)(?P<core>[0-9.,].*?)\s*(?P<after>%|{_CURRENCIES})?"
 )
-_PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+"""A number with a decimal point, without separators and signs beside it."""
 _GROUPS = {
     mark: re.compile(
         rf"[1-9][0-9]{{0,2}}(?P<gap>[{other}'\u2019 \u00a0\u202f\u2009])(?:[0-9]{{2,3}}(?P=gap))*[0-9]{{3}}(?:[{mark}][0-9]*)?"
@@ -77,7 +77,7 @@ def plain_number(text: str, decimal: str = ".") -> float | None:
     """The value of a finite number without separators and signs, like `1.5`, `.5`, `+5` or `1e3`; None for another text."""
     if decimal == ",":
         text = text.replace(".", "_").replace(",", ".")
-    if not _PLAIN.fullmatch(text):
+    if not PLAIN.fullmatch(text):
         return None
     value = float(text)
     return value if math.isfinite(value) else None
@@ -91,7 +91,7 @@ def is_code(text: str) -> bool:
 def is_inexact(text: str) -> bool:
     """Whether digits are a whole number beyond 2^53."""
     digits = text.strip().lstrip("+-").lstrip("0")
-    return digits.isdecimal() and digits.isascii() and (len(digits) > _EXACT_DIGITS or int(digits) > MAX_EXACT)
+    return digits.isdecimal() and digits.isascii() and (len(digits) > _EXACT_DIGITS or int(digits) > EXACT)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -105,7 +105,7 @@ def whole_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string())
     values = column.cast(pa.float64())
     values = compute.if_else(compute.is_nan(values), pa.scalar(None, pa.float64()), values)
-    whole = compute.fill_null(compute.less(compute.abs(values), float(MAX_EXACT)), False)
+    whole = compute.fill_null(compute.less(compute.abs(values), float(EXACT)), False)
     whole = compute.and_(whole, compute.fill_null(compute.equal(values, compute.round(values)), False))
     digits = compute.if_else(whole, values, pa.scalar(None, pa.float64())).cast(pa.int64()).cast(pa.string())
     return compute.coalesce(digits, values.cast(pa.string()))
