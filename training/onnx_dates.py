@@ -1,4 +1,4 @@
-"""The parts of dates as an ONNX graph: the arithmetic of `serve_app.inference.date_parts`, operator by operator in float64."""
+"""The parts of dates as an ONNX graph: `serve_app.inference.date_parts.compute_parts` in float64, operator by operator."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from onnx import TensorProto
 from skl2onnx.common.data_types import DoubleTensorType
+
+from serve_app.inference.date_parts import compute_parts
 
 _VERSIONS = {"Add": 14, "Sub": 14, "Mul": 14, "Div": 14, "Floor": 13, "Gather": 13, "Cast": 19, "Concat": 13}
 
@@ -28,9 +30,6 @@ class _Value:
 
     def __truediv__(self, other: _Value | float) -> _Value:
         return self.graph.node("Div", self, other)
-
-    def __floordiv__(self, other: float) -> _Value:
-        return (self / other).floor()
 
     def floor(self) -> _Value:
         return self.graph.node("Floor", self)
@@ -73,7 +72,7 @@ def convert_parts(scope: Any, operator: Any, container: Any) -> None:
     for column, names, origin in zip(step.columns, step.parts, step.origins, strict=True):
         if column > start:
             blocks.append(graph.columns(matrix, list(range(start, column))).name)
-        parts = _parts(graph.columns(matrix, [int(column)]), float(origin))
+        parts = compute_parts(graph.columns(matrix, [int(column)]), float(origin), _Value.floor)
         blocks += [parts[name].name for name in names]
         start = column + 1
     if start < step.n_features_in_:
@@ -96,24 +95,3 @@ def parts_shape(operator: Any) -> None:
 
 def _width(step: Any) -> int:
     return int(step.n_features_in_) - len(step.columns) + sum(map(len, step.parts))
-
-
-def _parts(codes: _Value, origin: float) -> dict[str, _Value]:
-    day = codes.floor()
-    weekday = day + 3.0
-    shifted = day + 719_468.0
-    era = shifted // 146_097.0
-    of_era = shifted - era * 146_097.0
-    leaps = (of_era // 1460.0) - (of_era // 36_524.0) + (of_era // 146_096.0)
-    year = (of_era - leaps) // 365.0
-    of_year = of_era - (year * 365.0 + (year // 4.0) - (year // 100.0))
-    month = (of_year * 5.0 + 2.0) // 153.0
-    after = month // 10.0
-    return {
-        "days": codes - origin,
-        "hour": ((codes - day) * 86_400_000_000.0 + 0.5).floor() / 3_600_000_000.0,
-        "weekday": weekday - (weekday // 7.0) * 7.0 + 1.0,
-        "day": of_year - ((month * 153.0 + 2.0) // 5.0) + 1.0,
-        "month": month + 3.0 - after * 12.0,
-        "year": era * 400.0 + year + after,
-    }

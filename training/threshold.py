@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import StratifiedKFold
 
 from serve_app.artifacts.decision import SLACK
-from serve_app.artifacts.signature import Signature
+from serve_app.artifacts.signature import Signature, label_text
 from serve_app.errors import UsageError
 from training import fit, search
 from training.dataset import Dataset
 from training.train_options import ThresholdRule
-
-FOLDS = 5
-"""Folds of the cross-validation; fewer when a class has fewer rows."""
 
 
 def check(signature: Signature, rule: ThresholdRule) -> Signature:
@@ -31,9 +27,9 @@ def check(signature: Signature, rule: ThresholdRule) -> Signature:
         raise UsageError(f"a threshold needs a target with two classes, and '{signature.target}' has {what}: leave it out")
     positive = signature.classes[1]
     if rule.positive is not None:
-        texts = {_text(label): label for label in signature.classes} | {str(label): label for label in signature.classes}
+        texts = {label_text(label): label for label in signature.classes} | {str(label): label for label in signature.classes}
         if rule.positive not in texts:
-            first, second = map(_text, signature.classes)
+            first, second = signature.class_names
             raise UsageError(f"--positive-class '{rule.positive}' is no class of '{signature.target}': use {first} or {second}")
         positive = texts[rule.positive]
     return replace(signature, threshold=rule.threshold or 0.5, positive=positive)
@@ -104,16 +100,11 @@ def _cross_validated(
 
     NaN for the oldest rows of a dataset in the order of time, because no model can learn from rows before them.
     """
-    folds = min(FOLDS, int(truth.sum()), int((~truth).sum()))
-    if folds < 2:
+    if min(int(truth.sum()), int((~truth).sum())) < 2:
         raise UsageError("costs need at least two rows of each class besides the held-out ones: add rows, or use --threshold")
     probabilities = np.full(len(truth), np.nan)
     label = str(signature.classes[signature.positive_position])
-    if dataset.by_time or dataset.groups is not None:
-        parts = search.folds(dataset, random_state)
-    else:
-        parts = list(StratifiedKFold(folds, shuffle=True, random_state=random_state).split(np.zeros(len(truth)), truth))
-    for train, test in parts:
+    for train, test in search.folds(dataset, random_state):
         model = fit.build(signature, estimator, params, random_state=random_state)
         fit.fit(model, dataset.train.iloc[train], dataset.train_target[train])
         if not hasattr(model, "predict_proba"):
@@ -121,8 +112,3 @@ def _cross_validated(
         column = [str(known) for known in model.classes_].index(label)
         probabilities[test] = model.predict_proba(dataset.train.iloc[test])[:, column]
     return probabilities
-
-
-def _text(label: object) -> str:
-    """A label as a command line and JSON write it."""
-    return str(label).lower() if isinstance(label, bool) else str(label)

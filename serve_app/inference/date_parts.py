@@ -1,15 +1,15 @@
 """Dates in the coded matrix as the numbers that the signature describes: a step of trained models.
 
-Training, the API and scoring run this class with scikit-learn; `training/onnx_dates.py` writes the same steps as an ONNX
-graph.
+Training, the API and scoring run this class with scikit-learn; `training/onnx_dates.py` lets `compute_parts` write the same steps
+as an ONNX graph.
 The module is imported when a model with dates is trained or unpickled, and scikit-learn is imported with it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -21,7 +21,19 @@ from serve_app.artifacts.dates import DateForm, parser
 Values = npt.NDArray[np.float64]
 
 
-class DateParts(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class _Stateless(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A transformer that learns nothing from the rows."""
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Take the number of columns."""
+        self.n_features_in_ = np.shape(X)[1]
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "n_features_in_")
+
+
+class DateParts(_Stateless):
     """Replaces each column of dates by its parts, in place; other columns stay as they are.
 
     `columns` are the positions of the dates in the matrix, `parts` the names of the parts by column, `origins` the codes of the day
@@ -32,11 +44,6 @@ class DateParts(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.columns = columns
         self.parts = parts
         self.origins = origins
-
-    def fit(self, X: Any, y: Any = None) -> DateParts:
-        """Take the number of columns; nothing is learnt from the rows."""
-        self.n_features_in_ = np.shape(X)[1]
-        return self
 
     def transform(self, X: Any) -> Values:
         """The matrix with the parts, float64 of shape (rows, columns and parts); a gap is a gap in every part."""
@@ -51,16 +58,13 @@ class DateParts(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         blocks.append(matrix[:, start:])
         return np.concatenate(blocks, axis=1)
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "n_features_in_")
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
 
 
-class DateCoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class DateCoder(_Stateless):
     """Codes columns of dates of one form: texts and timestamps become days since 1970-01-01; numbers are codes already.
 
     The arguments are those of `DateForm`. Raises InvalidDate for a text that is no date of this form.
@@ -71,19 +75,11 @@ class DateCoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.formats = formats
         self.zoned = zoned
 
-    def fit(self, X: Any, y: Any = None) -> DateCoder:
-        """Take the number of columns; nothing is learnt from the rows."""
-        self.n_features_in_ = np.shape(X)[1]
-        return self
-
     def transform(self, X: Any) -> Values:
         """The codes, float64 of the same shape."""
         form = msgspec.convert({"parts": list(self.parts), "formats": list(self.formats), "zoned": self.zoned}, DateForm)
         columns = [X.iloc[:, at] if hasattr(X, "iloc") else X[:, at] for at in range(np.shape(X)[1])]
         return np.column_stack([_codes(column, form) for column in columns])
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "n_features_in_")
 
 
 def _codes(column: Any, form: DateForm) -> Values:
@@ -95,25 +91,32 @@ def _codes(column: Any, form: DateForm) -> Values:
 
 
 def date_parts(codes: Values, names: Sequence[str], origin: float) -> list[Values]:
-    """The parts of codes, shape (rows,) each, in the order of `names`.
+    """The parts of codes, shape (rows,) each, in the order of `names`."""
+    computed = compute_parts(codes, origin, np.floor)
+    return [computed[name] for name in names]
+
+
+def compute_parts(codes: Any, origin: float, floor: Callable[[Any], Any]) -> dict[str, Any]:
+    """All parts by name, of arrays or of the nodes of a graph: anything that Python's `+ - * /` and `floor` take.
 
     All steps but the hours are exact in float64: quotients are rounded down, and no other result needs more than 53 bits. Year,
     month and day come from the number of the day in an era of 400 years that begins on 1 March.
     """
-    day = np.floor(codes)
-    computed: dict[str, Values] = {"days": codes - origin}
-    computed["hour"] = np.floor((codes - day) * 86_400_000_000.0 + 0.5) / 3_600_000_000.0
+    day = floor(codes)
     weekday = day + 3.0
-    computed["weekday"] = weekday - np.floor(weekday / 7.0) * 7.0 + 1.0
     shifted = day + 719_468.0
-    era = np.floor(shifted / 146_097.0)
+    era = floor(shifted / 146_097.0)
     of_era = shifted - era * 146_097.0
-    leaps = np.floor(of_era / 1460.0) - np.floor(of_era / 36_524.0) + np.floor(of_era / 146_096.0)
-    year = np.floor((of_era - leaps) / 365.0)
-    of_year = of_era - (year * 365.0 + np.floor(year / 4.0) - np.floor(year / 100.0))
-    month = np.floor((of_year * 5.0 + 2.0) / 153.0)
-    after = np.floor(month / 10.0)
-    computed["day"] = of_year - np.floor((month * 153.0 + 2.0) / 5.0) + 1.0
-    computed["month"] = month + 3.0 - after * 12.0
-    computed["year"] = era * 400.0 + year + after
-    return [computed[name] for name in names]
+    leaps = floor(of_era / 1460.0) - floor(of_era / 36_524.0) + floor(of_era / 146_096.0)
+    year = floor((of_era - leaps) / 365.0)
+    of_year = of_era - (year * 365.0 + floor(year / 4.0) - floor(year / 100.0))
+    month = floor((of_year * 5.0 + 2.0) / 153.0)
+    after = floor(month / 10.0)
+    return {
+        "days": codes - origin,
+        "hour": floor((codes - day) * 86_400_000_000.0 + 0.5) / 3_600_000_000.0,
+        "weekday": weekday - floor(weekday / 7.0) * 7.0 + 1.0,
+        "day": of_year - floor((month * 153.0 + 2.0) / 5.0) + 1.0,
+        "month": month + 3.0 - after * 12.0,
+        "year": era * 400.0 + year + after,
+    }
