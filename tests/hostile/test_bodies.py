@@ -16,7 +16,7 @@ from serve_app.artifacts.store import Store
 from serve_app.http import body as bodies
 from tests.support.apps import KEY, client_of
 from tests.support.listening import listening
-from tests.support.models import A_FLOWER, logistic, publish_iris
+from tests.support.models import A_FLOWER, logistic_store
 from tests.support.waiting import eventually
 
 MAX_BODY = 20_000
@@ -29,9 +29,7 @@ DEADLINE = 30.0
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("store"))
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

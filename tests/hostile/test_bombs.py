@@ -16,10 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 import pytest
 
-from serve_app.artifacts.store import Store
 from tests.support.apps import DEFAULTS, KEY
 from tests.support.figures import note
-from tests.support.models import A_FLOWER, logistic, publish_iris
+from tests.support.models import A_FLOWER, logistic_store
 from tests.support.replica import Replica, replica
 from tests.support.waiting import until
 
@@ -33,9 +32,7 @@ GROWTH = 60_000_000
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
-    folder = tmp_path_factory.mktemp("store")
-    publish_iris(Store(folder), logistic(), onnx=True)
-    with replica(folder) as running:
+    with replica(logistic_store(tmp_path_factory.mktemp("store")).root) as running:
         yield running
 
 

@@ -19,7 +19,7 @@ from serve_app.rayserve.ingress_hook import IngressHook, middlewares
 from tests.support.apps import KEY, client_of, rate_limits
 from tests.support.figures import note
 from tests.support.listening import Server, listening
-from tests.support.models import A_FLOWER, logistic, publish_iris
+from tests.support.models import A_FLOWER, logistic_store
 
 FLOWER = orjson.dumps(A_FLOWER)
 PATHS = ("/predict", "/predict/batch", "/health", "/nothing", "/model", "/docs", "/metrics", "/-/healthz")
@@ -44,9 +44,7 @@ async def serve(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("store"))
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.support.hostile.graphs import graphs
 from tests.support.hostile.manifests import goldens, manifests
 from tests.support.hostile.pickles import pickles_of_other_libraries, proven_pickles, traps, unproven_pickles
 from tests.support.hostile.signatures import badly_sealed, key_pair
-from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, publish_iris, write_legacy
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, logistic_store, write_legacy
 from tests.support.native import answer_row
 from tests.support.policies import ALLOW_ALL, load_policy
 
@@ -38,9 +38,7 @@ kinds: set[str] = set()
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "models")
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path / "models")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from serve_app.inference.slot import Slot
 from tests.support.figures import note
 from tests.support.hostile import onnx_models
 from tests.support.hostile.onnx_models import field, overlong, varint
-from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest, logistic, publish_iris
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest, logistic, logistic_store, publish_iris
 from tests.support.native import answer_row
 from tests.support.policies import load_policy
 from tests.support.processes import resident
@@ -42,9 +42,7 @@ BODY = orjson.dumps(A_FLOWER)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "models")
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path / "models")
 
 
 def with_trial(seconds: float) -> LoadPolicy:

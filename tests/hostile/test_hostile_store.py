@@ -35,7 +35,7 @@ from serve_app.telemetry.logs import TextFormatter
 from tests.support.figures import note
 from tests.support.hostile.cases import VERSION, good, put
 from tests.support.hostile.signatures import key_pair
-from tests.support.models import bundle_files, bundle_manifest, iris, logistic, publish_iris, write_legacy
+from tests.support.models import bundle_files, bundle_manifest, iris, logistic, logistic_store, publish_iris, write_legacy
 from tests.support.policies import ALLOW_ALL, load_policy
 
 JUNK_FILE = 100_000_000
@@ -111,9 +111,7 @@ def reason_of(slot: Slot) -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "models")
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path / "models")
 
 
 def test_no_kind_of_file_in_the_store_hangs_a_reader_or_fills_its_memory(tmp_path: Path, store: Store) -> None:

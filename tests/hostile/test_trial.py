@@ -13,7 +13,7 @@ from serve_app.artifacts.store import Store
 from serve_app.inference.policy import LoadPolicy, TrialLimits
 from serve_app.inference.slot import Slot
 from tests.support.figures import note
-from tests.support.models import bundle_files, bundle_manifest, forest, logistic, publish_iris
+from tests.support.models import bundle_files, bundle_manifest, forest, logistic_store, publish_iris
 from tests.support.policies import load_policy
 from tests.support.processes import resident
 
@@ -32,9 +32,7 @@ def pickle_of(code: str) -> bytes:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "models")
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path / "models")
 
 
 @pytest.mark.timeout(600)

@@ -282,7 +282,7 @@ CLUSTER: tuple[str, Rows] = (
         ("2 to 4 to 2 replicas: 0 failed", "e2e::more_and_fewer_replicas"),
         ("An upgrade to a second Ray cluster: 0 failed", "e2e::a_changed_setting_rolls_out"),
         ("Prometheus and Alertmanager gone: 0 failed", "e2e::removing_the_monitoring"),
-        ("Closed doors: who reaches which port, and no other", "e2e::each_pod_reaches_what_it_needs"),
+        ("Closed ports: each pod reaches the ports that it needs, and no other", "e2e::each_pod_reaches_what_it_needs"),
         ("No job without the token, from any pod", "e2e::nobody_submits_a_job"),
         ("Service accounts may do what they need", "e2e::no_account_may_do_more"),
     ),

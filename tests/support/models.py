@@ -138,6 +138,13 @@ def publish_iris(store: Store, estimator: Any = None, *, onnx: bool = False, **m
     return store.publish(bundle_files(forest() if estimator is None else estimator, onnx=onnx), bundle_manifest(**more))
 
 
+def logistic_store(folder: Path) -> Store:
+    """A store in this folder that serves the logistic regression of the iris flowers, through ONNX."""
+    store = Store(folder)
+    publish_iris(store, logistic(), onnx=True)
+    return store
+
+
 def write_legacy(folder: Path, estimator: Any = None, **metadata: Any) -> None:
     """The three files of the legacy layout: no signature, classes as numbers."""
     X, names = iris()

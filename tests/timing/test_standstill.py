@@ -12,10 +12,9 @@ from contextlib import closing
 import orjson
 import pytest
 
-from serve_app.artifacts.store import Store
 from tests.support.apps import DEFAULTS
 from tests.support.figures import note
-from tests.support.models import A_FLOWER, logistic, publish_iris
+from tests.support.models import A_FLOWER, logistic_store
 from tests.support.replica import Replica, post, replica
 
 LIMIT = DEFAULTS.iris_max_body_bytes
@@ -81,9 +80,7 @@ BODIES: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
-    folder = tmp_path_factory.mktemp("store")
-    publish_iris(Store(folder), logistic(), onnx=True)
-    with replica(folder) as running:
+    with replica(logistic_store(tmp_path_factory.mktemp("store")).root) as running:
         yield running
 
 

@@ -54,6 +54,6 @@ def good(**metadata: Any) -> tuple[dict[str, bytes], bytes]:
 
 
 def proven(files: Mapping[str, bytes], **metadata: Any) -> Callable[[Path], str]:
-    """A bundle whose digests are right: whoever can write the store can make one of anything."""
+    """A bundle whose digests are right: an attacker that can write the store can make one of anything."""
     document = orjson.loads(describe(files, bundle_manifest(version=VERSION)))
     return lambda root: put(root, files, orjson.dumps({**document, **metadata}))

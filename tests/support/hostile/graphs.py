@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from serve_app.artifacts.names import ONNX
 from tests.support.hostile.cases import Case, anything, case, good, proven
+from tests.support.hostile.onnx_models import loop_body
 from tests.support.models import iris_signature
 
 
@@ -118,25 +119,9 @@ def _with_function() -> bytes:
 
 
 def _with_loop() -> bytes:
-    inner = helper.make_graph(
-        [
-            helper.make_node("Identity", ["going"], ["still"]),
-            helper.make_node("Identity", ["before"], ["after"]),
-        ],
-        "inner",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.DOUBLE, None),
-        ],
-        [
-            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("after", TensorProto.DOUBLE, None),
-        ],
-    )
     count = helper.make_node("Constant", [], ["n"], value=helper.make_tensor("n", TensorProto.INT64, [], [2**62]))
     truth = helper.make_node("Constant", [], ["t"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True]))
-    return _model([count, truth, helper.make_node("Loop", ["n", "t", "X"], ["Y"], body=inner)])
+    return _model([count, truth, helper.make_node("Loop", ["n", "t", "X"], ["Y"], body=loop_body())])
 
 
 def _without_graph() -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests.support.models import iris_signature
 
@@ -90,9 +90,9 @@ def foreign() -> ModelProto:
     return model(nodes, tensors=[weights], domain="com.microsoft")
 
 
-def loop() -> ModelProto:
-    """Counts to 2 ** 62."""
-    inner = helper.make_graph(
+def loop_body() -> GraphProto:
+    """The inside of a loop that goes on as long as its count allows."""
+    return helper.make_graph(
         [helper.make_node("Identity", ["going"], ["still"]), helper.make_node("Identity", ["before"], ["after"])],
         "inner",
         [
@@ -105,9 +105,13 @@ def loop() -> ModelProto:
             helper.make_tensor_value_info("after", TensorProto.DOUBLE, None),
         ],
     )
+
+
+def loop() -> ModelProto:
+    """Counts to 2 ** 62."""
     count = helper.make_tensor("n", TensorProto.INT64, [], [2**62])
     truth = helper.make_tensor("t", TensorProto.BOOL, [], [True])
-    return model([helper.make_node("Loop", ["n", "t", "X"], ["Y"], body=inner)], tensors=[count, truth])
+    return model([helper.make_node("Loop", ["n", "t", "X"], ["Y"], body=loop_body())], tensors=[count, truth])
 
 
 def endless(steps: int = 140, size: int = 4000) -> ModelProto:

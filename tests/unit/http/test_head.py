@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from serve_app.artifacts.store import Store
 from tests.support.apps import HEADERS, KEY, client_of
 from tests.support.asgi import ask
-from tests.support.models import logistic, publish_iris
+from tests.support.models import logistic_store
 
 READ = ("/", "/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json", "/model", "/model/info")
 ASSET = "/static-offline-docs/favicon.png"
@@ -19,9 +19,7 @@ OWN = {"x-request-id", "date", "etag", "last-modified"}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("store"))
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path_factory.mktemp("store"))
 
 
 def compare(client: TestClient, path: str, headers: dict[str, str]) -> int:

@@ -28,7 +28,7 @@ from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Header
 from serve_app.protocols.native import NativeBatchCodec, NativeRowCodec
 from tests.support.apps import DEFAULTS, KEY, client_of, rate_limits
 from tests.support.asgi import ask
-from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, publish_iris, slow_model
+from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, logistic_store, publish_iris, slow_model
 from tests.support.waiting import until
 
 FLOWER = orjson.dumps(A_FLOWER)
@@ -42,9 +42,7 @@ GZIP = (b"content-encoding", b"gzip")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("store"))
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

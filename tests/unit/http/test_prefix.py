@@ -16,16 +16,14 @@ from serve_app.artifacts.store import Store
 from serve_app.http.prefix import add_prefix
 from serve_app.http.responses import ASGIApp, Receive, Scope, Send
 from tests.support.apps import HEADERS, client_of
-from tests.support.models import A_FLOWER, logistic, publish_iris
+from tests.support.models import A_FLOWER, logistic_store
 
 PREFIX = "/api/v1"
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("store"))
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path_factory.mktemp("store"))
 
 
 def stripping(app: ASGIApp) -> ASGIApp:

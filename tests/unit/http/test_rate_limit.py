@@ -13,7 +13,7 @@ from serve_app.http.auth import change_file, make_key
 from serve_app.http.rate_limit import COMPAT_RATES, _client_of, _peer, parse_networks
 from serve_app.http.rate_window import Rate
 from tests.support.apps import HEADERS, KEY, client_of, rate_limits
-from tests.support.models import A_FLOWER, logistic, publish_iris
+from tests.support.models import A_FLOWER, logistic_store
 
 HOUR = 3600.0
 """A window that does not end while a busy machine runs a test."""
@@ -21,9 +21,7 @@ HOUR = 3600.0
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("store"))
-    publish_iris(store, logistic(), onnx=True)
-    return store
+    return logistic_store(tmp_path_factory.mktemp("store"))
 
 
 def from_address(client: TestClient, forwarded: str = "") -> int:
