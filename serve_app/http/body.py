@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from serve_app.fast_path import resume, start
+from serve_app.fast_path import release_memory, resume, start
 from serve_app.protocols.codec import Buffer
 
 Message = MutableMapping[str, Any]
@@ -29,6 +29,8 @@ LINGER_SECONDS = 5.0
 """What is read and discarded after a response that did not wait for its body, before the connection is closed."""
 BUDGET_BODIES = 8
 """Bodies of all requests together may take the memory of so many of the largest allowed body; one more gets 429."""
+RELEASE_SECONDS = LINGER_SECONDS + 1.0
+"""After so long the rest of refused bodies is discarded too."""
 INFLATE_INPUT_BYTES = 64 * 1024
 INFLATE_BYTES = 1024 * 1024
 """A gzip body is inflated in pieces of so many bytes at most; the budget and the limit are checked between them, and the thread
@@ -62,13 +64,33 @@ class BodyNotGzip(Exception):
 
 
 class BodyBudget:
-    """Bytes of bodies in memory, of all requests of this process together. A body of one small message is not counted."""
+    """Bytes of bodies in memory, of all requests of this process together. A body of one small message is not counted.
 
-    __slots__ = ("bytes", "limit")
+    A heap from which a flood of large bodies went does not shrink by itself: some time after the last of them, freed memory is
+    given back to the system.
+    """
+
+    __slots__ = ("_most", "bytes", "limit")
 
     def __init__(self, max_body_bytes: int) -> None:
         self.bytes = 0
         self.limit = max_body_bytes * BUDGET_BODIES
+        self._most = 0
+
+    def take(self, count: int) -> None:
+        """Count bytes until `give_back`. Raises BodyBudgetExceeded."""
+        self.bytes += count
+        self._most = max(self._most, self.bytes)
+        if self.bytes > self.limit:
+            raise BodyBudgetExceeded
+
+    def give_back(self, count: int) -> None:
+        """Forget bytes that were taken."""
+        self.bytes -= count
+        if self.bytes == 0 and self._most > self.limit // 2:
+            self._most = 0
+            loop = asyncio.get_running_loop()
+            loop.call_later(RELEASE_SECONDS, loop.run_in_executor, None, release_memory)
 
 
 class Body:
@@ -96,14 +118,13 @@ class Body:
     def hold(self, count: int) -> None:
         """Count bytes in the budget until `release`. Raises BodyBudgetExceeded."""
         self.held += count
-        self._budget.bytes += count
-        if self._budget.bytes > self._budget.limit:
-            raise BodyBudgetExceeded
+        self._budget.take(count)
 
     def release(self) -> None:
         """Give back to the budget what this body holds."""
-        self._budget.bytes -= self.held
-        self.held = 0
+        if self.held:
+            self._budget.give_back(self.held)
+            self.held = 0
 
     def check(self, size: int) -> None:
         """Raise BodyTooLarge when a body of so many bytes exceeds the limit."""

@@ -172,7 +172,7 @@ def test_sixty_large_bodies_at_once_share_one_budget(server: Replica, headers: d
         at_once = server.resident() - before
         held.wait(120)
     with contextlib.suppress(AssertionError):
-        until(lambda: server.resident() - before < GROWTH, seconds=10, what="the release of the bodies")
+        until(lambda: server.resident() - before < GROWTH, seconds=12, what="the release of the bodies")
     left = server.resident() - before
     memory = f"memory {at_once / 1e6:+.0f} MB, afterwards {left / 1e6:+.0f} MB"
     note(f"60 bodies of {size / 1e6:.0f} MB at once{', ' if headers else ''}{', '.join(headers)}: {dict(statuses)}, {memory}")
