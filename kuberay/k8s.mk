@@ -20,12 +20,14 @@ KUBERAY_VERSION ?= 1.6.2
 K8S_SECRET ?= kuberay/base/secret.yaml
 K8S_TIMEOUT ?= 600
 K8S_PORT ?= 8000
+# The port of every node that k8s-nodeport opens; it exists once in a cluster.
+NODE_PORT ?= 30080
 export K8S_SECRET K8S_NS KUBECTL DOCKER_IMAGE TRAIN_IMAGE K8S_TIMEOUT
 
 K8S := $(PYTHON) -m kuberay.ctl
 
 ##@ Kubernetes
-.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-secrets k8s-signing-keys k8s-deploy k8s-deploy-mlflow k8s-train k8s-score k8s-status k8s-logs k8s-port-forward \
+.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-secrets k8s-signing-keys k8s-deploy k8s-deploy-mlflow k8s-train k8s-score k8s-status k8s-logs k8s-port-forward k8s-nodeport \
 	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-delete k8s-clean k8s-doctor
 
 build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
@@ -72,6 +74,9 @@ k8s-logs: ## the application's logs; ARGS="--follow --lines 200"
 
 k8s-port-forward: ## the API on 127.0.0.1, port K8S_PORT=8000
 	@$(K8S) forward api $(K8S_PORT)
+
+k8s-nodeport: ## the API on port NODE_PORT=30080 of every node
+	@$(K8S) nodeport $(NODE_PORT)
 
 k8s-mlflow-ui: ## MLflow of the cluster on 127.0.0.1:5000
 	@$(K8S) forward mlflow 5000

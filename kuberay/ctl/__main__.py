@@ -7,7 +7,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from kuberay.ctl import api_client, clean, deploy, doctor, secrets, status, train
+from kuberay.ctl import api_client, clean, deploy, doctor, node_port, secrets, status, train
 from kuberay.ctl.kube import Cluster, CommandError
 from kuberay.ctl.smoke_test import smoke_test
 from kuberay.ctl.store_job import store_command
@@ -60,6 +60,10 @@ def parser() -> argparse.ArgumentParser:
         lambda cluster, options: api_client.forward(cluster, options.target, options.port),
     )
     command.add_argument("target", choices=("api", "mlflow"))
+    command.add_argument("port", type=int)
+    command = add(
+        "nodeport", "a port of every node for the API", lambda cluster, options: node_port.open_node_port(cluster, options.port)
+    )
     command.add_argument("port", type=int)
     add("models", "list the store", lambda cluster, _: store_command(cluster, "list"))
     command = add("promote", "serve a version", lambda cluster, options: store_command(cluster, "promote", options.version))

@@ -6,7 +6,8 @@ import shutil
 import subprocess
 
 from kuberay.ctl import manifests, secrets
-from kuberay.ctl.kube import MLFLOW, SERVICE, Cluster, CommandError, Json, echo, field
+from kuberay.ctl.kube import MLFLOW, PART_OF, SERVICE, Cluster, CommandError, echo, field
+from kuberay.ctl.node_port import node_ports
 from kuberay.ctl.readiness import wait_for_api, wait_for_mlflow
 
 CRD = "rayservices.ray.io"
@@ -30,14 +31,10 @@ def deploy(cluster: Cluster, name: str) -> None:
             echo(f"  {line}")
     has_mlflow = any(document["metadata"]["name"] == MLFLOW for document in manifests.of_kind(documents, "Deployment"))
     seconds = (wait_for_mlflow(cluster) if has_mlflow else 0.0) + wait_for_api(cluster)
-    node_port = _node_port(cluster.get("service", SERVICE))
-    port = f", port {node_port} of every node" if node_port else ""
-    echo(f"the API answers after {seconds:.0f} s: Service {SERVICE}:8000{port}")
+    ports = node_ports(cluster.items("services", PART_OF))
+    outside = f"port {ports[0]} of every node" if ports else "for clients outside of the cluster: make k8s-nodeport"
+    echo(f"the API answers after {seconds:.0f} s: Service {SERVICE}:8000, {outside}")
     echo("next: make k8s-test, make k8s-train")
-
-
-def _node_port(service: Json | None) -> int | None:
-    return next((port["nodePort"] for port in field(service, "spec.ports", []) if "nodePort" in port), None)
 
 
 def require_operator(cluster: Cluster) -> None:
