@@ -27,7 +27,8 @@ export K8S_SECRET K8S_NS KUBECTL DOCKER_IMAGE TRAIN_IMAGE K8S_TIMEOUT
 K8S := $(PYTHON) -m kuberay.ctl
 
 ##@ Kubernetes
-.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-secrets k8s-signing-keys k8s-deploy k8s-deploy-mlflow k8s-train k8s-score k8s-status k8s-logs k8s-port-forward k8s-nodeport \
+.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-secrets k8s-signing-keys k8s-deploy k8s-deploy-mlflow k8s-nodeport \
+	k8s-train k8s-score k8s-data k8s-status k8s-logs k8s-port-forward \
 	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-delete k8s-clean k8s-doctor
 
 build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
@@ -60,11 +61,14 @@ k8s-deploy: ## deploy OVERLAY (default: the API alone) and wait until it answers
 k8s-deploy-mlflow: ## deploy the API with MLflow in the cluster and wait until both answer
 	@$(K8S) deploy mlflow
 
-k8s-train: ## train in the cluster, publish, wait until every replica serves it; flags in ARGS="…"
-	@$(K8S) train $(TRAIN) --arguments '$(subst ','\'',$(value ARGS))'
+k8s-train: ## train in the cluster, publish, wait until every replica serves it; DATA=table.csv ARGS="--target y"
+	@$(K8S) train $(TRAIN) --data '$(subst ','\'',$(value DATA))' --arguments '$(subst ','\'',$(value ARGS))'
 
-k8s-score: ## score a table in the cluster with the served model; flags in ARGS="--data /data/in --out /data/out"
-	@$(K8S) score $(SCORE) --arguments '$(subst ','\'',$(value ARGS))'
+k8s-score: ## score a table in the cluster with the served model; DATA=table.csv ARGS="--keep id"
+	@$(K8S) score $(SCORE) --data '$(subst ','\'',$(value DATA))' --arguments '$(subst ','\'',$(value ARGS))'
+
+k8s-data: ## the files in the claim data-pvc; ARGS="get out/table scores", ARGS="remove in/table.csv"
+	@$(K8S) data $(value ARGS)
 
 k8s-status: ## what runs, and what is wrong with it
 	@$(K8S) status

@@ -15,7 +15,17 @@ from serve_app.artifacts.dates import EPOCHS
 from serve_app.artifacts.names import REPORT
 from serve_app.artifacts.signature import Kind
 from serve_app.artifacts.store import KEEP
-from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
+from serve_app.command_line import (
+    MODEL_DIR,
+    REFUSED,
+    AllowJoblib,
+    Decimal,
+    Encoding,
+    ModelDir,
+    PredictorChoice,
+    Separator,
+    VerifyKey,
+)
 from serve_app.errors import UsageError
 from training.estimators import ESTIMATORS
 from training.tracking_uri import DEFAULT_URI
@@ -257,6 +267,9 @@ class TrainOptions:
         float, typer.Option(min=0.0, help="Time to measure how much each column matters; with many columns the rest stays unknown.")
     ] = 10.0
     force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its metadata say so.")] = False
+    exit_refused: Annotated[
+        int, typer.Option(min=0, max=125, help="Exit code when the model is refused and the served one stays.")
+    ] = REFUSED
     report: Annotated[Path | None, typer.Option(help=f"Where the verdict is written. (default: {REPORT} in the store)")] = None
     keep: Annotated[int, typer.Option(min=1, help="Models that the store keeps.")] = KEEP
     signing_key: Annotated[

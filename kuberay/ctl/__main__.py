@@ -7,7 +7,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from kuberay.ctl import api_client, clean, deploy, doctor, node_port, secrets, status, train
+from kuberay.ctl import api_client, clean, data, deploy, doctor, node_port, secrets, status, train
 from kuberay.ctl.kube import Cluster, CommandError
 from kuberay.ctl.smoke_test import smoke_test
 from kuberay.ctl.store_job import store_command
@@ -49,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
         command = add(name, help_text, functools.partial(_run_job, run_job))
         command.add_argument("folder")
         command.add_argument("--arguments", default="", help="flags of the job's command")
+        command.add_argument(
+            "--data", default="", help="a table: a file or folder of this machine, an address, or a path in the claim"
+        )
+    _add_data(add("data", "the files of the claim: list, get, remove", lambda cluster, _: data.list_files(cluster)))
     add("status", "what runs", lambda cluster, _: status.status(cluster))
     command = add("logs", "the application's logs", lambda cluster, options: status.logs(cluster, options.lines, options.follow))
     command.add_argument("--lines", type=int, default=50)
@@ -75,8 +79,20 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _run_job(run_job: Callable[[Cluster, str, str], None], cluster: Cluster, options: argparse.Namespace) -> None:
-    run_job(cluster, options.folder, options.arguments)
+def _add_data(command: argparse.ArgumentParser) -> None:
+    verbs = command.add_subparsers(metavar="VERB")
+    verbs.add_parser("list", help="the files with their sizes (the default)")
+    verb = verbs.add_parser("get", help="copy a file or folder to this machine")
+    verb.add_argument("path", help="like out/table")
+    verb.add_argument("folder", nargs="?", default=".", help="of this machine; default: this one")
+    verb.set_defaults(handler=lambda cluster, options: data.get_files(cluster, options.path, options.folder))
+    verb = verbs.add_parser("remove", help="remove a file or folder of the claim")
+    verb.add_argument("path", help="like in/table.csv")
+    verb.set_defaults(handler=lambda cluster, options: data.remove_files(cluster, options.path))
+
+
+def _run_job(run_job: Callable[[Cluster, str, str, str], None], cluster: Cluster, options: argparse.Namespace) -> None:
+    run_job(cluster, options.folder, options.arguments, options.data)
 
 
 def main() -> int:

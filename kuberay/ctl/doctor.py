@@ -147,7 +147,7 @@ def _job(cluster: Cluster) -> Iterator[Fault]:
     if field(job, "status.jobDeploymentStatus") in ("Failed", "ValidationFailed"):
         lines = [line for line in str(field(job, "status.message", "")).splitlines() if line.strip()]
         cause = f"{field(job, 'status.reason', 'failed')}: {lines[-1] if lines else 'no message'}"
-        yield Fault("RayJob iris-train", cause[:300], "correct the cause and run `make k8s-train` again")
+        yield Fault(f"RayJob {TRAINING_JOB}", cause[:300], "correct the cause and run `make k8s-train` again")
 
 
 def _versions(cluster: Cluster) -> Iterator[Fault]:
