@@ -15,7 +15,20 @@ from serve_app.artifacts.dates import EPOCHS
 from serve_app.artifacts.names import REPORT
 from serve_app.artifacts.signature import Kind
 from serve_app.artifacts.store import KEEP
-from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
+from serve_app.command_line import (
+    MODEL_DIR,
+    SCRATCH_BYTES,
+    AllowHttp,
+    AllowJoblib,
+    Decimal,
+    Encoding,
+    ModelDir,
+    PredictorChoice,
+    ScratchBytes,
+    ScratchDir,
+    Separator,
+    VerifyKey,
+)
 from serve_app.errors import UsageError
 from training.estimators import ESTIMATORS
 from training.tracking_uri import DEFAULT_URI
@@ -154,7 +167,10 @@ def parse_tag(text: str | Tag) -> Tag:
 class TrainOptions:
     """What one training does. Raises UsageError when a value is out of its range."""
 
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet table, or a folder of them. (default: the iris flowers)")] = None
+    data: Annotated[
+        str | None,
+        typer.Option(help="CSV or Parquet: a file, a folder, gs://…, s3://…, or https://…. (default: the iris flowers)"),
+    ] = None
     target: Annotated[str | None, typer.Option(help="Column to predict.")] = None
     task: Annotated[TaskChoice, typer.Option(help="Predict a class or a number; auto decides by the values of the target.")] = (
         "auto"
@@ -274,6 +290,9 @@ class TrainOptions:
     )
     model_dir: ModelDir = MODEL_DIR
     tracking_uri: TrackingUri = None
+    scratch_dir: ScratchDir = None
+    scratch_bytes: ScratchBytes = SCRATCH_BYTES
+    allow_http: AllowHttp = False
 
     def __post_init__(self) -> None:
         for column in self.category:
