@@ -29,7 +29,7 @@ K8S := $(PYTHON) -m kuberay.ctl
 ##@ Kubernetes
 .PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-secrets k8s-signing-keys k8s-deploy k8s-deploy-mlflow k8s-nodeport \
 	k8s-train k8s-score k8s-data k8s-status k8s-logs k8s-port-forward \
-	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-delete k8s-clean k8s-doctor
+	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-backup k8s-restore k8s-delete k8s-clean k8s-doctor
 
 build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
 	$(IMAGE_BUILD) -t $(DOCKER_IMAGE) --target serve .
@@ -96,6 +96,12 @@ k8s-promote: ## serve VERSION=…
 
 k8s-rollback: ## serve the version before the one served now
 	@$(K8S) rollback
+
+k8s-backup: ## write models and MLflow into one archive, TO=file.tar; more in ARGS="--data --secrets FILE"
+	@$(K8S) backup --to '$(TO)' $(value ARGS)
+
+k8s-restore: ## restore an archive of k8s-backup into empty volumes, FROM=file.tar; into others: ARGS=--merge
+	@$(K8S) restore '$(or $(FROM),$(error which archive? make k8s-restore FROM=file.tar))' $(value ARGS)
 
 k8s-delete: ## remove the workloads; volumes and Secrets stay
 	@$(K8S) delete

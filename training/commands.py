@@ -1,4 +1,4 @@
-"""The commands of training, for `iris-api` and `python -m training`: train, models, promote, rollback.
+"""The commands of training, for `iris-api` and `python -m training`: train, models, promote, rollback, backup, restore.
 
 This module does not import pandas, scikit-learn or MLflow; only the commands that use them do.
 """
@@ -29,7 +29,7 @@ from serve_app.command_line import (
 )
 from serve_app.errors import BackendUnavailable, StoreError, UsageError
 from serve_app.progress import step
-from training import models_table
+from training import backup_command, models_table
 from training.default_arguments import default_arguments
 from training.train_options import DEFAULT_MODEL_NAME, ModelName, TrackingUri, TrainOptions
 
@@ -127,6 +127,7 @@ def rollback(options: PointerOptions) -> None:
 
 app.command()(options_command(PromoteOptions, promote))
 app.command()(options_command(PointerOptions, rollback))
+backup_command.register(app)
 
 
 def join_tags(arguments: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from kuberay.ctl import api_client, clean, data, deploy, doctor, node_port, secrets, status, train
+from kuberay.ctl import api_client, backup, clean, data, deploy, doctor, node_port, secrets, status, train
 from kuberay.ctl.kube import Cluster, CommandError
 from kuberay.ctl.smoke_test import smoke_test
 from kuberay.ctl.store_job import store_command
@@ -73,6 +73,21 @@ def parser() -> argparse.ArgumentParser:
     command = add("promote", "serve a version", lambda cluster, options: store_command(cluster, "promote", options.version))
     command.add_argument("version")
     add("rollback", "serve the version before", lambda cluster, _: store_command(cluster, "rollback"))
+    command = add(
+        "backup",
+        "write the volumes into one archive",
+        lambda cluster, options: backup.backup(cluster, options.to, data=options.data, secrets_to=options.secrets),
+    )
+    command.add_argument("--to", default="", help="a new file (default: iris-api-NAMESPACE-TIME.tar)")
+    command.add_argument("--data", action="store_true", help="include the tables of data-pvc")
+    command.add_argument("--secrets", default="", metavar="FILE", help="write the Secrets into this file of their own")
+    command = add(
+        "restore",
+        "restore an archive of `backup`",
+        lambda cluster, options: backup.restore(cluster, options.archive, merge=options.merge),
+    )
+    command.add_argument("archive")
+    command.add_argument("--merge", action="store_true", help="add what is missing to volumes that are not empty")
     add("delete", "remove the workloads", lambda cluster, _: clean.delete(cluster))
     add("clean", "remove everything", lambda cluster, _: clean.clean(cluster))
     add("doctor", "look for known faults", lambda cluster, _: 1 if doctor.doctor(cluster) else 0)
