@@ -19,7 +19,6 @@ from serve_app.command_line import FAILED, WRONG_USAGE, run_command
 from serve_app.errors import IrisApiError, UsageError
 
 PROGRAM = "iris-api"
-FLAGS = Path(__file__).parent / "rayserve" / "serve.env"
 
 ROOT_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 """Options of `iris-api` itself; any other option belongs to a command."""
@@ -122,6 +121,7 @@ def serve(
     check: Annotated[bool, typer.Option("--check", help="Check the settings and the port, then exit.")] = False,
 ) -> None:
     """Serve the application on this machine, in the foreground, until Ctrl-C."""
+    from serve_app.rayserve.flags import set_flags
     from serve_app.rayserve.isolation import check_port, isolated_environment
     from serve_app.settings import load_settings
 
@@ -134,7 +134,7 @@ def serve(
         if check:
             return
         os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # no other client sends requests here
-        read_flags(FLAGS)
+        set_flags()
         with isolated_environment(number):
             # After the flags: Ray Serve reads them when it is imported.
             from serve_app import deployment
@@ -217,16 +217,6 @@ def read_port(option: str | None) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
         raise UsageError(f"{'--port' if option else 'PORT'}: '{text[:20]}' is no port; give a number from 1 to 65535")
     return int(text)
-
-
-def read_flags(path: Path) -> None:
-    """Set the flags of Ray Serve in `path` that the environment does not set already."""
-    for line in path.read_text().splitlines():
-        name, separator, value = line.partition("=")
-        if separator and not line.startswith("#"):
-            os.environ.setdefault(name, value.strip('"'))
-    if sys.platform != "linux":
-        os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # its HAProxy is built for Linux only
 
 
 def main(arguments: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import serve
+from ray.serve._private.constants import DEFAULT_HTTP_PORT
 
 from serve_app.fast_path import tune_allocator, tune_interpreter
 from serve_app.loopback import keep_loopback_direct
 from serve_app.rayserve import ingress_hook
+from serve_app.rayserve.flags import set_flags, warn_about_missing_flags
+from serve_app.rayserve.isolation import isolated_haproxy
 from serve_app.settings import Settings, export_mlflow_secrets, load_settings, wants_json
 
 if TYPE_CHECKING:
@@ -83,6 +89,7 @@ class IrisApi:
         keep_loopback_direct()  # MLflow or a collector of traces may be on this machine
         self.settings = load_settings()
         configure(level=self.settings.log_level, json=wants_json(self.settings))
+        warn_about_missing_flags()
         warnings.simplefilter("ignore")  # each filter is run through for each tree of a forest; the tests run with errors
         self.slot = make_slot(self.settings)
         self.slot.refresh()
@@ -121,10 +128,24 @@ class IrisApi:
         return {**self.usage.read(), "in_flight": self.gateway.mean_in_flight()}
 
 
+def prepare_local_ray() -> None:
+    """Set the flags of Ray Serve for a Ray that this process is about to start, as `serve run serve_app.deployment:app` does.
+
+    The processes of such a Ray inherit this environment. A Ray that runs already keeps its own: see `warn_about_missing_flags`.
+    """
+    if ray.is_initialized():
+        return
+    set_flags()
+    haproxy = contextlib.ExitStack()
+    haproxy.enter_context(isolated_haproxy(DEFAULT_HTTP_PORT))
+    atexit.register(haproxy.close)
+
+
 def __getattr__(name: str) -> Any:
     # `app` is bound on first access, so that importing this module (for a test, for its types) reads no settings.
     if name == "app":
         settings = load_settings()
+        prepare_local_ray()
         deployment: Any = IrisApi
         return deployment.options(num_replicas=settings.iris_replicas).bind()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -50,15 +50,22 @@ def isolated_environment(port: int) -> Iterator[None]:
     of HAProxy's files and of the secrets are removed at the end.
     """
     with contextlib.ExitStack() as folders:
-        folder = folders.enter_context(_folder(Path("/tmp")))  # noqa: S108, the path of a socket may have 107 bytes
+        folders.enter_context(isolated_haproxy(port))
+        listen_on_loopback()
+        if any(os.environ.get(name) for name in SECRETS):
+            move_secrets(folders.enter_context(_folder(MEMORY if os.access(MEMORY, os.W_OK) else Path("/tmp"))))  # noqa: S108
+        yield
+
+
+@contextlib.contextmanager
+def isolated_haproxy(port: int) -> Iterator[None]:
+    """The part of `isolated_environment` that is about HAProxy: its files, its ports, and its own pages on 127.0.0.1."""
+    with _folder(Path("/tmp")) as folder:  # noqa: S108, the path of a socket may have 107 bytes
         for name, file in FILES.items():
             os.environ.setdefault(name, str(folder / file))
         choose_ports(port)
-        listen_on_loopback()
         if not os.environ.get(HAPROXY) and (program := _haproxy()):
             os.environ[HAPROXY] = str(_haproxy_on_loopback(folder, program))
-        if any(os.environ.get(name) for name in SECRETS):
-            move_secrets(folders.enter_context(_folder(MEMORY if os.access(MEMORY, os.W_OK) else Path("/tmp"))))  # noqa: S108
         yield
 
 

@@ -1,0 +1,50 @@
+"""The flags of Ray Serve in `serve.env`. Serve reads them from the environment of each of its processes, at the import of Serve."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+FILE = Path(__file__).with_name("serve.env")
+FAST = "serve shutdown --yes; serve run serve_app/rayserve/serve.yaml"
+"""The commands that start the application with its flags on a Ray that was started without them."""
+
+_logger = logging.getLogger("iris_api.flags")
+
+
+def read_flags() -> dict[str, str]:
+    """Name and value of each flag, for this operating system."""
+    pairs = (line.partition("=") for line in FILE.read_text().splitlines() if line and not line.startswith("#"))
+    flags = {name: value.strip('"') for name, _, value in pairs}
+    if sys.platform != "linux":
+        flags["RAY_SERVE_ENABLE_HA_PROXY"] = "0"  # its HAProxy is built for Linux only
+    return flags
+
+
+def set_flags() -> None:
+    """Set the flags that the environment does not set already: for the processes that this one starts."""
+    for name, value in read_flags().items():
+        os.environ.setdefault(name, value)
+
+
+def missing_flags(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The flags that a process runs without. One with another value was set on purpose and is not missing."""
+    return [name for name in read_flags() if name not in environment]
+
+
+def warn_about_missing_flags() -> None:
+    """Log one warning when this replica runs without flags: it works, but slowly and without a bound on request bodies."""
+    missing = missing_flags()
+    if missing:
+        _logger.warning(
+            "Ray Serve runs without %d of the %d flags in serve_app/rayserve/serve.env (%s%s): requests take many times longer, and "
+            "their bodies are read without a limit. To start it with the flags: %s",
+            len(missing),
+            len(read_flags()),
+            ", ".join(missing[:2]),
+            ", …" if len(missing) > 2 else "",
+            FAST,
+        )
