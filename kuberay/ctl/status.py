@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kuberay.ctl.clean import GATEWAY
 from kuberay.ctl.faults import application_fault, pod_faults
 from kuberay.ctl.kube import PART_OF, PODS, RAYSERVICE, Cluster, CommandError, conditions, echo, field
 
@@ -12,6 +13,7 @@ def status(cluster: Cluster) -> None:
         ("rayservices,rayclusters,rayjobs", ""),
         ("pods", PODS),
         ("services,deployments,cronjobs,ingresses,persistentvolumeclaims", PART_OF),
+        (",".join(GATEWAY), PART_OF),
     ):
         table = cluster.try_run("get", kinds, *(("-l", selector) if selector else ()))
         if table:
