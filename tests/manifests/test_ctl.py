@@ -426,3 +426,28 @@ def test_a_fault_that_may_pass_is_reported_once_and_ends_nothing(capsys: pytest.
 
     assert waiting.poll(condition, timeout=60, failure="no", interval=0.002, faults=lambda: [fault(final=False)])
     assert capsys.readouterr().out.count("cause") == 1
+
+
+# --- a second installation in the same cluster
+
+
+@needs_kubectl
+def test_volumes_of_two_installations_have_different_names_and_each_claim_names_its_own() -> None:
+    names = {}
+    for cluster in (DEFAULT, ELSEWHERE):
+        documents = manifests.build(cluster, manifests.overlay("hostpath"))
+        (volume,) = manifests.of_kind(documents, "PersistentVolume")
+        (claim,) = manifests.of_kind(documents, "PersistentVolumeClaim")
+        assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+        names[cluster.namespace] = volume["metadata"]["name"]
+    assert names == {"mlops": "iris-models", "team-a": "iris-models-team-a"}
+
+
+def test_each_installation_has_a_file_for_its_own_secret_that_git_ignores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("K8S_SECRET", "K8S_NS"):
+        monkeypatch.delenv(variable, raising=False)
+    assert Cluster.from_environment().secret_file == KUBERAY / "base" / "secret.yaml"
+    monkeypatch.setenv("K8S_NS", "team-a")
+    own = Cluster.from_environment().secret_file
+    assert own == KUBERAY / "base" / "team-a" / "secret.yaml"
+    assert subprocess.run(["git", "check-ignore", "-q", str(own)], cwd=KUBERAY, check=False).returncode == 0
