@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kuberay.ctl import schedule
 from kuberay.ctl.clean import GATEWAY
 from kuberay.ctl.faults import application_fault, pod_faults
 from kuberay.ctl.kube import PART_OF, PODS, RAYSERVICE, Cluster, CommandError, conditions, echo, field
@@ -19,6 +20,8 @@ def status(cluster: Cluster) -> None:
         if table:
             echo(table.rstrip())
             echo()
+    for line in schedule.describe(cluster):
+        echo(line)
     service = cluster.get("rayservice", RAYSERVICE)
     if service is None:
         echo(f"no RayService in {cluster.namespace}: run `make k8s-deploy` or `make k8s-deploy-mlflow`")

@@ -22,10 +22,10 @@ from kuberay.ctl import secrets
 from tests.manifests.shipped import KUBERAY, ROOT, Json, documents, kustomizations, pod_templates
 
 OWN_IMAGES = {"iris-api:latest", "iris-train:latest"}
-PLAIN_FILES = ("train/store-job.yaml", "score/files-job.yaml")
+PLAIN_FILES = ("train/store-job.yaml", "data/files-job.yaml")
 """Manifests that no kustomization names: make and the documentation apply them."""
 SERVING = {"RayService iris-api ray-head", "RayService iris-api ray-worker"}
-TRAINING = {"RayJob iris-train ray-head", "RayCronJob iris-train ray-head"}
+TRAINING = {"RayJob iris-train-job ray-head", "RayJob iris-train-template ray-head", "RayCronJob iris-train ray-head"}
 STORE = {"Job iris-store store"}
 SECRETS = {
     # The API key. The head checks it when it builds the application, a replica at each request.
@@ -357,11 +357,11 @@ def test_signing_reaches_everything_that_opens_a_bundle() -> None:
     jobs = [one for _, one in every() if one["kind"] in ("RayJob", "RayCronJob") or one["metadata"]["name"] == "iris-store"]
     assert len(jobs) >= 5
     for job in jobs:
-        heads = [template for where, template in pod_templates(job) if "workerGroupSpecs" not in where]
+        heads = [template for where, template in pod_templates(job) if "workerGroupSpecs" not in where and "submitter" not in where]
         for template in heads:
             assert {"configMapRef": {"name": "iris-api-config"}} in template["spec"]["containers"][0]["envFrom"]
             assert mounted(template, "iris-api-verify-key") == public.parent, name_of(job)
-            if job["metadata"]["name"] == "iris-train":
+            if job["metadata"]["name"] == "iris-train-job":
                 assert mounted(template, "iris-api-signing-key") == private.parent
 
 

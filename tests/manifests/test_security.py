@@ -135,7 +135,7 @@ def test_mlflow_gives_its_clients_users_of_their_own() -> None:
     assert "default_permission = NO_PERMISSIONS" in one("ConfigMap", "mlflow-auth")["data"]["basic_auth.ini"]
     for kind, name, user in (
         ("RayService", "iris-api", "mlflow-replica"),
-        ("RayJob", "iris-train", "mlflow-trainer"),
+        ("RayJob", "iris-train-job", "mlflow-trainer"),
         ("Job", "iris-store", "mlflow-trainer"),
     ):
         for where, template in pod_templates(one(kind, name)):
