@@ -84,11 +84,12 @@ def mlflow_folder(folder: Path, *, runs: Sequence[str] = (), schema: str = "a1",
         connection.executescript(
             "CREATE TABLE alembic_version (version_num TEXT); CREATE TABLE experiments (name TEXT); CREATE TABLE runs (run TEXT);"
             "CREATE TABLE model_versions (run TEXT); CREATE TABLE registered_model_aliases (alias TEXT, version TEXT);"
-            "INSERT INTO experiments VALUES ('Default');" + extra
+            "INSERT INTO experiments VALUES ('Default');"
         )
         connection.execute("INSERT INTO alembic_version VALUES (?)", (schema,))
         connection.executemany("INSERT INTO runs VALUES (?)", [(run,) for run in runs])
         connection.commit()
+        connection.executescript(extra)
     for run in runs:
         file = folder / "artifacts" / "1" / run / "artifacts" / "model.onnx"
         file.parent.mkdir(parents=True)
