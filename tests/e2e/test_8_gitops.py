@@ -70,7 +70,7 @@ def test_a_changed_key_reaches_the_replicas_without_a_restart_or_a_refused_reque
     finally:
         patch(API_KEY=key, API_KEY_PREVIOUS="")
         until(lambda: environment.statuses(key) == {200}, seconds=180, every=1, what="the first key")
-    note(f"old key: {old_clients}; new key: {new_clients}")
+    note(f"old key: {old_clients} {dict(old_clients.statuses)}; new key: {new_clients} {dict(new_clients.statuses)}")
     assert old_clients.failures == new_clients.failures == []
     assert restarts(environment) == before
 
@@ -97,7 +97,7 @@ def test_a_changed_setting_replaces_the_ray_cluster_without_a_failed_request(env
         assert cluster.get("configmap", name, environment.namespace)["data"]["LOG_LEVEL"] == "INFO"
         before = record.finished
         until(lambda: record.finished >= before + 5 * RATE, seconds=60, what="requests after the upgrade")
-    note(str(record))
+    note(f"{record} {dict(record.statuses)}")
     assert record.failures == []
     new = [pod for pod in environment.pods() if pod["metadata"]["labels"]["ray.io/cluster"] == environment.ray_cluster()]
     assert {level(environment, pod) for pod in new} == {"WARNING"}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,56 +51,62 @@ def operator_can() -> bool:
     return False
 
 
-def test_requests_move_to_the_new_ray_cluster_step_by_step_and_none_fails(tmp_path: Path) -> None:
-    if "traefik" not in kubectl("get", "gatewayclass", "-o", "name", "--ignore-not-found", check=False) or not operator_can():
+@pytest.fixture(scope="module")
+def key() -> str:
+    return secrets.token_hex(32)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, key: str) -> Iterator[Environment]:
+    classes = kubectl("get", "gatewayclass", "-o", "name", "--ignore-not-found", check=False)
+    if "traefik" not in classes or not operator_can():
         pytest.skip("NOT TESTED: no GatewayClass traefik, or an operator without RayServiceIncrementalUpgrade")
-    key = secrets.token_hex(32)
-    environment, train = upgrade_overlay(tmp_path, "one"), tmp_path / "train"
-    train.mkdir()
-    with deployed(environment, key, train):
-        old = environment.ray_cluster()
-        steps: list[tuple[int, int]] = []
-
-        def switched() -> bool:
-            status = environment.service()["status"]
-            step = tuple(int(field(status, f"{side}ServiceStatus.trafficRoutedPercent", 0)) for side in ("active", "pending"))
-            if not steps or steps[-1] != step:
-                steps.append((step[0], step[1]))
-            return bool(field(status, "activeServiceStatus.rayClusterName") != old)
-
-        with environment.load(key) as record:
-            upgrade_overlay(tmp_path, "two").apply()
-            until(switched, seconds=900, every=0.5, what="the new Ray cluster as the active one")
-            environment.wait_until_settled()
-            before = record.finished
-            until(lambda: record.finished >= before + 30 * RATE, seconds=120, what="requests after the upgrade")
-        note(f"{record}; shares of old and new cluster: {steps}")
-        assert record.failures == []
-        assert {new for _, new in steps} >= {25, 50, 75}
-        # The route has all paths: those that describe the application need the key.
-        assert cluster.request("/metrics", port=PORT).status == 401
+    environment = upgrade_overlay(tmp_path_factory.mktemp("overlay"), "one")
+    with deployed(environment, key, tmp_path_factory.mktemp("train")):
+        yield environment
 
 
-def test_a_schedule_of_the_operator_trains(tmp_path: Path) -> None:
+def test_requests_move_to_the_new_ray_cluster_step_by_step_and_none_fails(environment: Environment, key: str) -> None:
+    old = environment.ray_cluster()
+    steps: list[tuple[int, int]] = []
+
+    def switched() -> bool:
+        status = environment.service()["status"]
+        step = tuple(int(field(status, f"{side}ServiceStatus.trafficRoutedPercent", 0)) for side in ("active", "pending"))
+        if not steps or steps[-1] != step:
+            steps.append((step[0], step[1]))
+        return bool(field(status, "activeServiceStatus.rayClusterName") != old)
+
+    with environment.load(key) as record:
+        upgrade_overlay(environment.folder, "two").apply()
+        until(switched, seconds=900, every=0.5, what="the new Ray cluster as the active one")
+        seconds = time.monotonic() - record.started
+        environment.wait_until_settled()
+        before = record.finished
+        until(lambda: record.finished >= before + 30 * RATE, seconds=120, what="requests after the upgrade")
+    note(f"{record} {dict(record.statuses)} in {seconds:.0f} s; shares of old and new cluster: {steps}")
+    assert record.failures == []
+    assert {new for _, new in steps} >= {25, 50, 75}
+
+
+def test_pages_that_describe_the_application_need_a_key_because_the_route_has_all_paths(environment: Environment) -> None:
+    assert {cluster.request(path, port=PORT).status for path in ("/metrics", "/docs", "/openapi.json")} == {401}
+
+
+def test_a_schedule_of_the_operator_trains(environment: Environment, tmp_path: Path) -> None:
     """kuberay/overlays/raycronjob, every minute."""
-    if "RayCronJob=true" not in kubectl(
-        "get", "deployments", "-A", "-o", "jsonpath={.items[*].spec.template.spec.containers[*].args}"
-    ):
+    arguments = kubectl("get", "deployments", "-A", "-o", "jsonpath={.items[*].spec.template.spec.containers[*].args}")
+    if "RayCronJob=true" not in arguments:
         pytest.skip("NOT TESTED: the operator's feature gate RayCronJob is off")
-    key = secrets.token_hex(32)
-    environment, train, schedule = upgrade_overlay(tmp_path, "one"), tmp_path / "train", tmp_path / "schedule"
-    for folder in (train, schedule):
-        folder.mkdir()
-    with deployed(environment, key, train):
-        overlay = os.path.relpath(ROOT / "kuberay" / "overlays" / "raycronjob", schedule)
-        every_minute = json.dumps([{"op": "replace", "path": "/spec/schedule", "value": "* * * * *"}])
-        patches = [{"target": {"kind": "RayCronJob"}, "patch": every_minute}]
-        write(schedule, {"resources": [overlay], "namespace": NAMESPACE, "patches": patches})
-        kubectl("apply", "-k", str(schedule))
+    overlay = os.path.relpath(ROOT / "kuberay" / "overlays" / "raycronjob", tmp_path)
+    every_minute = json.dumps([{"op": "replace", "path": "/spec/schedule", "value": "* * * * *"}])
+    patches = [{"target": {"kind": "RayCronJob"}, "patch": every_minute}]
+    write(tmp_path, {"resources": [overlay], "namespace": NAMESPACE, "patches": patches})
+    kubectl("apply", "-k", str(tmp_path))
 
-        def succeeded() -> list[str]:
-            jobs = json.loads(kubectl("-n", NAMESPACE, "get", "rayjobs", "-o", "json"))["items"]
-            scheduled = [job for job in jobs if job["metadata"]["name"] != "iris-train"]
-            return [job["metadata"]["name"] for job in scheduled if field(job, "status.jobStatus") == "SUCCEEDED"]
+    def succeeded() -> list[str]:
+        jobs = json.loads(kubectl("-n", NAMESPACE, "get", "rayjobs", "-o", "json"))["items"]
+        scheduled = [job for job in jobs if job["metadata"]["name"] != "iris-train"]
+        return [job["metadata"]["name"] for job in scheduled if field(job, "status.jobStatus") == "SUCCEEDED"]
 
-        until(succeeded, seconds=400, every=1, what="a RayJob of the schedule that succeeds")
+    until(succeeded, seconds=400, every=1, what="a RayJob of the schedule that succeeds")

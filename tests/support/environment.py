@@ -20,7 +20,7 @@ from tests.support.cluster import ROOT, ROW, Response, kubectl, predicts
 from tests.support.load import Load, open_loop
 from tests.support.waiting import until
 
-RATE = 30
+RATE = 10
 CONTAINER = "template/spec/containers/0/resources/requests/cpu"
 Json = dict[str, Any]
 
