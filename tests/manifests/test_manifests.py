@@ -29,6 +29,8 @@ from tests.manifests.shipped import (
 IMAGES = {"iris-api:latest", "iris-train:latest"}
 OTHERS = {"redis:7", "fsouza/fake-gcs-server:1.52.3"}
 """Images of neighbours that an overlay brings along."""
+CONTROLLERS = {"argoproj.io": "argocd", "source.toolkit.fluxcd.io": "flux-system", "kustomize.toolkit.fluxcd.io": "flux-system"}
+"""The namespace of the objects that a GitOps controller reads."""
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(KUBERAY)))
@@ -59,7 +61,7 @@ def test_every_object_belongs_to_the_product_and_to_its_namespace(file: str, doc
         return
     assert document["metadata"]["labels"]["app.kubernetes.io/part-of"] == "iris-api", file
     if document["kind"] not in cluster_wide:
-        assert document["metadata"]["namespace"] == "mlops", file
+        assert document["metadata"]["namespace"] == CONTROLLERS.get(document["apiVersion"].partition("/")[0], "mlops"), file
 
 
 def test_the_namespace_enforces_the_restricted_standard() -> None:

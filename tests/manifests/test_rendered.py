@@ -183,7 +183,7 @@ def test_no_password_stands_in_a_manifest() -> None:
     for origin, document, template in every_pod():
         for container in containers(template):
             plain = [entry["name"] for entry in container.get("env", []) if word.search(entry["name"]) and "value" in entry]
-            assert all(name.endswith("__FILE") for name in plain), (origin, name_of(document, container), plain)
+            assert all(name.endswith(("__FILE", "_DIR")) for name in plain), (origin, name_of(document, container), plain)
     for origin, document in every():
         if document["kind"] == "ConfigMap":
             assert [name for name in document.get("data") or {} if word.search(name)] == [], origin
