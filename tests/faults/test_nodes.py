@@ -44,10 +44,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def cluster(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
     """A head and two workers, with the application on both."""
     with machines(tmp_path_factory.mktemp("machines"), CPUS, MODEL_DIR=str(store.root), API_KEY=KEY) as cluster:
-        (service,) = yaml.safe_load_all((ROOT / "kuberay" / "base" / "rayservice.yaml").read_text())
-        deploy(cluster[0], service["spec"]["serveConfigV2"])
+        deploy(cluster[0], two_replicas())
         until(lambda: serve(cluster), seconds=180, every=0.5, what="two replicas behind each HAProxy")
         yield cluster
+
+
+def two_replicas() -> str:
+    """The shipped config, without scaling: a busy machine would get a third replica."""
+    service = yaml.safe_load((ROOT / "kuberay" / "base" / "rayservice.yaml").read_text())
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    config["applications"][0]["deployments"][0]["autoscaling_config"]["max_replicas"] = 2
+    return yaml.safe_dump(config)
 
 
 @pytest.fixture(autouse=True)
