@@ -56,7 +56,7 @@ def test_kustomize_builds_every_variant_without_a_warning(folder: Path) -> None:
 
 @pytest.mark.parametrize(("file", "document"), documents(), ids=lambda value: value if isinstance(value, str) else value["kind"])
 def test_every_object_belongs_to_the_product_and_to_its_namespace(file: str, document: Json) -> None:
-    cluster_wide = {"Namespace", "PersistentVolume", "Cluster"}
+    cluster_wide = {"Namespace", "PersistentVolume", "PriorityClass", "Cluster"}
     if document["kind"] == "Cluster":  # the description of a kind cluster
         return
     assert document["metadata"]["labels"]["app.kubernetes.io/part-of"] == "iris-api", file

@@ -12,7 +12,7 @@ from kuberay.ctl.secrets import GENERATED
 from tests.manifests.shipped import KUBERAY, Json, all_pod_templates, documents, one, pod_templates
 
 POLICIES = [document for _, document in documents() if document["kind"] == "NetworkPolicy"]
-WITH_TOKEN = {"iris-train-schedule"}
+WITH_TOKEN = {"iris-train-schedule", "iris-api-night"}
 """Pods whose only container asks the API server."""
 
 
