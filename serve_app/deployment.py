@@ -36,6 +36,7 @@ CPUS = 0.5
 def make_slot(settings: Settings) -> Slot:
     """The slot that follows the store, and MLflow while the store is empty."""
     from serve_app.artifacts.mlflow_source import MlflowSource
+    from serve_app.artifacts.runs_folder import RunsFolder
     from serve_app.artifacts.store import Store
     from serve_app.inference.slot import Slot
 
@@ -51,6 +52,7 @@ def make_slot(settings: Settings) -> Slot:
                 poll_seconds=settings.iris_registry_poll_seconds,
             )
         )
+    sources.append(RunsFolder(settings.model_dir))
     return Slot(*sources, policy=settings.load_policy())
 
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from serve_app.errors import UsageError
+from serve_app.tracking_uri import kind_of
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-
-BUCKETS = frozenset({"gs", "s3", "r2", "wasb", "wasbs", "abfss", "hdfs", "dbfs", "ftp", "sftp"})
-"""Schemes of storage for files; MLflow cannot record runs there."""
-
-SERVERS = frozenset({"http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks"})
-"""Schemes of tracking stores; `postgresql+psycopg2` counts as `postgresql`."""
 
 
 def resolve(uri: str | None) -> tuple[str, str | None]:
@@ -22,11 +15,18 @@ def resolve(uri: str | None) -> tuple[str, str | None]:
     """
     if not uri:
         return DEFAULT_URI, None
-    scheme = urlsplit(uri).scheme
-    if scheme in BUCKETS:
-        return DEFAULT_URI, uri.rstrip("/")
-    if uri != "databricks" and scheme.partition("+")[0] not in SERVERS:
-        raise UsageError(
-            f"--tracking-uri '{uri}' is not an MLflow server: use http://HOST:PORT, sqlite:///mlflow.db or --no-tracking"
-        )
-    return uri, None
+    match kind_of(uri):
+        case "bucket":
+            return DEFAULT_URI, uri.rstrip("/")
+        case "server" | "database":
+            return uri, None
+        case "folder":
+            raise UsageError(
+                f"--tracking-uri '{uri}' is a folder of runs, in which MLflow records no more: use {DEFAULT_URI}, into which "
+                f"`mlflow migrate-filestore --source {uri.removeprefix('file://')} --target {DEFAULT_URI}` brings those runs, "
+                "http://HOST:PORT or --no-tracking"
+            )
+        case "unknown":
+            raise UsageError(
+                f"--tracking-uri '{uri}' is not an MLflow server: use http://HOST:PORT, {DEFAULT_URI} or --no-tracking"
+            )

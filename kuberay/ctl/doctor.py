@@ -24,6 +24,7 @@ from kuberay.ctl.kube import (
 )
 from kuberay.ctl.manifests import EXAMPLE_KEY, secret_value
 from serve_app.http.key_strength import weakness
+from serve_app.tracking_uri import refusal
 
 MINIMUM_MEMORY = {"ray-head": 1536, "ray-worker": 768, "mlflow": 768}
 """MiB of a container's memory limit; below it the container was killed, or nearly, in tests."""
@@ -86,12 +87,10 @@ def _secret(cluster: Cluster) -> Iterator[Fault]:
 def _tracking(cluster: Cluster) -> Iterator[Fault]:
     uri = secret_value(cluster.get("secret", SECRET), "MLFLOW_TRACKING_URI")
     overrides = field(cluster.get("configmap", OVERRIDES), "data", {})
-    if uri.startswith("gs://") and "MLFLOW_TRACKING_URI" not in overrides:
-        yield Fault(
-            f"Secret {SECRET}",
-            f"MLFLOW_TRACKING_URI is {uri}, a place for files and no tracking server",
-            "make k8s-deploy OVERLAY=gcs",
-        )
+    reason = refusal(uri) if uri else None
+    if reason is not None and "MLFLOW_TRACKING_URI" not in overrides:
+        cause, _, fix = reason.partition(": ")
+        yield Fault(f"Secret {SECRET}", cause, fix)
     has_server = cluster.get("deployment", MLFLOW) is not None
     if not has_server and MLFLOW_SERVICE in uri:
         yield Fault(
@@ -190,7 +189,9 @@ def _rolled_out(cluster: Cluster) -> Iterator[Fault]:
     entries = field(json.loads(text), "metadata.managedFields", []) if text and text.strip() else []
     changed = max((str(entry.get("time", "")) for entry in entries), default="")
     if started and changed > started:
-        yield Fault(f"ConfigMap {CONFIG}", "was changed after the pods had started, so they run with the old one", "make k8s-deploy")
+        yield Fault(
+            f"ConfigMap {CONFIG}", "was changed after the pods had started, so they run with the old one", "make k8s-deploy"
+        )
 
 
 CHECKS: tuple[tuple[str, Callable[[Cluster], Iterator[Fault]]], ...] = (

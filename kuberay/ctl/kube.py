@@ -34,6 +34,7 @@ SCORING_JOB = "iris-score"
 SECRET = "iris-api-secrets"  # noqa: S105  the name of a Secret
 CONFIG = "iris-api-config"
 OVERRIDES = "iris-api-overrides"
+STORE_CLAIM = "models-pvc"
 SERVE_IMAGE = "iris-api:latest"
 TRAIN_IMAGE = "iris-train:latest"
 

@@ -7,6 +7,7 @@ digest like one from the store; another scikit-learn model is loaded as MLflow k
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import re
@@ -42,6 +43,7 @@ from serve_app.artifacts.regular_file import UnfitFile
 from serve_app.artifacts.signing import MAX_SEAL_BYTES
 from serve_app.artifacts.skops_format import skops_to_joblib
 from serve_app.errors import BundleRefused
+from serve_app.tracking_uri import kind_of, refusal
 
 _TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """MLflow would wait four minutes for a server that is down; a replica looks again later instead."""
@@ -60,6 +62,9 @@ class MlflowSource:
 
     def __init__(self, tracking_uri: str, *, model_name: str, alias: str, model_dir: Path, poll_seconds: float) -> None:
         self._uri = tracking_uri
+        self._refusal = refusal(tracking_uri)
+        if kind_of(tracking_uri) == "database" and importlib.util.find_spec("sqlalchemy"):
+            self._refusal = None  # the environment of training opens databases
         self._name = model_name
         self._alias = alias
         self._model_dir = model_dir
@@ -72,6 +77,8 @@ class MlflowSource:
 
     def pointer(self) -> str | None:
         """The run and version to serve; None when nothing is registered. Raises BundleRefused `unreadable`."""
+        if self._refusal is not None:
+            raise BundleRefused("unreadable", self._refusal)
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + self._poll_seconds
             try:

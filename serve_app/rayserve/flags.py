@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FILE = Path(__file__).with_name("serve.env")
-FAST = "serve shutdown --yes; serve run serve_app/rayserve/serve.yaml"
-"""The commands that start the application with its flags on a Ray that was started without them."""
+FAST = "serve run serve_app/rayserve/serve.yaml"
+"""The command that starts the application with its flags, also on a Ray that was started without them."""
 
 _logger = logging.getLogger("iris_api.flags")
 
@@ -40,11 +40,11 @@ def warn_about_missing_flags() -> None:
     missing = missing_flags()
     if missing:
         _logger.warning(
-            "Ray Serve runs without %d of the %d flags in serve_app/rayserve/serve.env (%s%s): requests take many times longer, and "
-            "their bodies are read without a limit. To start it with the flags: %s",
+            "Ray Serve runs without %d of the %d flags in serve_app/rayserve/serve.env (%s is one): requests take many times "
+            "longer, and their bodies are read without a limit. Stop Serve (Ctrl-C, or `serve shutdown`), then start it with the "
+            "flags: %s",
             len(missing),
             len(read_flags()),
-            ", ".join(missing[:2]),
-            ", …" if len(missing) > 2 else "",
+            missing[0],
             FAST,
         )
