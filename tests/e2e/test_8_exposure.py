@@ -296,9 +296,8 @@ def test_the_pages_find_their_scripts_and_the_document_names_the_address(door: F
             assert load(urljoin(base + page, asset))
             count += 1
     document = json.loads(load(f"{base}/openapi.json"))
-    for server in document.get("servers", [{"url": ""}]):
-        address = urljoin(f"{base}/openapi.json", server["url"]).rstrip("/").removesuffix("/openapi.json")
-        assert address == base
+    if door.path:  # the installation behind it has the setting
+        assert {urljoin(f"{base}/openapi.json", server["url"]).rstrip("/") for server in document["servers"]} == {base}
     note(f"{count} scripts, styles and documents of the two pages below {door.path or '/'}")
 
 
