@@ -1,8 +1,8 @@
 """The body of a request: read within limits of bytes, of time and of memory, and discarded when it is not wanted.
 
 A server that answers while its client is still sending, and then closes, resets the connection, and the response may be lost.
-The response goes out at once; what still arrives is read and discarded for a while before the connection is closed. A proxy closes the
-connection of its client as soon as it has the response, so what still arrives through one is discarded before the response.
+The response goes out at once; what still arrives is read and discarded for a while before the connection is closed. A proxy closes
+the connection of its client as soon as it has the response, so what still arrives through one is discarded before the response.
 """
 
 from __future__ import annotations
