@@ -217,8 +217,8 @@ class Store:
             moved: list[Path] = []
             try:
                 for folder in folders:
+                    os.rename(folder, self.root / BUNDLES / folder.name)
                     moved.append(self.root / BUNDLES / folder.name)
-                    os.rename(folder, moved[-1])
                 sync_folder(self.root / BUNDLES)
                 if target is not None:
                     check_bundle(self.root / BUNDLES / target)
