@@ -104,9 +104,13 @@ def test_a_schedule_of_the_operator_trains(environment: Environment, tmp_path: P
     write(tmp_path, {"resources": [overlay], "namespace": NAMESPACE, "patches": patches})
     kubectl("apply", "-k", str(tmp_path))
 
-    def succeeded() -> list[str]:
+    def rayjobs() -> dict[str, str]:
         jobs = json.loads(kubectl("-n", NAMESPACE, "get", "rayjobs", "-o", "json"))["items"]
-        scheduled = [job for job in jobs if job["metadata"]["name"] != "iris-train"]
-        return [job["metadata"]["name"] for job in scheduled if field(job, "status.jobStatus") == "SUCCEEDED"]
+        return {job["metadata"]["name"]: field(job, "status.jobStatus", "") for job in jobs}
+
+    by_hand = set(rayjobs())
+
+    def succeeded() -> list[str]:
+        return [name for name, status in rayjobs().items() if name not in by_hand and status == "SUCCEEDED"]
 
     until(succeeded, seconds=400, every=1, what="a RayJob of the schedule that succeeds")
