@@ -31,9 +31,17 @@ PROMISES: Groups = (
                 "A frozen replica: replaced by itself, of the requests at most 1 % are lost after one retry",
                 "faults::a_frozen_replica_is_replaced_and_costs_few_requests_after_one_retry",
             ),
-            ("A killed HAProxy: back by itself within a minute", "faults::a_killed_haproxy_comes_back_by_itself"),
             (
-                "A machine of two dies, with a reset or without a word: its replica starts on the other, after one retry no request is lost",
+                "A killed or frozen HAProxy: another one within 5 s",
+                "faults::a_haproxy_that_is_killed_or_frozen_is_replaced_within_five_seconds",
+            ),
+            (
+                "HAProxy and a replica killed together: the new HAProxy knows the new replica",
+                "faults::a_haproxy_that_is_killed_together_with_a_replica",
+            ),
+            (
+                "A machine of two dies, with a reset or without a word: its replica starts on the other,"
+                " after one retry no request is lost",
                 "faults::a_machine_that_dies_is_replaced_on_the_other",
             ),
             ("20 models replaced under load: 0 failed, 0 mislabelled", "integration::models_are_replaced_under_load"),
@@ -280,7 +288,14 @@ CLUSTER: tuple[str, Rows] = (
         ("containerd restarted: 0 failed, no pod replaced", "e2e::is_gone_for_a_while[containerd"),
         ("The memory of a replica used up: 0 failed after one retry", "e2e::a_replica_that_runs_out_of_memory"),
         ("DNS away for a minute: 0 failed", "e2e::names_are_not_resolved_for_a_minute"),
-        ("The head killed, without Redis: heals by itself within 180 s", "e2e::the_loss_of_the_head_without_redis"),
+        (
+            "HAProxy of a worker killed or frozen: another one within 5 s, 0 failed after one retry",
+            "e2e::a_haproxy_that_is_killed_or_frozen",
+        ),
+        ("The head killed: 0 failed after one retry, workers stay", "e2e::the_loss_of_the_head_costs_no_request"),
+        ("The head killed, then a worker deleted: 0 failed after one retry", "e2e::a_new_head_replaces_a_lost_replica"),
+        ("All pods killed at once: heals by itself", "e2e::the_loss_of_all_pods_heals_by_itself"),
+        ("The state of the head destroyed: heals by itself", "e2e::a_head_whose_state_is_destroyed"),
         ("The head killed, with Redis: 0 failed, workers stay", "e2e::the_loss_of_the_head_is_not_felt_with_redis"),
         ("Another model live, and back: 0 failed, no pod replaced", "e2e::a_new_model_goes_live_and_back"),
         ("2 to 4 to 2 replicas: 0 failed", "e2e::more_and_fewer_replicas"),
