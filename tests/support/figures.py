@@ -40,8 +40,7 @@ PROMISES: Groups = (
                 "faults::a_haproxy_that_is_killed_together_with_a_replica",
             ),
             (
-                "A machine of two dies, with a reset or without a word: its replica starts on the other,"
-                " after one retry no request is lost",
+                "One of two machines dies, with resets or silently: its replica starts on the other, 0 lost after one retry",
                 "faults::a_machine_that_dies_is_replaced_on_the_other",
             ),
             ("20 models replaced under load: 0 failed, 0 mislabelled", "integration::models_are_replaced_under_load"),
