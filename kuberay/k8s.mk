@@ -20,13 +20,16 @@ KUBERAY_VERSION ?= 1.6.2
 K8S_SECRET ?= kuberay/base/secret.yaml
 K8S_TIMEOUT ?= 600
 K8S_PORT ?= 8000
+# The port of every node that k8s-nodeport opens; it exists once in a cluster.
+NODE_PORT ?= 30080
 export K8S_SECRET K8S_NS KUBECTL DOCKER_IMAGE TRAIN_IMAGE K8S_TIMEOUT
 
 K8S := $(PYTHON) -m kuberay.ctl
 
 ##@ Kubernetes
-.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-secrets k8s-signing-keys k8s-deploy k8s-deploy-mlflow k8s-train k8s-score k8s-status k8s-logs k8s-port-forward \
-	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-delete k8s-clean k8s-doctor
+.PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-secrets k8s-signing-keys k8s-deploy k8s-deploy-mlflow k8s-nodeport \
+	k8s-train k8s-score k8s-data k8s-status k8s-logs k8s-port-forward \
+	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-backup k8s-restore k8s-delete k8s-clean k8s-doctor
 
 build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
 	$(IMAGE_BUILD) -t $(DOCKER_IMAGE) --target serve .
@@ -58,11 +61,14 @@ k8s-deploy: ## deploy OVERLAY (default: the API alone) and wait until it answers
 k8s-deploy-mlflow: ## deploy the API with MLflow in the cluster and wait until both answer
 	@$(K8S) deploy mlflow
 
-k8s-train: ## train in the cluster, publish, wait until every replica serves it; flags in ARGS="…"
-	@$(K8S) train $(TRAIN) --arguments '$(subst ','\'',$(value ARGS))'
+k8s-train: ## train in the cluster, publish, wait until every replica serves it; DATA=table.csv ARGS="--target y"
+	@$(K8S) train $(TRAIN) --data '$(subst ','\'',$(value DATA))' --arguments '$(subst ','\'',$(value ARGS))'
 
-k8s-score: ## score a table in the cluster with the served model; flags in ARGS="--data /data/in --out /data/out"
-	@$(K8S) score $(SCORE) --arguments '$(subst ','\'',$(value ARGS))'
+k8s-score: ## score a table in the cluster with the served model; DATA=table.csv ARGS="--keep id"
+	@$(K8S) score $(SCORE) --data '$(subst ','\'',$(value DATA))' --arguments '$(subst ','\'',$(value ARGS))'
+
+k8s-data: ## the files in the claim data-pvc; ARGS="get out/table scores", ARGS="remove in/table.csv"
+	@$(K8S) data $(value ARGS)
 
 k8s-status: ## what runs, and what is wrong with it
 	@$(K8S) status
@@ -72,6 +78,9 @@ k8s-logs: ## the application's logs; ARGS="--follow --lines 200"
 
 k8s-port-forward: ## the API on 127.0.0.1, port K8S_PORT=8000
 	@$(K8S) forward api $(K8S_PORT)
+
+k8s-nodeport: ## the API on port NODE_PORT=30080 of every node
+	@$(K8S) nodeport $(NODE_PORT)
 
 k8s-mlflow-ui: ## MLflow of the cluster on 127.0.0.1:5000
 	@$(K8S) forward mlflow 5000
@@ -87,6 +96,12 @@ k8s-promote: ## serve VERSION=…
 
 k8s-rollback: ## serve the version before the one served now
 	@$(K8S) rollback
+
+k8s-backup: ## write models and MLflow into one archive, TO=file.tar; more in ARGS="--data --secrets FILE"
+	@$(K8S) backup --to '$(TO)' $(value ARGS)
+
+k8s-restore: ## restore an archive of k8s-backup into empty volumes, FROM=file.tar; into others: ARGS=--merge
+	@$(K8S) restore '$(or $(FROM),$(error which archive? make k8s-restore FROM=file.tar))' $(value ARGS)
 
 k8s-delete: ## remove the workloads; volumes and Secrets stay
 	@$(K8S) delete

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 MLFLOW_SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 """Variables that MLflow's client reads itself."""
-SECRETS = ("API_KEY", "MLFLOW_TRACKING_URI", *MLFLOW_SECRETS)
+SECRETS = ("API_KEY", "API_KEY_PREVIOUS", "MLFLOW_TRACKING_URI", *MLFLOW_SECRETS)
 """What may be a file in IRIS_SECRETS_DIR instead of a variable; an address may have a password in it."""
 SECRETS_DIR = "IRIS_SECRETS_DIR"
 

@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """`production` refuses to start without an API key, with one that can be guessed, or with CORS open to all."""
     api_key: SecretStr | None = None
     """Key that clients send as `X-API-Key` or `Authorization: Bearer`; without one (development only) no key is needed."""
+    api_key_previous: SecretStr | None = None
+    """Key that is accepted beside `API_KEY` while clients change to the new one."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins a browser may call from, separated by commas; GET and POST, no credentials."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -54,7 +56,7 @@ class Settings(BaseSettings):
     iris_api_keys_file: Path | None = None
     """File of further keys, hashed, with names and dates; it is read again every two seconds (`docs/security.md`)."""
     iris_secrets_dir: Path | None = None
-    """Folder with a file for each secret, named as its variable, e.g. `API_KEY`; a variable that is set takes precedence."""
+    """Folder with a file for each secret, named as its variable, which takes precedence; API keys are read every two seconds."""
     iris_public_pages: bool = Field(True)
     """Whether `/docs`, `/redoc`, `/openapi.json` and `/metrics` are answered without a key; `false`: only with one."""
     iris_model_name: str = Field("IrisClassifier", min_length=1, pattern=r"^[A-Za-z0-9 ._-]+$")
@@ -194,10 +196,11 @@ class Settings(BaseSettings):
         return self
 
     def _check_keys(self) -> None:
-        if self.api_key is not None:
-            weak = weakness(self.api_key.get_secret_value())
+        for name, secret in (("API_KEY", self.api_key), ("API_KEY_PREVIOUS", self.api_key_previous)):
+            weak = weakness(secret.get_secret_value()) if secret else None
             if weak is not None:
-                raise ValueError(f"API_KEY: the key {weak}; production needs at least 32 random characters: `openssl rand -hex 32`")
+                raise ValueError(f"{name}: the key {weak}; production needs at least 32 random characters: `openssl rand -hex 32`")
+        if self.api_key is not None:
             return
         if self.iris_api_keys_file is None:
             raise ValueError("API_KEY: production needs a key; set one of at least 32 characters, e.g. from `openssl rand -hex 32`")
@@ -212,6 +215,8 @@ class Settings(BaseSettings):
         """The options of the HTTP side; `sends_request_id` is False when the server around it repeats the id itself."""
         return HttpOptions(
             api_key=self.api_key.get_secret_value() if self.api_key else None,
+            api_key_previous=self.api_key_previous.get_secret_value() if self.api_key_previous else None,
+            api_key_folder=self._api_key_folder(),
             api_keys_file=self.iris_api_keys_file,
             rate_limits=self.rate_limits(),
             cors_origins=self.cors_origins,
@@ -231,6 +236,12 @@ class Settings(BaseSettings):
             sends_request_id=sends_request_id,
             public_pages=self.iris_public_pages,
         )
+
+    def _api_key_folder(self) -> Path | None:
+        """The folder whose file API_KEY is the plain key; None when there is none or the variable takes precedence."""
+        folder = self.iris_secrets_dir
+        is_followed = folder is not None and not os.environ.get("API_KEY", "").strip() and (folder / "API_KEY").is_file()
+        return folder if is_followed else None
 
     def rate_limits(self) -> RateLimits:
         """The rates that are limited, and the proxies whose word on a client's address is believed."""

@@ -1,4 +1,4 @@
-"""The commands of training, for `iris-api` and `python -m training`: train, models, promote, rollback.
+"""The commands of training, for `iris-api` and `python -m training`: train, models, promote, rollback, backup, restore.
 
 This module does not import pandas, scikit-learn or MLflow; only the commands that use them do.
 """
@@ -6,6 +6,7 @@ This module does not import pandas, scikit-learn or MLflow; only the commands th
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from serve_app.artifacts.store import Check, Entry, Store
 from serve_app.command_line import (
     INTERRUPTED,
     MODEL_DIR,
-    REFUSED,
     AllowJoblib,
     ModelDir,
     PredictorChoice,
@@ -29,7 +29,8 @@ from serve_app.command_line import (
 )
 from serve_app.errors import BackendUnavailable, StoreError, UsageError
 from serve_app.progress import step
-from training import models_table
+from training import backup_command, models_table
+from training.default_arguments import default_arguments
 from training.train_options import DEFAULT_MODEL_NAME, ModelName, TrackingUri, TrainOptions
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class TrainCommand(TyperCommand):
     """The command `train`; it accepts `--tag KEY VALUE`, although typer has no repeatable option with two values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command line after each `--tag KEY VALUE` became `--tag KEY=VALUE`."""
-        return super().parse_args(ctx, join_tags(args))
+        """Parse the command line after the defaults of the environment, with each `--tag KEY VALUE` as `--tag KEY=VALUE`."""
+        return super().parse_args(ctx, join_tags(default_arguments(args, os.environ) + args))
 
 
 def train(options: TrainOptions) -> None:
@@ -70,7 +71,7 @@ def train(options: TrainOptions) -> None:
         raise typer.Exit(INTERRUPTED) from None
     _print_outcome(outcome, options.model_dir, time.monotonic() - started)
     if outcome.entry is None:
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(options.exit_refused)
 
 
 app.command(cls=TrainCommand)(options_command(TrainOptions, train))
@@ -126,6 +127,7 @@ def rollback(options: PointerOptions) -> None:
 
 app.command()(options_command(PromoteOptions, promote))
 app.command()(options_command(PointerOptions, rollback))
+backup_command.register(app)
 
 
 def join_tags(arguments: Sequence[str]) -> list[str]:

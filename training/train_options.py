@@ -15,7 +15,21 @@ from serve_app.artifacts.dates import EPOCHS
 from serve_app.artifacts.names import REPORT
 from serve_app.artifacts.signature import Kind
 from serve_app.artifacts.store import KEEP
-from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
+from serve_app.command_line import (
+    MODEL_DIR,
+    REFUSED,
+    SCRATCH_BYTES,
+    AllowHttp,
+    AllowJoblib,
+    Decimal,
+    Encoding,
+    ModelDir,
+    PredictorChoice,
+    ScratchBytes,
+    ScratchDir,
+    Separator,
+    VerifyKey,
+)
 from serve_app.errors import UsageError
 from training.estimators import ESTIMATORS
 from training.tracking_uri import DEFAULT_URI
@@ -154,7 +168,10 @@ def parse_tag(text: str | Tag) -> Tag:
 class TrainOptions:
     """What one training does. Raises UsageError when a value is out of its range."""
 
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet table, or a folder of them. (default: the iris flowers)")] = None
+    data: Annotated[
+        str | None,
+        typer.Option(help="CSV or Parquet: a file, a folder, gs://…, s3://…, or https://…. (default: the iris flowers)"),
+    ] = None
     target: Annotated[str | None, typer.Option(help="Column to predict.")] = None
     task: Annotated[TaskChoice, typer.Option(help="Predict a class or a number; auto decides by the values of the target.")] = (
         "auto"
@@ -257,6 +274,9 @@ class TrainOptions:
         float, typer.Option(min=0.0, help="Time to measure how much each column matters; with many columns the rest stays unknown.")
     ] = 10.0
     force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its metadata say so.")] = False
+    exit_refused: Annotated[
+        int, typer.Option(min=0, max=125, help="Exit code when the model is refused and the served one stays.")
+    ] = REFUSED
     report: Annotated[Path | None, typer.Option(help=f"Where the verdict is written. (default: {REPORT} in the store)")] = None
     keep: Annotated[int, typer.Option(min=1, help="Models that the store keeps.")] = KEEP
     signing_key: Annotated[
@@ -274,6 +294,9 @@ class TrainOptions:
     )
     model_dir: ModelDir = MODEL_DIR
     tracking_uri: TrackingUri = None
+    scratch_dir: ScratchDir = None
+    scratch_bytes: ScratchBytes = SCRATCH_BYTES
+    allow_http: AllowHttp = False
 
     def __post_init__(self) -> None:
         for column in self.category:

@@ -7,7 +7,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from kuberay.ctl import api_client, clean, deploy, doctor, secrets, status, train
+from kuberay.ctl import api_client, backup, clean, data, deploy, doctor, node_port, secrets, status, train
 from kuberay.ctl.kube import Cluster, CommandError
 from kuberay.ctl.smoke_test import smoke_test
 from kuberay.ctl.store_job import store_command
@@ -49,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
         command = add(name, help_text, functools.partial(_run_job, run_job))
         command.add_argument("folder")
         command.add_argument("--arguments", default="", help="flags of the job's command")
+        command.add_argument(
+            "--data", default="", help="a table: a file or folder of this machine, an address, or a path in the claim"
+        )
+    _add_data(add("data", "the files of the claim: list, get, remove", lambda cluster, _: data.list_files(cluster)))
     add("status", "what runs", lambda cluster, _: status.status(cluster))
     command = add("logs", "the application's logs", lambda cluster, options: status.logs(cluster, options.lines, options.follow))
     command.add_argument("--lines", type=int, default=50)
@@ -61,18 +65,49 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("target", choices=("api", "mlflow"))
     command.add_argument("port", type=int)
+    command = add(
+        "nodeport", "a port of every node for the API", lambda cluster, options: node_port.open_node_port(cluster, options.port)
+    )
+    command.add_argument("port", type=int)
     add("models", "list the store", lambda cluster, _: store_command(cluster, "list"))
     command = add("promote", "serve a version", lambda cluster, options: store_command(cluster, "promote", options.version))
     command.add_argument("version")
     add("rollback", "serve the version before", lambda cluster, _: store_command(cluster, "rollback"))
+    command = add(
+        "backup",
+        "write the volumes into one archive",
+        lambda cluster, options: backup.backup(cluster, options.to, data=options.data, secrets_to=options.secrets),
+    )
+    command.add_argument("--to", default="", help="a new file (default: iris-api-NAMESPACE-TIME.tar)")
+    command.add_argument("--data", action="store_true", help="include the tables of data-pvc")
+    command.add_argument("--secrets", default="", metavar="FILE", help="write the Secrets into this file of their own")
+    command = add(
+        "restore",
+        "restore an archive of `backup`",
+        lambda cluster, options: backup.restore(cluster, options.archive, merge=options.merge),
+    )
+    command.add_argument("archive")
+    command.add_argument("--merge", action="store_true", help="add what is missing to volumes that are not empty")
     add("delete", "remove the workloads", lambda cluster, _: clean.delete(cluster))
     add("clean", "remove everything", lambda cluster, _: clean.clean(cluster))
     add("doctor", "look for known faults", lambda cluster, _: 1 if doctor.doctor(cluster) else 0)
     return result
 
 
-def _run_job(run_job: Callable[[Cluster, str, str], None], cluster: Cluster, options: argparse.Namespace) -> None:
-    run_job(cluster, options.folder, options.arguments)
+def _add_data(command: argparse.ArgumentParser) -> None:
+    verbs = command.add_subparsers(metavar="VERB")
+    verbs.add_parser("list", help="the files with their sizes (the default)")
+    verb = verbs.add_parser("get", help="copy a file or folder to this machine")
+    verb.add_argument("path", help="like out/table")
+    verb.add_argument("folder", nargs="?", default=".", help="of this machine; default: this one")
+    verb.set_defaults(handler=lambda cluster, options: data.get_files(cluster, options.path, options.folder))
+    verb = verbs.add_parser("remove", help="remove a file or folder of the claim")
+    verb.add_argument("path", help="like in/table.csv")
+    verb.set_defaults(handler=lambda cluster, options: data.remove_files(cluster, options.path))
+
+
+def _run_job(run_job: Callable[[Cluster, str, str, str], None], cluster: Cluster, options: argparse.Namespace) -> None:
+    run_job(cluster, options.folder, options.arguments, options.data)
 
 
 def main() -> int:

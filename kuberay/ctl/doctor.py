@@ -146,7 +146,7 @@ def _job(cluster: Cluster) -> Iterator[Fault]:
     if field(job, "status.jobDeploymentStatus") in ("Failed", "ValidationFailed"):
         lines = [line for line in str(field(job, "status.message", "")).splitlines() if line.strip()]
         cause = f"{field(job, 'status.reason', 'failed')}: {lines[-1] if lines else 'no message'}"
-        yield Fault("RayJob iris-train", cause[:300], "correct the cause and run `make k8s-train` again")
+        yield Fault(f"RayJob {TRAINING_JOB}", cause[:300], "correct the cause and run `make k8s-train` again")
 
 
 def _versions(cluster: Cluster) -> Iterator[Fault]:
@@ -185,12 +185,13 @@ def _rolled_out(cluster: Cluster) -> Iterator[Fault]:
     """Settings that changed after the pods had read them at their start."""
     pods = cluster.pods("app=iris-api,component=worker")
     started = max((str(field(pod, "metadata.creationTimestamp")) for pod in pods), default="")
-    for kind, name in (("Secret", SECRET), ("ConfigMap", CONFIG)):
-        text = cluster.try_run("get", kind, name, "-o", "json", "--show-managed-fields", "--ignore-not-found")
-        entries = field(json.loads(text), "metadata.managedFields", []) if text and text.strip() else []
-        changed = max((str(entry.get("time", "")) for entry in entries), default="")
-        if started and changed > started:
-            yield Fault(f"{kind} {name}", "was changed after the pods had started, so they run with the old one", "make k8s-deploy")
+    text = cluster.try_run("get", "configmap", CONFIG, "-o", "json", "--show-managed-fields", "--ignore-not-found")
+    entries = field(json.loads(text), "metadata.managedFields", []) if text and text.strip() else []
+    changed = max((str(entry.get("time", "")) for entry in entries), default="")
+    if started and changed > started:
+        yield Fault(
+            f"ConfigMap {CONFIG}", "was changed after the pods had started, so they run with the old one", "make k8s-deploy"
+        )
 
 
 CHECKS: tuple[tuple[str, Callable[[Cluster], Iterator[Fault]]], ...] = (

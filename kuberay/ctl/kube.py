@@ -16,7 +16,7 @@ KUBERAY = Path(__file__).resolve().parent.parent
 """The folder with the manifests."""
 PART_OF = "app.kubernetes.io/part-of=iris-api"
 APPS = (
-    *("iris-api", "iris-train", "iris-score", "iris-score-files", "iris-store", "iris-train-schedule"),
+    *("iris-api", "iris-train", "iris-score", "iris-data", "iris-store", "iris-backup", "iris-train-schedule"),
     *("mlflow-server", "iris-redis", "fake-gcs"),
 )
 PODS = f"app in ({', '.join(APPS)})"
@@ -24,7 +24,10 @@ SERVICE = "iris-api-service"
 MLFLOW = "mlflow-server"
 MLFLOW_SERVICE = "mlflow-server-service"
 RAYSERVICE = "iris-api"
-TRAINING_JOB = "iris-train"
+TRAINING_JOB = "iris-train-job"
+TRAINING_APP = "iris-train"
+"""The label `app` of the pods of trainings, by hand or on a schedule."""
+SCHEDULE = "iris-train-schedule"
 SCORING_JOB = "iris-score"
 SECRET = "iris-api-secrets"  # noqa: S105  the name of a Secret
 CONFIG = "iris-api-config"
@@ -112,6 +115,11 @@ class Cluster:
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
         """A kubectl call that goes on in the background; its output and errors are one pipe."""
         return subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
+
+    def popen_bytes(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A kubectl call that goes on in the background, with a pipe of bytes for its input, its output and its errors."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.command(*arguments), stdin=pipe, stdout=pipe, stderr=pipe)  # noqa: S603
 
     def replace_process(self, *arguments: str) -> None:
         """Replace this process by a kubectl call that the user ends (logs, port-forward)."""

@@ -19,7 +19,12 @@ from kuberay.ctl.kube import KUBERAY, SECRET, SERVE_IMAGE, TRAIN_IMAGE, Cluster,
 from serve_app.http.key_strength import weakness
 
 CHECKSUM = "iris-api/config-checksum"
-"""Annotation of the pod templates that get their settings when they start (RayService, MLflow, Redis): new ones need new pods."""
+"""Annotation of the pod templates that get their settings when they start (RayService, MLflow, Redis): new ones need new pods.
+
+Settings of a generated ConfigMap do not need it, because its name changes (docs/gitops.md).
+"""
+LIVE_KEYS = ("API_KEY", "API_KEY_PREVIOUS")
+"""Entries of the Secret iris-api-secrets that replicas read again while they run: a new value needs no new pods."""
 UNSET = "unset"
 """The annotation's value in kuberay/base/rayservice.yaml; another value belongs to the user and stays."""
 _REFERENCES = {
@@ -125,6 +130,8 @@ def references(value: Any) -> set[Reference]:
 def set_checksum(documents: list[Json], secrets: Iterable[Json]) -> None:
     """Write the checksum of what its pods read from ConfigMaps and Secrets into each pod template that has the annotation."""
     data = {(one["kind"], one["metadata"]["name"]): one.get("data", {}) for one in (*of_kind(documents, "ConfigMap"), *secrets)}
+    keys = data.get(("Secret", SECRET), {})
+    data["Secret", SECRET] = {name: value for name, value in keys.items() if name not in LIVE_KEYS}
     for document in documents:
         names = sorted({(kind, name) for kind, name, _ in references(document)} & set(data))
         settings = [[*name, data[name]] for name in names]

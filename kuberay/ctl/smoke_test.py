@@ -23,7 +23,10 @@ def smoke_test(cluster: Cluster) -> None:
     if prediction.status == 503:
         raise CommandError("the API runs but has no model yet: run `make k8s-train`")
     if prediction.status in (401, 403):
-        raise CommandError("the pods run with another API_KEY than the Secret holds now: run `make k8s-deploy`, which rolls it out")
+        raise CommandError(
+            f"the replicas do not accept the API_KEY of the Secret: a changed key reaches them within two minutes, so try again; "
+            f"if it does not, look at `kubectl -n {cluster.namespace} logs -l app=iris-api -c ray-worker`"
+        )
     if prediction.status == 422:
         echo("the served model has other features than the iris flowers: see /docs")
     elif prediction.status != 200:

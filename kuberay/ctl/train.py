@@ -1,44 +1,63 @@
-"""train and score: one RayJob, its output while it runs, and for a training the moment when every replica serves the new model."""
+"""train and score: a table, one RayJob, its output while it runs, and for a training the moment when replicas serve its model."""
 
 from __future__ import annotations
 
 import re
+import shlex
 
-from kuberay.ctl import manifests
+from kuberay.ctl import data, manifests
 from kuberay.ctl.deploy import require_operator
 from kuberay.ctl.faults import Fault, pod_faults
-from kuberay.ctl.kube import RAYSERVICE, SCORING_JOB, TRAINING_JOB, Cluster, CommandError, Json, echo, field
+from kuberay.ctl.kube import RAYSERVICE, SCORING_JOB, TRAINING_APP, TRAINING_JOB, Cluster, CommandError, Json, echo, field
 from kuberay.ctl.readiness import wait_for_version
 from kuberay.ctl.waiting import Progress, poll
 
 TRAINING_TIMEOUT = 1900.0
 SCORING_TIMEOUT = 21_700.0
-DRIVER_LOG = "cat /tmp/ray/session_latest/logs/job-driver-*.log"
+SUBMITTER = "ray-job-submitter"
+"""The container whose log is the output of a job."""
+_OWN_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s+[A-Z]+ (cli|sdk|job_manager)\.py:\d+ -- ")
+"""A line of Ray's command line, not of the job."""
+_REPEATED = re.compile(r"^.*ERR cli\.py:\d+ -- .*", re.MULTILINE | re.DOTALL)
+"""What Ray's command line adds after a job that failed: its output once more."""
 
 
-def train(cluster: Cluster, folder: str, flags: str) -> None:
-    """Run the training job of `folder` with more `flags`; returns when every replica serves the model that it published."""
+def train(cluster: Cluster, folder: str, flags: str, source: str = "") -> None:
+    """Run the training job of `folder` with more `flags`; returns when every replica serves the model that it published.
+
+    `source` is a table of this machine, which is carried to the claim first, or what `--data` takes.
+    """
     require_operator(cluster)
+    if source:
+        flags = f"--data {shlex.quote(data.carry(cluster, source))} {flags}"
+    data.require_claim(cluster)
     documents = manifests.build(cluster, manifests.overlay(folder))
     for job in manifests.of_kind(documents, "RayJob"):
         job["spec"]["entrypoint"] = f"{job['spec']['entrypoint']} {flags}".strip()
     submit(cluster, documents)
     progress = Progress()
-    output = follow(cluster, TRAINING_JOB, TRAINING_TIMEOUT, progress)
+    output = follow(cluster, TRAINING_JOB, TRAINING_APP, TRAINING_TIMEOUT, progress)
     version = served_version(output)
     if version and cluster.get("rayservice", RAYSERVICE) is not None:
         wait_for_version(cluster, version, progress)
         progress(f"every replica answers with version {version}")
 
 
-def score(cluster: Cluster, folder: str, flags: str) -> None:
-    """Run the scoring job of `folder`; `flags`, when there are any, take the place of those in its manifest."""
+def score(cluster: Cluster, folder: str, flags: str, source: str = "") -> None:
+    """Run the scoring job of `folder`; `flags`, when there are any, take the place of those in its manifest.
+
+    `source` is a table as for `train`; its results go to /data/out and the name of the table when the flags do not say.
+    """
     require_operator(cluster)
+    if source:
+        out = "" if re.search(r"(^|\s)--out\b", flags) else f"--out /data/out/{data.result_name(source)} "
+        flags = f"--data {shlex.quote(data.carry(cluster, source))} {out}{flags}".strip()
+    data.require_claim(cluster)
     documents = manifests.build(cluster, manifests.overlay(folder))
     for job in manifests.of_kind(documents, "RayJob"):
         job["spec"]["entrypoint"] = with_flags(job["spec"]["entrypoint"], flags)
     submit(cluster, documents)
-    follow(cluster, SCORING_JOB, SCORING_TIMEOUT, Progress())
+    follow(cluster, SCORING_JOB, SCORING_JOB, SCORING_TIMEOUT, Progress())
 
 
 def with_flags(entrypoint: str, flags: str) -> str:
@@ -62,18 +81,19 @@ def submit(cluster: Cluster, documents: list[Json]) -> None:
     cluster.run("replace", "--force", "-f", "-", text=manifests.dump(jobs))
 
 
-def follow(cluster: Cluster, name: str, timeout: float, progress: Progress) -> str:
+def follow(cluster: Cluster, name: str, app: str, timeout: float, progress: Progress) -> str:
     """Print the output of a RayJob while it grows and return it; raises CommandError when the job fails or does not end in time."""
-    job = JobOutput(cluster, name)
+    job = JobOutput(cluster, name, app)
     return poll(job.check, timeout=timeout, failure=f"the RayJob {name} has not ended", faults=job.faults, progress=progress)
 
 
 class JobOutput:
-    """A RayJob's status and the output of its driver."""
+    """The status and the output of a RayJob whose pods have the label `app`."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, app: str) -> None:
         self._cluster = cluster
         self._name = name
+        self._app = app
         self._job: Json | None = None
         self._output = ""
 
@@ -83,8 +103,9 @@ class JobOutput:
         deployment, status = field(self._job, "status.jobDeploymentStatus", ""), field(self._job, "status.jobStatus", "")
         if not self._output:
             progress(f"RayJob {deployment or 'created'} {status}".rstrip())
-        self._print(driver_log(self._cluster, field(self._job, "status.rayClusterName", "")))
-        if status == "SUCCEEDED":
+        self._print(job_log(self._cluster, self._job))
+        # The submitter has ended by then, so the output is whole.
+        if deployment == "Complete":
             return self._output
         # A job whose status is FAILED may be tried again; its deployment's status tells.
         if deployment in ("Failed", "ValidationFailed"):
@@ -96,7 +117,7 @@ class JobOutput:
         if self._job is None:
             cause = "it is gone before it ended, or the cluster does not answer"
             return [Fault(f"RayJob {self._name}", cause, "look at `kubectl get events`")]
-        return pod_faults(self._cluster, f"app={self._name}")
+        return pod_faults(self._cluster, f"app={self._app}")
 
     def _print(self, output: str) -> None:
         if output.startswith(self._output) and len(output) > len(self._output):
@@ -107,19 +128,23 @@ class JobOutput:
             self._output = ""
 
 
-def driver_log(cluster: Cluster, ray_cluster: str) -> str:
-    """What the job has printed so far on this RayCluster: the driver runs inside the head, so its output is a file there."""
-    for pod in cluster.pods(f"ray.io/cluster={ray_cluster},ray.io/node-type=head") if ray_cluster else []:
-        log = cluster.try_run("exec", pod["metadata"]["name"], "-c", "ray-head", "--", "sh", "-c", DRIVER_LOG)
-        if log:
-            return finished_lines(log)
-    return ""
+def job_log(cluster: Cluster, rayjob: Json | None) -> str:
+    """What a RayJob has printed so far: the log of its submitter, in the Job of the same name."""
+    name = field(rayjob, "metadata.name", "")
+    owners = field(cluster.get("job", name), "metadata.ownerReferences", []) if name else []
+    # The Job of an earlier RayJob of this name is deleted a moment after it.
+    if not any(owner["uid"] == field(rayjob, "metadata.uid") for owner in owners):
+        return ""
+    return finished_lines(cluster.try_run("logs", f"job/{name}", "-c", SUBMITTER) or "")
 
 
 def finished_lines(log: str) -> str:
-    """The lines that do not change any more, as a terminal shows them: a progress bar rewrites its line after a carriage return."""
-    lines = [line.rstrip("\r").rpartition("\r")[2] for line in log.split("\n")[:-1]]
-    return "".join(f"{line}\n" for line in lines if " -- Runtime env is setting up" not in line)
+    """The lines of the job that do not change any more, as a terminal shows them: a progress bar rewrites its line after a
+    carriage return, and Ray's command line adds lines of its own."""
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in _REPEATED.sub("", log).split("\n")[:-1]]
+    return "".join(
+        f"{line}\n" for line in lines if not _OWN_LINE.match(line) and not line.startswith("Running entrypoint for job ")
+    )
 
 
 def _failure(reason: str, message: str) -> str:

@@ -187,6 +187,43 @@ class Store:
                 raise StoreError(f"version {served} is the oldest that {self.root} keeps; nothing to roll back to")
             return self._promote_newest(reversed(older), check)
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other writer away from the bundles and the pointer; raises StoreError."""
+        with self._writing():
+            yield
+
+    def take_over(self, staged: Store, names: Iterable[str], served: str | None, *, check: Check | None = None) -> None:
+        """Move the bundles `names` of a store on the same volume into this one, and point to `served` unless a model is served.
+
+        Raises StoreError when a bundle is damaged, or when `check` refuses the one that would be served; nothing is changed then.
+        """
+        folders = [staged.root / BUNDLES / name for name in names]
+        for folder in folders:
+            try:
+                check_bundle(folder)
+            except BundleRefused as error:
+                raise StoreError(f"the bundle {folder.name[:20]} is damaged and was not taken over: {error}") from error
+        with self._writing():
+            target = served if self.pointer() is None else None
+            if target is not None and check is not None:
+                home = staged.root if any(folder.name == target for folder in folders) else self.root
+                check(self._entry(home / BUNDLES / target, served=False))
+            moved: list[Path] = []
+            try:
+                for folder in folders:
+                    moved.append(self.root / BUNDLES / folder.name)
+                    os.rename(folder, moved[-1])
+                sync_folder(self.root / BUNDLES)
+                if target is not None:
+                    check_bundle(self.root / BUNDLES / target)
+                    self._point(target)
+            except BaseException:
+                if target is None or link_of(self.root / CURRENT) != f"{BUNDLES}/{target}":
+                    for folder in moved:
+                        discard(folder)
+                raise
+
     # --- inside
 
     def _target(self, pointer: str) -> Path:

@@ -62,7 +62,7 @@ def create_app(
     While the app runs it refreshes the slot every `poll_seconds`, in a thread of its own. `on_export` is called about once a second
     with the metrics, to pass them on; `rate_counter` counts rate limits for all replicas; `around` is put around the whole app.
     """
-    keys = Keys(options.api_key, options.api_keys_file)
+    keys = Keys(options.api_key, options.api_keys_file, previous=options.api_key_previous, folder=options.api_key_folder)
     collector = MetricsCollector(slot, options.model_dir)
     # Rows do not wait for batches, and neither waits for a body that is inflated.
     rows, batches, inflating = (ThreadPoolExecutor(1, name) for name in ("rows", "batches", "inflating"))
@@ -145,7 +145,7 @@ async def _background(
         asyncio.create_task(_follow_volume(collector, poll_seconds)),
         asyncio.create_task(_export_metrics(collector, on_export)),
     ]
-    if keys.file is not None:
+    if keys.may_change:
         tasks.append(asyncio.create_task(_follow_keys(keys)))
     try:
         yield

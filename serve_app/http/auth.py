@@ -1,6 +1,7 @@
-"""API keys: named, hashed at rest, valid between two dates, and read again from their file while requests run.
+"""API keys: named, hashed at rest, valid between two dates, and read again from their files while requests run.
 
-The file is a JSON list of `{"name": "alice", "sha256": "<hex>", "not_before": "2026-01-31", "not_after": "2027-01-31T12:00:00Z"}`;
+The plain keys are the files `API_KEY` and `API_KEY_PREVIOUS` of a folder, as in a mounted Secret. The file of named keys is a JSON
+list of `{"name": "alice", "sha256": "<hex>", "not_before": "2026-01-31", "not_after": "2027-01-31T12:00:00Z"}`;
 both dates may be left out. A key is 256 random bits, so its plain sha256 tells nothing about it.
 """
 
@@ -13,6 +14,7 @@ import math
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +24,7 @@ import orjson
 
 from serve_app.artifacts.durable import replace_file
 from serve_app.errors import IrisApiError
+from serve_app.http.key_strength import weakness
 
 log = logging.getLogger("iris_api.keys")
 
@@ -30,6 +33,7 @@ PREFIX = "iris_"
 MAX_FILE_BYTES = 1024 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_PLAIN = ("API_KEY", "API_KEY_PREVIOUS")
 _FIELDS = {"name", "sha256", "not_before", "not_after"}
 
 
@@ -54,11 +58,19 @@ ANONYMOUS = Key("anonymous", b"")
 
 
 class Keys:
-    """The keys that are valid now. Only `refresh` changes them, from one thread at a time; a broken file changes nothing."""
+    """The keys that are valid now. Only `refresh` changes them, from one thread at a time; a broken file changes nothing.
 
-    def __init__(self, api_key: str | None = None, file: Path | None = None) -> None:
-        self._plain = () if api_key is None else (Key("API_KEY", hashlib.sha256(api_key.encode()).digest()),)
+    `folder` holds the plain keys in files, when they are to be read again from there.
+    """
+
+    def __init__(
+        self, api_key: str | None = None, file: Path | None = None, *, previous: str | None = None, folder: Path | None = None
+    ) -> None:
+        self._plain = _plain_keys((api_key, previous))
+        self._named: tuple[Key, ...] = ()
         self._file = file
+        self._folder = folder
+        self._strong = api_key is not None and weakness(api_key) is None
         self._open = api_key is None and file is None
         self._content: bytes | None = None
         self._logged_error = ""
@@ -66,9 +78,9 @@ class Keys:
         self.refresh()
 
     @property
-    def file(self) -> Path | None:
-        """The file of keys; None when there is none."""
-        return self._file
+    def may_change(self) -> bool:
+        """Whether there is a file to read again."""
+        return self._file is not None or self._folder is not None
 
     def check(self, key: bytes | None, authorization: bytes | None) -> Verdict:
         """The key in the values of `X-API-Key` and `Authorization`.
@@ -90,21 +102,39 @@ class Keys:
         return known if same and known.not_before <= time.time() < known.not_after else "wrong"
 
     def refresh(self) -> None:
-        """Read the file again; an error in it is logged once, and the keys that were known before stay."""
+        """Read the files again; an error in one is logged once, and the keys that were known from it before stay."""
+        errors = []
+        for read in (self._read_plain, self._read_named):
+            try:
+                read()
+            except KeysError as error:
+                errors.append(str(error))
+        why = "; ".join(errors)
+        if why and why != self._logged_error:
+            log.error("API keys not read, the keys known before stay", extra={"why": why, "keys": len(self._known)})
+        self._logged_error = why
+
+    def _read_plain(self) -> None:
+        if self._folder is None:
+            return
+        # API_KEY first: when the Secret changes in between, the key of before is still found under one of the two names.
+        plain = _plain_keys(_secret(self._folder / name, required=name == _PLAIN[0], strong=self._strong) for name in _PLAIN)
+        if plain != self._plain:
+            self._plain = plain
+            self._publish()
+
+    def _read_named(self) -> None:
         if self._file is None:
             return
-        try:
-            raw = _raw(self._file)
-            if raw != self._content:
-                keys = _parse(raw, self._file)
-                self._known = {key.digest: key for key in (*self._plain, *keys)}
-                self._content = raw
-                log.info("API keys read", extra={"keys": len(self._known)})
-            self._logged_error = ""
-        except KeysError as error:
-            if str(error) != self._logged_error:
-                log.error("API keys not read, the keys known before stay", extra={"why": str(error), "keys": len(self._known)})  # noqa: TRY400
-            self._logged_error = str(error)
+        raw = _raw(self._file)
+        if raw != self._content:
+            self._named = _parse(raw, self._file)
+            self._content = raw
+            self._publish()
+
+    def _publish(self) -> None:
+        self._known = {key.digest: key for key in (*self._plain, *self._named)}
+        log.info("API keys read", extra={"keys": len(self._known)})
 
 
 _UNKNOWN = Key("unknown", bytes(32))
@@ -136,6 +166,27 @@ def change_file(file: Path, *, add: dict[str, str] | None = None, remove: str | 
     except OSError as error:
         raise KeysError(f"{file} cannot be written ({error.strerror})") from None
     return len(entries) - len(remaining)
+
+
+def _plain_keys(values: Iterable[str | None]) -> tuple[Key, ...]:
+    keys = [Key(name, hashlib.sha256(value.encode()).digest()) for name, value in zip(_PLAIN, values, strict=True) if value]
+    return tuple(reversed(keys))  # the same key under both names is API_KEY
+
+
+def _secret(file: Path, *, required: bool, strong: bool) -> str | None:
+    """The key in a file of a folder of secrets; raises KeysError when it is missing, or can be guessed and must not be."""
+    if not required and not file.exists():
+        return None
+    try:
+        key = _raw(file).decode().strip()
+    except UnicodeDecodeError:
+        raise KeysError(f"{file} is not text") from None
+    if not key and not required:
+        return None
+    weak = weakness(key) if strong else None if key else "is empty"
+    if weak is not None:
+        raise KeysError(f"{file}: the key {weak}")
+    return key
 
 
 def _checked(file: Path) -> bytes:

@@ -13,10 +13,13 @@ from serve_app.http.rate_limit import RateLimits
 class HttpOptions:
     """The part of the settings that the HTTP side needs; the sentence of each is in `serve_app.settings`.
 
+    `api_key_folder` holds the two plain keys in files when they come from there: they are read again while requests run.
     `sends_request_id` is False under Ray Serve, whose own middleware repeats the id in the response.
     """
 
     api_key: str | None
+    api_key_previous: str | None
+    api_key_folder: Path | None
     api_keys_file: Path | None
     rate_limits: RateLimits
     cors_origins: tuple[str, ...]

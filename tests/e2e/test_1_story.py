@@ -42,7 +42,8 @@ def test_a_key_that_is_too_short_stops_the_deployment_too(empty: None, secret_fi
 
 
 def test_the_system_answers_before_there_is_a_model(deployed: str, key: str) -> None:
-    assert str(cluster.NODE_PORT) in deployed
+    assert "iris-api-service:8000" in deployed
+    assert cluster.get("service", "iris-api-service")["spec"]["type"] == "ClusterIP"
     health = request("/health")
     assert (health.status, json.loads(health.body)["model_loaded"]) == (200, False)
     assert request("/predict", key=key, row=ROW).status == 503

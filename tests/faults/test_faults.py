@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from serve_app.artifacts.store import CURRENT, Store
 from serve_app.errors import StoreError
 from serve_app.http.auth import change_file, make_key
 from tests.support import processes
-from tests.support.checker import DOCUMENTED
 from tests.support.experiment import RATE, checked, constant_load, served, wait_for_responses
 from tests.support.faulty_server import MODES, FaultyServer, faulty_server
 from tests.support.figures import note
@@ -128,19 +127,41 @@ def test_a_frozen_replica_is_replaced_and_costs_few_requests_after_one_retry(
     assert report.failed_after_retry <= report.requests // 100
 
 
-def test_a_killed_haproxy_comes_back_by_itself(server: Server, store: Store, keys: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [processes.kill, processes.freeze])
+def test_a_haproxy_that_is_killed_or_frozen_is_replaced_within_five_seconds(
+    fault: Callable[[int], None], server: Server, store: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
     with constant_load(server, store, tmp_path, keys["haproxy"]) as load:
-        before = set(processes.haproxies(server.process.pid))
-        assert before
-        for pid in before:
-            with contextlib.suppress(ProcessLookupError):
-                processes.kill(pid)
-        until(lambda: set(processes.haproxies(server.process.pid)) - before, seconds=120, what="another HAProxy")
+        before = serving_haproxy(server)
+        fault(before)
         wait_for_responses(load, RATE)
-    # The new one says 404 for a second, until Serve tells it where the replicas are.
-    report = checked(load, store, "HAProxy killed", documented=DOCUMENTED | {404})
-    note(f"of these answers {report.statuses[404]} were 404 of a HAProxy that knew no replica yet")
-    assert report.longest_silence < 60
+    report = checked(load, store, f"HAProxy got {fault.__name__}")
+    assert report.longest_silence < 5
+    assert serving_haproxy(server) != before
+
+
+def test_a_haproxy_that_is_killed_together_with_a_replica_knows_the_new_replica(
+    server: Server, store: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    """Serve changes HAProxy's configuration while there is no HAProxy. The new replica answers alone at the end."""
+    with constant_load(server, store, tmp_path, keys["haproxy"]) as load:
+        first, second = sorted(loaded(server))
+        processes.kill(first)
+        processes.kill(serving_haproxy(server))
+        until(lambda: len(loaded(server)) == 2, seconds=150, what="another replica with a model")
+        wait_for_responses(load, RATE)
+        alone = time.monotonic()
+        processes.kill(second)
+        wait_for_responses(load, RATE)
+    checked(load, store, "HAProxy and a replica killed together, then the other replica")
+    late = {attempt.id: attempt for attempt in load.history if attempt.sent > alone}
+    assert all(attempt.status == 200 for attempt in late.values())
+
+
+def serving_haproxy(server: Server) -> int:
+    """The only HAProxy of the application, when those that Serve has replaced have ended."""
+    until(lambda: len(processes.haproxies(server.process.pid)) == 1, seconds=150, what="the end of all HAProxies but one")
+    return processes.haproxies(server.process.pid)[0]
 
 
 def test_a_corrupt_pointer_changes_no_answer_and_a_good_one_is_followed(

@@ -181,14 +181,14 @@ def service_with(annotation: str) -> Json:
     return {"kind": "RayService", "metadata": {"name": "iris-api"}, "spec": {"rayClusterConfig": groups}}
 
 
-def secret_with(name: str, value: str) -> Json:
-    return {"kind": "Secret", "metadata": {"name": name}, "data": {"API_KEY": value}}
+def secret_with(name: str, value: str, **data: str) -> Json:
+    return {"kind": "Secret", "metadata": {"name": name}, "data": {"MLFLOW_TRACKING_URI": value, **data}}
 
 
-def checksums(level: str, key: str, annotation: str = manifests.UNSET, other: str = "") -> tuple[str, str]:
+def checksums(level: str, uri: str, annotation: str = manifests.UNSET, other: str = "", key: str = "") -> tuple[str, str]:
     config = {"kind": "ConfigMap", "metadata": {"name": "iris-api-config"}, "data": {"LOG_LEVEL": level}}
     service = service_with(annotation)
-    manifests.set_checksum([config, service], [secret_with("iris-api-secrets", key), secret_with("other", other)])
+    manifests.set_checksum([config, service], [secret_with("iris-api-secrets", uri, API_KEY=key), secret_with("other", other)])
     groups = service["spec"]["rayClusterConfig"]
     head, worker = (
         group["template"]["metadata"]["annotations"] for group in (groups["headGroupSpec"], groups["workerGroupSpecs"][0])
@@ -202,6 +202,7 @@ def test_the_checksum_changes_with_the_settings_and_with_the_secret() -> None:
     assert len(set(first)) == 1
     assert len({first, checksums("DEBUG", "a"), checksums("INFO", "b")}) == 3
     assert checksums("INFO", "a", other="b") == first, "a Secret that its pods do not read starts no upgrade"
+    assert checksums("INFO", "a", key="b") == first, "replicas read a changed key from its file"
 
 
 @needs_kubectl

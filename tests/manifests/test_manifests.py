@@ -139,12 +139,24 @@ def test_the_example_secret_is_no_real_one_and_git_ignores_the_real_one() -> Non
     assert process.returncode == 0
 
 
-def test_the_service_keeps_its_node_port_and_the_name_the_operator_looks_for() -> None:
+def test_the_service_is_inside_of_the_cluster_and_has_the_name_the_operator_looks_for() -> None:
     service = one("RayService", "iris-api")["spec"]["serveService"]
     assert service["metadata"]["name"] == "iris-api-service"
-    assert service["spec"]["type"] == "NodePort"
-    assert service["spec"]["ports"] == [{"name": "serve", "port": 8000, "targetPort": 8000, "nodePort": 30080}]
-    assert "selector" not in service["spec"], "a selector of our own loses requests in an upgrade"
+    assert service["spec"]["type"] == "ClusterIP"
+    assert service["spec"]["ports"] == [{"name": "serve", "port": 8000, "targetPort": 8000}]
+    assert "selector" not in service["spec"], "the operator moves the Service to the new cluster of an upgrade"
+
+
+def test_the_node_port_selects_workers_alone_because_they_are_ready_only_with_a_replica() -> None:
+    service = one("Service", "iris-api-service-nodeport")["spec"]
+    assert [port["nodePort"] for port in service["ports"]] == [30080]
+    assert not [name for name in service["selector"] if name.startswith("ray.io/")]
+    spec = one("RayService", "iris-api")["spec"]["rayClusterConfig"]
+    (worker,) = spec["workerGroupSpecs"]
+    assert service["selector"].items() <= worker["template"]["metadata"]["labels"].items()
+    assert not service["selector"].items() <= spec["headGroupSpec"]["template"]["metadata"]["labels"].items()
+    (container,) = worker["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": 8000}
 
 
 def test_requests_in_flight_end_before_a_pod_is_killed() -> None:

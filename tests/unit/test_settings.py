@@ -62,10 +62,12 @@ def test_a_secret_is_read_from_its_file_and_a_variable_takes_precedence(monkeypa
     assert settings.api_key.get_secret_value() == KEY
     export_mlflow_secrets(settings)
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret"
+    assert settings.http_options(sends_request_id=False).api_key_folder == tmp_path
     monkeypatch.setenv("API_KEY", other)
     settings = load_settings()
     assert settings.api_key is not None
     assert settings.api_key.get_secret_value() == other
+    assert settings.http_options(sends_request_id=False).api_key_folder is None
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,7 @@ def test_a_secret_is_read_from_its_file_and_a_variable_takes_precedence(monkeypa
         ({"ENVIRONMENT": "production", "API_KEY": "  "}, "API_KEY: production needs a key"),
         ({"ENVIRONMENT": "production", "API_KEY": "short"}, "at least 32 random characters"),
         ({"ENVIRONMENT": "production", "API_KEY": "k" * 32}, "at least 32 random characters"),
+        ({"ENVIRONMENT": "production", "API_KEY": KEY, "API_KEY_PREVIOUS": "k" * 32}, "API_KEY_PREVIOUS: the key"),
         ({"ENVIRONMENT": "production", "API_KEY": KEY, "CORS_ORIGINS": "*"}, "CORS_ORIGINS: production cannot be open"),
         ({"ENVIRONMENT": "staging"}, "ENVIRONMENT: "),
         ({"MODEL_DIR": __file__}, "is a file; name a folder"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,6 +169,51 @@ def test_a_file_that_went_away_keeps_its_keys_and_one_that_was_never_there_lets_
     assert whose(keys, "one") == "alice"
     assert whose(Keys(None, file), "one") == "wrong"
     assert Keys(None, file).check(None, None) == "missing"
+
+
+OLD, NEW = secrets.token_hex(32), secrets.token_hex(32)
+
+
+def test_a_new_plain_key_is_taken_from_its_file_and_the_old_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "API_KEY").write_text(f"{OLD}\n")
+    keys = Keys(OLD, folder=tmp_path)
+    assert [whose(keys, key) for key in (OLD, NEW)] == ["API_KEY", "wrong"]
+    (tmp_path / "API_KEY").write_text(NEW)
+    keys.refresh()
+    assert [whose(keys, key) for key in (OLD, NEW)] == ["wrong", "API_KEY"]
+
+
+def test_the_previous_key_is_accepted_until_its_file_is_gone(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one"))
+    (tmp_path / "API_KEY").write_text(OLD)
+    keys = Keys(OLD, file, folder=tmp_path)
+    (tmp_path / "API_KEY").write_text(NEW)
+    (tmp_path / "API_KEY_PREVIOUS").write_text(OLD)
+    keys.refresh()
+    assert [whose(keys, key) for key in (OLD, NEW, "one")] == ["API_KEY_PREVIOUS", "API_KEY", "alice"]
+    (tmp_path / "API_KEY_PREVIOUS").unlink()
+    keys.refresh()
+    assert [whose(keys, key) for key in (OLD, NEW, "one")] == ["wrong", "API_KEY", "alice"]
+
+
+@pytest.mark.parametrize("text", [None, b"", b"\n", b"short", b"replace-me-with-openssl-rand-hex-32", b"\xff" * 40])
+def test_a_plain_key_that_is_missing_or_can_be_guessed_leaves_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: bytes | None
+) -> None:
+    file = tmp_path / "API_KEY"
+    file.write_text(OLD)
+    keys = Keys(OLD, folder=tmp_path)
+    if text is None:
+        file.unlink()
+    else:
+        file.write_bytes(text)
+    with caplog.at_level(logging.ERROR, "iris_api.keys"):
+        keys.refresh()
+        keys.refresh()
+    assert [whose(keys, key) for key in (OLD, "")] == ["API_KEY", "missing"]
+    assert len(caplog.records) == 1
+    assert str(file) in caplog.records[0].why  # type: ignore[attr-defined]
 
 
 def test_a_made_key_is_good_for_its_days_and_only_its_hash_is_kept(tmp_path: Path) -> None:

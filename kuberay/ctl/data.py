@@ -1,0 +1,317 @@
+"""data: tables between this machine and the claim data-pvc, through the pod of a short Job; what is there already is not sent again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from kuberay.ctl import manifests
+from kuberay.ctl.faults import Fault, pod_faults
+from kuberay.ctl.kube import KUBERAY, Cluster, CommandError, Json, conditions, echo, field
+from kuberay.ctl.waiting import Progress, poll
+
+CLAIM = "data-pvc"
+JOB = "iris-data"
+FOLDER = KUBERAY / "data"
+ROOT = "/data"
+"""Where every pod has the claim."""
+INPUT = f"{ROOT}/in"
+TIMEOUT = 180.0
+ATTEMPTS = 5
+"""Connections for one file; each goes on where the one before ended."""
+CHUNK = 1 << 20
+MEGABYTE = 1_000_000
+RESERVE = 16 << 20
+"""Bytes of the volume that stay free."""
+
+_STATE = """
+size() { stat -c %s "$1" 2>/dev/null || echo -1; }
+mkdir -p "$(dirname "$1")"
+echo "$(size "$1") $(cat "$2".*.part 2>/dev/null | wc -c) $(stat -f -c '%a %S' /data)"
+"""
+"""Of the file $1 and its unfinished copies $2.*.part: both sizes, free blocks of the volume and their size."""
+_BEGIN = 'for part in "$1".*.part; do [ "$part" = "$2" ] || rm -f "$part"; done; touch "$2"; stat -c %s "$2"'
+_WRITE = 'exec dd of="$1" bs=1M seek="$2" oflag=seek_bytes iflag=fullblock conv=notrunc status=none'
+_DIGEST = 'sha256sum < "$1" | cut -d " " -f 1'
+_FINISH = 'sync "$1" && mv -f "$1" "$2"'
+
+
+def carry(cluster: Cluster, source: str) -> str:
+    """The value of `--data` for DATA=`source`: a file or folder of this machine is carried to the claim first.
+
+    An address with a scheme, and a path below /data that this machine does not have, are returned as they are. Raises CommandError.
+    """
+    if "://" in source:
+        return source
+    path = Path(source).expanduser()
+    if not path.exists():
+        if source.startswith(f"{ROOT}/"):
+            return source
+        raise CommandError(
+            f"{source} does not exist: name a file or folder of this machine, an address like s3://…, or a path below /data"
+        )
+    name = path.resolve().name
+    files = {f"{INPUT}/{name}": path} if path.is_file() else folder_files(path, f"{INPUT}/{name}")
+    progress = Progress()
+    with pod(cluster, progress) as files_pod:
+        if path.is_dir():
+            _require_no_others(files_pod, f"{INPUT}/{name}", files)
+        for target, file in files.items():
+            files_pod.put(file, target, progress)
+    return f"{INPUT}/{name}"
+
+
+def folder_files(folder: Path, target: str) -> dict[str, Path]:
+    """The files of a folder by their path in the claim, without hidden ones; raises CommandError when there are none."""
+    files = {
+        f"{target}/{file.relative_to(folder).as_posix()}": file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    }
+    if not files:
+        raise CommandError(f"{folder} holds no file: put the tables there")
+    return files
+
+
+def list_files(cluster: Cluster) -> None:
+    """Print the files of the claim with their sizes, and the free space."""
+    with pod(cluster, Progress()) as files_pod:
+        for line in files_pod.run(
+            'cd /data && find in out -type f ! -name "*.part" -printf "%s %TY-%Tm-%Td %TH:%TM %p\\n" | sort -k 4'
+        ).splitlines():
+            size, day, clock, name = line.split(" ", 3)
+            echo(f"{int(size):>15,}  {day} {clock}  {name}")
+        blocks, size = files_pod.run("stat -f -c '%a %S' /data").split()
+        echo(f"{int(blocks) * int(size) / MEGABYTE:,.0f} MB are free")
+
+
+def get_files(cluster: Cluster, name: str, destination: str) -> None:
+    """Copy a file or folder of the claim into a folder of this machine and compare the digests; raises CommandError."""
+    name = claim_path(name)
+    target = Path(destination)
+    if (target / PurePosixPath(name).name).exists():
+        raise CommandError(
+            f'{target / PurePosixPath(name).name} exists here: name another folder, as in ARGS="get {name} elsewhere"'
+        )
+    with pod(cluster, Progress()) as files_pod:
+        digests = files_pod.run('cd /data && [ -e "$1" ] && find "$1" -type f -exec sha256sum {} + || true', name)
+        if not digests.strip():
+            raise CommandError(f"/data/{name} is no file of the claim {CLAIM}: `make k8s-data` lists them")
+        target.mkdir(parents=True, exist_ok=True)
+        files_pod.extract(name, target)
+    parent = PurePosixPath(name).parent
+    count = 0
+    for line in digests.splitlines():
+        digest, _, member = line.partition("  ")
+        file = target / PurePosixPath(member).relative_to(parent)
+        if not file.is_file() or file_digest(file) != digest:
+            raise CommandError(f"{file} differs from /data/{member}: remove it and run the command again")
+        count += 1
+    echo(f"{count} file(s) in {target / PurePosixPath(name).name}, with the digests of the claim")
+
+
+def remove_files(cluster: Cluster, name: str) -> None:
+    """Remove a file or folder of the claim; raises CommandError when it is not there."""
+    name = claim_path(name)
+    with pod(cluster, Progress()) as files_pod:
+        if not files_pod.run('cd /data && [ -e "$1" ] && rm -r "$1" && echo gone || true', name):
+            raise CommandError(f"/data/{name} is no file of the claim {CLAIM}: `make k8s-data` lists them")
+    echo(f"/data/{name} is removed")
+
+
+def claim_path(name: str) -> str:
+    """A path below /data, relative to it: `in/t.csv` and `/data/in/t.csv` are the same; raises CommandError for one outside of in and out."""
+    path = PurePosixPath(ROOT, name).relative_to(ROOT) if PurePosixPath(ROOT, name).is_relative_to(ROOT) else PurePosixPath(name)
+    if ".." in path.parts or len(path.parts) < 2 or path.parts[0] not in ("in", "out"):
+        raise CommandError(f"{name} is no path of the claim {CLAIM}: name it like in/table.csv or out/table")
+    return path.as_posix()
+
+
+def require_claim(cluster: Cluster) -> None:
+    """Make the claim where an installation of an earlier version has none; an existing one stays as it is."""
+    if cluster.get("persistentvolumeclaim", CLAIM) is None:
+        cluster.run("apply", "-f", "-", text=manifests.dump(manifests.build(cluster, FOLDER)))
+
+
+class State(NamedTuple):
+    """Sizes of a file in the claim (-1: none) and of its unfinished copies; free bytes of the volume."""
+
+    size: int
+    unfinished: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class FilesPod:
+    """The pod that has the claim at /data."""
+
+    cluster: Cluster
+    name: str
+
+    def run(self, script: str, *arguments: str) -> str:
+        """Output of a shell script with arguments; raises CommandError."""
+        return self.cluster.run("exec", self.name, "--", "sh", "-c", script, "sh", *arguments)
+
+    def put(self, file: Path, target: str, progress: Progress) -> None:
+        """Carry a file to the path `target` unless it is there; raises CommandError when the space is short or the connection fails."""
+        size = file.stat().st_size
+        hidden = str(PurePosixPath(target).with_name(f".{PurePosixPath(target).name}"))
+        state = self._state(target, hidden)
+        if size - state.unfinished + RESERVE > state.free and size != state.size:
+            raise CommandError(
+                f"{file} has {_megabytes(size)} and the claim {CLAIM} has room for {_megabytes(max(state.free - RESERVE, 0))}: "
+                'remove tables (make k8s-data ARGS="remove in/…") or enlarge the claim'
+            )
+        digest = file_digest(file)
+        if size == state.size and self.run(_DIGEST, target).strip() == digest:
+            progress(f"{file.name} is in the claim already (sha256 {digest[:12]})")
+            return
+        part = f"{hidden}.{digest[:16]}.part"
+        start = time.monotonic()
+        done = begun = min(int(self.run(_BEGIN, hidden, part)), size)
+        if begun:
+            progress(f"{file.name}: {_megabytes(begun)} of {_megabytes(size)} are there, the rest follows")
+        for attempt in range(ATTEMPTS):
+            error = self._send(file, part, done, size, progress)
+            done = min(int(self.run(_BEGIN, hidden, part)), size)
+            if done == size:
+                break
+            progress(
+                f"{file.name}: the connection ended after {_megabytes(done)} ({error or 'no reason given'}), attempt {attempt + 2}"
+            )
+        else:
+            raise CommandError(f"{file} is in the claim up to {_megabytes(done)}: run the command again, and it goes on there")
+        if self.run(_DIGEST, part).strip() != digest:
+            self.run('rm -f "$1"', part)
+            raise CommandError(f"{file} has another digest in the claim: it changed on the way; run the command again")
+        self.run(_FINISH, part, target)
+        replaced = " (in place of another file of that name)" if state.size >= 0 else ""
+        seconds = time.monotonic() - start
+        progress(f"{file.name}: {_megabytes(size - begun)} in {seconds:.1f} s, sha256 {digest[:12]} is the same there{replaced}")
+
+    def extract(self, name: str, folder: Path) -> None:
+        """Copy a file or folder of the claim into `folder`; raises CommandError when the copy is incomplete."""
+        path = PurePosixPath(name)
+        command = self.cluster.command("exec", self.name, "--", "tar", "-C", f"{ROOT}/{path.parent}", "-cf", "-", path.name)
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603
+            try:
+                with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                    archive.extractall(folder, filter="data")
+            except (tarfile.TarError, EOFError) as error:
+                raise CommandError(
+                    f"the connection ended before {name} was complete ({error}): remove it here and try again"
+                ) from None
+
+    def _state(self, target: str, hidden: str) -> State:
+        size, unfinished, blocks, block_size = map(int, self.run(_STATE, target, hidden).split())
+        return State(size, unfinished, blocks * block_size)
+
+    def _send(self, file: Path, part: str, start: int, size: int, progress: Progress) -> str:
+        """Write the file from byte `start` on into `part`; returns kubectl's last line of errors."""
+        command = self.cluster.command("exec", "-i", self.name, "--", "sh", "-c", _WRITE, "sh", part, str(start))
+        with tempfile.TemporaryFile() as errors, file.open("rb") as stream:
+            stream.seek(start)
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors) as process:  # noqa: S603
+                assert process.stdin is not None
+                with contextlib.suppress(BrokenPipeError):
+                    _pump(stream, process.stdin, start, size, lambda done: progress(_share(file, done, size)))
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def _pump(source: IO[bytes], target: IO[bytes], start: int, size: int, report: object) -> None:
+    """Copy up to byte `size`, and report about each tenth of it."""
+    assert callable(report)
+    done, reported = start, start
+    while done < size and (chunk := source.read(min(CHUNK, size - done))):
+        target.write(chunk)
+        done += len(chunk)
+        if done - reported >= max(size / 10, 64 * CHUNK):
+            report(done)
+            reported = done
+    target.close()
+
+
+def _share(file: Path, done: int, size: int) -> str:
+    return f"{file.name}: {_megabytes(done)} of {_megabytes(size)} ({done / size:.0%})"
+
+
+@contextlib.contextmanager
+def pod(cluster: Cluster, progress: Progress) -> Iterator[FilesPod]:
+    """The pod of the Job iris-data; a Job that the user has started stays, one that was started for this is removed."""
+    name = _ready_pod(cluster)
+    if name is not None:
+        yield FilesPod(cluster, name)
+        return
+    require_claim(cluster)
+    cluster.run("delete", "job", JOB, "--ignore-not-found", "--wait", "--cascade=foreground")
+    cluster.run("apply", "-f", "-", text=manifests.dump(manifests.build(cluster, FOLDER / "files-job.yaml")))
+    try:
+        yield FilesPod(
+            cluster,
+            poll(
+                lambda _: _ready_pod(cluster),
+                timeout=TIMEOUT,
+                failure=f"the pod of the Job {JOB} is not ready",
+                interval=0.5,
+                faults=lambda: _faults(cluster),
+                progress=progress,
+            ),
+        )
+    finally:
+        # At once: a ReadWriteOnce volume would keep the training on the node of this pod.
+        cluster.try_run("delete", "job", JOB, "--ignore-not-found", "--wait=false")
+        cluster.try_run("delete", "pods", "-l", f"app={JOB}", "--grace-period=1", "--wait=false")
+
+
+def _ready_pod(cluster: Cluster) -> str | None:
+    for document in cluster.pods(f"app={JOB}"):
+        if field(document, "metadata.deletionTimestamp") is None and _is_ready(document):
+            return str(document["metadata"]["name"])
+    return None
+
+
+def _is_ready(document: Json) -> bool:
+    return conditions(document).get("Ready", {}).get("status") == "True"
+
+
+def _faults(cluster: Cluster) -> list[Fault]:
+    return [replace(fault, final=True) for fault in pod_faults(cluster, f"app={JOB}")]
+
+
+def _require_no_others(files_pod: FilesPod, target: str, files: dict[str, Path]) -> None:
+    """Raise CommandError when the folder in the claim holds files that this machine's does not: a training would read them too."""
+    present = files_pod.run('[ ! -d "$1" ] || find "$1" -type f ! -name ".*.part"', target).splitlines()
+    others = sorted(set(present) - set(files))
+    if others:
+        name = others[0].removeprefix(f"{ROOT}/")
+        raise CommandError(
+            f"{target} holds {len(others)} file(s) that the folder here does not, such as {name}: "
+            f'remove them (make k8s-data ARGS="remove {name}"), or carry the folder under another name'
+        )
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file of this machine."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def result_name(source: str) -> str:
+    """The name of the folder of results for a table: that of the table, without what its file system may not like."""
+    stem = PurePosixPath(source.rstrip("/")).name.partition(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "table"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / MEGABYTE:,.1f} MB"

@@ -1,0 +1,98 @@
+"""Files of an archive on their way into a folder: written aside, proven, and only then moved to their names."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from serve_app.artifacts.archive import ArchiveError, FileLine, Section
+from serve_app.artifacts.durable import open_lock, sync_folder
+from serve_app.artifacts.regular_file import open_folder
+from serve_app.errors import StoreError
+from serve_app.printable import printable
+
+STAGING = ".restore"
+LOCK = ".restore.lock"
+_SPARE_BYTES = 16 * 1024 * 1024
+
+
+@contextlib.contextmanager
+def staging(root: Path) -> Iterator[Path]:
+    """An empty folder inside `root`, on the same file system; it is removed afterwards, and after a crash by the next restore.
+
+    Raises StoreError when another restore into `root` runs.
+    """
+    handle = open_folder(root, follow=True)
+    try:
+        lock = open_lock(handle, LOCK)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"another restore into {root} is running: wait until it has ended") from None
+            folder = root / STAGING
+            shutil.rmtree(STAGING, ignore_errors=True, dir_fd=handle)
+            os.mkdir(STAGING, dir_fd=handle)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(STAGING, ignore_errors=True, dir_fd=handle)
+        finally:
+            os.close(lock)
+    finally:
+        os.close(handle)
+
+
+def check_space(folder: Path, lines: Iterable[FileLine]) -> None:
+    """Raise StoreError when the files do not fit into the volume of `folder`."""
+    needed = sum(line.size for line in lines)
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if needed + _SPARE_BYTES > free:
+        raise StoreError(f"the volume of {folder} has {free / 1e6:,.0f} MB free and the archive needs {needed / 1e6:,.0f} MB")
+
+
+def unpack(
+    section: Section, folder: Path, *, wanted: Callable[[FileLine], bool] = lambda _: True, mode: int = 0o644
+) -> list[FileLine]:
+    """Write the wanted files of a section into the empty `folder`, durable; raises ArchiveError and OSError."""
+    written = []
+    for line, pieces in section.files():
+        if wanted(line):
+            _write(folder / line.name, pieces, mode)
+            written.append(line)
+    return written
+
+
+def _write(path: Path, pieces: Iterable[bytes], mode: int) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    except (FileExistsError, NotADirectoryError):
+        raise ArchiveError(f"the archive uses the name {printable(path.name)} for a file and for a folder") from None
+    with open(handle, "wb") as file:
+        file.writelines(pieces)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def move_missing(lines: Iterable[FileLine], staged: Path, root: Path) -> tuple[int, int]:
+    """Move files to their names under `root` unless something is there already; returns (moved, already there)."""
+    moved = existing = 0
+    folders: set[Path] = set()
+    for line in lines:
+        target = root / line.name
+        if os.path.lexists(target):
+            existing += 1
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(staged / line.name, target)
+        folders.add(target.parent)
+        moved += 1
+    for folder in folders:
+        sync_folder(folder)
+    return moved, existing

@@ -1,0 +1,173 @@
+"""More than one machine: replicas and a HAProxy on each, and a machine that dies while it serves, searches or scores.
+
+A machine is a network namespace with a Ray node in it (`tests/support/machines.py`). The application is deployed with the config of
+kuberay/base/rayservice.yaml, through the API that the KubeRay operator uses.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import yaml
+
+from serve_app.artifacts.store import Store
+from tests.support.experiment import RATE, checked, constant_load, wait_for_responses
+from tests.support.figures import note
+from tests.support.machines import GCS, Machine, deploy, has_started, machines, start_ray, statuses
+from tests.support.models import A_FLOWER, iris, logistic, publish_iris
+from tests.support.server import KEY, ROOT, Server
+from tests.support.waiting import until
+
+CPUS = (0, 3, 3)
+"""The head runs no replicas, as on a cluster; two CPUs of each worker are free for a search or a scoring."""
+REPLICA = "ray::ServeReplica:iris-api"
+ROWS = 60_000
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("store"))
+    publish_iris(store, logistic(), onnx=True)
+    return store
+
+
+@pytest.fixture(scope="module")
+def cluster(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Machine]]:
+    """A head and two workers, with the application on both."""
+    with machines(tmp_path_factory.mktemp("machines"), CPUS, MODEL_DIR=str(store.root), API_KEY=KEY) as cluster:
+        (service,) = yaml.safe_load_all((ROOT / "kuberay" / "base" / "rayservice.yaml").read_text())
+        deploy(cluster[0], service["spec"]["serveConfigV2"])
+        until(lambda: serve(cluster), seconds=180, every=0.5, what="two replicas behind each HAProxy")
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def whole(cluster: Sequence[Machine]) -> None:
+    """Before each test every machine runs: one that a test killed is started again, as a new one would be."""
+    for number, machine in enumerate(cluster):
+        if not machine.started:
+            start_ray(machine, cluster[0], CPUS[number])
+    until(lambda: all(map(has_started, cluster)), seconds=120, what="all nodes")
+
+
+def serve(cluster: Sequence[Machine]) -> bool:
+    """Whether all replicas run and the HAProxy of each machine answers with a model."""
+    try:
+        running = list(statuses(cluster[0]).values())
+        answers = [httpx2.get(f"{machine.url}/readyz", timeout=5).status_code for machine in cluster]
+    except httpx2.HTTPError:
+        return False
+    return running == ["RUNNING"] * 2 and set(answers) == {200}
+
+
+def server(machine: Machine) -> Server:
+    return Server(machine.url, machine.started[0], machine.folder / "ray.log")
+
+
+def test_each_machine_has_a_replica_and_its_haproxy_reaches_both(cluster: Sequence[Machine]) -> None:
+    assert [len(machine.running(REPLICA)) for machine in cluster] == [0, 1, 1]
+    assert all(machine.haproxies() for machine in cluster)
+    for machine in cluster:
+        with httpx2.Client(headers={"X-API-Key": KEY}) as client:
+            assert client.post(f"{machine.url}/predict", json=A_FLOWER).json()["prediction"] == "setosa"
+    configs = [file.read_text() for file in cluster[0].folder.glob("*/haproxy.cfg")]
+    assert len(configs) == len(cluster), "each node of Ray has a folder of its own for its HAProxy"
+    assert all(f"{machine.address}:" in config for config in configs for machine in cluster[1:])
+
+
+@pytest.mark.parametrize("fault", ["kill", "unplug"])
+def test_a_machine_that_dies_is_replaced_on_the_other_and_costs_few_requests_after_one_retry(
+    cluster: Sequence[Machine], store: Store, tmp_path: Path, fault: str
+) -> None:
+    """`kill` ends all its processes, and connections are reset; `unplug` takes its network away, and nothing is said to anyone."""
+    _, survivor, victim = cluster
+    until(lambda: serve(cluster), seconds=120, every=0.5, what="the application on all machines")
+    if not victim.running(REPLICA):
+        survivor, victim = victim, survivor
+    with constant_load(server(survivor), store, tmp_path, KEY) as load:
+        started = time.monotonic()
+        getattr(victim, fault)()
+        until(lambda: len(survivor.running(REPLICA)) == 2, seconds=180, what="both replicas on the other machine")
+        replaced = time.monotonic() - started
+        wait_for_responses(load, RATE * 3)
+    report = checked(load, store, f"{fault} of a machine with one of two replicas, another after {replaced:.1f} s")
+    assert report.failed_after_retry == 0
+    victim.kill()
+    victim.plug()
+
+
+def test_a_machine_that_dies_in_a_search_changes_nothing_but_the_duration(cluster: Sequence[Machine], tmp_path: Path) -> None:
+    head, survivor, victim = cluster
+    table = tmp_path / "table.csv"
+    flowers(table, 3_000)
+    arguments = [sys.executable, "-m", "training", "--data", str(table), "--target", "species", "--search", "6", "--no-tracking"]
+    arguments += ["--estimator", "random-forest"]
+    quiet = head.run(*arguments, RAY_ADDRESS=f"{head.address}:{GCS}", MODEL_DIR=str(tmp_path / "quiet"))
+    assert quiet.returncode == 0, quiet.stdout + quiet.stderr
+    started = time.monotonic()
+    process = head.start("search", *arguments, RAY_ADDRESS=f"{head.address}:{GCS}", MODEL_DIR=str(tmp_path / "models"))
+    until(lambda: victim.running("ray::_cv_score") and survivor.running("ray::_cv_score"), seconds=60, what="tasks on both")
+    victim.kill()
+    assert process.wait(180) == 0, (head.folder / "search.log").read_text()
+    assert search_of(tmp_path / "models") == search_of(tmp_path / "quiet")
+    note(f"a machine lost during a search of 6 candidates: the same scores, after {time.monotonic() - started:.1f} s")
+
+
+def search_of(store: Path) -> Any:
+    bundle = Store(store).current()
+    assert bundle is not None
+    return bundle.manifest.search
+
+
+def flowers(path: Path, rows: int) -> None:
+    """A table of iris flowers, each a bit off."""
+    X, species = iris()
+    chosen = np.random.default_rng(0).integers(0, len(X), rows)
+    values = np.round(X[chosen] + np.random.default_rng(1).normal(0, 0.05, (rows, 4)), 3).clip(0.1, 7)
+    lines = [",".join((*map(str, row), name)) for row, name in zip(values.tolist(), species[chosen], strict=True)]
+    path.write_text("\n".join((",".join((*A_FLOWER, "species")), *lines)))
+
+
+def test_a_machine_that_dies_in_a_scoring_costs_the_parts_under_way(
+    cluster: Sequence[Machine], store: Store, tmp_path: Path
+) -> None:
+    head, _, victim = cluster
+    table = tmp_path / "table.csv"
+    flowers(table, ROWS)
+    arguments = [
+        sys.executable,
+        "-m",
+        "training",
+        "score",
+        "--data",
+        str(table),
+        "--part-size",
+        "32 KB",
+        "--model-dir",
+        str(store.root),
+    ]
+    quiet = head.run(*arguments, "--out", str(tmp_path / "quiet"), RAY_ADDRESS=f"{head.address}:{GCS}")
+    assert quiet.returncode == 0, quiet.stdout + quiet.stderr
+    out = tmp_path / "out"
+    process = head.start("score", *arguments, "--out", str(out), RAY_ADDRESS=f"{head.address}:{GCS}")
+    until(lambda: len(list(out.glob("part-*"))) > 2, seconds=60, every=0.005, what="the first parts")
+    victim.kill()
+    code = process.wait(180)
+    done = len(list(out.glob("part-*")))
+    again = head.run(*arguments, "--out", str(out), RAY_ADDRESS=f"{head.address}:{GCS}")
+    assert again.returncode == 0, again.stdout + again.stderr
+    names = sorted(path.name for path in out.glob("part-*"))
+    assert names == sorted(path.name for path in (tmp_path / "quiet").glob("part-*"))
+    assert all((out / name).read_bytes() == (tmp_path / "quiet" / name).read_bytes() for name in names)
+    note(
+        f"a machine lost during a scoring of {len(names)} parts: it ended with {code} after {done}, and the same call did the rest"
+    )
