@@ -1,4 +1,4 @@
-"""MLFLOW_TRACKING_URI in the Secret, before a deployment: a bucket has an overlay of its own, and replicas take models from servers."""
+"""MLFLOW_TRACKING_URI in the Secret, before a deployment: a bucket has its own overlay, and replicas take models from servers."""
 
 from __future__ import annotations
 
