@@ -16,6 +16,7 @@ ENV PYTHONUNBUFFERED=1 \
 FROM base AS serve-environment
 COPY requirements/serve.txt /build/
 COPY kuberay/image/slim.sh /build/
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends binutils  # strip, for slim.sh
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --require-hashes --no-deps --no-compile --only-binary :all: -r /build/serve.txt \
@@ -27,7 +28,7 @@ COPY requirements/train.txt /build/
 RUN --mount=type=cache,target=/root/.cache/pip \
     touch /build/before \
     && pip --python /opt/venv/bin/python install --require-hashes --no-deps --no-compile --only-binary :all: -r /build/train.txt \
-    && sh /build/slim.sh /opt/venv \
+    && sh /build/slim.sh /opt/venv /build/before \
     && mkdir /added && cd / && find opt/venv -cnewer /build/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /added
 
 FROM base AS serve

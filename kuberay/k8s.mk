@@ -16,8 +16,8 @@ IMAGE_LOAD ?=
 IMAGE_BUILD ?= $(DOCKER) build
 # The version of the operator that k8s-setup installs.
 KUBERAY_VERSION ?= 1.6.2
-# The file with the real Secret.
-K8S_SECRET ?= kuberay/base/secret.yaml
+# The file with the real Secret; empty: kuberay/base/secret.yaml, and kuberay/base/NAMESPACE/secret.yaml for another namespace than mlops.
+K8S_SECRET ?=
 K8S_TIMEOUT ?= 600
 K8S_PORT ?= 8000
 # The port of every node that k8s-nodeport opens; it exists once in a cluster.

@@ -90,7 +90,7 @@ class IrisApi:
         bind_replica_to_loopback()
         keep_loopback_direct()  # MLflow or a collector of traces may be on this machine
         self.settings = load_settings()
-        configure(level=self.settings.log_level, json=wants_json(self.settings))
+        configure(level=self.settings.log_level, json=wants_json(self.settings), file=self.settings.iris_log_file)
         warn_about_missing_flags()
         warnings.simplefilter("ignore")  # each filter is run through for each tree of a forest; the tests run with errors
         self.slot = make_slot(self.settings)

@@ -17,7 +17,7 @@ from serve_app.http.auth import KeysError, read_keys
 from serve_app.http.key_strength import weakness
 from serve_app.http.options import HttpOptions
 from serve_app.http.prefix import is_prefix
-from serve_app.http.rate_limit import COMPAT_RATES, RateLimits, parse_networks
+from serve_app.http.rate_limit import COMPAT_RATES, RateLimits, parse_proxies
 from serve_app.http.rate_window import parse_rate
 from serve_app.secret_variables import MLFLOW_SECRETS, SECRETS_DIR, strip_variables
 
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     iris_compat_limits: bool = Field(False)
     """Fixed limits for each client address: 10 a minute on `/predict`, 20 on `/model/info`, 30 on `/health`."""
     iris_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
-    """Networks of the proxies in front (Serve's own HAProxy too) whose `X-Forwarded-For` is believed, separated by commas."""
+    """Networks of the proxies in front whose `X-Forwarded-For` is believed, separated by commas; `peer`: whatever connects."""
     iris_replicas: int = Field(1, ge=1, le=100)
     """Replicas when Serve is started by hand; on Kubernetes the RayService decides."""
     iris_access_log_every: int = Field(100, ge=0)
@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     """Share of the requests that get a span when the caller's `traceparent` does not decide."""
     iris_log_format: Literal["auto", "json", "text"] = Field("auto")
     """`auto`: text on a terminal, JSON lines elsewhere."""
+
+    iris_log_file: Path | None = None
+    """File for the log lines instead of standard error; on Kubernetes `/proc/1/fd/2`, which `kubectl logs` shows."""
 
     @model_validator(mode="before")
     @classmethod
@@ -182,9 +185,9 @@ class Settings(BaseSettings):
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         try:
-            parse_networks(value)
+            parse_proxies(value)
         except ValueError:
-            raise ValueError("write addresses or networks, e.g. 10.0.0.0/8,127.0.0.1") from None
+            raise ValueError("write addresses or networks, or `peer`, e.g. 10.0.0.0/8,127.0.0.1") from None
         return value
 
     @model_validator(mode="after")
@@ -248,7 +251,7 @@ class Settings(BaseSettings):
         rates = (self.iris_rate_limit_per_key, self.iris_rate_limit_per_client)
         per_key, per_client = (parse_rate(rate) if rate else None for rate in rates)
         per_route = COMPAT_RATES if self.iris_compat_limits else {}
-        return RateLimits(per_key, per_client, per_route, parse_networks(self.iris_trusted_proxies))
+        return RateLimits(per_key, per_client, per_route, parse_proxies(self.iris_trusted_proxies))
 
     def load_policy(self) -> LoadPolicy:
         """Which models may be loaded. Raises SigningError when the file of public keys cannot be read."""

@@ -230,14 +230,15 @@ class Transfer:
 
         collector = threading.Thread(target=collect)
         collector.start()
-        try:
-            yield
-        except BaseException:
-            self._process.kill()
-            raise
-        finally:
-            code = self._process.wait()
-            collector.join()
+        with self._process:  # closes its pipes
+            try:
+                yield
+            except BaseException:
+                self._process.kill()
+                raise
+            finally:
+                code = self._process.wait()
+                collector.join()
         if code:
             said = [line for line in self.errors if not line.startswith(TERMINATED)]
             reason = said[-1].removeprefix("error: ") if said else f"the {self._name} in the cluster failed"
@@ -259,8 +260,8 @@ class Meter:
         self._bytes += count
         if self._progress is not None and time.monotonic() >= self._next:
             expected = self._expected()
-            of = f" of {expected / 1e6:,.0f}" if expected else ""
-            self._progress(f"{self._text} {self._bytes / 1e6:,.0f}{of} MB")
+            of = f" of {expected / 1e6:,.1f}" if expected else ""
+            self._progress(f"{self._text} {self._bytes / 1e6:,.1f}{of} MB")
             self._next = time.monotonic() + PROGRESS_SECONDS
 
 

@@ -9,6 +9,8 @@ from kuberay.ctl.waiting import DeadlineExceeded, Progress, poll
 
 CUSTOM = ("raycronjobs", "rayjobs", "rayservices", "rayclusters")
 WORKLOADS = "cronjobs,jobs,deployments,statefulsets,ingresses,poddisruptionbudgets,networkpolicies,services"
+GATEWAY = ("httproutes.gateway.networking.k8s.io", "gateways.gateway.networking.k8s.io")
+"""A cluster may not know these kinds."""
 OPERATED = ("externalsecrets.external-secrets.io", "secretstores.external-secrets.io", "issuers.cert-manager.io")
 """Kinds from which other operators would make Secrets again; a cluster may not know them."""
 KEPT = "volumes (models-pvc, mlflow-pvc), Secrets and ConfigMaps stay; `make k8s-clean` removes them too"
@@ -35,7 +37,10 @@ def clean(cluster: Cluster) -> None:
     for kind in OPERATED:
         _delete(cluster, kind, PART_OF)
     _delete(cluster, "persistentvolumeclaims,configmaps,secrets,serviceaccounts,roles,rolebindings", PART_OF)
-    _delete(cluster, "persistentvolumes", PART_OF, namespaced=False)
+    for volume in cluster.items("persistentvolumes", PART_OF, namespaced=False):
+        if field(volume, "spec.claimRef.namespace") == cluster.namespace:  # another installation has volumes too
+            echo(f"  persistentvolume {volume['metadata']['name']}")
+            cluster.run("delete", "persistentvolume", volume["metadata"]["name"], "--wait=false", namespaced=False)
     _delete_namespace(cluster, namespace)
     names = [name for name in volumes if name and cluster.get("pv", name, namespaced=False) is not None]
 
@@ -52,6 +57,8 @@ def remove_workloads(cluster: Cluster) -> None:
     for kind in CUSTOM:
         if cluster.try_run("get", kind, "-o", "name"):
             _delete(cluster, kind, PART_OF if kind != "rayclusters" else "")
+    for kind in GATEWAY:
+        _delete(cluster, kind, PART_OF)
     _delete(cluster, WORKLOADS, PART_OF)
     _wait_until_gone("pods", lambda: cluster.pods(PODS), PODS_TIMEOUT)
 

@@ -1,4 +1,4 @@
-"""data: tables between this machine and the claim data-pvc, through the pod of a short Job; what is there already is not sent again."""
+"""data: tables between this machine and the claim data-pvc, through the pod of a short Job; nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def remove_files(cluster: Cluster, name: str) -> None:
 
 
 def claim_path(name: str) -> str:
-    """A path below /data, relative to it: `in/t.csv` and `/data/in/t.csv` are the same; raises CommandError for one outside of in and out."""
-    path = PurePosixPath(ROOT, name).relative_to(ROOT) if PurePosixPath(ROOT, name).is_relative_to(ROOT) else PurePosixPath(name)
+    """A path relative to /data: `in/t.csv` and `/data/in/t.csv` are the same; raises CommandError for one outside of in and out."""
+    path = PurePosixPath(name.removeprefix(f"{ROOT}/"))
     if ".." in path.parts or len(path.parts) < 2 or path.parts[0] not in ("in", "out"):
         raise CommandError(f"{name} is no path of the claim {CLAIM}: name it like in/table.csv or out/table")
     return path.as_posix()
@@ -162,7 +162,7 @@ class FilesPod:
         return self.cluster.run("exec", self.name, "--", "sh", "-c", script, "sh", *arguments)
 
     def put(self, file: Path, target: str, progress: Progress) -> None:
-        """Carry a file to the path `target` unless it is there; raises CommandError when the space is short or the connection fails."""
+        """Carry a file to the path `target` unless it is there; raises CommandError when space is short or the connection fails."""
         size = file.stat().st_size
         hidden = str(PurePosixPath(target).with_name(f".{PurePosixPath(target).name}"))
         state = self._state(target, hidden)

@@ -14,6 +14,8 @@ from typing import Any
 
 KUBERAY = Path(__file__).resolve().parent.parent
 """The folder with the manifests."""
+NAMESPACE = "mlops"
+"""The namespace of an installation that is the only one of its cluster."""
 PART_OF = "app.kubernetes.io/part-of=iris-api"
 APPS = (
     *("iris-api", "iris-train", "iris-score", "iris-data", "iris-store", "iris-backup", "iris-train-schedule"),
@@ -36,7 +38,14 @@ STORE_CLAIM = "models-pvc"
 SERVE_IMAGE = "iris-api:latest"
 TRAIN_IMAGE = "iris-train:latest"
 
+SECRET_FILE = KUBERAY / "base" / "secret.yaml"
+
 Json = dict[str, Any]
+
+
+def secret_file(namespace: str) -> Path:
+    """The file with the Secret of an installation: each has a key of its own."""
+    return SECRET_FILE if namespace == NAMESPACE else SECRET_FILE.parent / namespace / SECRET_FILE.name
 
 
 class CommandError(Exception):
@@ -51,7 +60,7 @@ class Cluster:
     namespace: str
     serve_image: str = SERVE_IMAGE
     train_image: str = TRAIN_IMAGE
-    secret_file: Path = KUBERAY / "base" / "secret.yaml"
+    secret_file: Path = SECRET_FILE
     timeout: float = 600.0
     """Seconds that a deployment may take until it is ready."""
 
@@ -59,12 +68,13 @@ class Cluster:
     def from_environment(cls) -> Cluster:
         """Read KUBECTL, K8S_NS, DOCKER_IMAGE, TRAIN_IMAGE, K8S_SECRET and K8S_TIMEOUT."""
         env = os.environ
+        namespace = env.get("K8S_NS") or NAMESPACE
         return cls(
             kubectl=tuple(shlex.split(env.get("KUBECTL") or "kubectl")),
-            namespace=env.get("K8S_NS") or "mlops",
+            namespace=namespace,
             serve_image=env.get("DOCKER_IMAGE") or SERVE_IMAGE,
             train_image=env.get("TRAIN_IMAGE") or TRAIN_IMAGE,
-            secret_file=Path(env.get("K8S_SECRET") or KUBERAY / "base" / "secret.yaml"),
+            secret_file=Path(env.get("K8S_SECRET") or secret_file(namespace)),
             timeout=float(env.get("K8S_TIMEOUT") or 600),
         )
 

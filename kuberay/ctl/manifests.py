@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kuberay.ctl.kube import KUBERAY, SECRET, SERVE_IMAGE, TRAIN_IMAGE, Cluster, CommandError, Json, field
+from kuberay.ctl.kube import KUBERAY, NAMESPACE, SECRET, SERVE_IMAGE, TRAIN_IMAGE, Cluster, CommandError, Json, field
 from serve_app.http.key_strength import weakness
 
 CHECKSUM = "iris-api/config-checksum"
@@ -63,7 +63,23 @@ def build(cluster: Cluster, source: Path) -> list[Json]:
         else:
             resource = os.path.relpath(source.resolve(), folder)
         (folder / "kustomization.yaml").write_text(json.dumps(kustomization(cluster, resource)))
-        return parse(cluster, cluster.run("kustomize", str(folder), namespaced=False))
+        documents = parse(cluster, cluster.run("kustomize", str(folder), namespaced=False))
+    name_volumes(cluster, documents)
+    return documents
+
+
+def name_volumes(cluster: Cluster, documents: list[Json]) -> None:
+    """Give volumes, which are in no namespace, names of their own beside those of an installation in the namespace `mlops`."""
+    if cluster.namespace == NAMESPACE:
+        return
+    names = {
+        one["metadata"]["name"]: f"{one['metadata']['name']}-{cluster.namespace}" for one in of_kind(documents, "PersistentVolume")
+    }
+    for document in documents:
+        if document["kind"] == "PersistentVolume":
+            document["metadata"]["name"] = names[document["metadata"]["name"]]
+        elif document["kind"] == "PersistentVolumeClaim" and (volume := field(document, "spec.volumeName")) in names:
+            document["spec"]["volumeName"] = names[volume]
 
 
 def kustomization(cluster: Cluster, resource: str) -> Json:
@@ -163,9 +179,10 @@ def secret_documents(cluster: Cluster) -> list[Json]:
         return documents
     secret = cluster.get("secret", SECRET)
     if secret is None:
+        file = os.path.relpath(cluster.secret_file)
         raise CommandError(
-            f"{os.path.relpath(cluster.secret_file)} is missing: run `make k8s-secrets`, or make it with "
-            'sed "s/replace-me.*/$(openssl rand -hex 32)/" kuberay/base/secret.yaml.example > kuberay/base/secret.yaml'
+            f"{file} is missing: run `make k8s-secrets`, or make it with "
+            f'sed "s/replace-me.*/$(openssl rand -hex 32)/" kuberay/base/secret.yaml.example > {file}'
         )
     check_key(secret_value(secret, "API_KEY"), f"the Secret {SECRET}")
     return []

@@ -139,6 +139,7 @@ def _openssl(*arguments: str, text: str = "") -> str:
 def _write_secret_file(path: Path) -> None:
     """The example with a random key, readable by its owner alone."""
     text = re.sub(rf"{manifests.EXAMPLE_KEY}\S*", _password(), EXAMPLE.read_text())
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".secret-", delete=False) as file:  # mode 0600
         file.write(text)
     os.replace(file.name, path)

@@ -18,7 +18,7 @@ SUBMITTER = "ray-job-submitter"
 """The container whose log is the output of a job."""
 _OWN_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s+[A-Z]+ (cli|sdk|job_manager)\.py:\d+ -- ")
 """A line of Ray's command line, not of the job."""
-_REPEATED = re.compile(r"^.*ERR cli\.py:\d+ -- .*", re.MULTILINE | re.DOTALL)
+_REPEATED = re.compile(r"^[^\n]*ERR cli\.py:\d+ -- .*", re.MULTILINE | re.DOTALL)
 """What Ray's command line adds after a job that failed: its output once more."""
 
 

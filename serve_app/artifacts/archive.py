@@ -1,9 +1,11 @@
 """The archive of a backup: a tar file in sections, one for each part (models, mlflow, data).
 
-    manifests/models.jsonl     a first line about the section, then one line for each file: name, size and sha256
-    models/bundles/...         the files, in the order of the lines, which is the order of their names
-    manifests/mlflow.jsonl
+    manifests/models-<sha256>.jsonl   a first line about the section, then one line for each file: name, size and sha256
+    models/bundles/...                the files, in the order of the lines, which is the order of their names
+    manifests/mlflow-<sha256>.jsonl
     ...
+
+The digest of a manifest is in its name, so every byte is proven.
 
 Every program that reads tar files lists and unpacks it. This reader interprets no header of the archive: it computes each header
 from the lines and compares the bytes, so an archive cannot express a link, a device, a second file of the same name or a name that
@@ -41,7 +43,7 @@ MAX_SIZE = 2**62
 _BLOCK = 512
 END = bytes(2 * _BLOCK)
 """What a tar file ends with; an archive without it was cut off."""
-_MANIFEST = re.compile(rb"manifests/([a-z]{1,32})\.jsonl")
+_MANIFEST = re.compile(rb"manifests/([a-z]{1,16})-([0-9a-f]{64})\.jsonl")
 _LONG_NAME = b"././@LongLink"
 _NAME_FIELD = 100
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -115,12 +117,18 @@ def write_section(
     created = datetime.now(UTC).isoformat(timespec="seconds")
     total = sum(line.size for line in lines)
     raw = _manifest(part, created, lines, total, details)
-    out.write(tar_header(f"manifests/{part}.jsonl", len(raw)) + raw + _padding(len(raw)))
+    digest = hashlib.sha256(raw).hexdigest()
+    out.write(tar_header(manifest_name(part, digest), len(raw)) + raw + _padding(len(raw)))
     for source in ordered:
         out.write(tar_header(f"{part}/{source.line.name}", source.line.size))
         _copy(source, out, copied)
         out.write(_padding(source.line.size))
-    return Summary(part, created, len(lines), total, dict(details), hashlib.sha256(raw).hexdigest())
+    return Summary(part, created, len(lines), total, dict(details), digest)
+
+
+def manifest_name(part: str, digest: str) -> str:
+    """The name of the manifest with this digest in an archive."""
+    return f"manifests/{part}-{digest}.jsonl"
 
 
 def _manifest(part: str, created: str, lines: Sequence[FileLine], total: int, details: Mapping[str, Any]) -> bytes:
@@ -256,6 +264,8 @@ class Reader:
             raise ArchiveError(f"a manifest of the archive has {size} bytes, more than {MAX_MANIFEST_BYTES}")
         raw = self.read(size)
         self.expect(_padding(size), match[0].decode())
+        if hashlib.sha256(raw).hexdigest() != match[2].decode():
+            raise ArchiveError("the archive is damaged: a manifest does not have the digest in its name")
         return Section(self, _summary(match[1].decode(), raw, start), raw)
 
 

@@ -128,9 +128,8 @@ def _contents(section: Section) -> tuple[set[str], str | None]:
             case _:
                 raise ArchiveError("the archive holds files that do not belong into a store")
     pointer = section.summary.details.get(POINTER)
-    if pointer is not None and pointer != PLAIN and pointer not in {f"{BUNDLES}/{name}" for name in bundles}:
+    if pointer not in (None, PLAIN, *(f"{BUNDLES}/{name}" for name in bundles)):
         raise ArchiveError("the pointer of the archive names no bundle of the archive")
-    _check_versions(bundles, set())
     return bundles, pointer
 
 

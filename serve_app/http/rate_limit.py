@@ -24,21 +24,33 @@ FREE = frozenset({"/livez", "/readyz", "/metrics", "/health"})
 
 
 @dataclass(frozen=True, slots=True)
+class Proxies:
+    """The proxies in front: their networks, and whether what opened the connection is one, whatever its address."""
+
+    networks: tuple[Network, ...] = ()
+    peer: bool = False
+
+
+PEER = "peer"
+"""The proxy that opened the connection, where a network policy lets nothing else open one."""
+
+
+@dataclass(frozen=True, slots=True)
 class RateLimits:
-    """What is limited; it is false when nothing is. `trusted` are the proxies whose X-Forwarded-For is believed."""
+    """What is limited; it is false when nothing is. `proxies` are those whose X-Forwarded-For is believed."""
 
     per_key: Rate | None
     per_client: Rate | None
     per_route: Mapping[str, Rate]
-    trusted: tuple[Network, ...]
+    proxies: Proxies
 
     def __bool__(self) -> bool:
         return bool(self.per_key or self.per_client or self.per_route)
 
 
-def parse_networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
-    """`10.0.0.0/8` and single addresses as networks; raises ValueError."""
-    return tuple(ip_network(text, strict=False) for text in texts)
+def parse_proxies(texts: tuple[str, ...]) -> Proxies:
+    """`10.0.0.0/8`, single addresses and `peer`; raises ValueError."""
+    return Proxies(tuple(ip_network(text, strict=False) for text in texts if text != PEER), PEER in texts)
 
 
 class RateLimiter:
@@ -48,7 +60,7 @@ class RateLimiter:
         self._limits = limits
         self._wait_of = client.wait_of
         self._check = check
-        self._address_of = lru_cache(maxsize=4096)(_client_of(limits.trusted))
+        self._address_of = lru_cache(maxsize=4096)(_client_of(limits.proxies))
 
     async def refuse(self, scope: Scope, path: str) -> HttpProblem | None:
         """A 429 for a request over a limit, None for one that may go on. Each call counts as a request."""
@@ -99,7 +111,7 @@ def _peer(scope: Scope) -> str:
     return "127.0.0.1" if client[1] == 0 else str(client[0])
 
 
-def _client_of(trusted: tuple[Network, ...]) -> Callable[[str, bytes], str]:
+def _client_of(proxies: Proxies) -> Callable[[str, bytes], str]:
     """A function from the peer and the X-Forwarded-For to the client: the last address that is no trusted proxy.
 
     Each proxy appends the address that it saw, so what a client wrote there itself is further left and never reached. Uvicorn's
@@ -109,10 +121,10 @@ def _client_of(trusted: tuple[Network, ...]) -> Callable[[str, bytes], str]:
 
     def is_proxy(text: str) -> bool:
         address = _address(text)
-        return address is not None and any(address in network for network in trusted)
+        return address is not None and any(address in network for network in proxies.networks)
 
     def client(peer: str, forwarded: bytes) -> str:
-        if forwarded and is_proxy(peer):
+        if forwarded and (proxies.peer or is_proxy(peer)):
             for part in reversed(forwarded.decode("latin-1").split(",")):
                 text = part.strip()
                 if not is_proxy(text):

@@ -42,9 +42,17 @@ def without_user(rest: str) -> str:
     return rest
 
 
-def file_name(uri: str) -> str:
-    """The last part of the path of a web address; `table` when there is none."""
-    return unquote(urlsplit(uri).path.rstrip("/").rpartition("/")[2]) or "table"
+def web_file_path(uri: str) -> str:
+    """Host and last part of the path of a web address (`table` when there is none); raises UsageError for one without a host."""
+    try:
+        place = urlsplit(uri)
+        host, _ = place.hostname, place.port
+    except ValueError:
+        host = None
+    if not host:
+        raise UsageError(f"{redacted(uri)} is no address of a file: write https://HOST/PATH")
+    name = unquote(place.path.rstrip("/").rpartition("/")[2]).replace("/", "_")
+    return f"{host}/{name or 'table'}"
 
 
 def in_cluster(host: str) -> bool:

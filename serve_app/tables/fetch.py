@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import IO, Any
+
+from pyarrow import ArrowException
 
 from serve_app import progress
 from serve_app.errors import BackendUnavailable, UsageError
@@ -77,34 +79,33 @@ def _fetch_bucket(location: Location, scratch: Scratch) -> None:
 def _copy(location: Location, source: Source, scratch: Scratch) -> Iterator[int]:
     """Copy one object, and yield the bytes of each block. A read that failed is repeated from where it ended."""
     name = f"{location.scheme}://{source.path}"
-    failures, since = 0, 0
+    failures = 0
     with open(scratch.file(source.path), "wb") as target:
-        while True:
+        while target.tell() < source.size:
+            before = target.tell()
             try:
                 with location.filesystem.open_input_file(source.path) as file:
-                    while block := file.read_at(min(BLOCK, source.size - target.tell()), target.tell()):
-                        scratch.add(name, len(block))
-                        target.write(block)
-                        since += len(block)
-                        yield len(block)
-                break
-            except OSError as error:
-                with translate_errors(name):
-                    if isinstance(error, FileNotFoundError | PermissionError):
+                    yield from _blocks(file, target, source.size, name, scratch)
+            except (OSError, ArrowException) as error:
+                failures = 1 if target.tell() - before >= PROGRESS else failures + 1
+                if failures >= MAX_FAILURES or isinstance(error, FileNotFoundError | PermissionError | ArrowException):
+                    with translate_errors(name):
                         raise
-                    failures = 1 if since >= PROGRESS else failures + 1
-                    if failures >= MAX_FAILURES:
-                        raise
-                since = 0
                 time.sleep(PAUSE * 2**failures)
-    _check_unchanged(location, source, name, target.name)
-
-
-def _check_unchanged(location: Location, source: Source, name: str, copy: str) -> None:
     with translate_errors(name):
         info: Any = location.filesystem.get_file_info(source.path)
     if (info.size, str(info.mtime_ns)) != (source.size, source.stamp):
         raise BackendUnavailable(f"{name} was changed while it was read: start again")
+
+
+def _blocks(file: Any, target: IO[bytes], size: int, name: str, scratch: Scratch) -> Iterator[int]:
+    while target.tell() < size:
+        block = file.read_at(min(BLOCK, size - target.tell()), target.tell())
+        if not block:
+            raise BackendUnavailable(f"{name} was changed while it was read: start again")
+        scratch.add(name, len(block))
+        target.write(block)
+        yield len(block)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pyarrow import ArrowException
 from pyarrow import fs as arrow
@@ -102,7 +102,7 @@ class Location:
     def copy_path(self) -> str:
         """The path of a copy within `scratch`."""
         if self.web:
-            return local_name(f"{urlsplit(self.uri).hostname}/{address.file_name(self.uri).replace('/', '_')}")
+            return local_name(address.web_file_path(self.uri))
         return local_name(parse(self.uri).path)
 
     @property

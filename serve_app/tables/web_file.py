@@ -50,6 +50,7 @@ class _Session(requests.Session):
     def __init__(self, uri: str, *, allow_http: bool) -> None:
         super().__init__()
         self.max_redirects = MAX_REDIRECTS
+        self.verify = os.environ.get("SSL_CERT_FILE") or True  # REQUESTS_CA_BUNDLE takes precedence in requests
         self._name, self._plain, self._allow_http = redacted(uri), urlsplit(uri).scheme.lower() == "http", allow_http
 
     def get_adapter(self, url: str) -> Any:

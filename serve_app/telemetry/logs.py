@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
 from serve_app.printable import printable
+from serve_app.telemetry.log_file import LogFile
 
 ROOT = "iris_api"
 """Logger above all loggers of the application."""
@@ -40,9 +42,19 @@ class TextFormatter(logging.Formatter):
         return "\n".join(f"| {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
-def configure(*, level: str, json: bool) -> None:
-    """Send the log lines of the application to standard error; a second call replaces the format of the first."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure(*, level: str, json: bool, file: Path | None = None) -> None:
+    """Send the log lines of the application to `file`, or to standard error; a second call replaces the first.
+
+    A file that cannot be opened costs one warning, and the lines go to standard error.
+    """
+    failure: OSError | None = None
+    stream: TextIO | LogFile = sys.stderr
+    if file is not None:
+        try:
+            stream = LogFile(file)
+        except OSError as error:
+            failure = error
+    handler = logging.StreamHandler(stream)
     if json:
         formatter: logging.Formatter = JsonFormatter(
             "%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -57,3 +69,7 @@ def configure(*, level: str, json: bool) -> None:
         logger.handlers = [handler]
         logger.propagate = False
     logging.getLogger(ROOT).setLevel(level)
+    if failure is not None:
+        logging.getLogger(ROOT).warning(
+            "IRIS_LOG_FILE cannot be opened: log lines go to standard error", extra={"error": str(failure)}
+        )

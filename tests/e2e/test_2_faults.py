@@ -67,7 +67,7 @@ def test_a_full_volume_fails_the_training_and_leaves_the_served_model(trained: s
     errors = [line for line in result.output.splitlines() if line.startswith("error: ")]
     assert "No space left" in errors[-1]
     assert request("/model/info", key=key).version == served
-    assert "No space left" in cluster.doctor()["RayJob iris-train"]
+    assert "No space left" in cluster.doctor()["RayJob iris-train-job"]
 
 
 def test_an_image_that_is_nowhere_is_named_with_the_way_to_load_it(trained: str) -> None:
@@ -75,7 +75,7 @@ def test_an_image_that_is_nowhere_is_named_with_the_way_to_load_it(trained: str)
     assert result.code != 0
     assert "nowhere.invalid/iris-train:1" in result.output
     assert "make k8s-load" in result.output
-    kubectl("-n", "mlops", "delete", "rayjob", "iris-train", "--wait=true")
+    kubectl("-n", "mlops", "delete", "rayjob", "iris-train-job", "--wait=true")
 
 
 def faults_of(prefix: str) -> str:
@@ -157,10 +157,10 @@ def test_the_doctor_names_a_claim_that_no_class_fulfils(trained: str) -> None:
 def test_the_doctor_names_a_version_of_ray_that_the_images_do_not_have(trained: str) -> None:
     """On the finished RayJob: the operator leaves it alone."""
     patch = json.dumps({"spec": {"rayClusterSpec": {"rayVersion": "2.40.0"}}})
-    if not cluster.get("rayjob", "iris-train"):
+    if not cluster.get("rayjob", "iris-train-job"):
         assert make("k8s-train", ARGS="--tolerance 1").code == 0
-    kubectl("-n", "mlops", "patch", "rayjob", "iris-train", "--type=merge", "-p", patch)
-    assert "2.40.0" in cluster.doctor()["RayJob iris-train"]
+    kubectl("-n", "mlops", "patch", "rayjob", "iris-train-job", "--type=merge", "-p", patch)
+    assert "2.40.0" in cluster.doctor()["RayJob iris-train-job"]
 
 
 def test_the_doctor_names_a_memory_limit_that_killed_a_container(trained: str) -> None:

@@ -161,7 +161,7 @@ def test_a_search_uses_workers_of_its_own(secret_file: Path) -> None:
         result = make("k8s-train", TRAIN="search")
         assert result.code == 0, result.output
         assert cluster.versions(key) == {"1"}
-        entrypoint = cluster.get("rayjob", "iris-train")["spec"]["entrypoint"]
+        entrypoint = cluster.get("rayjob", "iris-train-job")["spec"]["entrypoint"]
         assert "--search" in entrypoint
         predicts(key)
 
@@ -169,14 +169,14 @@ def test_a_search_uses_workers_of_its_own(secret_file: Path) -> None:
 def test_the_schedule_creates_training_jobs_and_may_do_nothing_else(secret_file: Path) -> None:
     with variant("schedule", secret_file) as key:
         kubectl("-n", "mlops", "create", "job", "by-hand", "--from=cronjob/iris-train-schedule")
-        until(lambda: job_status("by-hand") == "SUCCEEDED", seconds=300, every=1, what="the scheduled training")
+        until(lambda: job_status("by-hand-ray") == "SUCCEEDED", seconds=300, every=1, what="the scheduled training")
         until(lambda: request("/predict", key=key, row=ROW).status == 200, seconds=30, what="a prediction")
         account = "system:serviceaccount:mlops:iris-train-schedule"
         allowed = kubectl("-n", "mlops", "auth", "can-i", "--list", f"--as={account}", "--no-headers")
         assert [line.split()[0] for line in allowed.splitlines() if "ray.io" in line] == ["rayjobs.ray.io"]
         assert kubectl("-n", "mlops", "auth", "can-i", "get", "secrets", f"--as={account}", check=False).split()[0] == "no"
         kubectl("-n", "mlops", "delete", "job", "by-hand")
-        until(lambda: cluster.get("rayjob", "by-hand") == {}, seconds=120, every=1, what="the end of the RayJob with its Job")
+        until(lambda: cluster.get("rayjob", "by-hand-ray") == {}, seconds=120, every=1, what="the end of the RayJob with its Job")
 
 
 def job_status(name: str) -> str:

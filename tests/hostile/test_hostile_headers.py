@@ -12,7 +12,7 @@ import pytest
 
 from serve_app.artifacts.store import Store
 from serve_app.http.gateway import sending_request_ids
-from serve_app.http.rate_limit import parse_networks
+from serve_app.http.rate_limit import parse_proxies
 from serve_app.http.rate_window import Rate
 from serve_app.rayserve import ingress_hook
 from serve_app.rayserve.ingress_hook import IngressHook, middlewares
@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 async def replica(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    limits = rate_limits(per_client=Rate(LIMIT, 3600.0), trusted=parse_networks(("127.0.0.1",)))
+    limits = rate_limits(per_client=Rate(LIMIT, 3600.0), proxies=parse_proxies(("127.0.0.1",)))
     app: Any = client_of(store, sends_request_id=False, rate_limits=limits).app
     monkeypatch.setattr(ingress_hook, "answer", app.state.gateway.answer)
     monkeypatch.setattr(ingress_hook, "app", sending_request_ids(app))

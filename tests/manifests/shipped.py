@@ -47,8 +47,9 @@ def one(kind: str, name: str) -> Json:
 def pod_templates(value: Any, path: str = "") -> Iterator[tuple[str, Json]]:
     """Every pod template inside a document, with its path: Deployments, Jobs, Ray groups alike."""
     if isinstance(value, dict):
-        if isinstance(value.get("template"), dict) and "containers" in value["template"].get("spec", {}):
-            yield f"{path}.template", value["template"]
+        for name in ("template", "submitterPodTemplate"):
+            if isinstance(value.get(name), dict) and "containers" in value[name].get("spec", {}):
+                yield f"{path}.{name}", value[name]
         for key, inner in value.items():
             yield from pod_templates(inner, f"{path}.{key}")
     elif isinstance(value, list):

@@ -60,10 +60,9 @@ def test_namespace_and_images_are_the_users_in_every_variant(folder: Path) -> No
     for document in documents:
         if document["kind"] == "Namespace":
             assert document["metadata"]["name"] == "team-a"
-        elif document["kind"] != "PersistentVolume":
+        elif document["kind"] not in ("PersistentVolume", "PriorityClass"):
             assert document["metadata"]["namespace"] == "team-a"
-    # The schedule's script gives the RayJob of its ConfigMap the namespace and the image of its own pod.
-    assert "mlops" not in json.dumps([one for one in documents if one["metadata"]["name"] != "iris-train-schedule"])
+    assert "mlops" not in json.dumps(documents)
 
 
 @needs_kubectl
@@ -73,10 +72,13 @@ def test_a_volume_is_reserved_for_the_claim_of_the_users_namespace() -> None:
 
 
 @needs_kubectl
-def test_scheduled_trainings_run_the_users_image() -> None:
-    (schedule,) = manifests.of_kind(manifests.build(ELSEWHERE, manifests.overlay("schedule")), "CronJob")
-    (container,) = schedule["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert {entry["name"]: entry.get("value") for entry in container["env"]}["TRAIN_IMAGE"] == ELSEWHERE.train_image
+def test_scheduled_trainings_are_copies_of_the_training_job_with_the_users_image() -> None:
+    (job,) = manifests.of_kind(manifests.build(ELSEWHERE, KUBERAY / "train"), "RayJob")
+    (template,) = manifests.of_kind(manifests.build(ELSEWHERE, manifests.overlay("schedule")), "RayJob")
+    assert template["spec"].pop("suspend") is True
+    assert template["spec"].pop("entrypoint").startswith(job["spec"].pop("entrypoint"))
+    assert template["spec"] == job["spec"]
+    assert images([template]) == {ELSEWHERE.train_image}
 
 
 @needs_kubectl
@@ -362,14 +364,16 @@ def test_a_job_is_started_with_the_flags_of_the_user(
     command(Recorder(("kubectl",), "mlops"), folder, flags)
     (job,) = applied["replace"]["items"]
     assert job["spec"]["entrypoint"] == entrypoint
-    # A claim is applied: to replace it would lose what is in it.
-    assert [one["kind"] for one in applied.get("apply", {}).get("items", [])] == (
-        ["PersistentVolumeClaim"] if folder == "kuberay/score" else []
-    )
+    # The claim of an installation that has none is applied: to replace it would lose what is in it.
+    assert [one["kind"] for one in applied["apply"]["items"]] == ["PersistentVolumeClaim"]
 
 
 def test_the_output_of_a_job_grows_by_whole_lines_while_a_progress_bar_is_rewritten() -> None:
-    log = "1.0 s  read\n\rsearch:  0%\rsearch: 88%\r           \r2.0 s  search\r\nmanager -- Runtime env is setting up.\ndone\n"
+    log = (
+        "2026-11-26 01:02:25,649\tINFO job_manager.py:581 -- Runtime env is setting up.\nRunning entrypoint for job a: python\n"
+        "1.0 s  read\n\rsearch:  0%\rsearch: 88%\r           \r2.0 s  search\r\ndone\n"
+        "2026-11-26 01:02:35,893\tERR cli.py:75 -- Job 'a' failed\n2026-11-26 01:02:35,894\tINFO cli.py:89 -- Status message: twice\ndone\n"
+    )
     outputs = [train.finished_lines(log[:length]) for length in range(len(log) + 1)]
     assert all(after.startswith(before) for before, after in itertools.pairwise(outputs))
     assert outputs[-1] == "1.0 s  read\n2.0 s  search\ndone\n"
@@ -426,3 +430,28 @@ def test_a_fault_that_may_pass_is_reported_once_and_ends_nothing(capsys: pytest.
 
     assert waiting.poll(condition, timeout=60, failure="no", interval=0.002, faults=lambda: [fault(final=False)])
     assert capsys.readouterr().out.count("cause") == 1
+
+
+# --- a second installation in the same cluster
+
+
+@needs_kubectl
+def test_volumes_of_two_installations_have_different_names_and_each_claim_names_its_own() -> None:
+    names = {}
+    for cluster in (DEFAULT, ELSEWHERE):
+        documents = manifests.build(cluster, manifests.overlay("hostpath"))
+        (volume,) = manifests.of_kind(documents, "PersistentVolume")
+        (claim,) = manifests.of_kind(documents, "PersistentVolumeClaim")
+        assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+        names[cluster.namespace] = volume["metadata"]["name"]
+    assert names == {"mlops": "iris-models", "team-a": "iris-models-team-a"}
+
+
+def test_each_installation_has_a_file_for_its_own_secret_that_git_ignores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("K8S_SECRET", "K8S_NS"):
+        monkeypatch.delenv(variable, raising=False)
+    assert Cluster.from_environment().secret_file == KUBERAY / "base" / "secret.yaml"
+    monkeypatch.setenv("K8S_NS", "team-a")
+    own = Cluster.from_environment().secret_file
+    assert own == KUBERAY / "base" / "team-a" / "secret.yaml"
+    assert subprocess.run(["git", "check-ignore", "-q", str(own)], cwd=KUBERAY, check=False).returncode == 0

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kuberay.components.schedule import scheduled_run
+from kuberay.ctl import train
 from tests.manifests.shipped import (
     KUBERAY,
     ROOT,
@@ -27,6 +29,8 @@ from tests.manifests.shipped import (
 IMAGES = {"iris-api:latest", "iris-train:latest"}
 OTHERS = {"redis:7", "fsouza/fake-gcs-server:1.52.3"}
 """Images of neighbours that an overlay brings along."""
+CONTROLLERS = {"argoproj.io": "argocd", "source.toolkit.fluxcd.io": "flux-system", "kustomize.toolkit.fluxcd.io": "flux-system"}
+"""The namespace of the objects that a GitOps controller reads."""
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(KUBERAY)))
@@ -52,12 +56,12 @@ def test_kustomize_builds_every_variant_without_a_warning(folder: Path) -> None:
 
 @pytest.mark.parametrize(("file", "document"), documents(), ids=lambda value: value if isinstance(value, str) else value["kind"])
 def test_every_object_belongs_to_the_product_and_to_its_namespace(file: str, document: Json) -> None:
-    cluster_wide = {"Namespace", "PersistentVolume", "Cluster"}
+    cluster_wide = {"Namespace", "PersistentVolume", "PriorityClass", "Cluster"}
     if document["kind"] == "Cluster":  # the description of a kind cluster
         return
     assert document["metadata"]["labels"]["app.kubernetes.io/part-of"] == "iris-api", file
     if document["kind"] not in cluster_wide:
-        assert document["metadata"]["namespace"] == "mlops", file
+        assert document["metadata"]["namespace"] == CONTROLLERS.get(document["apiVersion"].partition("/")[0], "mlops"), file
 
 
 def test_the_namespace_enforces_the_restricted_standard() -> None:
@@ -179,10 +183,11 @@ def test_the_store_is_written_by_training_and_only_read_by_the_api() -> None:
     for where, template in pod_templates(one("RayService", "iris-api")):
         mounts = [m for c in template["spec"]["containers"] for m in c["volumeMounts"] if m["name"] == "models"]
         assert [(m["mountPath"], m.get("readOnly")) for m in mounts] == [("/app/models", True)], where
-    ((_, template),) = pod_templates(one("RayJob", "iris-train"))
+    template = one("RayJob", "iris-train-job")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
     mounts = [m for m in template["spec"]["containers"][0]["volumeMounts"] if m["name"] == "models"]
     assert [(m["mountPath"], m.get("readOnly", False)) for m in mounts] == [("/app/models", False)]
-    ((_, template),) = pod_templates(one("RayJob", "iris-score"))
+    assert {"name": "data", "mountPath": "/data", "readOnly": True} in template["spec"]["containers"][0]["volumeMounts"]
+    template = one("RayJob", "iris-score")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
     read_only = {m["mountPath"]: m.get("readOnly", False) for m in template["spec"]["containers"][0]["volumeMounts"]}
     assert read_only == {"/tmp": False, "/app/models": True, "/data": False, "/etc/iris-api/verify": True}
 
@@ -203,14 +208,12 @@ def test_mlflow_lets_in_every_name_under_which_its_service_is_known() -> None:
 
 
 def test_every_job_ends_by_itself_and_is_cleaned_up() -> None:
-    for name in ("iris-train", "iris-score"):
+    for name in ("iris-train-job", "iris-score"):
         job = one("RayJob", name)["spec"]
-        assert job["submissionMode"] == "HTTPMode"
         assert job["shutdownAfterJobFinishes"] is True
         assert job["ttlSecondsAfterFinished"] > 0
         assert job["activeDeadlineSeconds"] > 0
-        assert job["backoffLimit"] >= 1
-    for name in ("iris-store", "iris-score-files"):
+    for name in ("iris-store", "iris-data", "iris-backup-models", "iris-backup-mlflow", "iris-backup-data"):
         short = one("Job", name)["spec"]
         assert short["ttlSecondsAfterFinished"] > 0
         assert short["activeDeadlineSeconds"] > 0
@@ -230,7 +233,7 @@ def test_every_make_target_that_users_know_is_there() -> None:
         "k8s-logs",
     }
     assert targets >= {"k8s-port-forward", "k8s-mlflow-ui", "k8s-test", "k8s-models", "k8s-promote", "k8s-rollback", "k8s-delete"}
-    assert targets >= {"k8s-clean", "k8s-doctor", "k8s-score"}
+    assert targets >= {"k8s-clean", "k8s-doctor", "k8s-score", "k8s-backup", "k8s-restore"}
 
 
 def ray_objects() -> list[Json]:
@@ -246,13 +249,37 @@ def check_security(document: Json) -> None:
         assert not [volume for volume in template["spec"].get("volumes", []) if "hostPath" in volume], where
 
 
-def test_the_scheduled_job_is_the_same_as_the_one_by_hand() -> None:
-    scheduled = yaml.safe_load(one("ConfigMap", "iris-train-schedule")["data"]["rayjob.yaml"])
-    assert scheduled == one("RayJob", "iris-train")
+@pytest.mark.parametrize("name", ["iris-train-job", "iris-score"])
+def test_the_output_of_a_job_is_the_log_of_a_pod_that_the_namespace_admits(name: str) -> None:
+    spec = one("RayJob", name)["spec"]
+    assert spec["submissionMode"] == "K8sJobMode"
+    template = spec["submitterPodTemplate"]
+    pod, (container,) = template["spec"], template["spec"]["containers"]
+    assert pod["restartPolicy"] == "Never"
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["name"] == train.SUBMITTER
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    # The policy iris-jobs lets pods of this role reach the head.
+    assert template["metadata"]["labels"]["iris-api/role"] == "training"
 
 
-def test_the_schedule_may_create_training_jobs_and_nothing_else() -> None:
-    assert one("Role", "iris-train-schedule")["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create"]}]
+def test_the_schedule_may_create_and_read_training_jobs_and_nothing_else() -> None:
+    rules = one("Role", "iris-train-schedule")["rules"]
+    assert rules == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}]
+
+
+def test_a_scheduled_run_outlasts_the_deadline_of_its_training() -> None:
+    job = one("CronJob", "iris-train-schedule")["spec"]["jobTemplate"]["spec"]
+    assert job["activeDeadlineSeconds"] > one("RayJob", "iris-train-job")["spec"]["activeDeadlineSeconds"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [scheduled_run.FAILED]
+    (container,) = job["template"]["spec"]["containers"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
 
 
 def test_the_ingress_routes_the_api_and_nothing_of_ray() -> None:

@@ -22,10 +22,10 @@ from kuberay.ctl import secrets
 from tests.manifests.shipped import KUBERAY, ROOT, Json, documents, kustomizations, pod_templates
 
 OWN_IMAGES = {"iris-api:latest", "iris-train:latest"}
-PLAIN_FILES = ("train/store-job.yaml", "score/files-job.yaml")
+PLAIN_FILES = ("train/store-job.yaml", "data/files-job.yaml")
 """Manifests that no kustomization names: make and the documentation apply them."""
 SERVING = {"RayService iris-api ray-head", "RayService iris-api ray-worker"}
-TRAINING = {"RayJob iris-train ray-head", "RayCronJob iris-train ray-head"}
+TRAINING = {"RayJob iris-train-job ray-head", "RayJob iris-train-template ray-head", "RayCronJob iris-train ray-head"}
 STORE = {"Job iris-store store"}
 SECRETS = {
     # The API key. The head checks it when it builds the application, a replica at each request.
@@ -147,7 +147,7 @@ def secret_names(value: Any) -> Iterator[str]:
 
 
 def test_no_reference_to_a_secret_is_hidden_from_these_rules() -> None:
-    outside = {"Ingress", "ExternalSecret", "SecretStore", "Issuer"}
+    outside = {"Ingress", "Gateway", "ExternalSecret", "SecretStore", "Issuer"}
     for origin, document in every():
         if document["kind"] not in outside:
             seen = {secret.partition("/")[0] for secret, _ in secret_references(document)}
@@ -183,7 +183,7 @@ def test_no_password_stands_in_a_manifest() -> None:
     for origin, document, template in every_pod():
         for container in containers(template):
             plain = [entry["name"] for entry in container.get("env", []) if word.search(entry["name"]) and "value" in entry]
-            assert all(name.endswith("__FILE") for name in plain), (origin, name_of(document, container), plain)
+            assert all(name.endswith(("__FILE", "_DIR")) for name in plain), (origin, name_of(document, container), plain)
     for origin, document in every():
         if document["kind"] == "ConfigMap":
             assert [name for name in document.get("data") or {} if word.search(name)] == [], origin
@@ -266,6 +266,85 @@ def test_an_ingress_publishes_a_list_of_paths_under_a_name() -> None:
             assert types == {**dict.fromkeys(PUBLISHED, "Exact"), DOCS_FILES: "Prefix"}
 
 
+def test_a_gateway_publishes_the_same_paths_under_a_name_and_by_https_alone() -> None:
+    objects = build(KUBERAY / "overlays" / "gateway")
+    (gateway,) = [one for one in objects if one["kind"] == "Gateway"]
+    hosts = {listener["hostname"] for listener in gateway["spec"]["listeners"]}
+    protocols = {listener["name"]: listener["protocol"] for listener in gateway["spec"]["listeners"]}
+    assert protocols == {"http": "HTTP", "https": "HTTPS"}
+    routes = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "HTTPRoute"}
+    for spec in routes.values():
+        assert set(spec["hostnames"]) == hosts
+    published, redirect = routes["iris-api"], routes["iris-api-https"]
+    assert published["parentRefs"] == [{"name": "iris-api", "sectionName": "https"}]
+    paths = [match["path"] for rule in published["rules"] for match in rule["matches"]]
+    assert {path["value"]: path["type"] for path in paths} == {**dict.fromkeys(PUBLISHED, "Exact"), DOCS_FILES: "PathPrefix"}
+    assert all(len(rule["matches"]) <= 8 for rule in published["rules"]), "more than Gateway API 1.0 allows"
+    assert redirect["parentRefs"] == [{"name": "iris-api", "sectionName": "http"}]
+    ((rule,),) = [[rule["filters"] for rule in redirect["rules"]]]
+    assert [one["requestRedirect"]["scheme"] for one in rule] == ["https"]
+    assert not [rule for rule in redirect["rules"] if "backendRefs" in rule]
+
+
+def overlay_with(folder: Path, components: list[str], **values: str) -> tuple[Json, ...]:
+    """The objects of an overlay as a user makes it: components of kuberay/, and an exposure.yaml with values of one's own."""
+    exposure = yaml.safe_load((KUBERAY / "overlays" / "gateway" / "exposure.yaml").read_text())
+    exposure["data"] |= values
+    (folder / "exposure.yaml").write_text(yaml.safe_dump(exposure))
+    # kustomize takes no absolute paths.
+    root = "../" * (len(folder.resolve().parts) - 1) + str(KUBERAY).lstrip("/")
+    kustomization = {
+        "resources": [f"{root}/overlays/api", "exposure.yaml"],
+        "components": [f"{root}/components/{name}" for name in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return build(folder)
+
+
+def test_the_values_of_one_file_reach_all_objects_of_the_exposure(tmp_path: Path) -> None:
+    values = {
+        "class": "other",
+        "host": "api.team-a.example",
+        "tlsSecret": "team-a",
+        "path": "/iris",
+        "httpPort": "8080",
+        "httpsPort": "8443",
+    }
+    objects = overlay_with(tmp_path, ["ingress", "gateway"], **values)
+    by_name = {(one["kind"], one["metadata"]["name"]): one for one in objects}
+    assert ("ConfigMap", "exposure") not in by_name
+    assert by_name["ConfigMap", "iris-api-config"]["data"]["IRIS_ROOT_PATH"] == "/iris"
+    ingress, gateway = by_name["Ingress", "iris-api"]["spec"], by_name["Gateway", "iris-api"]["spec"]
+    route, redirect = by_name["HTTPRoute", "iris-api"]["spec"], by_name["HTTPRoute", "iris-api-https"]["spec"]
+    assert ingress["ingressClassName"] == gateway["gatewayClassName"] == "other"
+    assert ingress["tls"] == [{"hosts": ["api.team-a.example"], "secretName": "team-a"}]
+    assert [rule["host"] for rule in ingress["rules"]] == route["hostnames"] == redirect["hostnames"] == ["api.team-a.example"]
+    assert [listener["hostname"] for listener in gateway["listeners"]] == ["api.team-a.example"] * 2
+    assert [listener["port"] for listener in gateway["listeners"]] == [8080, 8443]
+    assert gateway["listeners"][1]["tls"]["certificateRefs"] == [{"kind": "Secret", "name": "team-a"}]
+    assert redirect["rules"][0]["filters"][0]["requestRedirect"]["port"] == 8443
+    expected = {f"/iris{path}" for path in {*PUBLISHED, DOCS_FILES}}
+    assert {path["path"] for path in ingress["rules"][0]["http"]["paths"]} == expected
+    assert {match["path"]["value"] for rule in route["rules"] for match in rule["matches"]} == expected
+
+
+def test_the_forwarded_address_is_believed_only_where_nothing_but_the_proxy_connects(tmp_path: Path) -> None:
+    for _, one in every():
+        if one["kind"] == "ConfigMap" and one["metadata"]["name"] == "iris-api-config":
+            assert "IRIS_TRUSTED_PROXIES" not in one["data"]
+    objects = overlay_with(tmp_path, ["ingress", "proxy-only"], controllerNamespace="front", controllerNetwork="198.51.100.0/24")
+    by_name = {(one["kind"], one["metadata"]["name"]): one for one in objects}
+    assert by_name["ConfigMap", "iris-api-config"]["data"]["IRIS_TRUSTED_PROXIES"] == "peer"
+    rules = by_name["NetworkPolicy", "iris-api"]["spec"]["ingress"]
+    (rule,) = [rule for rule in rules if {"port": 8000} in rule.get("ports", [])]
+    assert rule["from"] == [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "front"}}},
+        {"ipBlock": {"cidr": "198.51.100.0/24"}},
+        {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}}},
+    ]
+    assert [rule for rule in rules if "from" not in rule] == []
+
+
 def test_signing_reaches_everything_that_opens_a_bundle() -> None:
     objects = build(KUBERAY / "overlays" / "signing")
     values = settings(objects)
@@ -278,11 +357,11 @@ def test_signing_reaches_everything_that_opens_a_bundle() -> None:
     jobs = [one for _, one in every() if one["kind"] in ("RayJob", "RayCronJob") or one["metadata"]["name"] == "iris-store"]
     assert len(jobs) >= 5
     for job in jobs:
-        heads = [template for where, template in pod_templates(job) if "workerGroupSpecs" not in where]
+        heads = [template for where, template in pod_templates(job) if "workerGroupSpecs" not in where and "submitter" not in where]
         for template in heads:
             assert {"configMapRef": {"name": "iris-api-config"}} in template["spec"]["containers"][0]["envFrom"]
             assert mounted(template, "iris-api-verify-key") == public.parent, name_of(job)
-            if job["metadata"]["name"] == "iris-train":
+            if job["metadata"]["name"] == "iris-train-job":
                 assert mounted(template, "iris-api-signing-key") == private.parent
 
 

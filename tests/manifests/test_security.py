@@ -12,7 +12,7 @@ from kuberay.ctl.secrets import GENERATED
 from tests.manifests.shipped import KUBERAY, Json, all_pod_templates, documents, one, pod_templates
 
 POLICIES = [document for _, document in documents() if document["kind"] == "NetworkPolicy"]
-WITH_TOKEN = {"iris-train-schedule"}
+WITH_TOKEN = {"iris-train-schedule", "iris-api-night"}
 """Pods whose only container asks the API server."""
 
 
@@ -135,7 +135,7 @@ def test_mlflow_gives_its_clients_users_of_their_own() -> None:
     assert "default_permission = NO_PERMISSIONS" in one("ConfigMap", "mlflow-auth")["data"]["basic_auth.ini"]
     for kind, name, user in (
         ("RayService", "iris-api", "mlflow-replica"),
-        ("RayJob", "iris-train", "mlflow-trainer"),
+        ("RayJob", "iris-train-job", "mlflow-trainer"),
         ("Job", "iris-store", "mlflow-trainer"),
     ):
         for where, template in pod_templates(one(kind, name)):

@@ -32,6 +32,10 @@ PROMISES: Groups = (
                 "faults::a_frozen_replica_is_replaced_and_costs_few_requests_after_one_retry",
             ),
             ("A killed HAProxy: back by itself within a minute", "faults::a_killed_haproxy_comes_back_by_itself"),
+            (
+                "A machine of two dies, with a reset or without a word: its replica starts on the other, after one retry no request is lost",
+                "faults::a_machine_that_dies_is_replaced_on_the_other",
+            ),
             ("20 models replaced under load: 0 failed, 0 mislabelled", "integration::models_are_replaced_under_load"),
             (
                 "The clock steps by an hour, either way: no request is refused or let in by that",

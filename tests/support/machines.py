@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from serve_app.rayserve.isolation import FILES
@@ -25,9 +25,9 @@ from tests.support.processes import alive
 from tests.support.server import ROOT
 from tests.support.waiting import until
 
-RAY = str(Path(sys.executable).parent / "ray")
-GCS, DASHBOARD, HTTP = 6379, 8265, 8000
-START_SECONDS = 120.0
+RAY, SERVE = (str(Path(sys.executable).parent / name) for name in ("ray", "serve"))
+GCS, HTTP = 6379, 8000
+START_SECONDS = 240.0
 TOKEN = secrets.token_hex(32)
 """Ray's processes ask each other for it, as those of a cluster that KubeRay made."""
 
@@ -43,6 +43,9 @@ class Machine:
     address: str
     environment: Mapping[str, str]
     folder: Path
+    """Output of what runs in it."""
+    haproxy: Path
+    """Ray gives each node a folder below that of the head."""
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -128,13 +131,16 @@ def machines(folder: Path, cpus: Sequence[int], **environment: str) -> Iterator[
             aside.mkdir(parents=True)
             address, cable = f"{network}.{number + 11}", f"cable{number}"
             stack.enter_context(_plugged(name, switch, cable, address))
-            machine = Machine(name, cable, switch, address, _environment(aside, environment), aside)
+            haproxy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="iris-", dir="/tmp")))  # a socket's path is short
+            machine = Machine(name, cable, switch, address, _environment(haproxy, environment), aside, haproxy)
             stack.callback(machine.kill)
             cluster.append(machine)
         for number, machine in enumerate(cluster):
             start_ray(machine, cluster[0], cpus[number])
-        until(lambda: all(map(has_started, cluster)), seconds=START_SECONDS, what=f"{len(cluster)} nodes of Ray")
-        yield cluster
+        try:
+            yield cluster
+        finally:
+            shutil.rmtree(f"/tmp/{names[0]}", ignore_errors=True)
 
 
 def _ip(*arguments: str) -> str:
@@ -194,47 +200,34 @@ def _environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
 
 
 def start_ray(machine: Machine, head: Machine, cpus: int) -> None:
-    """Start a node of Ray, also on a machine that was killed; only the head is waited for."""
+    """Start a node of Ray and wait for it, also on a machine that was killed; a busy machine gets three attempts."""
     arguments = [RAY, "start", "--block", "--node-ip-address", machine.address, "--num-cpus", str(cpus)]
     arguments += ["--object-store-memory", str(100 << 20), "--min-worker-port", "0", "--max-worker-port", "0"]
     arguments += ["--include-log-monitor", "false"]
     if machine is head:
-        arguments += ["--head", "--port", str(GCS), "--dashboard-host", "0.0.0.0", "--temp-dir", f"/tmp/{machine.namespace}"]
-        machine.start("ray", *arguments)
-        until(lambda: has_started(head), seconds=START_SECONDS, what="the head of Ray")
+        arguments += ["--head", "--port", str(GCS), "--include-dashboard", "false", "--temp-dir", f"/tmp/{machine.namespace}"]
     else:
-        machine.start("ray", *arguments, "--address", f"{head.address}:{GCS}")
+        arguments += ["--address", f"{head.address}:{GCS}"]
+    for attempts_left in (2, 1, 0):
+        process = machine.start("ray", *arguments)
+        until(lambda: process.poll() is not None or _has_started(machine), seconds=START_SECONDS, what="a node of Ray")  # noqa: B023
+        if process.poll() is None:
+            return
+        machine.kill()  # Ray gives a node 30 s to start, and leaves processes behind
+        assert attempts_left, _output(machine)
 
 
-def has_started(machine: Machine) -> bool:
-    """Whether this node is a part of the cluster; an AssertionError with its output when it has ended."""
-    process = machine.started[0]
-    output = (machine.folder / "ray.log").read_text(errors="replace")
-    assert process.poll() is None, output
-    return "Ray runtime started" in output
+def _has_started(machine: Machine) -> bool:
+    return "Ray runtime started" in _output(machine)
+
+
+def _output(machine: Machine) -> str:
+    return (machine.folder / "ray.log").read_text(errors="replace")
 
 
 def deploy(head: Machine, config: str) -> None:
-    """Give Serve's declarative API a config, as the KubeRay operator does."""
+    """Give Serve a config in its declarative form, as the KubeRay operator does."""
     file = head.folder / "serve.yaml"
     file.write_text(config)
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        serve = str(Path(RAY).with_name("serve"))
-        result = head.run(serve, "deploy", "--address", f"http://{head.address}:{DASHBOARD}", str(file))
-        if result.returncode == 0:
-            return
-        assert time.monotonic() < deadline, result.stdout + result.stderr
-        time.sleep(1)
-
-
-def statuses(head: Machine) -> dict[str, str]:
-    """The states of the replicas by their id."""
-    url = f"http://{head.address}:{DASHBOARD}/api/serve/applications/"
-    details = httpx2.get(url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5).raise_for_status().json()
-    return {
-        replica["replica_id"]: replica["state"]
-        for application in details["applications"].values()
-        for deployment in application["deployments"].values()
-        for replica in deployment["replicas"]
-    }
+    result = head.run(SERVE, "run", "--non-blocking", "--address", f"{head.address}:{GCS}", str(file), timeout=START_SECONDS)
+    assert result.returncode == 0, result.stdout + result.stderr

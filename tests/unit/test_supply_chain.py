@@ -132,8 +132,21 @@ def test_a_released_image_is_built_from_the_digest_of_its_base_and_says_so() -> 
     assert "org.opencontainers.image.base.digest=" in script
 
 
-def test_a_released_image_is_signed_and_has_an_sbom_and_a_provenance() -> None:
+def test_a_release_has_both_platforms_and_both_were_run() -> None:
+    images, index = (workflow("release.yml")["jobs"][name] for name in ("images", "index"))
+    matrix = images["strategy"]["matrix"]
+    assert {one["platform"]: one["runner"] for one in matrix["include"]} == {"amd64": "ubuntu-24.04", "arm64": "ubuntu-24.04-arm"}
+    assert index["strategy"]["matrix"]["target"] == matrix["target"] == ["serve", "train"]
     script = build_of_images()
+    assert script.index("docker build") < script.index("docker run") < script.index("docker push")
+    joined = "\n".join(step.get("run", "") for step in index["steps"])
+    assert all(f'"$IMAGE:$TAG-{platform}"' in joined for platform in matrix["platform"])
+    assert ".ci/wheels aarch64" in [step.get("run") for step in workflow("ci.yml")["jobs"]["image"]["steps"]]
+
+
+@pytest.mark.parametrize("job", ["images", "index"])
+def test_a_released_image_is_signed_and_has_an_sbom_and_a_provenance(job: str) -> None:
+    script = "\n".join(step.get("run", "") for step in workflow("release.yml")["jobs"][job]["steps"])
     assert "cosign sign " in script
     assert set(re.findall(r"cosign attest --yes --type (\w+)", script)) == {"cyclonedx", "slsaprovenance1"}
 

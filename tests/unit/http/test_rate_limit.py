@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from serve_app.artifacts.store import Store
 from serve_app.http.auth import change_file, make_key
-from serve_app.http.rate_limit import COMPAT_RATES, _client_of, _peer, parse_networks
+from serve_app.http.rate_limit import COMPAT_RATES, _client_of, _peer, parse_proxies
 from serve_app.http.rate_window import Rate
 from tests.support.apps import HEADERS, KEY, client_of, rate_limits
 from tests.support.models import A_FLOWER, logistic_store
@@ -78,7 +78,7 @@ def test_a_forwarded_address_is_believed_only_from_a_configured_proxy(store: Sto
     limits = rate_limits(per_client=Rate(1, HOUR))
     stranger = client_of(store, rate_limits=limits)
     assert [from_address(stranger, f"203.0.113.{n}") for n in range(3)] == [200, 429, 429]
-    trusted = rate_limits(per_client=Rate(1, HOUR), trusted=parse_networks(("10.0.0.0/8",)))
+    trusted = rate_limits(per_client=Rate(1, HOUR), proxies=parse_proxies(("10.0.0.0/8",)))
     app = client_of(store, rate_limits=trusted).app
     behind = TestClient(app, client=("10.1.2.3", 5000))
     assert [from_address(behind, f"203.0.113.{n}") for n in range(3)] == [200, 200, 200]
@@ -103,7 +103,14 @@ def test_a_forwarded_address_is_believed_only_from_a_configured_proxy(store: Sto
     ],
 )
 def test_the_client_is_the_last_address_that_is_no_proxy(peer: str, forwarded: str, client: str) -> None:
-    assert _client_of(parse_networks(("10.0.0.0/8",)))(peer, forwarded.encode()) == client
+    assert _client_of(parse_proxies(("10.0.0.0/8",)))(peer, forwarded.encode()) == client
+
+
+def test_whatever_connects_is_the_proxy_where_the_settings_say_so() -> None:
+    client = _client_of(parse_proxies(("peer", "10.0.0.0/8")))
+    assert client("172.16.0.1", b"1.1.1.1, 198.51.100.7, 10.0.0.2") == "198.51.100.7"
+    assert client("172.16.0.1", b"") == "172.16.0.1"
+    assert client("172.16.0.1", b"172.16.0.2") == "172.16.0.2"
 
 
 def test_what_the_server_made_of_a_forwarded_address_is_taken_back() -> None:

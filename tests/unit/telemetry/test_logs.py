@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,3 +67,54 @@ def test_configuring_twice_writes_each_line_once(capsys: pytest.CaptureFixture[s
         configure(level="INFO", json=as_json)
     logging.getLogger(ROOT).warning("once")
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_lines_go_to_the_file_of_the_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "log"
+    file.write_text("before\n")
+    configure(level="INFO", json=True, file=file)
+    logging.getLogger(ROOT).info("one")
+    logging.getLogger(ROOT).info("two")
+    before, one, two = file.read_text().splitlines()
+    assert (before, json.loads(one)["message"], json.loads(two)["message"]) == ("before", "one", "two")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_cannot_be_opened_costs_a_warning_and_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(level="INFO", json=True, file=tmp_path / "nowhere" / "log")
+    logging.getLogger(ROOT).info("one")
+    warning, one = map(json.loads, capsys.readouterr().err.splitlines())
+    assert "IRIS_LOG_FILE" in warning["message"]
+    assert one["message"] == "one"
+
+
+def test_a_pipe_that_nobody_empties_makes_no_line_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    try:
+        configure(level="INFO", json=True, file=Path(f"/proc/self/fd/{writer}"))
+        for number in range(2000):
+            logging.getLogger(ROOT).info("line", extra={"number": number})
+        os.set_blocking(reader, False)
+        taken = os.read(reader, 1 << 20).decode()
+        logging.getLogger(ROOT).info("line", extra={"number": 2000})
+        last = os.read(reader, 1 << 20).decode()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    numbers = [json.loads(line)["number"] for text in (taken, capsys.readouterr().err, last) for line in text.splitlines() if line]
+    assert sorted(numbers) == list(range(2001))
+
+
+def test_a_long_line_that_the_pipe_takes_half_of_is_whole_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    try:
+        configure(level="INFO", json=True, file=Path(f"/proc/self/fd/{writer}"))
+        logging.getLogger(ROOT).info("x" * 100_000)
+        os.read(reader, 1 << 20)
+        logging.getLogger(ROOT).info("next")
+        (_, line) = os.read(reader, 1 << 20).decode().split("\n", 1)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert json.loads(line)["message"] == "next"
+    assert json.loads(capsys.readouterr().err)["message"] == "x" * 100_000
