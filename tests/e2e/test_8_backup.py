@@ -170,7 +170,9 @@ def test_a_training_meanwhile_is_waited_for_by_nothing_and_breaks_nothing(full: 
 def page_commands() -> list[str]:
     """The commands of docs/backup.md that need kubectl alone, in their order."""
     text = (ROOT / "docs" / "backup.md").read_text()
-    blocks = re.findall(r"```bash\n(.*?)```", text[text.index("## With kubectl alone") : text.index("## On one machine")], re.DOTALL)
+    blocks = re.findall(
+        r"```bash\n(.*?)```", text[text.index("## With kubectl alone") : text.index("## On one machine")], re.DOTALL
+    )
     return [block.replace("-n mlops", f"-n {NAMESPACE}") for block in blocks]
 
 
