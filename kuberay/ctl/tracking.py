@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kuberay.ctl import manifests
-from kuberay.ctl.kube import OVERRIDES, SECRET, STORE_CLAIM, Cluster, CommandError, Json, echo
+from kuberay.ctl.kube import MLFLOW_SERVICE, OVERRIDES, SECRET, STORE_CLAIM, Cluster, CommandError, Json, echo
 from serve_app.tracking_uri import kind_of, refusal
 
 DEFAULT_OVERLAY = "api"
@@ -39,8 +39,10 @@ def check(uri: str, documents: Iterable[Json]) -> None:
     reason = refusal(uri) if uri else None
     if reason is None or any("MLFLOW_TRACKING_URI" in settings for settings in _overrides(documents)):
         return
+    if not uri.startswith("gs://"):
+        reason += f"; `make k8s-deploy-mlflow` starts one in the cluster, at http://{MLFLOW_SERVICE}:5000"
     if kind_of(uri) == "folder":
-        reason += '; or set "" and let OVERLAY=hostpath serve the store in a folder of the node'
+        reason += ', and with "" OVERLAY=hostpath serves the store in a folder of the node'
     raise CommandError(f"{reason} (the Secret {SECRET}, kuberay/base/secret.yaml)")
 
 
