@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable
 
-from kuberay.ctl import manifests, secrets
-from kuberay.ctl.kube import (
-    MLFLOW,
-    OVERRIDES,
-    PART_OF,
-    SECRET,
-    SERVICE,
-    STORE_CLAIM,
-    Cluster,
-    CommandError,
-    Json,
-    echo,
-    field,
-)
+from kuberay.ctl import manifests, secrets, tracking
+from kuberay.ctl.kube import MLFLOW, PART_OF, SERVICE, Cluster, CommandError, echo, field
 from kuberay.ctl.node_port import node_ports
 from kuberay.ctl.readiness import wait_for_api, wait_for_mlflow
-from serve_app.tracking_uri import kind_of, refusal
 
 CRD = "rayservices.ray.io"
 RELEASE = "kuberay-operator"
-DEFAULT_OVERLAY = "api"
-BUCKET_OVERLAY = "gcs"
 HELM_REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
 
 
@@ -36,14 +20,12 @@ def deploy(cluster: Cluster, name: str) -> None:
 
     Raises CommandError when something is missing or does not get ready within K8S_TIMEOUT seconds.
     """
-    folder = manifests.overlay(name)
+    manifests.overlay(name)  # a wrong name is said before the cluster is asked
     require_operator(cluster)
+    uri = tracking.tracking_uri(cluster)
+    folder = tracking.overlay_for(cluster, name, uri)
     documents = manifests.build(cluster, folder)
-    uri = tracking_uri(cluster)
-    if uri.startswith("gs://") and name == DEFAULT_OVERLAY and cluster.get("persistentvolumeclaim", STORE_CLAIM) is None:
-        echo(f"  MLFLOW_TRACKING_URI in the Secret is {uri}: models come from this bucket (OVERLAY=gcs)")
-        documents = manifests.build(cluster, manifests.overlay(BUCKET_OVERLAY))
-    check_tracking_uri(uri, documents)
+    tracking.check(uri, documents)
     secrets.apply_before(cluster, documents)
     secrets.create_missing(cluster, documents)
     manifests.set_checksum(documents, secrets.used_secrets(cluster, documents))
@@ -55,34 +37,7 @@ def deploy(cluster: Cluster, name: str) -> None:
     ports = node_ports(cluster.items("services", PART_OF))
     outside = f"port {ports[0]} of every node" if ports else "for clients outside of the cluster: make k8s-nodeport"
     echo(f"the API answers after {seconds:.0f} s: Service {SERVICE}:8000, {outside}")
-    training = "make k8s-train TRAIN=kuberay/overlays/gcs/train" if uri.startswith("gs://") else "make k8s-train"
-    echo(f"next: make k8s-test, {training}")
-
-
-def tracking_uri(cluster: Cluster) -> str:
-    """MLFLOW_TRACKING_URI in the Secret that a deployment uses: in K8S_SECRET, else on the cluster; empty when it is in neither."""
-    if cluster.secret_file.is_file():
-        documents = manifests.parse(cluster, cluster.secret_file.read_text())
-        secret = next((document for document in documents if document["metadata"]["name"] == SECRET), None)
-    else:
-        secret = cluster.get("secret", SECRET)
-    return manifests.secret_value(secret, "MLFLOW_TRACKING_URI").strip()
-
-
-def check_tracking_uri(uri: str, documents: Iterable[Json]) -> None:
-    """Raise CommandError when replicas cannot take models from `uri` and `documents` do not give them another address."""
-    reason = refusal(uri) if uri else None
-    if reason is None or any("MLFLOW_TRACKING_URI" in config for config in _overrides(documents)):
-        return
-    if kind_of(uri) == "folder":
-        reason += '; or set "" and let OVERLAY=hostpath serve the store in a folder of the node'
-    raise CommandError(f"{reason} (the Secret {SECRET}, kuberay/base/secret.yaml)")
-
-
-def _overrides(documents: Iterable[Json]) -> list[Json]:
-    """The data of the overlay's own settings; kustomize adds a hash to the name of a generated ConfigMap."""
-    configs = manifests.of_kind(documents, "ConfigMap")
-    return [config.get("data", {}) for config in configs if config["metadata"]["name"].startswith(OVERRIDES)]
+    echo(f"next: make k8s-test, {tracking.next_training(uri)}")
 
 
 def require_operator(cluster: Cluster) -> None:

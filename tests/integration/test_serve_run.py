@@ -14,17 +14,29 @@ import httpx2
 import pytest
 
 from serve_app.artifacts.store import Store
+from tests.support import server
 from tests.support.models import A_FLOWER, publish_iris
 from tests.support.processes import haproxies
-from tests.support.server import HEADERS, PYTHON, ROOT, START_SECONDS, Server, environment, free_port
+from tests.support.server import HEADERS, PYTHON, ROOT, START_SECONDS, Server, free_port
 from tests.support.waiting import until
 
 WARNING = "iris_api.flags"
 RAY = """
+import contextlib
+import sys
 import ray
-print(ray.init(address="local", num_cpus=2).address_info["gcs_address"], flush=True)
-input()
+for _ in range(3):  # Ray gives its node 30 s to start, which is too short on a busy machine
+    with contextlib.suppress(Exception):
+        print("address", ray.init(address="local", num_cpus=2).address_info["gcs_address"], flush=True)
+        sys.stdin.read()
+        break
+    ray.shutdown()
 """
+
+
+def environment(model_dir: Path, **more: str) -> dict[str, str]:
+    """The environment of Ray and of `serve run`, which find each other without a token."""
+    return server.environment(model_dir, RAY_AUTH_MODE="disabled", **more)
 
 
 @pytest.fixture
@@ -41,10 +53,10 @@ def serve_run(folder: Path, env: dict[str, str], *arguments: str, port: int) -> 
     command = [str(Path(PYTHON).with_name("serve")), "run", *arguments]
     with output.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env, cwd=ROOT, start_new_session=True)
-    server = Server(f"http://127.0.0.1:{port}", process, output)
+    running = Server(f"http://127.0.0.1:{port}", process, output)
     try:
-        until(lambda: predicts(server), seconds=START_SECONDS, what="a prediction")
-        yield server
+        until(lambda: predicts(running), seconds=START_SECONDS, what="a prediction")
+        yield running
     except BaseException:
         sys.stderr.write(output.read_text(errors="replace")[-8000:])
         raise
@@ -56,10 +68,10 @@ def serve_run(folder: Path, env: dict[str, str], *arguments: str, port: int) -> 
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def predicts(server: Server) -> bool:
-    assert server.process.poll() is None, server.output.read_text()
+def predicts(running: Server) -> bool:
+    assert running.process.poll() is None, running.output.read_text()
     with contextlib.suppress(httpx2.HTTPError):
-        return httpx2.post(f"{server.url}/predict", json=A_FLOWER, headers=HEADERS, timeout=5).status_code == 200
+        return httpx2.post(f"{running.url}/predict", json=A_FLOWER, headers=HEADERS, timeout=5).status_code == 200
     return False
 
 
@@ -67,27 +79,29 @@ def predicts(server: Server) -> bool:
 def running_ray(store: Store, tmp_path: Path) -> Iterator[tuple[str, dict[str, str], int]]:
     """The address of a Ray that was started without flags, its environment, and the session of its processes."""
     env = environment(store.root)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [PYTHON, "-c", RAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=tmp_path, start_new_session=True, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield next(line.strip() for line in process.stdout if line.startswith("127.") or line[:1].isdigit()), env, process.pid
-    finally:
-        process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            address = next((line.split()[1] for line in process.stdout if line.startswith("address ")), None)
+            assert address is not None, "Ray did not start"
+            yield address, env, process.pid
+        finally:
+            process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_the_import_path_alone_brings_the_flags(store: Store, tmp_path: Path) -> None:
     port = free_port()
     env = environment(store.root, RAY_SERVE_DEFAULT_HTTP_PORT=str(port))
-    with serve_run(tmp_path, env, "--address", "local", "serve_app.deployment:app", port=port) as server:
-        assert haproxies(server.process.pid)
-        assert WARNING not in server.output.read_text()
+    with serve_run(tmp_path, env, "--address", "local", "serve_app.deployment:app", port=port) as running:
+        assert haproxies(running.process.pid)
+        assert WARNING not in running.output.read_text()
 
 
 def test_on_a_ray_without_flags_the_application_warns_once_and_names_the_command(
@@ -96,12 +110,12 @@ def test_on_a_ray_without_flags_the_application_warns_once_and_names_the_command
     address, env, session = running_ray
     port = free_port()
     env = {**env, "RAY_SERVE_DEFAULT_HTTP_PORT": str(port)}
-    with serve_run(tmp_path, env, "--address", address, "serve_app.deployment:app", port=port) as server:
+    with serve_run(tmp_path, env, "--address", address, "serve_app.deployment:app", port=port) as running:
         for _ in range(5):
-            assert predicts(server)
+            assert predicts(running)
         assert not haproxies(session)
-        until(lambda: WARNING in server.output.read_text(), what="the warning")
-        (line,) = [line for line in server.output.read_text().splitlines() if WARNING in line]
+        until(lambda: WARNING in running.output.read_text(), what="the warning")
+        (line,) = [line for line in running.output.read_text().splitlines() if WARNING in line]
         assert "serve run serve_app/rayserve/serve.yaml" in line
 
 
@@ -114,6 +128,6 @@ def test_the_config_file_brings_the_flags_to_a_ray_without_them(
     text = (ROOT / "serve_app" / "rayserve" / "serve.yaml").read_text()
     assert "port: 8000" in text
     file.write_text(text.replace("port: 8000", f"port: {port}"))
-    with serve_run(tmp_path, env, "--address", address, str(file), port=port) as server:
+    with serve_run(tmp_path, env, "--address", address, str(file), port=port) as running:
         assert haproxies(session)
-        assert WARNING not in server.output.read_text()
+        assert WARNING not in running.output.read_text()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.manifests.shipped import KUBERAY, ROOT
 
-PAGES = ("docs/operations.md", "docs/troubleshooting.md", "docs/backup.md")
+PAGES = ("docs/operations.md", "docs/troubleshooting.md", "docs/backup.md", "docs/orchestration.md", "kuberay/README.md")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -28,3 +28,27 @@ def test_a_name_of_a_column_is_not_read_by_make(name: str) -> None:
 def test_the_flags_of_a_job_are_one_argument_with_their_quotes() -> None:
     flags = "--data /data/t.csv --target 'Price ($)'"
     assert last_command("k8s-train", flags)[-2:] == ["--arguments", flags]
+
+
+def test_the_images_are_built_by_the_docker_of_the_environment(tmp_path: Path) -> None:
+    """`eval $(minikube docker-env); make build`: the client of Docker gets what the first command has set."""
+    record = tmp_path / "record"
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$@" >> {record}\nenv | grep -E "^(DOCKER_|MINIKUBE_)" | sort >> {record}\n')
+    docker.chmod(0o755)
+    minikube = {
+        "DOCKER_TLS_VERIFY": "1",
+        "DOCKER_HOST": "tcp://192.168.49.2:2376",
+        "DOCKER_CERT_PATH": "/home/user/.minikube/certs",
+        "MINIKUBE_ACTIVE_DOCKERD": "minikube",
+    }
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "DOCKER_"))}
+    env = {**outside, **minikube, "PATH": f"{tmp_path}:{outside['PATH']}"}
+    subprocess.run(["make", "build"], cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)
+    lines = record.read_text().splitlines()
+    assert [line for line in lines if line.startswith("build")] == [
+        "build -t iris-api:latest --target serve .",
+        "build -t iris-train:latest --target train .",
+    ]
+    for name, value in minikube.items():
+        assert lines.count(f"{name}={value}") == 2
