@@ -46,6 +46,17 @@ VerifyKey = Annotated[
     ),
 ]
 
+# Tables of buckets and web servers.
+ScratchDir = Annotated[
+    Path | None, typer.Option(envvar="IRIS_SCRATCH_DIR", help="Folder for downloads of tables. (default: for temporary files)")
+]
+ScratchBytes = Annotated[int, typer.Option(envvar="IRIS_SCRATCH_BYTES", min=1, help="Bytes that downloads may take.")]
+SCRATCH_BYTES = 4 << 30
+AllowHttp = Annotated[
+    bool,
+    typer.Option("--allow-http", envvar="IRIS_ALLOW_HTTP", help="Read tables without encryption from hosts outside the cluster."),
+]
+
 Options = TypeVar("Options")
 
 

@@ -40,8 +40,11 @@ def note(text: str) -> None:
     typer.echo(f"         {printable(text)}", err=True)
 
 
-def bar(total: int, text: str, unit: str, *, scaled: bool = False, delay: float = 0.0) -> tqdm[Any]:
-    """A progress bar, shown after `delay` seconds; it is redrawn rarely when stderr is no terminal: a log keeps every line."""
+def bar(total: int | None, text: str, unit: str, *, scaled: bool = False, delay: float = 0.0) -> tqdm[Any]:
+    """A progress bar (`total` is None while it is not known), shown after `delay` seconds.
+
+    It is redrawn rarely when stderr is no terminal: a log keeps every line.
+    """
     return tqdm(
         total=total,
         desc=f"         {text}",

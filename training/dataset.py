@@ -17,10 +17,10 @@ from serve_app.artifacts.dates import DateForm, as_sent
 from serve_app.artifacts.manifest import sha256
 from serve_app.artifacts.signature import EXACT, IRIS_BOUNDS, MISSING, Feature, Kind, Label, Signature, Task
 from serve_app.errors import UsageError
-from serve_app.printable import printable
 from serve_app.tables.date_columns import date_column
 from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.frame import Table, first_row, read_table
+from serve_app.tables.location import Location
 from serve_app.tables.unusable import UnusableColumn
 from training import held_out
 from training.column_report import ColumnReport, Source, describe, looks_like_identifier
@@ -66,7 +66,7 @@ class Dataset:
 
 
 def load(
-    path: Path | None,
+    source: Path | Location | None,
     *,
     target: str | None = None,
     task: TaskChoice = "auto",
@@ -90,8 +90,8 @@ def load(
     `dates` the columns that flags declare as dates, with their formats. The newest rows by `time_column` are held out, or whole
     groups of `group_column`, or random rows.
     """
-    ranges = {**(IRIS_BOUNDS if path is None else {}), **(bounds or {})}
-    data, name, target = _read(path, target, flags, missing, kinds or {})
+    ranges = {**(IRIS_BOUNDS if source is None else {}), **(bounds or {})}
+    data, name, target = _read(source, target, flags, missing, kinds or {})
     forms, grouped = dates or {}, [] if group_column is None or group_column in drop else [group_column]
     features = _features(data, name, target, [*drop, *grouped], ranges, [column for column in forms if column != time_column])
     complaints = Complaints()
@@ -145,18 +145,19 @@ def _json_value(feature: Feature, value: Any) -> Label | None:
 
 
 def _read(
-    path: Path | None,
+    source: Path | Location | None,
     target: str | None,
     flags: DialectFlags | None,
     missing: Sequence[str] | None,
     kinds: Mapping[str, Kind],
 ) -> tuple[Table, str, str]:
     """The raw table, its name, and the name of the target column."""
-    if path is None:
+    if source is None:
         return Table(*_iris(), description="", missing=MISSING, kinds=kinds), "iris", target or "species"
     if target is None:
         raise UsageError("--data needs --target, the name of the column to predict")
-    return read_table(path, flags=flags, missing=missing, kinds=kinds), printable(path.name), target
+    location = source if isinstance(source, Location) else Location(str(source))
+    return read_table(location, flags=flags, missing=missing, kinds=kinds), location.name, target
 
 
 def _features(

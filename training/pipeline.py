@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.policy import LoadPolicy, load_policy
 from serve_app.progress import Progress, note
 from serve_app.tables.dialect import DialectFlags
+from serve_app.tables.fetch import fetched
+from serve_app.tables.location import Location
+from serve_app.tables.scratch import ScratchSpace
 from training import card, column_report, figures, fit, importance, publish, threshold
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison, require_same_columns
@@ -133,8 +137,10 @@ def _seed(options: TrainOptions) -> int:
 
 def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Dataset, dict[str, float]]:
     """The dataset and the floors; prints what was made of the table."""
-    with progress("read the data"):
-        dataset = _load_dataset(options, seed)
+    space = ScratchSpace(options.scratch_dir, options.scratch_bytes)
+    location = None if options.data is None else Location(options.data, allow_http=options.allow_http)
+    with nullcontext() if location is None else fetched(location, space, progress) as source, progress("read the data"):
+        dataset = _load_dataset(options, source, seed)
         if options.threshold_rule is not None:
             dataset = replace(dataset, signature=threshold.check(dataset.signature, options.threshold_rule))
         floors = _floors(options, dataset)
@@ -179,9 +185,9 @@ def _load_signer(file: Path) -> Sign:
         raise UsageError(f"--signing-key: {error}") from None
 
 
-def _load_dataset(options: TrainOptions, seed: int) -> Dataset:
+def _load_dataset(options: TrainOptions, source: Location | None, seed: int) -> Dataset:
     return load(
-        options.data,
+        source,
         target=options.target,
         task=options.task,
         drop=options.drop,

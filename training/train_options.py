@@ -18,11 +18,15 @@ from serve_app.artifacts.store import KEEP
 from serve_app.command_line import (
     MODEL_DIR,
     REFUSED,
+    SCRATCH_BYTES,
+    AllowHttp,
     AllowJoblib,
     Decimal,
     Encoding,
     ModelDir,
     PredictorChoice,
+    ScratchBytes,
+    ScratchDir,
     Separator,
     VerifyKey,
 )
@@ -164,7 +168,10 @@ def parse_tag(text: str | Tag) -> Tag:
 class TrainOptions:
     """What one training does. Raises UsageError when a value is out of its range."""
 
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet table, or a folder of them. (default: the iris flowers)")] = None
+    data: Annotated[
+        str | None,
+        typer.Option(help="CSV or Parquet: a file, a folder, gs://…, s3://…, or https://…. (default: the iris flowers)"),
+    ] = None
     target: Annotated[str | None, typer.Option(help="Column to predict.")] = None
     task: Annotated[TaskChoice, typer.Option(help="Predict a class or a number; auto decides by the values of the target.")] = (
         "auto"
@@ -290,6 +297,9 @@ class TrainOptions:
     )
     model_dir: ModelDir = MODEL_DIR
     tracking_uri: TrackingUri = None
+    scratch_dir: ScratchDir = None
+    scratch_bytes: ScratchBytes = SCRATCH_BYTES
+    allow_http: AllowHttp = False
 
     def __post_init__(self) -> None:
         for column in self.category:

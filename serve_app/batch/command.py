@@ -9,6 +9,7 @@ import typer
 from serve_app.batch.score_options import ScoreOptions
 from serve_app.command_line import INTERRUPTED, options_command, say
 from serve_app.progress import step
+from serve_app.tables.address import redacted
 
 
 def score(options: ScoreOptions) -> None:
@@ -24,7 +25,7 @@ def score(options: ScoreOptions) -> None:
     if outcome.already:
         say(f"{outcome.already} of {outcome.parts} parts were there already", err=True)
     bad = f", {outcome.errors:,} of them with an error" if outcome.errors else ""
-    say(f"{outcome.rows:,} rows scored by version {outcome.version} ({outcome.digest[:12]}){bad}: {options.out}")
+    say(f"{outcome.rows:,} rows scored by version {outcome.version} ({outcome.digest[:12]}){bad}: {redacted(options.out)}")
     if outcome.workers:
         total = f"{time.monotonic() - started:.1f} s, of which {outcome.seconds:.1f} s scoring"
         workers = f"{outcome.workers} workers of at most {outcome.peak_bytes / 1e6:,.0f} MB each"

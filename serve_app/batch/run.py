@@ -23,8 +23,10 @@ from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.progress import Progress
 from serve_app.tables.columns import Reading, check_columns, check_types
 from serve_app.tables.dialect import DialectFlags
+from serve_app.tables.fetch import fetched
 from serve_app.tables.header import Header, csv_header
 from serve_app.tables.location import Folder, Kind, Location, Source, hive_keys, sources, translate_errors
+from serve_app.tables.scratch import ScratchSpace
 from serve_app.tables.splits import Part, csv_parts, last_byte, parquet_parts, scan_range, split_ranges
 
 
@@ -52,9 +54,25 @@ def score(options: ScoreOptions, report: Progress, pool: Pool | None = None) -> 
     Without a pool, this process scores a table of a single part, which is not worth the start of Ray. Raises UsageError,
     BackendUnavailable, StoreError or BundleRefused.
     """
-    data, folder = Location(options.data), Folder(Location(options.out))
+    folder = Folder(Location(options.out, allow_http=options.allow_http))
+    data = Location(options.data, allow_http=options.allow_http)
     with report("verify the model"):
         model, predictor = _open_model(options)
+    if not data.web:  # the workers read buckets themselves, on whichever node they are
+        return _score(options, data, folder, model, predictor, report, pool)
+    with fetched(data, ScratchSpace(options.scratch_dir, options.scratch_bytes), report) as copy:
+        return _score(options, copy, folder, model, predictor, report, pool)
+
+
+def _score(
+    options: ScoreOptions,
+    data: Location,
+    folder: Folder,
+    model: Model,
+    predictor: Predictor,
+    report: Progress,
+    pool: Pool | None,
+) -> Outcome:
     with report("list the input"):
         kind, files = sources(data)
     flags = DialectFlags(options.separator, options.decimal, options.encoding)
@@ -80,7 +98,7 @@ def score(options: ScoreOptions, report: Progress, pool: Pool | None = None) -> 
         names = {}
     manifest = read_manifest(folder, list(names))
     if manifest is not None:
-        check_same(manifest.spec, spec, options.out)
+        check_same(manifest.spec, spec, folder.location.redacted)
         if DONE in names:
             return Outcome(**orjson.loads(folder.read(DONE)), already=len(manifest.parts))
     reading = Reading(predictor.signature, kept, options.unknown)

@@ -8,7 +8,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from serve_app.command_line import MODEL_DIR, AllowJoblib, Decimal, Encoding, ModelDir, PredictorChoice, Separator, VerifyKey
+from serve_app.command_line import (
+    MODEL_DIR,
+    SCRATCH_BYTES,
+    AllowHttp,
+    AllowJoblib,
+    Decimal,
+    Encoding,
+    ModelDir,
+    PredictorChoice,
+    ScratchBytes,
+    ScratchDir,
+    Separator,
+    VerifyKey,
+)
 from serve_app.errors import UsageError
 
 # Declared here, because the modules that use them load numpy and ONNX Runtime, which `--help` does not need.
@@ -24,7 +37,7 @@ PART_BYTES = 16 << 20
 class ScoreOptions:
     """What one scoring does."""
 
-    data: Annotated[str, typer.Option(help="CSV or Parquet: a file, a folder, a pattern 'in/*.csv', or gs://…, s3://….")]
+    data: Annotated[str, typer.Option(help="CSV or Parquet: a file, a folder, a pattern 'in/*.csv', gs://…, s3://…, or https://….")]
     out: Annotated[
         str, typer.Option(help="Folder of the results, on this machine or in a bucket; finished parts of an earlier run are kept.")
     ]
@@ -55,6 +68,9 @@ class ScoreOptions:
     prefer: PredictorChoice = "auto"
     allow_joblib: AllowJoblib = True
     verify_key: VerifyKey = None
+    scratch_dir: ScratchDir = None
+    scratch_bytes: ScratchBytes = SCRATCH_BYTES
+    allow_http: AllowHttp = False
 
     def kept_columns(self, columns: Callable[[], Collection[str]]) -> tuple[str, ...]:
         """The columns of the input that the output repeats, in the order of the flags; raises UsageError when one is kept twice.

@@ -81,7 +81,7 @@ class Table:
 
 
 def read_table(
-    path: Path,
+    source: Path | Location,
     *,
     flags: DialectFlags | None = None,
     missing: Sequence[str] | None = None,
@@ -93,7 +93,7 @@ def read_table(
     these texts mean a missing value. `kinds` are the kinds of columns that flags say; columns that do not exist are ignored.
     """
     kinds = kinds or {}
-    location = Location(str(path))
+    location = source if isinstance(source, Location) else Location(str(source))
     words = MISSING if missing is None else tuple(dict.fromkeys(["", *missing]))
     kind, files = sources(location)
     if kind == "parquet":
@@ -101,7 +101,7 @@ def read_table(
     else:
         table = _read_csv(location, files, words, flags or DialectFlags(), kinds)
     if not len(table.frame):
-        raise UsageError(f"{path} has a header but no rows")
+        raise UsageError(f"{location.redacted} has a header but no rows")
     return table
 
 

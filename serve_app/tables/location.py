@@ -1,4 +1,4 @@
-"""Where tables are read and results are written: this machine, or a bucket that pyarrow knows (gs://, s3://, …)."""
+"""Where tables are read and results are written: this machine, or a bucket (gs://, s3://, and others that pyarrow knows)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from pyarrow import ArrowException
 from pyarrow import fs as arrow
 
 from serve_app.artifacts.durable import replace_file
-from serve_app.errors import BackendUnavailable, UsageError
+from serve_app.errors import BackendUnavailable, IrisApiError, UsageError
+from serve_app.printable import printable
+from serve_app.tables import address
+from serve_app.tables.buckets import open_bucket, parse
+from serve_app.tables.network_errors import bucket_error, missing
+from serve_app.tables.scratch import local_name
 
 Kind = Literal["csv", "parquet"]
 KINDS: dict[str, Kind] = {
@@ -45,15 +50,26 @@ class Source:
 
 @dataclass(frozen=True)
 class Location:
-    """A file, folder or pattern: `uri` as the user wrote it. Every worker connects on its own."""
+    """A file, folder or pattern: `uri` as the user wrote it. Every worker connects on its own.
+
+    `scratch` is the folder of this machine that its files were copied to (`fetch.fetched`), empty when there is no copy.
+    """
 
     uri: str
+    scratch: str = ""
+    allow_http: bool = False
 
     @cached_property
     def _resolved(self) -> tuple[Any, str]:
+        if self.scratch:
+            return arrow.SubTreeFileSystem(self.scratch, arrow.LocalFileSystem()), self.copy_path
+        if self.web:
+            raise UsageError(f"{self.redacted} is a web address, and nothing can be written to one: name a folder or a bucket")
         with translate_errors(self.redacted):
             if "://" not in self.uri:
                 return arrow.LocalFileSystem(), os.path.abspath(self.uri)
+            if self.scheme in address.BUCKETS:
+                return open_bucket(self.uri, allow_http=self.allow_http)
             filesystem, path = arrow.FileSystem.from_uri(self.uri)
             return filesystem, path
 
@@ -68,12 +84,36 @@ class Location:
         return self._resolved[1]
 
     @property
+    def scheme(self) -> str:
+        """`gs`, `s3`, `https`, …; empty for a path of this machine."""
+        return address.scheme(self.uri)
+
+    @property
+    def web(self) -> bool:
+        """Whether it is a file of a web server."""
+        return self.scheme in address.WEB
+
+    @property
+    def remote(self) -> bool:
+        """Whether `fetch.fetched` copies it to this machine."""
+        return self.web or self.scheme in address.BUCKETS
+
+    @property
+    def copy_path(self) -> str:
+        """The path of a copy within `scratch`."""
+        if self.web:
+            return local_name(address.web_file_path(self.uri))
+        return local_name(parse(self.uri).path)
+
+    @property
     def redacted(self) -> str:
         """The address without user name, password and query, which may be secret."""
-        scheme, separator, rest = self.uri.partition("://")
-        if not separator:
-            return self.uri
-        return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+        return address.redacted(self.uri)
+
+    @property
+    def name(self) -> str:
+        """What messages and records call the table: the name of a local file, or an address without what may be secret."""
+        return printable(self.redacted if self.scheme else Path(self.uri).name)
 
     @property
     def local(self) -> bool:
@@ -86,14 +126,18 @@ def translate_errors(name: str) -> Iterator[None]:
     """Turn errors of a filesystem into UsageError or BackendUnavailable with one sentence about `name`."""
     try:
         yield
-    except FileNotFoundError:
-        raise UsageError(f"{name} does not exist") from None
-    except PermissionError:
-        raise UsageError(f"{name} may not be used by this user: change its permissions") from None
-    except OSError as error:
-        raise BackendUnavailable(f"{name} cannot be used: {_brief(error)}") from None
-    except ArrowException as error:
-        raise UsageError(f"{name} cannot be used: {_brief(error)}") from None
+    except (OSError, ArrowException) as error:
+        raise bucket_error(name, str(error)) or _file_error(name, error) from None
+
+
+def _file_error(name: str, error: OSError | ArrowException) -> IrisApiError:
+    if isinstance(error, FileNotFoundError):
+        return missing(name) if "://" in name else UsageError(f"{name} does not exist")
+    if isinstance(error, PermissionError):
+        return UsageError(f"{name} may not be used by this user: change its permissions")
+    if isinstance(error, OSError):
+        return BackendUnavailable(f"{name} cannot be used: {_brief(error)}")
+    return UsageError(f"{name} cannot be used: {_brief(error)}")
 
 
 def sources(location: Location) -> tuple[Kind, list[Source]]:

@@ -116,7 +116,7 @@ def train(table: RealTable, path: Path, store: Path) -> tuple[str, Candidate | N
 
     pipeline.fit_candidate = keep  # type: ignore[attr-defined]
     try:
-        options = TrainOptions(data=path, target=table.target, model_dir=store, no_tracking=True, **table.options)
+        options = TrainOptions(data=str(path), target=table.target, model_dir=store, no_tracking=True, **table.options)
         outcome = pipeline.train(options, lambda _: nullcontext())
     except UsageError as error:
         return f"exit 2: {error}", None

@@ -27,7 +27,7 @@ from training.train_options import TrainOptions
 def trained(folder: Path, table: Path, target: str, **options: Any) -> Store:
     """A store with a model of this table."""
     options = {"force": True, "no_tracking": True, **options}
-    train(TrainOptions(data=table, target=target, model_dir=folder / "models", **options), lambda _: nullcontext())
+    train(TrainOptions(data=str(table), target=target, model_dir=folder / "models", **options), lambda _: nullcontext())
     return Store(folder / "models")
 
 

@@ -37,7 +37,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_names_of_any_characters_end_no_training_and_stay_what_they_are(table: Path, tmp_path: Path) -> None:
-    options = TrainOptions(data=table, target="$y$", n_estimators=5, no_tracking=True, model_dir=tmp_path / "models")
+    options = TrainOptions(data=str(table), target="$y$", n_estimators=5, no_tracking=True, model_dir=tmp_path / "models")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no word about characters that the font lacks
         outcome = train(options, step)
@@ -64,7 +64,7 @@ def test_a_dollar_sign_is_no_formula() -> None:
 
 
 def test_metrics_of_two_classes_have_two_keys_in_mlflow(table: Path, tmp_path: Path) -> None:
-    options = TrainOptions(data=table, target="$y$", n_estimators=5, no_tracking=True, model_dir=tmp_path / "models")
+    options = TrainOptions(data=str(table), target="$y$", n_estimators=5, no_tracking=True, model_dir=tmp_path / "models")
     metrics = flat_metrics(train(options, step).metrics)
     assert len({allowed_key(name) for name in metrics}) == len(metrics)
 

@@ -42,7 +42,7 @@ def run(folder: Path, target: str = "state", **options: Any) -> Outcome:
     table = rare().drop(columns=({"state", "again"} - {target}).pop())
     values = {"estimator": "logistic-regression", "no_tracking": True, "tolerance": 1.0, **options}
     path = tables.written(table, folder)
-    return train(TrainOptions(data=path, target=target, model_dir=folder / "models", **values), lambda _: nullcontext())
+    return train(TrainOptions(data=str(path), target=target, model_dir=folder / "models", **values), lambda _: nullcontext())
 
 
 def current(folder: Path) -> Bundle:
@@ -155,7 +155,7 @@ def test_a_threshold_needs_two_classes_one_of_them_named_and_probabilities(tmp_p
         train(TrainOptions(**options), lambda _: nullcontext())
     houses = tables.written(tables.houses(), tmp_path, "houses.csv")
     with pytest.raises(UsageError, match="a regression"):
-        train(TrainOptions(data=houses, target="price", **options), lambda _: nullcontext())
+        train(TrainOptions(data=str(houses), target="price", **options), lambda _: nullcontext())
     with pytest.raises(UsageError, match="probabilities"):
         run(tmp_path, threshold=0.3, estimator="sklearn.linear_model:RidgeClassifier")
 
