@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,7 +76,7 @@ def read_bytes(uri: str, folder: Path) -> bytes:
         return (Path(location.scratch) / location.copy_path).read_bytes()
 
 
-def complaint(uri: str, folder: Path, **options: int) -> str:
+def complaint(uri: str, folder: Path, **options: Any) -> str:
     with pytest.raises(IrisApiError) as raised:
         read(uri, folder, **options)
     sentence = str(raised.value)
@@ -171,8 +172,8 @@ def test_a_model_of_a_bucket_scores_into_the_bucket(bucket: BucketServer, tmp_pa
     verdict = json.loads((tmp_path / "models" / "verdict.json").read_text())
     assert (verdict["data"]["name"], verdict["data"]["sha256"]) == (uri, sha256(CSV))
 
-    def run(data: str, out: str, **more: int) -> Outcome:
-        scoring = ScoreOptions(data=data, out=out, model_dir=tmp_path / "models", part_bytes=1000, **more)
+    def run(data: str, out: str) -> Outcome:
+        scoring = ScoreOptions(data=data, out=out, model_dir=tmp_path / "models", part_bytes=1000)
         return score(scoring, lambda _: nullcontext(), in_process)
 
     (tmp_path / "table.csv").write_bytes(CSV)
