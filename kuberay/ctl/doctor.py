@@ -190,7 +190,9 @@ def _rolled_out(cluster: Cluster) -> Iterator[Fault]:
     entries = field(json.loads(text), "metadata.managedFields", []) if text and text.strip() else []
     changed = max((str(entry.get("time", "")) for entry in entries), default="")
     if started and changed > started:
-        yield Fault(f"ConfigMap {CONFIG}", "was changed after the pods had started, so they run with the old one", "make k8s-deploy")
+        yield Fault(
+            f"ConfigMap {CONFIG}", "was changed after the pods had started, so they run with the old one", "make k8s-deploy"
+        )
 
 
 CHECKS: tuple[tuple[str, Callable[[Cluster], Iterator[Fault]]], ...] = (
