@@ -8,7 +8,7 @@ import pytest
 
 from tests.manifests.shipped import KUBERAY, ROOT
 
-PAGES = ("docs/operations.md", "docs/troubleshooting.md")
+PAGES = ("docs/operations.md", "docs/scaling.md", "docs/troubleshooting.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
