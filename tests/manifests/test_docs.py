@@ -13,6 +13,7 @@ PAGES = (
     "docs/backup.md",
     "docs/exposure.md",
     "docs/orchestration.md",
+    "docs/scaling.md",
     "docs/troubleshooting.md",
     "kuberay/README.md",
 )
