@@ -29,6 +29,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     touch /build/before \
     && pip --python /opt/venv/bin/python install --require-hashes --no-deps --no-compile --only-binary :all: -r /build/train.txt \
     && sh /build/slim.sh /opt/venv /build/before \
+    && /opt/venv/bin/python -c "import matplotlib.pyplot, mlflow.server, mlflow.sklearn, pyarrow.dataset, pyarrow.fs, ray.data, skl2onnx" \
     && mkdir /added && cd / && find opt/venv -cnewer /build/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /added
 
 FROM base AS serve

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.signature import Signature
-from serve_app.errors import BundleRefused, InvalidInput
+from serve_app.errors import BundleRefused, InvalidInput, UsageError
 from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.predictor import open_predictor
 from training.evaluate import Metrics, measure, predictions
@@ -84,6 +84,29 @@ def compare(
         only_new_right=only_new,
         only_served_right=only_served,
     )
+
+
+def require_same_columns(served: Signature, new: Signature) -> None:
+    """Raise UsageError when clients of the served model would have to send something else, or would get something else."""
+    old_kinds = {feature.name: feature.kind for feature in served.features}
+    new_kinds = {feature.name: feature.kind for feature in new.features}
+    differences = [
+        *(f"'{name}' is missing" for name in old_kinds if name not in new_kinds),
+        *(f"'{name}' is new" for name in new_kinds if name not in old_kinds),
+        *(
+            f"'{name}' was a {kind} and is a {new_kinds[name]}"
+            for name, kind in old_kinds.items()
+            if new_kinds.get(name, kind) != kind
+        ),
+        *([f"the target was {served.target} and is {new.target}"] if served.target != new.target else []),
+        *([f"the task was {served.task} and is {new.task}"] if served.task != new.task else []),
+    ]
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise UsageError(
+            f"the table differs from that of the served model: {', '.join(differences[:3])}{more}; "
+            "correct the table, or train it once without --same-columns"
+        )
 
 
 def served_predictions(

@@ -17,7 +17,7 @@ from serve_app.artifacts.manifest import Manifest, Verdict
 from serve_app.artifacts.names import CARD, CONFUSION_IMAGE, IMPORTANCE_IMAGE, REPORT, RESIDUALS_IMAGE
 from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import Entry, PointerMoved, Store
-from serve_app.errors import UsageError
+from serve_app.errors import BundleRefused, UsageError
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.policy import LoadPolicy, load_policy
@@ -28,7 +28,7 @@ from serve_app.tables.location import Location
 from serve_app.tables.scratch import ScratchSpace
 from training import card, column_report, figures, fit, importance, publish, threshold
 from training.candidate import Candidate, fit_candidate, gather_evidence
-from training.comparison import Comparison
+from training.comparison import Comparison, require_same_columns
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
@@ -102,6 +102,8 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
     )
     seed = _seed(options)
     dataset, floors = _prepare(options, seed, progress)
+    if options.same_columns:
+        _require_same_columns(Store(options.model_dir), policy, dataset)
     if options.no_tracking:
         return _train(Job(options, dataset, floors, seed, progress, policy, sign))
     with progress("connect to MLflow"):
@@ -110,6 +112,16 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
         server = tracking.connect(options.tracking_uri, options.experiment_name)
     with tracking.running(server, options.run_name) as run:
         return _train(Job(options, dataset, floors, seed, progress, policy, sign, run))
+
+
+def _require_same_columns(store: Store, policy: LoadPolicy, dataset: Dataset) -> None:
+    """Raise UsageError when the table would change the contract of the served model; a model that cannot be read has none."""
+    try:
+        served = store.current(policy)
+    except BundleRefused:
+        return
+    if served is not None and served.signature is not None:
+        require_same_columns(served.signature, dataset.signature)
 
 
 def look(options: TrainOptions, progress: Progress) -> None:

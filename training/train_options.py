@@ -274,6 +274,9 @@ class TrainOptions:
         float, typer.Option(min=0.0, help="Time to measure how much each column matters; with many columns the rest stays unknown.")
     ] = 10.0
     force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its metadata say so.")] = False
+    same_columns: Annotated[
+        bool, typer.Option("--same-columns", help="Stop when the table has other columns or another target than the served model.")
+    ] = False
     exit_refused: Annotated[
         int, typer.Option(min=0, max=125, help="Exit code when the model is refused and the served one stays.")
     ] = REFUSED

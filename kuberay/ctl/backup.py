@@ -158,7 +158,7 @@ def _pods(cluster: Cluster, parts: Sequence[Part], progress: Progress) -> Iterat
 
 
 def _wait_for_pod(cluster: Cluster, job: str, progress: Progress) -> None:
-    selector = f"batch.kubernetes.io/job-name={job}"
+    selector = f"job-name={job}"
 
     def ready(_: Progress) -> bool | None:
         pods = cluster.pods(selector)

@@ -11,9 +11,9 @@ rm -rf "$site/ray/jars" "$site/ray/rllib" "$site/ray/llm" "$site"/onnxruntime/ca
 find "$site" \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.js.map' -o -name '*.css.map' \) -delete
 # Test suites that are not in a folder `tests`; wheels of pip from which virtualenv makes environments, which nothing here does.
 rm -rf "$site/onnx/backend/test" "$site/joblib/test" "$site/sqlalchemy/testing" "$site/virtualenv/seed/wheels/embed"/*.whl
-# Arrow over gRPC and query plans of other databases, which no module imports by itself; copies of its own libraries under the names
-# that linkers want (Python's modules load them by the name with one number).
-rm -f "$site"/pyarrow/*flight* "$site"/pyarrow/*substrait*
+# Arrow over gRPC, which nothing else is linked with; copies of Arrow's own libraries under the names that linkers want (Python's
+# modules load them by the name with one number).
+rm -f "$site"/pyarrow/*flight*
 for library in "$site"/pyarrow/libarrow_python*.so; do
     [ ! -e "$library" ] || rm -f "$library" "$library".*.*.*
 done

@@ -21,7 +21,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,10 +193,13 @@ class Store:
         with self._writing():
             yield
 
-    def take_over(self, staged: Store, names: Iterable[str], served: str | None, *, check: Check | None = None) -> None:
+    def take_over(
+        self, staged: Store, names: Iterable[str], served: str | None, *, held: Set[str], check: Check | None = None
+    ) -> None:
         """Move the bundles `names` of a store on the same volume into this one, and point to `served` unless a model is served.
 
-        Raises StoreError when a bundle is damaged, or when `check` refuses the one that would be served; nothing is changed then.
+        `held` names the bundles that this store had when the caller looked. Raises StoreError when it holds others by now, when a
+        bundle is damaged, or when `check` refuses the one that would be served; nothing is changed then.
         """
         folders = [staged.root / BUNDLES / name for name in names]
         for folder in folders:
@@ -205,6 +208,8 @@ class Store:
             except BundleRefused as error:
                 raise StoreError(f"the bundle {folder.name[:20]} is damaged and was not taken over: {error}") from error
         with self._writing():
+            if {entry.folder.name for entry in self.entries()} != held:
+                raise StoreError(f"another process changed {self.root} meanwhile, so nothing was restored: run the command again")
             target = served if self.pointer() is None else None
             if target is not None and check is not None:
                 home = staged.root if any(folder.name == target for folder in folders) else self.root
@@ -212,8 +217,8 @@ class Store:
             moved: list[Path] = []
             try:
                 for folder in folders:
+                    os.rename(folder, self.root / BUNDLES / folder.name)
                     moved.append(self.root / BUNDLES / folder.name)
-                    os.rename(folder, moved[-1])
                 sync_folder(self.root / BUNDLES)
                 if target is not None:
                     check_bundle(self.root / BUNDLES / target)

@@ -107,9 +107,8 @@ def restore(section: Section, store: Store, *, merge: bool = False, check: Check
         check_space(folder, filter(wanted, section.lines()))
         (folder / BUNDLES).mkdir()
         written = unpack(section, folder, wanted=wanted, mode=0o444)
-        check_target(store, merge=merge)  # a training may have published meanwhile
         served = pointer.removeprefix(f"{BUNDLES}/") if pointer not in (None, PLAIN) else None
-        store.take_over(Store(folder), sorted(missing), served, check=check)
+        store.take_over(Store(folder), sorted(missing), served, held=held, check=check)
         # The legacy names of a store with a pointer are links, which `take_over` made; a description comes after its model.
         beside = [line for line in written if "/" not in line.name]
         move_missing(sorted(beside, key=lambda line: line.name == MANIFEST), folder, store.root)

@@ -73,6 +73,7 @@ class Keys:
         self._strong = api_key is not None and weakness(api_key) is None
         self._open = api_key is None and file is None
         self._content: bytes | None = None
+        self._plain_content: tuple[bytes, ...] = ()
         self._logged_error = ""
         self._known = {key.digest: key for key in self._plain}
         self.refresh()
@@ -118,10 +119,24 @@ class Keys:
         if self._folder is None:
             return
         # API_KEY first: when the Secret changes in between, the key of before is still found under one of the two names.
-        plain = _plain_keys(_secret(self._folder / name, required=name == _PLAIN[0], strong=self._strong) for name in _PLAIN)
-        if plain != self._plain:
-            self._plain = plain
+        content = tuple(_raw(self._folder / name) if _exists(self._folder / name, name) else b"" for name in _PLAIN)
+        if content != self._plain_content:
+            self._plain = _plain_keys(self._secret(name, raw) for name, raw in zip(_PLAIN, content, strict=True))
+            self._plain_content = content
             self._publish()
+
+    def _secret(self, name: str, raw: bytes) -> str:
+        """The key in a file; raises KeysError when API_KEY is empty, or when a key can be guessed and the first one could not."""
+        try:
+            key = raw.decode().strip()
+        except UnicodeDecodeError:
+            raise KeysError(f"{self._folder}/{name} is not text") from None
+        if not key and name == _PLAIN[0]:
+            raise KeysError(f"{self._folder}/{name} is empty")
+        weak = weakness(key) if key and self._strong else None
+        if weak is not None:
+            raise KeysError(f"{self._folder}/{name}: the key {weak}")
+        return key
 
     def _read_named(self) -> None:
         if self._file is None:
@@ -173,20 +188,8 @@ def _plain_keys(values: Iterable[str | None]) -> tuple[Key, ...]:
     return tuple(reversed(keys))  # the same key under both names is API_KEY
 
 
-def _secret(file: Path, *, required: bool, strong: bool) -> str | None:
-    """The key in a file of a folder of secrets; raises KeysError when it is missing, or can be guessed and must not be."""
-    if not required and not file.exists():
-        return None
-    try:
-        key = _raw(file).decode().strip()
-    except UnicodeDecodeError:
-        raise KeysError(f"{file} is not text") from None
-    if not key and not required:
-        return None
-    weak = weakness(key) if strong else None if key else "is empty"
-    if weak is not None:
-        raise KeysError(f"{file}: the key {weak}")
-    return key
+def _exists(file: Path, name: str) -> bool:
+    return name == _PLAIN[0] or file.exists()  # a missing API_KEY is an error
 
 
 def _checked(file: Path) -> bytes:

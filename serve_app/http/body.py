@@ -1,7 +1,8 @@
 """The body of a request: read within limits of bytes, of time and of memory, and discarded when it is not wanted.
 
 A server that answers while its client is still sending, and then closes, resets the connection, and the response may be lost.
-The response goes out at once; what still arrives is read and discarded for a while before the connection is closed.
+The response goes out at once; what still arrives is read and discarded for a while before the connection is closed. A proxy closes
+the connection of its client as soon as it has the response, so what still arrives through one is discarded before the response.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ SMALL_SECONDS = 1.0
 LINGER_BYTES = 64 * 1024 * 1024
 LINGER_SECONDS = 5.0
 """What is read and discarded after a response that did not wait for its body, before the connection is closed."""
+PROXIED_BODIES = 32
+"""Bodies of one process that are discarded before their response, for a proxy; one more gets its response at once."""
 BUDGET_BODIES = 8
 """Bodies of all requests together may take the memory of so many of the largest allowed body; one more gets 429."""
 RELEASE_SECONDS = LINGER_SECONDS + 1.0
@@ -70,10 +73,11 @@ class BodyBudget:
     given back to the system.
     """
 
-    __slots__ = ("_most", "bytes", "limit")
+    __slots__ = ("_most", "bytes", "discarding", "limit")
 
     def __init__(self, max_body_bytes: int) -> None:
         self.bytes = 0
+        self.discarding = 0
         self.limit = max_body_bytes * BUDGET_BODIES
         self._most = 0
 
@@ -100,7 +104,7 @@ class Body:
     small bodies, which are nearly all, need not ask for it.
     """
 
-    __slots__ = ("_budget", "_deadline", "_receive", "_received", "_seconds", "_wider", "held", "limit", "more")
+    __slots__ = ("_budget", "_deadline", "_is_late", "_receive", "_received", "_seconds", "_wider", "held", "limit", "more")
 
     def __init__(
         self, receive: Receive, *, limit: int, seconds: float, budget: BodyBudget, wider: Callable[[], int] | None = None
@@ -111,6 +115,7 @@ class Body:
         self._seconds = seconds
         self._budget = budget
         self._deadline: float | None = None
+        self._is_late = False
         self._received = 0
         self.held = 0
         self.more = True
@@ -186,14 +191,23 @@ class Body:
         self.hold(len(content))
         return content
 
-    async def drain_small(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Read the rest of a small body that was refused; True when more is left and the response has to close the connection."""
+    async def drain(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Read the rest of a body that was refused, if it is small or comes through a proxy.
+
+        True when more is left and the response has to close the connection.
+        """
         if not self.more:
             return False
-        length, expects_continue = _declared_length(headers)
+        length, expects_continue, is_proxied = _declared_length(headers)
         if length == 0:
             return False
-        if self._received <= length <= SMALL_BYTES and not expects_continue and self._deadline is None:
+        if is_proxied and not expects_continue and not self._is_late and self._budget.discarding < PROXIED_BODIES:
+            self._budget.discarding += 1
+            try:
+                await self.linger()
+            finally:
+                self._budget.discarding -= 1
+        elif self._received <= length <= SMALL_BYTES and not expects_continue and self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + SMALL_SECONDS
             with contextlib.suppress(BodyTooLarge, BodyTimeout):
                 while self.more:
@@ -201,7 +215,7 @@ class Body:
         return self.more
 
     async def linger(self) -> None:
-        """Read on after the response, bounded in bytes and in time, and discard what arrives."""
+        """Read on, bounded in bytes and in time, and discard what arrives."""
         left = LINGER_BYTES
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
@@ -218,6 +232,7 @@ class Body:
                 message: Message = await resume(suspended)
                 return message
         except TimeoutError:
+            self._is_late = True
             raise BodyTimeout(self._seconds) from None
 
 
@@ -247,9 +262,9 @@ class Inflater:
         return piece
 
 
-def _declared_length(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool]:
-    """What the headers say of the size of the body, and whether the client waits for `100 Continue` before it sends any."""
-    length, expects_continue = 0, False
+def _declared_length(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool, bool]:
+    """What the headers say of the size of the body, whether the client waits for `100 Continue`, and whether a proxy sent them."""
+    length, expects_continue, is_proxied = 0, False, False
     for name, value in headers:
         if name == b"content-length":
             length = int(value) if value.isdigit() else _LARGE
@@ -257,4 +272,6 @@ def _declared_length(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool]
             length = _LARGE
         elif name == b"expect":
             expects_continue = True  # reading would ask the client to send the body
-    return length, expects_continue
+        elif name == b"x-forwarded-for":
+            is_proxied = True
+    return length, expects_continue, is_proxied

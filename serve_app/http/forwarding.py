@@ -80,7 +80,7 @@ class ForwardedRequest:
 
     async def _drain(self) -> None:
         with self._waiting():
-            self._must_close = await self._body.drain_small(self._headers)
+            self._must_close = await self._body.drain(self._headers)
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:

@@ -196,7 +196,7 @@ class Gateway:
         if b"origin" in values:
             send = self._with_cors(scope, values, send)
         content = await self._read(scope, route, values, body)
-        must_close = body.more and await body.drain_small(headers)
+        must_close = body.more and await body.drain(headers)
         started = time.perf_counter()
         if isinstance(content, HttpResponse):
             response = content

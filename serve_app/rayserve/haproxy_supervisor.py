@@ -2,7 +2,7 @@
 
 Serve's own health check starts a new actor with a new HAProxy after three failures in a row, and that one does not know the
 replicas at first. The supervisor runs in the actor that started HAProxy: it learns of the end at once, and it starts HAProxy with
-the replicas that the actor knows. Serve's controller calls `install` (RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH in `serve.env`).
+the replicas that the actor knows.
 """
 
 # ruff: noqa: SLF001, Serve has no public names for its owner of HAProxy

@@ -23,6 +23,9 @@ BLOCK = 8 << 20
 
 FILES_AT_ONCE = 8
 
+_FINAL = (FileNotFoundError, PermissionError, ArrowException)
+"""What another attempt does not change."""
+
 
 @contextmanager
 def fetched(location: Location, space: ScratchSpace, report: progress.Progress) -> Iterator[Location]:
@@ -86,11 +89,12 @@ def _copy(location: Location, source: Source, scratch: Scratch) -> Iterator[int]
             try:
                 with location.filesystem.open_input_file(source.path) as file:
                     yield from _blocks(file, target, source.size, name, scratch)
-            except (OSError, ArrowException) as error:
+            except (OSError, ArrowException, ValueError) as error:
                 failures = 1 if target.tell() - before >= PROGRESS else failures + 1
-                if failures >= MAX_FAILURES or isinstance(error, FileNotFoundError | PermissionError | ArrowException):
+                if isinstance(error, _FINAL) or failures >= MAX_FAILURES:
                     with translate_errors(name):
-                        raise
+                        # Google's client closes a file whose connection broke; reading on is then a plain ValueError.
+                        raise error if isinstance(error, OSError | ArrowException) else OSError("the connection broke") from None
                 time.sleep(PAUSE * 2**failures)
     with translate_errors(name):
         info: Any = location.filesystem.get_file_info(source.path)

@@ -160,7 +160,7 @@ def test_a_changed_setting_rolls_out_without_a_lost_request(trained: str, key: s
 
 
 def is_known(document: dict[str, Any]) -> bool:
-    """Whether every test cluster knows the kind: it has neither cert-manager nor External Secrets, and not always the Gateway API."""
+    """Whether every test cluster knows the kind: not cert-manager's, not External Secrets', not always the Gateway API's."""
     return document["apiVersion"].partition("/")[0] not in ("cert-manager.io", "external-secrets.io", "gateway.networking.k8s.io")
 
 

@@ -1,11 +1,7 @@
-"""Parts of the cluster are taken away under load. Each answer is compared with what the model must answer.
-
-A client keeps its connections open, gives up after twenty seconds, and tries once more.
-"""
+"""Parts of the cluster are taken away under load. Each answer is compared with what the model must answer."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
@@ -13,86 +9,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.support import cluster
-from tests.support.checker import Report, check_history
-from tests.support.cluster import NODE_PORT, ROW, component, kubectl, ready, ready_pods, request
-from tests.support.figures import note
-from tests.support.load import Load, open_loop
+from tests.support.cluster import component, kubectl, ready_pods
+from tests.support.outages import RATE, WORKERS, a_worker, is_whole, judged, more, replaced, traffic, two_replicas, wait_until_whole
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
-RATE = 30
-WORKERS = "app=iris-api,component=worker"
-HEAD = "app=iris-api,component=head"
-
 
 @pytest.fixture(scope="module")
-def two_replicas(trained: str) -> Iterator[None]:
-    """Neither more nor fewer, however busy this machine is: what happens to them is the tests' doing."""
-    text = cluster.get("rayservice", "iris-api")["spec"]["serveConfigV2"]
-    config = yaml.safe_load(text)
-    config["applications"][0]["deployments"][0]["autoscaling_config"] |= {"max_replicas": 2, "downscale_delay_s": 1}
-    set_config(yaml.safe_dump(config))
-    yield
-    set_config(text)
-
-
-def set_config(text: str) -> None:
-    kubectl("-n", "mlops", "patch", "rayservice", "iris-api", "--type=merge", "-p", json.dumps({"spec": {"serveConfigV2": text}}))
+def two(trained: str) -> Iterator[None]:
+    with two_replicas():
+        yield
 
 
 @pytest.fixture(autouse=True)
-def whole(two_replicas: None) -> Iterator[None]:
+def whole(two: None) -> Iterator[None]:
     """Before and after each test everything runs, or the next one would be blamed."""
-    until(is_whole, seconds=300, every=1, what="a head and two workers that are ready")
+    wait_until_whole()
     yield
-    until(is_whole, seconds=300, every=1, what="a head and two workers that are ready")
-
-
-def is_whole() -> bool:
-    status = cluster.get("rayservice", "iris-api")["status"]
-    application = status.get("activeServiceStatus", {}).get("applicationStatuses", {}).get("iris-api", {})
-    # There may be a third worker for a while, without a replica: it is not ready.
-    return application.get("status") == "RUNNING" and ready(HEAD) == 1 and ready(WORKERS) == 2
-
-
-@contextlib.contextmanager
-def traffic(key: str, tmp_path: Path) -> Iterator[Load]:
-    url, history = f"http://127.0.0.1:{NODE_PORT}", tmp_path / "history.jsonl"
-    with open_loop(url, ROW, key=key, rate=RATE, timeout=20, history=history) as record:
-        more(record, RATE)
-        yield record
-        more(record, RATE * 3)
-
-
-def more(record: Load, count: float, *, within: float = 120) -> None:
-    """Until so many more right answers have come."""
-    before = record.answered
-    until(lambda: record.answered >= before + count, seconds=within, every=0.1, what="right answers")
-
-
-def judged(record: Load, key: str, what: str) -> Report:
-    """The report; every answer must be the one that the model gives when nothing is wrong."""
-    right = request("/predict", key=key, row=ROW)
-    assert json.loads(right.body)["prediction"] == "setosa"
-    assert right.version is not None
-    report = check_history(record.history, {right.version: right.body.decode()}, [(0.0, right.version)], minimum=RATE * 3)
-    note(f"{what}: {report}")
-    assert report.violations == ()
-    return report
-
-
-def a_worker() -> str:
-    """One that answers."""
-    return min(ready_pods(WORKERS))
-
-
-def replaced(name: str) -> bool:
-    """Whether the pod is gone and everything is whole without it."""
-    return cluster.get("pod", name) == {} and is_whole()
+    wait_until_whole()
 
 
 def test_a_worker_that_is_deleted_finishes_what_it_has(key: str, tmp_path: Path) -> None:
@@ -202,17 +139,6 @@ def test_names_are_not_resolved_for_a_minute(key: str, tmp_path: Path) -> None:
             kubectl(*deployment, "--replicas=1")
         kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=120s")
     assert judged(record, key, "DNS gone for a minute").failed_first == 0
-
-
-def test_the_loss_of_the_head_without_redis_heals_by_itself(key: str, tmp_path: Path) -> None:
-    (head,) = ready_pods(HEAD)
-    with traffic(key, tmp_path) as record:
-        started = time.monotonic()
-        kubectl("-n", "mlops", "delete", "pod", head, "--grace-period=0", "--force", "--wait=false")
-        until(lambda: replaced(head), seconds=420, every=1, what="a new head with two workers")
-        healed = time.monotonic() - started
-    report = judged(record, key, f"head killed without Redis, whole again after {healed:.0f} s")
-    assert report.longest_silence <= 180
 
 
 def test_the_programs_for_faults_were_there() -> None:

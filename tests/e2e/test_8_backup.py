@@ -85,13 +85,13 @@ def state() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """MLflow with users, signed models, and no port of the node."""
+    """MLflow with users, signed models, a backup every night, and no port of the node."""
     folder = tmp_path_factory.mktemp("overlay").resolve()
     port = {"type": "ClusterIP", "ports": [{"name": "serve", "port": 8000, "targetPort": 8000}]}
     patch = json.dumps([{"op": "replace", "path": "/spec/serveService/spec", "value": port}])
     document = {
         "resources": [os.path.relpath(ROOT / "kuberay" / "overlays" / "mlflow-auth", folder)],
-        "components": [os.path.relpath(ROOT / "kuberay" / "components" / "signing", folder)],
+        "components": [os.path.relpath(ROOT / "kuberay" / "components" / name, folder) for name in ("signing", "backup-schedule")],
         "patches": [{"target": {"kind": "RayService", "name": "iris-api"}, "patch": patch}],
     }
     (folder / "kustomization.yaml").write_text(json.dumps(document))
@@ -167,22 +167,41 @@ def test_a_training_meanwhile_is_waited_for_by_nothing_and_breaks_nothing(full: 
     )
 
 
+def test_the_nightly_backup_can_be_had_now_and_fetched(full: dict[str, Any], tmp_path: Path) -> None:
+    kubectl("-n", NAMESPACE, "create", "job", "--from=cronjob/iris-backup-schedule", "iris-backup-now")
+    kubectl("-n", NAMESPACE, "wait", "--for=condition=Complete", "job/iris-backup-now", "--timeout=240s")
+    print(kubectl("-n", NAMESPACE, "logs", "job/iris-backup-now"))
+    kubectl("apply", "-f", "-", text=here((ROOT / "kuberay" / "backup" / "archives-job.yaml").read_text()))
+    kubectl("-n", NAMESPACE, "wait", "--for=condition=Ready", "pod", "-l", "job-name=iris-backup-archives", "--timeout=120s")
+    (name,) = execute("job/iris-backup-archives", "ls", "/backups").split()
+    archive = tmp_path / name
+    with open(archive, "wb") as file:
+        fetch = ["kubectl", "-n", NAMESPACE, "exec", "job/iris-backup-archives", "--", "cat", f"/backups/{name}"]
+        subprocess.run(fetch, stdout=file, check=True, timeout=120)
+    with open(archive, "rb") as file:
+        models, mlflow = verify(file)
+    assert models.details["versions"] == [1, 2]
+    assert mlflow.details["runs"] == len(full[TABLES["mlflow.db"][0]])
+    kubectl("-n", NAMESPACE, "delete", "job", "iris-backup-now", "iris-backup-archives")
+
+
+def here(text: str) -> str:
+    """A manifest for the namespace and the image of these tests."""
+    image = os.environ.get("TRAIN_IMAGE", "iris-train:latest")
+    return text.replace("namespace: mlops", f"namespace: {NAMESPACE}").replace("iris-train:latest", image)
+
+
 def page_commands() -> list[str]:
     """The commands of docs/backup.md that need kubectl alone, in their order."""
     text = (ROOT / "docs" / "backup.md").read_text()
-    blocks = re.findall(
-        r"```bash\n(.*?)```", text[text.index("## With kubectl alone") : text.index("## On one machine")], re.DOTALL
-    )
+    blocks = re.findall(r"```bash\n(.*?)```", text[text.index("## With kubectl alone") : text.index("## Every night")], re.DOTALL)
     return [block.replace("-n mlops", f"-n {NAMESPACE}") for block in blocks]
 
 
 def test_a_namespace_comes_back_with_kubectl_alone(full: dict[str, Any], overlay: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "kuberay", tmp_path / "kuberay")
     for file in (tmp_path / "kuberay" / "backup").iterdir():
-        file.write_text(file.read_text().replace("namespace: mlops", f"namespace: {NAMESPACE}"))
-    images = os.environ.get("TRAIN_IMAGE", "iris-train:latest")
-    for file in (tmp_path / "kuberay" / "backup").iterdir():
-        file.write_text(file.read_text().replace("iris-train:latest", images))
+        file.write_text(here(file.read_text()))
     secrets = tmp_path / "secrets.json"
     done("k8s-backup", TO=str(tmp_path / "other.tar"), ARGS=f"--secrets {secrets}")
     before = state()

@@ -18,7 +18,7 @@ import pytest
 from kuberay.ctl.kube import field
 from tests.support import cluster
 from tests.support.cluster import ROOT, kubectl
-from tests.support.environment import RATE, Environment, deployed, write
+from tests.support.environment import RATE, Environment, deployed, images, write
 from tests.support.figures import note
 from tests.support.waiting import until
 
@@ -101,12 +101,16 @@ def test_a_schedule_of_the_operator_trains(environment: Environment, tmp_path: P
     overlay = os.path.relpath(ROOT / "kuberay" / "overlays" / "raycronjob", tmp_path)
     every_minute = json.dumps([{"op": "replace", "path": "/spec/schedule", "value": "* * * * *"}])
     patches = [{"target": {"kind": "RayCronJob"}, "patch": every_minute}]
-    write(tmp_path, {"resources": [overlay], "namespace": NAMESPACE, "patches": patches})
+    write(tmp_path, {"resources": [overlay], "namespace": NAMESPACE, "images": images(), "patches": patches})
+
+    def rayjobs() -> dict[str, str]:
+        jobs = json.loads(kubectl("-n", NAMESPACE, "get", "rayjobs", "-o", "json"))["items"]
+        return {job["metadata"]["name"]: field(job, "status.jobStatus", "") for job in jobs}
+
+    by_hand = set(rayjobs())
     kubectl("apply", "-k", str(tmp_path))
 
     def succeeded() -> list[str]:
-        jobs = json.loads(kubectl("-n", NAMESPACE, "get", "rayjobs", "-o", "json"))["items"]
-        scheduled = [job for job in jobs if job["metadata"]["name"] != "iris-train"]
-        return [job["metadata"]["name"] for job in scheduled if field(job, "status.jobStatus") == "SUCCEEDED"]
+        return [name for name, status in rayjobs().items() if name not in by_hand and status == "SUCCEEDED"]
 
     until(succeeded, seconds=400, every=1, what="a RayJob of the schedule that succeeds")

@@ -23,6 +23,7 @@ from tests.support.experiment import RATE, checked, constant_load, wait_for_resp
 from tests.support.figures import note
 from tests.support.machines import GCS, Machine, deploy, machines, start_ray
 from tests.support.models import A_FLOWER, iris, logistic, publish_iris
+from tests.support.processes import kill
 from tests.support.server import KEY, ROOT, Server
 from tests.support.waiting import until
 
@@ -60,10 +61,23 @@ def two_replicas() -> str:
 
 @pytest.fixture(autouse=True)
 def whole(cluster: Sequence[Machine]) -> None:
-    """Before each test every machine runs: one that a test killed is started again, as a new one would be."""
+    """Before each test every machine runs, with one replica on each worker.
+
+    A machine that a test killed is started again, as a new one would be. Serve moves no replica to it, so one of two is killed.
+    """
     for number, machine in enumerate(cluster):
         if not machine.started:
             start_ray(machine, cluster[0], CPUS[number])
+    until(lambda: spread(cluster) and serve(cluster), seconds=300, every=0.5, what="a replica on each worker")
+
+
+def spread(cluster: Sequence[Machine]) -> bool:
+    """Whether each worker has one replica; a second one is killed."""
+    replicas = [machine.running(REPLICA) for machine in cluster]
+    for pids in replicas:
+        for pid in pids[1:]:
+            kill(pid)
+    return [len(pids) for pids in replicas] == [0, 1, 1]
 
 
 def serve(cluster: Sequence[Machine]) -> bool:
@@ -81,7 +95,6 @@ def server(machine: Machine) -> Server:
 
 
 def test_each_machine_has_a_replica_and_its_haproxy_reaches_both(cluster: Sequence[Machine]) -> None:
-    assert [len(machine.running(REPLICA)) for machine in cluster] == [0, 1, 1]
     assert all(machine.haproxies() for machine in cluster)
     for machine in cluster:
         with httpx2.Client(headers={"X-API-Key": KEY}) as client:
@@ -99,9 +112,6 @@ def test_a_machine_that_dies_is_replaced_on_the_other_and_costs_few_requests_aft
 ) -> None:
     """`kill` ends all its processes, and connections are reset; `unplug` takes its network away, and nothing is said to anyone."""
     _, survivor, victim = cluster
-    until(lambda: serve(cluster), seconds=120, every=0.5, what="the application on all machines")
-    if not victim.running(REPLICA):
-        survivor, victim = victim, survivor
     with constant_load(server(survivor), store, tmp_path, KEY) as load:
         started = time.monotonic()
         getattr(victim, fault)()
@@ -124,9 +134,9 @@ def test_a_machine_that_dies_in_a_search_changes_nothing_but_the_duration(cluste
     assert quiet.returncode == 0, quiet.stdout + quiet.stderr
     started = time.monotonic()
     process = head.start("search", *arguments, RAY_ADDRESS=f"{head.address}:{GCS}", MODEL_DIR=str(tmp_path / "models"))
-    until(lambda: victim.running("ray::_cv_score") and survivor.running("ray::_cv_score"), seconds=60, what="tasks on both")
+    until(lambda: victim.running("ray::_cv_score") and survivor.running("ray::_cv_score"), seconds=120, what="tasks on both")
     victim.kill()
-    assert process.wait(180) == 0, (head.folder / "search.log").read_text()
+    assert process.wait(300) == 0, (head.folder / "search.log").read_text()
     assert search_of(tmp_path / "models") == search_of(tmp_path / "quiet")
     note(f"a machine lost during a search of 6 candidates: the same scores, after {time.monotonic() - started:.1f} s")
 
@@ -149,34 +159,36 @@ def flowers(path: Path, rows: int) -> None:
 def test_a_machine_that_dies_in_a_scoring_costs_the_parts_under_way(
     cluster: Sequence[Machine], store: Store, tmp_path: Path
 ) -> None:
+    """Four workers take the CPUs that the replicas leave; one is what is left of them afterwards."""
     head, _, victim = cluster
     table = tmp_path / "table.csv"
     flowers(table, ROWS)
-    arguments = [
+    score = [
         sys.executable,
         "-m",
         "training",
         "score",
         "--data",
         str(table),
-        "--part-size",
-        "32 KB",
+        "--part-bytes",
+        "32768",
         "--model-dir",
         str(store.root),
     ]
-    quiet = head.run(*arguments, "--out", str(tmp_path / "quiet"), RAY_ADDRESS=f"{head.address}:{GCS}")
-    assert quiet.returncode == 0, quiet.stdout + quiet.stderr
-    out = tmp_path / "out"
-    process = head.start("score", *arguments, "--out", str(out), RAY_ADDRESS=f"{head.address}:{GCS}")
-    until(lambda: len(list(out.glob("part-*"))) > 2, seconds=60, every=0.005, what="the first parts")
+    ray = {"RAY_ADDRESS": f"{head.address}:{GCS}"}
+    quiet, out = tmp_path / "quiet", tmp_path / "out"
+    result = head.run(*score, "--workers", "4", "--out", str(quiet), timeout=300, **ray)
+    assert result.returncode == 0, result.stdout + result.stderr
+    process = head.start("score", *score, "--workers", "4", "--out", str(out), **ray)
+    until(lambda: len(parts(out)) > 2, seconds=120, every=0.005, what="the first parts")
     victim.kill()
-    code = process.wait(180)
-    done = len(list(out.glob("part-*")))
-    again = head.run(*arguments, "--out", str(out), RAY_ADDRESS=f"{head.address}:{GCS}")
-    assert again.returncode == 0, again.stdout + again.stderr
-    names = sorted(path.name for path in out.glob("part-*"))
-    assert names == sorted(path.name for path in (tmp_path / "quiet").glob("part-*"))
-    assert all((out / name).read_bytes() == (tmp_path / "quiet" / name).read_bytes() for name in names)
-    note(
-        f"a machine lost during a scoring of {len(names)} parts: it ended with {code} after {done}, and the same call did the rest"
-    )
+    code = process.wait(300)
+    done = len(parts(out))
+    result = head.run(*score, "--workers", "1", "--out", str(out), timeout=300, **ray)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert parts(out) == parts(quiet)
+    note(f"a machine lost in a scoring of {len(parts(quiet))} parts: ended with {code} after {done}, the same command did the rest")
+
+
+def parts(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("part-*")}

@@ -372,7 +372,8 @@ def test_the_output_of_a_job_grows_by_whole_lines_while_a_progress_bar_is_rewrit
     log = (
         "2026-11-26 01:02:25,649\tINFO job_manager.py:581 -- Runtime env is setting up.\nRunning entrypoint for job a: python\n"
         "1.0 s  read\n\rsearch:  0%\rsearch: 88%\r           \r2.0 s  search\r\ndone\n"
-        "2026-11-26 01:02:35,893\tERR cli.py:75 -- Job 'a' failed\n2026-11-26 01:02:35,894\tINFO cli.py:89 -- Status message: twice\ndone\n"
+        "2026-11-26 01:02:35,893\tERR cli.py:75 -- Job 'a' failed\n"
+        "2026-11-26 01:02:35,894\tINFO cli.py:89 -- Status message: twice\ndone\n"
     )
     outputs = [train.finished_lines(log[:length]) for length in range(len(log) + 1)]
     assert all(after.startswith(before) for before, after in itertools.pairwise(outputs))

@@ -34,6 +34,7 @@ SECRETS = {
     "iris-api-secrets/MLFLOW_TRACKING_URI": TRAINING | STORE | {"Deployment mlflow-server mlflow"},
     "iris-api-signing-key": TRAINING,
     "iris-api-verify-key": SERVING | TRAINING | STORE | {"RayJob iris-score ray-head"},
+    "iris-data-credentials": TRAINING | {"RayJob iris-score ray-head"},
     "iris-redis/password": {"StatefulSet iris-redis redis", "RayService iris-api"},
     "mlflow-admin/MLFLOW_AUTH_ADMIN_USERNAME": {"Deployment mlflow-server users", "Deployment mlflow-server mlflow"},
     "mlflow-admin/MLFLOW_AUTH_ADMIN_PASSWORD": {"Deployment mlflow-server users"},

@@ -54,10 +54,15 @@ class Environment:
             "patches": [{"target": {"kind": "RayJob"}, "patch": json.dumps(small)}],
         }
         write(folder, document)
-        kubectl("replace", "--force", "-f", "-", text=kubectl("kustomize", str(folder)))
+        rendered: list[Json] = list(yaml.safe_load_all(kubectl("kustomize", str(folder))))
+        jobs = [one for one in rendered if one["kind"] == "RayJob"]
+        others = [one for one in rendered if one not in jobs]
+        if others:
+            kubectl("apply", "-f", "-", text=yaml.safe_dump_all(others))
+        kubectl("replace", "--force", "-f", "-", text=yaml.safe_dump_all(jobs))
 
         def succeeded() -> bool:
-            job = cluster.get("rayjob", "iris-train", self.namespace)
+            job = cluster.get("rayjob", jobs[0]["metadata"]["name"], self.namespace)
             assert field(job, "status.jobDeploymentStatus") != "Failed", field(job, "status.message")
             return bool(field(job, "status.jobStatus") == "SUCCEEDED")
 

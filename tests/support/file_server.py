@@ -32,10 +32,11 @@ class Served:
 
 
 class FileServer:
-    """`files` by path; `requests` are the paths and headers in the order of their arrival."""
+    """`files` by path, `fallback` for others; `requests` are the paths and headers in the order of their arrival."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.files: dict[str, Served] = {}
+        self.fallback = Served(status=404)
         self.requests: list[tuple[str, Mapping[str, str]]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         scheme = "http"
@@ -63,9 +64,11 @@ class FileServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.requests.append((self.path, dict(self.headers)))
-                served = server.files.get(unquote(urlsplit(self.path).path), Served(status=404))
+                served = server.files.get(unquote(urlsplit(self.path).path), server.fallback)
                 with contextlib.suppress(OSError):
                     _send(self, served)
+
+            do_HEAD = do_GET
 
             def log_message(self, *_: Any) -> None: ...
 

@@ -5,12 +5,14 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serve_app.artifacts.archive import END, write_section
 from serve_app.artifacts.names import JOBLIB, LEGACY_FILES, REPORT, SEAL
 from serve_app.artifacts.signing import signer
+from serve_app.artifacts.staging import unpack
 from serve_app.artifacts.store import BUNDLES, CURRENT, Entry, Store
 from serve_app.artifacts.store_archive import snapshot
 from serve_app.errors import StoreError
@@ -138,6 +140,17 @@ def test_a_version_that_the_replicas_would_refuse_is_not_pointed_to(store: Store
         restore_store(store_archive(store), other, check=refuse)
     assert (other.pointer(), other.entries()) == (None, [])
     assert not [name for name in os.listdir(other.root / BUNDLES) if not name.startswith(".")]
+
+
+def test_a_training_that_publishes_during_a_restore_wins(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: Any, **options: Any) -> Any:
+        publish(other, "own")
+        return unpack(*arguments, **options)
+
+    monkeypatch.setattr("serve_app.artifacts.store_archive.unpack", slow)
+    with pytest.raises(StoreError, match="meanwhile"):
+        restore_store(store_archive(store), other)
+    assert (versions(other), served(other)) == ([1], "own")
 
 
 def test_a_killed_restore_leaves_nothing_that_the_next_one_minds(store: Store, other: Store) -> None:
