@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.errors import UsageError
-from serve_app.tracking_uri import kind_of
+from serve_app.mlflow_address import kind_of
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from kuberay.ctl import manifests, secrets, tracking
+from kuberay.ctl import manifests, mlflow_uri, secrets
 from kuberay.ctl.kube import MLFLOW, PART_OF, SERVICE, Cluster, CommandError, echo, field
 from kuberay.ctl.node_port import node_ports
 from kuberay.ctl.readiness import wait_for_api, wait_for_mlflow
@@ -22,10 +22,10 @@ def deploy(cluster: Cluster, name: str) -> None:
     """
     manifests.overlay(name)  # a wrong name is said before the cluster is asked
     require_operator(cluster)
-    uri = tracking.tracking_uri(cluster)
-    folder = tracking.overlay_for(cluster, name, uri)
+    uri = mlflow_uri.tracking_uri(cluster)
+    folder = mlflow_uri.overlay_for(cluster, name, uri)
     documents = manifests.build(cluster, folder)
-    tracking.check(uri, documents)
+    mlflow_uri.check(uri, documents)
     secrets.apply_before(cluster, documents)
     secrets.create_missing(cluster, documents)
     manifests.set_checksum(documents, secrets.used_secrets(cluster, documents))
@@ -37,7 +37,7 @@ def deploy(cluster: Cluster, name: str) -> None:
     ports = node_ports(cluster.items("services", PART_OF))
     outside = f"port {ports[0]} of every node" if ports else "for clients outside of the cluster: make k8s-nodeport"
     echo(f"the API answers after {seconds:.0f} s: Service {SERVICE}:8000, {outside}")
-    echo(f"next: make k8s-test, {tracking.next_training(uri)}")
+    echo(f"next: make k8s-test, {mlflow_uri.next_training(uri)}")
 
 
 def require_operator(cluster: Cluster) -> None:

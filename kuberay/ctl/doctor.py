@@ -24,7 +24,7 @@ from kuberay.ctl.kube import (
 )
 from kuberay.ctl.manifests import EXAMPLE_KEY, secret_value
 from serve_app.http.key_strength import weakness
-from serve_app.tracking_uri import refusal
+from serve_app.mlflow_address import refusal
 
 MINIMUM_MEMORY = {"ray-head": 1536, "ray-worker": 768, "mlflow": 768}
 """MiB of a container's memory limit; below it the container was killed, or nearly, in tests."""

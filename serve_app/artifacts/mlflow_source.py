@@ -43,7 +43,7 @@ from serve_app.artifacts.regular_file import UnfitFile
 from serve_app.artifacts.signing import MAX_SEAL_BYTES
 from serve_app.artifacts.skops_format import skops_to_joblib
 from serve_app.errors import BundleRefused
-from serve_app.tracking_uri import kind_of, refusal
+from serve_app.mlflow_address import kind_of, refusal
 
 _TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """MLflow would wait four minutes for a server that is down; a replica looks again later instead."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kuberay.ctl import manifests
 from kuberay.ctl.kube import MLFLOW_SERVICE, OVERRIDES, SECRET, STORE_CLAIM, Cluster, CommandError, Json, echo
-from serve_app.tracking_uri import kind_of, refusal
+from serve_app.mlflow_address import kind_of, refusal
 
 DEFAULT_OVERLAY = "api"
 BUCKET_OVERLAY = "gcs"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kuberay.ctl import manifests, tracking
+from kuberay.ctl import manifests, mlflow_uri
 from kuberay.ctl.kube import KUBERAY, SECRET, Cluster, CommandError, Json
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="NOT TESTED: kubectl is not installed")
@@ -42,11 +42,11 @@ def a_cluster(folder: Path, *, claims: tuple[str, ...] = (), uri: str = "") -> C
 def test_a_bucket_means_its_overlay_where_no_store_exists(
     tmp_path: Path, name: str, uri: str, claims: tuple[str, ...], overlay: str
 ) -> None:
-    assert tracking.overlay_for(a_cluster(tmp_path, claims=claims), name, uri) == manifests.overlay(overlay)
+    assert mlflow_uri.overlay_for(a_cluster(tmp_path, claims=claims), name, uri) == manifests.overlay(overlay)
 
 
 def test_the_address_is_read_from_the_cluster_when_there_is_no_file(tmp_path: Path) -> None:
-    assert tracking.tracking_uri(a_cluster(tmp_path, uri="gs://bucket/mlruns\n")) == "gs://bucket/mlruns"
+    assert mlflow_uri.tracking_uri(a_cluster(tmp_path, uri="gs://bucket/mlruns\n")) == "gs://bucket/mlruns"
 
 
 @needs_kubectl
@@ -54,7 +54,7 @@ def test_the_address_is_read_from_the_users_file_first(tmp_path: Path) -> None:
     file = tmp_path / "secret.yaml"
     text = (KUBERAY / "base" / "secret.yaml.example").read_text()
     file.write_text(text.replace("http://mlflow-server-service:5000", "s3://bucket"))
-    assert tracking.tracking_uri(Cluster(("kubectl",), "mlops", secret_file=file)) == "s3://bucket"
+    assert mlflow_uri.tracking_uri(Cluster(("kubectl",), "mlops", secret_file=file)) == "s3://bucket"
 
 
 def overrides(name: str) -> Json:
@@ -74,13 +74,13 @@ def overrides(name: str) -> Json:
 )
 def test_an_address_that_replicas_cannot_use_is_refused_unless_the_overlay_gives_another(uri: str, fix: str) -> None:
     with pytest.raises(CommandError, match=SECRET) as refused:
-        tracking.check(uri, [{"kind": "ConfigMap", "metadata": {"name": "iris-api-overrides"}, "data": {"LOG_LEVEL": "INFO"}}])
+        mlflow_uri.check(uri, [{"kind": "ConfigMap", "metadata": {"name": "iris-api-overrides"}, "data": {"LOG_LEVEL": "INFO"}}])
     assert fix in str(refused.value)
-    tracking.check(uri, [overrides("iris-api-overrides")])
-    tracking.check(uri, [overrides("iris-api-overrides-5f2g7c8h")])
+    mlflow_uri.check(uri, [overrides("iris-api-overrides")])
+    mlflow_uri.check(uri, [overrides("iris-api-overrides-5f2g7c8h")])
 
 
 @pytest.mark.parametrize("uri", ["", "http://mlflow-server-service:5000", "https://mlflow.example"])
 def test_a_server_or_nothing_is_accepted(uri: str) -> None:
-    tracking.check(uri, [])
-    assert tracking.next_training(uri) == "make k8s-train"
+    mlflow_uri.check(uri, [])
+    assert mlflow_uri.next_training(uri) == "make k8s-train"

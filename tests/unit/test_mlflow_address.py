@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.tracking_uri import kind_of, refusal
+from serve_app.mlflow_address import kind_of, refusal
 
 
 @pytest.mark.parametrize(
