@@ -61,10 +61,10 @@ k8s-deploy-mlflow: ## deploy the API with MLflow in the cluster and wait until b
 	@$(K8S) deploy mlflow
 
 k8s-train: ## train in the cluster, publish, wait until every replica serves it; flags in ARGS="…"
-	@$(K8S) train $(TRAIN) --arguments '$(subst ','\'',$(value ARGS))'
+	@$(K8S) train $(TRAIN) --arguments='$(subst ','\'',$(value ARGS))'
 
 k8s-score: ## score a table in the cluster with the served model; flags in ARGS="--data /data/in --out /data/out"
-	@$(K8S) score $(SCORE) --arguments '$(subst ','\'',$(value ARGS))'
+	@$(K8S) score $(SCORE) --arguments='$(subst ','\'',$(value ARGS))'
 
 k8s-status: ## what runs, and what is wrong with it
 	@$(K8S) status
