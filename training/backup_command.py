@@ -277,8 +277,8 @@ def _restore_models(section: Section, options: RestoreOptions) -> None:
             check_entry(entry, policy)
         except BundleRefused as error:
             raise StoreError(
-                f"the replicas would refuse version {entry.version} of the archive ({error.reason}: {error}), so nothing was restored: "
-                "first restore the Secrets and settings with which it was served"
+                f"the replicas would refuse version {entry.version} of the archive ({error.reason}: {error}), "
+                "so nothing was restored: first restore the Secrets and settings with which it was served"
             ) from error
 
     policy = load_policy(allow_joblib=options.allow_joblib, backend=options.prefer, verify_key=options.verify_key)
