@@ -343,7 +343,7 @@ def test_an_unattended_training_takes_its_table_from_the_environment_and_never_c
         lines = [",".join(names), *(",".join(map(str, row[: len(names)])) for row in rows)]
         table.write_text("\n".join(lines) + "\n")
 
-    settings = {
+    settings: dict[str, Any] = {
         "IRIS_TRAINING_DATA": str(table),
         "IRIS_TRAINING_TARGET": "price",
         "IRIS_TRAINING_FLAGS": "--n-estimators 10 --no-tracking",
