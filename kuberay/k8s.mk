@@ -62,10 +62,10 @@ k8s-deploy-mlflow: ## deploy the API with MLflow in the cluster and wait until b
 	@$(K8S) deploy mlflow
 
 k8s-train: ## train in the cluster, publish, wait until every replica serves it; DATA=table.csv ARGS="--target y"
-	@$(K8S) train $(TRAIN) --data '$(subst ','\'',$(value DATA))' --arguments '$(subst ','\'',$(value ARGS))'
+	@$(K8S) train $(TRAIN) --data='$(subst ','\'',$(value DATA))' --arguments='$(subst ','\'',$(value ARGS))'
 
 k8s-score: ## score a table in the cluster with the served model; DATA=table.csv ARGS="--keep id"
-	@$(K8S) score $(SCORE) --data '$(subst ','\'',$(value DATA))' --arguments '$(subst ','\'',$(value ARGS))'
+	@$(K8S) score $(SCORE) --data='$(subst ','\'',$(value DATA))' --arguments='$(subst ','\'',$(value ARGS))'
 
 k8s-data: ## the files in the claim data-pvc; ARGS="get out/table scores", ARGS="remove in/table.csv"
 	@$(K8S) data $(value ARGS)

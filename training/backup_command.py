@@ -19,9 +19,9 @@ import typer
 from serve_app.artifacts import store_archive
 from serve_app.artifacts.archive import END, Reader, Section, Source, Summary, verify, write_section
 from serve_app.artifacts.durable import sync_folder
-from serve_app.artifacts.store import Store
+from serve_app.artifacts.store import Entry, Store
 from serve_app.command_line import MODEL_DIR, AllowJoblib, ModelDir, PredictorChoice, VerifyKey, options_command, say
-from serve_app.errors import UsageError
+from serve_app.errors import BundleRefused, StoreError, UsageError
 from serve_app.progress import bar
 from training import folder_archive, mlflow_archive
 
@@ -270,11 +270,20 @@ def _restore_section(section: Section, options: RestoreOptions) -> None:
 
 def _restore_models(section: Section, options: RestoreOptions) -> None:
     from serve_app.inference.policy import load_policy
-    from training.store_policy import check_promotion
+    from training.store_policy import check_entry
+
+    def check(entry: Entry) -> None:
+        try:
+            check_entry(entry, policy)
+        except BundleRefused as error:
+            raise StoreError(
+                f"the replicas would refuse version {entry.version} of the archive ({error.reason}: {error}), "
+                "so nothing was restored: first restore the Secrets and settings with which it was served"
+            ) from error
 
     policy = load_policy(allow_joblib=options.allow_joblib, backend=options.prefer, verify_key=options.verify_key)
     store = Store(options.model_dir)
-    outcome = store_archive.restore(section, store, merge=options.merge, check=check_promotion(policy))
+    outcome = store_archive.restore(section, store, merge=options.merge, check=check)
     say(f"models: {outcome.added} versions added, {outcome.existing} were there already")
     served = next((entry for entry in store.entries() if entry.served), None)
     if served is not None:

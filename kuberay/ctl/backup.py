@@ -34,6 +34,8 @@ CHANGED = "changed while it was copied"
 """In the error of `backup` that another attempt may not meet."""
 TERMINATED = "command terminated with exit code"
 """What kubectl adds to the errors of a command that failed by itself; without it, the connection failed."""
+KEPT = "left as it is"
+"""In the output of `restore --merge` for an MLflow that it did not change."""
 ATTEMPTS = 3
 START_TIMEOUT = 300.0
 RESTART_TIMEOUT = "300s"
@@ -124,7 +126,7 @@ def _restore(cluster: Cluster, file: BinaryIO, parts: Sequence[tuple[Part, Summa
             output = transfer.run(send=_piece_reader(file, summary), progress=progress, label=part.name)
             for line in output.splitlines():
                 progress(line)
-            if part is MLFLOW_PART and cluster.get("deployment", MLFLOW) is not None:
+            if part is MLFLOW_PART and KEPT not in output and cluster.get("deployment", MLFLOW) is not None:
                 # It reads its database anew, and the users of mlflow-auth get the passwords of the Secrets here.
                 cluster.run("rollout", "restart", f"deployment/{MLFLOW}")
                 cluster.run("rollout", "status", f"deployment/{MLFLOW}", f"--timeout={RESTART_TIMEOUT}")

@@ -24,8 +24,8 @@ def smoke_test(cluster: Cluster) -> None:
         raise CommandError("the API runs but has no model yet: run `make k8s-train`")
     if prediction.status in (401, 403):
         raise CommandError(
-            f"the replicas do not accept the API_KEY of the Secret: a changed key reaches them within two minutes, so try again; "
-            f"if it does not, look at `kubectl -n {cluster.namespace} logs -l app=iris-api -c ray-worker`"
+            "the replicas do not accept the API_KEY of the Secret: a changed key reaches them within two minutes, so try again; "
+            "one that can be guessed is not taken, so make it with `openssl rand -hex 32`"
         )
     if prediction.status == 422:
         echo("the served model has other features than the iris flowers: see /docs")

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -64,23 +65,21 @@ spec:
 """
 
 
+def config_map(name: str, data: dict[str, str]) -> dict[str, Any]:
+    metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "iris-api"}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
 @pytest.fixture(scope="module")
 def bucket(secret_file: Path) -> Iterator[None]:
     """The API without a model, and a server of Google Cloud Storage on port 443 with the bucket `tables`."""
     assert make("k8s-clean").code == 0
     result = make("k8s-deploy", K8S_SECRET=str(secret_file))
     assert result.code == 0, result.output
-    tables = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "iris-bucket"}}
-    tables["metadata"] |= {"labels": {"app.kubernetes.io/part-of": "iris-api"}}
-    # The jobs find the server by the variable of Google's own tools.
-    address = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "iris-api-overrides", "labels": tables["metadata"]["labels"]},
-    }
     documents = [
-        {**tables, "data": {"a.csv": HOUSES, "b.csv": HOUSES}},
-        {**address, "data": {"STORAGE_EMULATOR_HOST": "http://iris-bucket:443"}},
+        config_map("iris-bucket", {"a.csv": HOUSES, "b.csv": HOUSES}),
+        # The jobs find the server by the variable of Google's own tools.
+        config_map("iris-api-overrides", {"STORAGE_EMULATOR_HOST": "http://iris-bucket:443"}),
         *yaml.safe_load_all(BUCKET),
     ]
     kubectl("-n", NAMESPACE, "apply", "-f", "-", text=yaml.safe_dump_all(documents))

@@ -333,3 +333,28 @@ def test_a_search_ends_in_a_published_model_that_names_its_candidates(tmp_path: 
 def test_a_ray_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     done = train(tmp_path, "--search", "2", "--no-tracking", code=1, RAY_ADDRESS="127.0.0.1:1")
     assert "127.0.0.1:1 (RAY_ADDRESS)" in complaint(done)
+
+
+def test_an_unattended_training_takes_its_table_from_the_environment_and_never_changes_the_columns(tmp_path: Path) -> None:
+    table = tmp_path / "flats.csv"
+    rows = [(area, area % 7, area * 2) for area in range(20, 140)]
+
+    def write(*names: str) -> None:
+        lines = [",".join(names), *(",".join(map(str, row[: len(names)])) for row in rows)]
+        table.write_text("\n".join(lines) + "\n")
+
+    settings: dict[str, Any] = {
+        "IRIS_TRAINING_DATA": str(table),
+        "IRIS_TRAINING_TARGET": "price",
+        "IRIS_TRAINING_FLAGS": "--n-estimators 10 --no-tracking",
+    }
+    unattended = ("--same-columns", "--exit-refused", "0", "--tolerance", "1")
+    write("area", "rooms", "price")
+    train(tmp_path, *unattended, **settings)
+    refused = train(tmp_path, *unattended, "--floor", "r2=1.5", **settings)
+    assert "nothing was published" in refused.stderr
+    write("area", "balconies", "price")
+    assert "'rooms' is missing, 'balconies' is new" in complaint(train(tmp_path, *unattended, code=2, **settings))
+    assert [entry.version for entry in Store(tmp_path / "models").entries()] == [1]
+    train(tmp_path, "--tolerance", "1", **settings)
+    assert [entry.version for entry in Store(tmp_path / "models").entries() if entry.served] == [2]

@@ -125,6 +125,22 @@ def test_a_rayservice_is_healthy_when_its_newest_spec_is_what_answers(state: str
     assert health("RayService", newer)[0] == "Progressing"
 
 
+@pytest.mark.parametrize("side", ["activeServiceStatus", "pendingServiceStatus"])
+@pytest.mark.parametrize("failure", ["DEPLOY_FAILED", "UNHEALTHY"])
+def test_a_rayservice_is_degraded_when_an_application_fails_although_another_cluster_answers(side: str, failure: str) -> None:
+    case = json.loads(STATUSES.read_text())["it answers"]
+    status = case["status"] | {side: {"applicationStatuses": {"iris-api": {"status": failure, "message": "no module"}}}}
+    verdict = health("RayService", {"metadata": {"generation": case["generation"]}, "spec": {}, "status": status})
+    assert verdict == ("Degraded", f"application iris-api is {failure}: no module")
+
+
+@pytest.mark.parametrize("reason", ["ValidationFailed", "InitializingTimeout"])
+def test_a_rayservice_that_the_operator_has_given_up_is_degraded(reason: str) -> None:
+    condition = {"type": "Ready", "status": "False", "reason": reason, "message": "the reason"}
+    document = {"metadata": {"generation": 1}, "spec": {}, "status": {"observedGeneration": 1, "conditions": [condition]}}
+    assert health("RayService", document) == ("Degraded", "the reason")
+
+
 def test_a_rayservice_without_a_status_is_progressing() -> None:
     assert health("RayService", {"metadata": {"generation": 1}, "spec": {}})[0] == "Progressing"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -95,20 +97,33 @@ def s3() -> Iterator[BucketServer]:
 
 
 @contextlib.contextmanager
-def cutting_proxy(port: int, *, after: int, times: int) -> Iterator[tuple[int, list[int]]]:
-    """A port that leads to another one, and the cuts so far: `times` answers are cut after `after` bytes."""
-    cuts: list[int] = []
-    lock = threading.Lock()
+def cutting_proxy(port: int, *, after: int, times: int) -> Iterator[tuple[int, Callable[[], int]]]:
+    """A port that leads to another one, and the number of cuts so far: `times` answers are cut after `after` bytes.
 
+    It is a process, because Google's client may wait for data while it holds the lock of this interpreter.
+    """
+    context = multiprocessing.get_context("spawn")
+    cuts, own_port = context.Value("i", 0), context.Value("i", 0)
+    process = context.Process(target=_forward, args=(port, after, times, cuts, own_port), daemon=True)
+    process.start()
+    try:
+        until(lambda: own_port.value, what="the proxy")
+        yield own_port.value, lambda: int(cuts.value)
+    finally:
+        process.terminate()
+        process.join(10)
+
+
+def _forward(port: int, after: int, times: int, cuts: Any, own_port: Any) -> None:
     def answer(client: socket.socket, upstream: socket.socket) -> None:
         sent = 0
         with contextlib.suppress(OSError), client, upstream:
             while block := upstream.recv(1 << 16):
                 client.sendall(block)
                 sent += len(block)
-                with lock:
-                    if sent > after and len(cuts) < times:
-                        cuts.append(sent)
+                with cuts.get_lock():
+                    if sent > after and cuts.value < times:
+                        cuts.value += 1
                         client.shutdown(socket.SHUT_RDWR)
                         return
 
@@ -118,18 +133,13 @@ def cutting_proxy(port: int, *, after: int, times: int) -> Iterator[tuple[int, l
                 upstream.sendall(block)
             upstream.shutdown(socket.SHUT_WR)
 
-    def accept(listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                upstream = socket.create_connection(("127.0.0.1", port))
-                for run in (answer, ask):
-                    threading.Thread(target=run, args=(client, upstream), daemon=True).start()
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, args=(listener,), daemon=True).start()
-        yield listener.getsockname()[1], cuts
-        listener.shutdown(socket.SHUT_RDWR)
+        own_port.value = listener.getsockname()[1]
+        while True:
+            client, _ = listener.accept()
+            upstream = socket.create_connection(("127.0.0.1", port))
+            for run in (answer, ask):
+                threading.Thread(target=run, args=(client, upstream), daemon=True).start()
 
 
 @contextlib.contextmanager

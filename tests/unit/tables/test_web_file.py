@@ -9,10 +9,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 
 from serve_app.artifacts.manifest import sha256
 from serve_app.errors import BackendUnavailable, IrisApiError, UsageError
@@ -45,14 +47,14 @@ def copied(uri: str, folder: Path, *, limit: int = 1 << 30, allow_http: bool = F
         yield location
 
 
-def read(uri: str, folder: Path, **options: int) -> Table:
+def read(uri: str, folder: Path, **options: Any) -> Table:
     with copied(uri, folder, **options) as location:
         table = read_table(location)
     assert list(folder.iterdir()) == [], "nothing of a download stays"
     return table
 
 
-def complaint(uri: str, folder: Path, **options: int) -> str:
+def complaint(uri: str, folder: Path, **options: Any) -> str:
     """The sentence of the error, which repeats nothing secret."""
     with pytest.raises(IrisApiError) as raised, copied(uri, folder, **options):
         pass
@@ -112,7 +114,7 @@ def test_a_server_that_is_overloaded_for_a_moment_is_asked_again(server: FileSer
     server.files["/t.csv"] = busy
     original, answers = web_file._check_status, []
 
-    def check(name: str, response: web_file.requests.Response) -> None:
+    def check(name: str, response: requests.Response) -> None:
         answers.append(response.status_code)
         if len(answers) == 2:
             busy.status = 200

@@ -18,6 +18,7 @@ from serve_app.artifacts.store import Store
 from serve_app.cli import main
 from serve_app.errors import StoreError
 from tests.support.archives import first_section, mlflow_folder, runs_of
+from tests.support.hostile.signatures import key_pair
 from tests.support.models import publish_iris
 from tests.support.stores import publish, served, versions
 from training import folder_archive, mlflow_archive
@@ -117,6 +118,15 @@ def test_a_folder_keeps_the_newest_archives(home: Path, capsys: pytest.CaptureFi
     assert len(names) == 3
     assert names[0] == "iris-api-20200102T000000Z.tar"
     assert names[2] == "notes.txt"
+
+
+def test_a_model_that_is_not_signed_with_the_key_here_is_not_restored(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = str(home / "all.tar")
+    assert main(["backup", archive, "--part", "models"]) == 0
+    _, public = key_pair(home, "publisher")
+    assert main(["restore", archive, "--model-dir", str(home / "new"), "--verify-key", str(public)]) == 1
+    assert "version 2" in capsys.readouterr().err
+    assert Store(home / "new").entries() == []
 
 
 # --- MLflow
