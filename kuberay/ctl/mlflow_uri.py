@@ -43,7 +43,7 @@ def check(uri: str, documents: Iterable[Json]) -> None:
         reason += f"; `make k8s-deploy-mlflow` starts one in the cluster, at http://{MLFLOW_SERVICE}:5000"
     if kind_of(uri) == "folder":
         reason += ', and with "" OVERLAY=hostpath serves the store in a folder of the node'
-    raise CommandError(f"{reason} (the Secret {SECRET}, kuberay/base/secret.yaml)")
+    raise CommandError(f"{reason} (MLFLOW_TRACKING_URI is in the Secret {SECRET})")
 
 
 def next_training(uri: str) -> str:

@@ -12,6 +12,13 @@ FILE = Path(__file__).with_name("serve.env")
 FAST = "serve run serve_app/rayserve/serve.yaml"
 """The command that starts the application with its flags, also on a Ray that was started without them."""
 
+DECISIVE = (
+    "RAY_SERVE_ENABLE_HA_PROXY",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+)
+"""The flags on which the speed of requests and the bound on their bodies depend."""
+
 _logger = logging.getLogger("iris_api.flags")
 
 
@@ -36,15 +43,15 @@ def missing_flags(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def warn_about_missing_flags() -> None:
-    """Log one warning when this replica runs without flags: it works, but slowly and without a bound on request bodies."""
+    """Log one warning when this replica runs without a decisive flag: it works, but slowly or without a bound on bodies."""
     missing = missing_flags()
-    if missing:
+    if set(DECISIVE) & set(missing):
         _logger.warning(
             "Ray Serve runs without %d of the %d flags in serve_app/rayserve/serve.env (%s is one): requests take many times "
             "longer, and their bodies are read without a limit. Stop Serve (Ctrl-C, or `serve shutdown`), then start it with the "
             "flags: %s",
             len(missing),
             len(read_flags()),
-            missing[0],
+            next(name for name in DECISIVE if name in missing),
             FAST,
         )
