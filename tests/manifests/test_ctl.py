@@ -443,7 +443,7 @@ def test_volumes_of_two_installations_have_different_names_and_each_claim_names_
     for cluster in (DEFAULT, ELSEWHERE):
         documents = manifests.build(cluster, manifests.overlay("hostpath"))
         (volume,) = manifests.of_kind(documents, "PersistentVolume")
-        (claim,) = manifests.of_kind(documents, "PersistentVolumeClaim")
+        (claim,) = [one for one in manifests.of_kind(documents, "PersistentVolumeClaim") if one["metadata"]["name"] == "models-pvc"]
         assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
         names[cluster.namespace] = volume["metadata"]["name"]
     assert names == {"mlops": "iris-models", "team-a": "iris-models-team-a"}

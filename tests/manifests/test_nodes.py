@@ -91,13 +91,14 @@ def test_a_second_installation_has_priority_classes_of_its_own_by_one_patch(tmp_
 
 
 @pytest.mark.parametrize(
-    ("folder", "kind", "pool"), [("overlays/api", "RayService", "serving"), ("overlays/search", "RayJob", "training")]
+    ("folder", "kind", "pool", "count"),
+    [("overlays/api", "RayService", "serving", 2), ("overlays/search", "RayJob", "training", 3)],
 )
-def test_a_pool_of_nodes_takes_all_pods_of_its_kind(tmp_path: Path, folder: str, kind: str, pool: str) -> None:
+def test_a_pool_of_nodes_takes_all_pods_of_its_kind(tmp_path: Path, folder: str, kind: str, pool: str, count: int) -> None:
     documents = render(tmp_path, [folder], ["node-pools"])
     toleration = {"key": "iris-api/pool", "operator": "Equal", "value": pool, "effect": "NoSchedule"}
     found = [(pod["spec"]["nodeSelector"], pod["spec"]["tolerations"]) for pod in pods(documents, kind)]
-    assert found == [({"iris-api/pool": pool}, [toleration])] * 2
+    assert found == [({"iris-api/pool": pool}, [toleration])] * count
 
 
 def test_the_store_of_several_nodes_is_mounted_by_all_of_them() -> None:

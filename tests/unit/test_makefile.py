@@ -27,7 +27,7 @@ def test_a_name_of_a_column_is_not_read_by_make(name: str) -> None:
 
 def test_the_flags_of_a_job_are_one_argument_with_their_quotes() -> None:
     flags = "--data /data/t.csv --target 'Price ($)'"
-    assert last_command("k8s-train", flags)[-2:] == ["--arguments", flags]
+    assert last_command("k8s-train", flags)[-1] == f"--arguments={flags}"
 
 
 def test_the_images_are_built_by_the_docker_of_the_environment(tmp_path: Path) -> None:

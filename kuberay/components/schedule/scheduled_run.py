@@ -40,7 +40,9 @@ class ApiServer:
         self._url = f"{server}/apis/ray.io/v1/namespaces/{self.namespace}/rayjobs"
         self._account = account
         certificates = account / "ca.crt"
-        self._tls = ssl.create_default_context(cafile=certificates) if certificates.exists() else None
+        tls = ssl.create_default_context(cafile=certificates) if certificates.exists() else None
+        # The API server is inside of the cluster: proxies that the environment names are not asked.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
 
     def get(self, name: str) -> Json:
         """One RayJob; raises OSError."""
@@ -58,7 +60,7 @@ class ApiServer:
         # The token is read each time: the kubelet renews it.
         headers = {"Authorization": f"Bearer {(self._account / 'token').read_text()}", "Content-Type": "application/json"}
         request = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=30, context=self._tls) as response:  # noqa: S310
+        with self._opener.open(request, timeout=30) as response:
             document: Json = json.load(response)
         return document
 

@@ -35,7 +35,7 @@ def visitors(rows: int = 240) -> pd.DataFrame:
 
 
 def model(folder: Path, table: pd.DataFrame, target: str, **options: Any) -> tuple[Store, TableModel]:
-    values: dict[str, Any] = {"data": tables.written(table, folder), "force": True, "no_tracking": True, **options}
+    values: dict[str, Any] = {"data": str(tables.written(table, folder)), "force": True, "no_tracking": True, **options}
     outcome = train(TrainOptions(target=target, model_dir=folder / "models", **values), lambda _: nullcontext())
     assert outcome.entry is not None
     assert outcome.manifest.signature is not None
