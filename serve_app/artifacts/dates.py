@@ -287,15 +287,24 @@ def as_sent(code: float, form: DateForm) -> str | float:
     """A code as a request may send it: a number for an epoch, else a text in ISO 8601."""
     if form.epoch is None:
         return write(code, form)
-    number = round(code * MICROSECONDS) / form.epoch
+    number = _moment(code, int(form.epoch)) / form.epoch
     return int(number) if number.is_integer() else number
+
+
+def _moment(code: float, unit: int = 1) -> int:
+    """Microseconds of which `encode` makes the code, a whole number of `unit` where there is one."""
+    nearest = 0
+    for step in (unit, 1):
+        nearest = round(code * MICROSECONDS / step) * step
+        for near in (nearest, nearest - step, nearest + step):
+            if encode(near) == code:
+                return near
+    return nearest
 
 
 def write(code: float, form: DateForm) -> str:
     """A code as text in ISO 8601, which `parser` reads as the same code."""
-    nearest = round(code * MICROSECONDS)
-    microseconds = next((near for near in (nearest, nearest - 1, nearest + 1) if encode(near) == code), nearest)
-    day, rest = divmod(microseconds, MICROSECONDS)
+    day, rest = divmod(_moment(code), MICROSECONDS)
     time = (dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=rest)).time().isoformat()  # noqa: DTZ001 - a time of day
     if form.is_time:
         return time

@@ -115,7 +115,7 @@ def test_every_job_that_a_rule_asks_for_is_scraped() -> None:
     jobs = {job["job_name"] for job in yaml.safe_load(CONFIG.read_text())["scrape_configs"]}
     assert {"ray-head", "ray-worker", "ray-autoscaler", "ray-dashboard", "haproxy", "kuberay-operator", "kube-state-metrics"} < jobs
     text = " ".join([rule["expr"] for rule in rules("alert") + rules("record")] + [query.expression for query in queries()])
-    assert set(re.findall(r'job="([\w-]+)"', text)) <= jobs
+    assert set(re.findall(r'\bjob="([\w-]+)"', text)) <= jobs
 
 
 def test_a_prometheus_expands_the_setting_into_the_address_of_the_runbook(unused_port: int, tmp_path: Path) -> None:
