@@ -25,10 +25,7 @@ PAGES: Mapping[str, str] = {
     "docs/operations.md": EMPTY,
     "kuberay/README.md": EMPTY,
     "docs/gitops.md": EMPTY,
-    "docs/own-data.md": TRAINED,
-    "docs/exposure.md": TRAINED,
     "docs/backup.md": TRAINED,
-    "docs/scaling.md": TRAINED,
 }
 COPIED = ("Makefile", "kuberay", "monitoring", "requirements", "serve_app", "training")
 BLOCK = re.compile(r"^(?:<!-- before: (?P<before>.*?) -->\n)?```bash\n(?P<commands>.*?)^```", re.MULTILINE | re.DOTALL)
