@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kuberay.components.night import night
 from tests.manifests.shipped import KUBERAY, Json, one, pod_templates
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="NOT TESTED: kubectl is not installed")
@@ -120,11 +121,19 @@ def test_the_account_of_the_night_changes_this_rayservice_and_its_own_endpoints(
     ]
 
 
-def test_the_program_of_the_night_is_python_and_names_what_the_operator_and_the_role_name() -> None:
-    program = one("ConfigMap", "iris-api-night")["data"]["night.py"]
-    compile(program, "night.py", "exec")
-    assert one("RayService", "iris-api")["spec"]["serveService"]["metadata"]["name"] in program
-    assert {one("CronJob", name)["spec"]["schedule"] for name in ("iris-api-suspend", "iris-api-resume")} == {
-        "0 20 * * *",
-        "0 6 * * *",
-    }
+def test_the_pods_of_the_night_run_the_program_that_names_what_the_operator_and_the_role_name(tmp_path: Path) -> None:
+    documents = render(tmp_path, ["overlays/api"], ["night"])
+    own = {document["kind"]: document for document in documents if document["metadata"]["name"] == "iris-api-night"}
+    program = own["ConfigMap"]
+    assert program["data"] == {"night.py": Path(night.__file__).read_text()}
+    assert program["metadata"]["namespace"] == "mlops"
+    assert program["metadata"]["labels"] == {"app.kubernetes.io/part-of": "iris-api"}
+    assert own["Role"]["rules"][1]["resourceNames"] == [night.SLICE], "kustomize leaves the name as it is"
+    volumes = [pod["spec"]["volumes"][0] for pod in pods(documents, "CronJob")]
+    assert volumes == [{"name": "night", "configMap": {"name": "iris-api-night"}}] * 2
+    assert one("RayService", night.RAYSERVICE)["spec"]["serveService"]["metadata"]["name"] == night.SERVICE
+
+
+def test_the_night_lasts_from_the_evening_to_the_morning() -> None:
+    schedules = [one("CronJob", name)["spec"]["schedule"] for name in ("iris-api-suspend", "iris-api-resume")]
+    assert schedules == ["0 20 * * *", "0 6 * * *"]
