@@ -21,6 +21,8 @@ from tests.support.server import HEADERS, PYTHON, ROOT, START_SECONDS, Server, f
 from tests.support.waiting import until
 
 WARNING = "iris_api.flags"
+PORT = 8000
+"""Where `serve run` listens when it gets an import path; Ray has no option for another port."""
 RAY = """
 import contextlib
 import sys
@@ -97,9 +99,8 @@ def running_ray(store: Store, tmp_path: Path) -> Iterator[tuple[str, dict[str, s
 
 
 def test_the_import_path_alone_brings_the_flags(store: Store, tmp_path: Path) -> None:
-    port = free_port()
-    env = environment(store.root, RAY_SERVE_DEFAULT_HTTP_PORT=str(port))
-    with serve_run(tmp_path, env, "--address", "local", "serve_app.deployment:app", port=port) as running:
+    env = environment(store.root)
+    with serve_run(tmp_path, env, "--address", "local", "serve_app.deployment:app", port=PORT) as running:
         assert haproxies(running.process.pid)
         assert WARNING not in running.output.read_text()
 
@@ -108,9 +109,7 @@ def test_on_a_ray_without_flags_the_application_warns_once_and_names_the_command
     running_ray: tuple[str, dict[str, str], int], tmp_path: Path
 ) -> None:
     address, env, session = running_ray
-    port = free_port()
-    env = {**env, "RAY_SERVE_DEFAULT_HTTP_PORT": str(port)}
-    with serve_run(tmp_path, env, "--address", address, "serve_app.deployment:app", port=port) as running:
+    with serve_run(tmp_path, env, "--address", address, "serve_app.deployment:app", port=PORT) as running:
         for _ in range(5):
             assert predicts(running)
         assert not haproxies(session)
