@@ -29,7 +29,7 @@ def variant(name: str, secret: Path) -> Iterator[str]:
     assert make("k8s-clean").code == 0
     result = make("k8s-deploy", OVERLAY=name, K8S_SECRET=str(secret))
     assert result.code == 0, result.output
-    assert make("k8s-nodeport").code == 0
+    cluster.open_port()
     try:
         yield cluster.api_key()
     finally:
@@ -131,7 +131,7 @@ def test_signed_models_are_served_and_others_refused(secret_file: Path) -> None:
         assert make("k8s-signing-keys").code == 0
         result = make("k8s-deploy", OVERLAY="signing", K8S_SECRET=str(secret_file))
         assert result.code == 0, result.output
-        assert make("k8s-nodeport").code == 0
+        cluster.open_port()
         key = cluster.api_key()
         for version in ("1", "2"):
             result = make("k8s-train")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.load import Attempt, Load, open_loop, succeeds
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
@@ -99,6 +100,20 @@ def request(
         return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
     finally:
         connection.close()
+
+
+def open_port() -> None:
+    """Open the port of the nodes, and wait until requests get through: a node needs a moment for a new Service."""
+    result = make("k8s-nodeport")
+    assert result.code == 0, result.output
+    until(_answers, every=0.5, what="an answer on the port of the nodes")
+
+
+def _answers() -> bool:
+    try:
+        return request("/health").status == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def load(rate: float, *, key: str) -> AbstractContextManager[Load]:
