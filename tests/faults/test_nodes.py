@@ -99,7 +99,7 @@ def test_each_machine_has_a_replica_and_its_haproxy_reaches_both(cluster: Sequen
     for machine in cluster:
         with httpx2.Client(headers={"X-API-Key": KEY}) as client:
             assert client.post(f"{machine.url}/predict", json=A_FLOWER).json()["prediction"] == "setosa"
-    configs = [file.read_text() for file in cluster[0].haproxy.glob("*/haproxy.cfg")]
+    configs = [file.read_text() for machine in cluster for file in machine.haproxy.glob("*/haproxy.cfg")]
     servers = [set(re.findall(r"^ *server \S+ (\S+):\d+ check(?!.* backup$)", config, re.MULTILINE)) for config in configs]
     head, *workers = (machine.address for machine in cluster)
     local = "127.0.0.1"  # a replica of the same machine
