@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import os
 import re
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +15,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from serve_app.artifacts import store_archive
-from serve_app.artifacts.archive import END, Reader, Section, Source, Summary, verify, write_section
+from serve_app.artifacts.archive import END, Reader, Section, Source, Summary, new_file, verify, write_section
 from serve_app.artifacts.durable import sync_folder
 from serve_app.artifacts.store import Entry, Store
 from serve_app.command_line import MODEL_DIR, AllowJoblib, ModelDir, PredictorChoice, VerifyKey, options_command, say
@@ -155,19 +153,12 @@ def _parts_to_back_up(options: BackupOptions) -> Sequence[Part]:
 
 def _write_file(path: Path, parts: Sequence[Part], options: BackupOptions) -> int:
     """Write the archive aside, read it back, and give it its name; returns its size. Without success there is no file."""
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with open(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as file:
-            _write(file, parts, options)
-            size = file.tell()
-            os.fsync(file.fileno())
-            file.seek(0)
-            verify(file)
-        aside.rename(path)
-        sync_folder(path.parent)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with new_file(path) as file:
+        _write(file, parts, options)
+        size = file.tell()
+        file.seek(0)
+        verify(file)
+    sync_folder(path.parent)
     return size
 
 

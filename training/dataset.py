@@ -156,7 +156,7 @@ def _read(
         return Table(*_iris(), description="", missing=MISSING, kinds=kinds), "iris", target or "species"
     if target is None:
         raise UsageError("--data needs --target, the name of the column to predict")
-    location = source if isinstance(source, Location) else Location(str(source))
+    location = Location.of(source)
     return read_table(location, flags=flags, missing=missing, kinds=kinds), location.name, target
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import secrets
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,11 +20,11 @@ from typing import BinaryIO
 
 from kuberay.ctl import manifests
 from kuberay.ctl.faults import pod_faults
-from kuberay.ctl.kube import KUBERAY, MLFLOW, PART_OF, RAYSERVICE, Cluster, CommandError, Json, conditions, echo, field
+from kuberay.ctl.kube import KUBERAY, MLFLOW, PART_OF, RAYSERVICE, Cluster, CommandError, Json, echo, field, is_ready
 from kuberay.ctl.readiness import wait_for_version
 from kuberay.ctl.train import served_version
 from kuberay.ctl.waiting import Progress, poll
-from serve_app.artifacts.archive import END, PIECE_BYTES, Summary, verify
+from serve_app.artifacts.archive import END, PIECE_BYTES, Summary, new_file, verify
 from serve_app.errors import IrisApiError
 
 PROGRAM = ("python", "-m", "training")
@@ -163,8 +161,7 @@ def _wait_for_pod(cluster: Cluster, job: str, progress: Progress) -> None:
     selector = f"job-name={job}"
 
     def ready(_: Progress) -> bool | None:
-        pods = cluster.pods(selector)
-        return True if any(conditions(pod).get("Ready", {}).get("status") == "True" for pod in pods) else None
+        return any(map(is_ready, cluster.pods(selector))) or None
 
     poll(
         ready,
@@ -314,18 +311,12 @@ class BrokenTransfer(CommandError):
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that its owner alone may read; it gets its name when the block has ended without an error."""
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    """`archive.new_file`, with errors of the disk in one sentence."""
     try:
-        with open(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as file:
+        with new_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _check_new(path: Path) -> None:

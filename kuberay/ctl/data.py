@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from kuberay.ctl import manifests
 from kuberay.ctl.faults import Fault, pod_faults
-from kuberay.ctl.kube import KUBERAY, Cluster, CommandError, Json, conditions, echo, field
+from kuberay.ctl.kube import KUBERAY, Cluster, CommandError, echo, field, is_ready
 from kuberay.ctl.waiting import Progress, poll
 
 CLAIM = "data-pvc"
@@ -285,13 +285,9 @@ def pod(cluster: Cluster, progress: Progress) -> Iterator[FilesPod]:
 
 def _ready_pod(cluster: Cluster) -> str | None:
     for document in cluster.pods(f"app={JOB}"):
-        if field(document, "metadata.deletionTimestamp") is None and _is_ready(document):
+        if field(document, "metadata.deletionTimestamp") is None and is_ready(document):
             return str(document["metadata"]["name"])
     return None
-
-
-def _is_ready(document: Json) -> bool:
-    return conditions(document).get("Ready", {}).get("status") == "True"
 
 
 def _faults(cluster: Cluster) -> list[Fault]:

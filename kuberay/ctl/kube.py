@@ -158,6 +158,11 @@ def conditions(document: Json | None) -> dict[str, Json]:
     return {str(item["type"]): item for item in field(document, "status.conditions", [])}
 
 
+def is_ready(pod: Json) -> bool:
+    """Whether a pod is ready."""
+    return bool(conditions(pod).get("Ready", {}).get("status") == "True")
+
+
 def container_statuses(pod: Json) -> Iterator[Json]:
     """The statuses of a pod's containers, init containers first."""
     yield from field(pod, "status.initContainerStatuses", [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kuberay.ctl.api_client import ApiClient, connect
 from kuberay.ctl.faults import Fault, application_fault, pod_faults
-from kuberay.ctl.kube import MLFLOW, RAYSERVICE, SERVICE, Cluster, Json, conditions, field
+from kuberay.ctl.kube import MLFLOW, RAYSERVICE, SERVICE, Cluster, Json, conditions, field, is_ready
 from kuberay.ctl.waiting import Progress, poll
 
 VERSION_TIMEOUT = 90.0
@@ -161,5 +161,5 @@ def describe(cluster: Cluster, service: Json | None) -> str:
 
 def _describe_pods(pods: list[Json], component: str) -> str:
     members = [pod for pod in pods if field(pod, "metadata.labels", {}).get("component") == component]
-    ready = sum(conditions(pod).get("Ready", {}).get("status") == "True" for pod in members)
+    ready = sum(map(is_ready, members))
     return f"{component}s {ready}/{len(members)} ready"

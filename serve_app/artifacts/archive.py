@@ -16,6 +16,7 @@ The module uses the standard library alone, because `make k8s-backup` runs witho
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -23,9 +24,11 @@ import json
 import os
 import re
 import struct
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from serve_app.errors import IrisApiError
@@ -89,6 +92,20 @@ class Summary:
 
 
 # --- writing
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that its owner alone may read; it gets its name when the block has ended without an error. Raises OSError."""
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with open(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def hashed(name: str, pieces: Callable[[], Iterable[bytes]]) -> Source:

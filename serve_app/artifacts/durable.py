@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ LINK = ".link-"
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a new file that is read-only, also through a link, and make its bytes durable. Raises OSError, also when it exists."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+    write_pieces(path, (data,), mode=0o444)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], *, mode: int) -> None:
+    """Write a new file of pieces, and make its bytes durable. Raises OSError, also when it exists."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with open(handle, "wb") as file:
-        file.write(data)
+        file.writelines(pieces)
         file.flush()
         os.fsync(file.fileno())
 

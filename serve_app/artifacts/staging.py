@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from serve_app.artifacts.archive import ArchiveError, FileLine, Section
-from serve_app.artifacts.durable import open_lock, sync_folder
+from serve_app.artifacts.durable import open_lock, sync_folder, write_pieces
 from serve_app.artifacts.regular_file import open_folder
 from serve_app.errors import StoreError
 from serve_app.printable import printable
@@ -71,13 +71,9 @@ def unpack(
 def _write(path: Path, pieces: Iterable[bytes], mode: int) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        write_pieces(path, pieces, mode=mode)
     except (FileExistsError, NotADirectoryError):
         raise ArchiveError(f"the archive uses the name {printable(path.name)} for a file and for a folder") from None
-    with open(handle, "wb") as file:
-        file.writelines(pieces)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def move_missing(lines: Iterable[FileLine], staged: Path, root: Path) -> tuple[int, int]:

@@ -119,7 +119,8 @@ class Keys:
         if self._folder is None:
             return
         # API_KEY first: when the Secret changes in between, the key of before is still found under one of the two names.
-        content = tuple(_raw(self._folder / name) if _exists(self._folder / name, name) else b"" for name in _PLAIN)
+        api_key, previous = (self._folder / name for name in _PLAIN)
+        content = (_raw(api_key), _raw(previous) if previous.exists() else b"")  # a missing API_KEY is an error
         if content != self._plain_content:
             self._plain = _plain_keys(self._secret(name, raw) for name, raw in zip(_PLAIN, content, strict=True))
             self._plain_content = content
@@ -186,10 +187,6 @@ def change_file(file: Path, *, add: dict[str, str] | None = None, remove: str | 
 def _plain_keys(values: Iterable[str | None]) -> tuple[Key, ...]:
     keys = [Key(name, hashlib.sha256(value.encode()).digest()) for name, value in zip(_PLAIN, values, strict=True) if value]
     return tuple(reversed(keys))  # the same key under both names is API_KEY
-
-
-def _exists(file: Path, name: str) -> bool:
-    return name == _PLAIN[0] or file.exists()  # a missing API_KEY is an error
 
 
 def _checked(file: Path) -> bytes:

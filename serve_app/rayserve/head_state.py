@@ -32,9 +32,9 @@ def prepare(state: Path, *, now: float) -> str | None:
     starts = _starts(home)
     if starts >= MOST_STARTS:
         shutil.rmtree(state, ignore_errors=True)
-    (home / STARTS).write_text("1" if starts >= MOST_STARTS else str(starts + 1))
-    if starts >= MOST_STARTS:
+        (home / STARTS).write_text("1")
         return f"the head did not start {starts} times with the state in {state}, so it starts with an empty one"
+    (home / STARTS).write_text(str(starts + 1))
     return f"removed the state of clusters that are gone: {', '.join(folder.name for folder in unused)}" if unused else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ from pyarrow import ArrowException
 
 from serve_app import progress
 from serve_app.errors import BackendUnavailable, UsageError
+from serve_app.tables.attempts import Attempts
 from serve_app.tables.location import Location, Source, sources, translate_errors
 from serve_app.tables.scratch import Scratch, ScratchSpace, open_scratch
-from serve_app.tables.web_file import MAX_FAILURES, PAUSE, PROGRESS, download
+from serve_app.tables.web_file import download
 
 BLOCK = 8 << 20
 """Bytes of one request to a bucket."""
@@ -82,7 +82,7 @@ def _fetch_bucket(location: Location, scratch: Scratch) -> None:
 def _copy(location: Location, source: Source, scratch: Scratch) -> Iterator[int]:
     """Copy one object, and yield the bytes of each block. A read that failed is repeated from where it ended."""
     name = f"{location.scheme}://{source.path}"
-    failures = 0
+    attempts = Attempts()
     with open(scratch.file(source.path), "wb") as target:
         while target.tell() < source.size:
             before = target.tell()
@@ -90,12 +90,11 @@ def _copy(location: Location, source: Source, scratch: Scratch) -> Iterator[int]
                 with location.filesystem.open_input_file(source.path) as file:
                     yield from _blocks(file, target, source.size, name, scratch)
             except (OSError, ArrowException, ValueError) as error:
-                failures = 1 if target.tell() - before >= PROGRESS else failures + 1
-                if isinstance(error, _FINAL) or failures >= MAX_FAILURES:
+                if attempts.failed(target.tell() - before) or isinstance(error, _FINAL):
                     with translate_errors(name):
                         # Google's client closes a file whose connection broke; reading on is then a plain ValueError.
                         raise error if isinstance(error, OSError | ArrowException) else OSError("the connection broke") from None
-                time.sleep(PAUSE * 2**failures)
+                attempts.pause()
     with translate_errors(name):
         info: Any = location.filesystem.get_file_info(source.path)
     if (info.size, str(info.mtime_ns)) != (source.size, source.stamp):

@@ -93,7 +93,7 @@ def read_table(
     these texts mean a missing value. `kinds` are the kinds of columns that flags say; columns that do not exist are ignored.
     """
     kinds = kinds or {}
-    location = source if isinstance(source, Location) else Location(str(source))
+    location = Location.of(source)
     words = MISSING if missing is None else tuple(dict.fromkeys(["", *missing]))
     kind, files = sources(location)
     if kind == "parquet":

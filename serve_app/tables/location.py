@@ -59,6 +59,11 @@ class Location:
     scratch: str = ""
     allow_http: bool = False
 
+    @classmethod
+    def of(cls, place: Path | Location) -> Location:
+        """The location of a path of this machine; a location as it is."""
+        return place if isinstance(place, Location) else cls(str(place))
+
     @cached_property
     def _resolved(self) -> tuple[Any, str]:
         if self.scratch:

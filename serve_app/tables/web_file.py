@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import urllib3
 
 from serve_app.errors import BackendUnavailable, UsageError
 from serve_app.tables.address import check_plain_http, redacted
+from serve_app.tables.attempts import Attempts
 from serve_app.tables.network_errors import unknown_host, unreachable, untrusted
 from serve_app.tables.scratch import Scratch
 
@@ -25,13 +25,7 @@ TIMEOUTS = (10, 60)
 """Seconds to connect, and seconds in which a server may be silent."""
 
 MAX_REDIRECTS = 5
-MAX_FAILURES = 5
-"""Attempts in a row that bring less than PROGRESS bytes."""
-
-PROGRESS = 1 << 20
 BLOCK = 1 << 18
-PAUSE = 0.5
-"""Seconds before the second attempt; each pause is twice as long as the one before."""
 
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 """Answers that may be better later."""
@@ -100,17 +94,16 @@ def download(uri: str, target: Path, scratch: Scratch, *, allow_http: bool, adva
     name = redacted(uri)
     with _Session(uri, allow_http=allow_http) as session, open(target, "wb") as file:
         state = _Download(file)
-        failures = 0
+        attempts = Attempts()
         while True:
             before = state.done
             try:
                 _attempt(session, uri, state, scratch, advance, expect)
                 break
             except _Broken as error:
-                failures = 1 if state.done - before >= PROGRESS else failures + 1
-                if failures >= MAX_FAILURES:
-                    raise unreachable(name, f"{error}, {failures} times, after {state.done:,} bytes") from None
-                time.sleep(PAUSE * 2**failures)
+                if attempts.failed(state.done - before):
+                    raise unreachable(name, f"{error}, {attempts.failures} times, after {state.done:,} bytes") from None
+                attempts.pause()
     if state.encoding in ("gzip", "x-gzip"):
         _unpack(name, target, scratch)
     os.utime(target, ns=(state.stamp, state.stamp))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import cluster
 from tests.support.cluster import make
+from tests.support.outages import two_replicas, wait_until_whole
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,3 +65,18 @@ def trained(deployed: str) -> str:
 @pytest.fixture(scope="session")
 def key(deployed: str) -> str:
     return cluster.api_key()
+
+
+@pytest.fixture(scope="module")
+def two(trained: str) -> Iterator[None]:
+    """The whole system with two replicas, whatever the load."""
+    with two_replicas():
+        yield
+
+
+@pytest.fixture
+def whole(two: None) -> Iterator[None]:
+    """Before and after each test everything runs, or the next one would be blamed."""
+    wait_until_whole()
+    yield
+    wait_until_whole()

@@ -5,31 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import cluster
 from tests.support.cluster import component, kubectl, ready_pods
-from tests.support.outages import RATE, WORKERS, a_worker, is_whole, judged, more, replaced, traffic, two_replicas, wait_until_whole
+from tests.support.outages import RATE, WORKERS, a_worker, is_whole, judged, more, replaced, traffic
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def two(trained: str) -> Iterator[None]:
-    with two_replicas():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def whole(two: None) -> Iterator[None]:
-    """Before and after each test everything runs, or the next one would be blamed."""
-    wait_until_whole()
-    yield
-    wait_until_whole()
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.usefixtures("whole")]
 
 
 def test_a_worker_that_is_deleted_finishes_what_it_has(key: str, tmp_path: Path) -> None:

@@ -5,31 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.cluster import ROW, kubectl, ready_pods, request
 from tests.support.figures import note
-from tests.support.outages import HEAD, WORKERS, a_worker, is_whole, judged, more, replaced, traffic, two_replicas, wait_until_whole
+from tests.support.outages import HEAD, WORKERS, a_worker, is_whole, judged, more, replaced, traffic
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def two(trained: str) -> Iterator[None]:
-    with two_replicas():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def whole(two: None) -> Iterator[None]:
-    """Before and after each test everything runs, or the next one would be blamed."""
-    wait_until_whole()
-    yield
-    wait_until_whole()
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.usefixtures("whole")]
 
 
 SIGNAL = """

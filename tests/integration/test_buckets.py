@@ -23,7 +23,7 @@ from serve_app.batch.pool import in_process
 from serve_app.batch.run import Outcome, score
 from serve_app.batch.score_options import ScoreOptions
 from serve_app.errors import IrisApiError
-from serve_app.tables import fetch
+from serve_app.tables import attempts
 from serve_app.tables.fetch import fetched
 from serve_app.tables.frame import Table, read_table
 from serve_app.tables.location import Location
@@ -127,7 +127,7 @@ def test_a_long_key_is_read(bucket: BucketServer, tmp_path: Path) -> None:
 def test_a_download_whose_connections_break_is_whole(bucket: BucketServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = b"a,b\n" + b"1,2\n" * 6_000_000
     bucket.put("whole/large.csv", body)
-    monkeypatch.setattr(fetch, "PAUSE", 0.01)
+    monkeypatch.setattr(attempts, "PAUSE", 0.01)
     with bucket_servers.cutting_proxy(bucket.port, after=2_000_000, times=3) as (port, cuts):
         lead_to(bucket.through(port), monkeypatch)
         assert read_bytes(bucket.uri("whole/large.csv"), tmp_path) == body

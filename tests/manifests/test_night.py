@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from kuberay.components.night import night
 from kuberay.components.night.night import SUSPENDED_BY, ApiServer, Pod, StandIn, set_suspended, suspend
+from tests.support.kube_api import JsonHandler, running
 
 POD = Pod("evening-x", "7", "10.0.0.9")
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
@@ -32,7 +32,7 @@ class Cluster(ThreadingHTTPServer):
         self.slices: dict[str, Any] = {}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     server: Cluster
 
     def do_GET(self) -> None:
@@ -55,31 +55,15 @@ class Handler(BaseHTTPRequestHandler):
         found = self.server.slices.pop(self.path.rpartition("/")[2], None)
         self.answer(200 if found else 404, found or {})
 
-    def body(self) -> Any:
-        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-
     def answer(self, code: int, document: Any) -> None:
         self.server.calls.append((self.command, self.path.partition("?")[0].rpartition("/namespaces/mlops/")[2]))
-        body = json.dumps(document).encode()
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        super().answer(code, document)
 
 
 @contextlib.contextmanager
 def client(cluster: Cluster, tmp_path: Path) -> Iterator[ApiServer]:
-    (tmp_path / "namespace").write_text("mlops")
-    (tmp_path / "token").write_text("secret")
-    threading.Thread(target=cluster.serve_forever, daemon=True).start()
-    try:
-        yield ApiServer(f"http://127.0.0.1:{cluster.server_port}", tmp_path)
-    finally:
-        cluster.shutdown()
-        cluster.server_close()
+    with running(cluster, tmp_path) as address:
+        yield ApiServer(address, tmp_path)
 
 
 @pytest.fixture

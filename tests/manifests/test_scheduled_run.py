@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 from kuberay.components.schedule import scheduled_run
 from kuberay.components.schedule.scheduled_run import DONE, FAILED, ApiServer, run
+from tests.support.kube_api import JsonHandler, running
 
 TEMPLATE = {
     "apiVersion": "ray.io/v1",
@@ -33,7 +32,7 @@ class RayJobs(ThreadingHTTPServer):
         self.statuses = statuses
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     server: RayJobs
 
     def do_GET(self) -> None:
@@ -47,33 +46,17 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(200 if job else 404, job or {})
 
     def do_POST(self) -> None:
-        job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        job = self.body()
         taken = job["metadata"]["name"] in self.server.jobs
         self.server.jobs.setdefault(job["metadata"]["name"], job)
         self.answer(409 if taken else 201, job)
 
-    def answer(self, code: int, document: Any) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @contextlib.contextmanager
 def api_server(tmp_path: Path, *statuses: dict[str, str] | int) -> Iterator[tuple[ApiServer, RayJobs]]:
-    (tmp_path / "namespace").write_text("mlops")
-    (tmp_path / "token").write_text("secret")
     server = RayJobs(list(statuses))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield ApiServer(f"http://127.0.0.1:{server.server_port}", tmp_path), server
-    finally:
-        server.shutdown()
-        server.server_close()
+    with running(server, tmp_path) as address:
+        yield ApiServer(address, tmp_path), server
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import requests
 
 from serve_app.artifacts.manifest import sha256
 from serve_app.errors import BackendUnavailable, IrisApiError, UsageError
-from serve_app.tables import scratch, web_file
+from serve_app.tables import attempts, scratch, web_file
 from serve_app.tables.fetch import fetched
 from serve_app.tables.frame import Table, read_table
 from serve_app.tables.location import Location, sources
@@ -32,7 +32,7 @@ SIGNED = "?X-Amz-Signature=5ec4e7&X-Amz-Credential=AKIA"
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_file, "PAUSE", 0.001)
+    monkeypatch.setattr(attempts, "PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_broken_download_begins_anew_when_the_rest_may_be_of_another_content(
 def test_a_connection_that_breaks_again_and_again_is_given_up(server: FileServer, tmp_path: Path) -> None:
     server.files["/t.csv"] = Served(CSV, breaks=[10] * 50)
     assert f"{server.url}/t.csv cannot be reached" in complaint(f"{server.url}/t.csv{SIGNED}", tmp_path)
-    assert len(server.requests) == web_file.MAX_FAILURES
+    assert len(server.requests) == attempts.MAX_FAILURES
 
 
 def test_a_server_that_is_overloaded_for_a_moment_is_asked_again(server: FileServer, tmp_path: Path) -> None:

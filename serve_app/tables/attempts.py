@@ -1,0 +1,28 @@
+"""Attempts of a download: how often one may fail in a row, and the pauses between them."""
+
+from __future__ import annotations
+
+import time
+
+MAX_FAILURES = 5
+"""Attempts in a row that bring less than PROGRESS bytes."""
+
+PROGRESS = 1 << 20
+PAUSE = 0.5
+"""Seconds before the second attempt; each pause is twice as long as the one before."""
+
+
+class Attempts:
+    """Counts the failed attempts since the last one that brought PROGRESS bytes."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def failed(self, gained: int) -> bool:
+        """Count a failed attempt that brought `gained` bytes; True when it was the last one."""
+        self.failures = 1 if gained >= PROGRESS else self.failures + 1
+        return self.failures >= MAX_FAILURES
+
+    def pause(self) -> None:
+        """Wait before the next attempt."""
+        time.sleep(PAUSE * 2**self.failures)
