@@ -21,7 +21,7 @@ import yaml
 from serve_app.artifacts.store import Store
 from tests.support.experiment import RATE, checked, constant_load, wait_for_responses
 from tests.support.figures import note
-from tests.support.machines import GCS, Machine, deploy, machines, start_ray
+from tests.support.machines import GCS, Machine, alive_nodes, deploy, machines, start_ray
 from tests.support.models import A_FLOWER, iris, logistic, publish_iris
 from tests.support.processes import kill
 from tests.support.server import KEY, ROOT, Server
@@ -68,7 +68,14 @@ def whole(cluster: Sequence[Machine]) -> None:
     for number, machine in enumerate(cluster):
         if not machine.started:
             start_ray(machine, cluster[0], CPUS[number])
+    wait_for_nodes(cluster)
     until(lambda: spread(cluster) and serve(cluster), seconds=300, every=0.5, what="a replica on each worker")
+
+
+def wait_for_nodes(cluster: Sequence[Machine]) -> None:
+    """Wait until Ray knows of exactly these machines; it takes a killed one for alive for 15 s and gives it work."""
+    addresses = sorted(machine.address for machine in cluster)
+    until(lambda: alive_nodes(cluster[0]) == addresses, seconds=120, every=1, what="the end of the killed nodes")
 
 
 def spread(cluster: Sequence[Machine]) -> bool:
@@ -99,11 +106,17 @@ def test_each_machine_has_a_replica_and_its_haproxy_reaches_both(cluster: Sequen
     for machine in cluster:
         with httpx2.Client(headers={"X-API-Key": KEY}) as client:
             assert client.post(f"{machine.url}/predict", json=A_FLOWER).json()["prediction"] == "setosa"
-    configs = [file.read_text() for machine in cluster for file in machine.haproxy.glob("*/haproxy.cfg")]
-    servers = [set(re.findall(r"^ *server \S+ (\S+):\d+ check(?!.* backup$)", config, re.MULTILINE)) for config in configs]
-    head, *workers = (machine.address for machine in cluster)
+    workers = [machine.address for machine in cluster[1:]]
     local = "127.0.0.1"  # a replica of the same machine
-    assert sorted(map(sorted, servers)) == sorted(map(sorted, ([local, workers[1]], [local, workers[0]], workers))), head
+    expected = sorted(map(sorted, ([local, workers[1]], [local, workers[0]], workers)))
+    until(lambda: servers(cluster) == expected, seconds=60, what=f"{expected} in the configs of HAProxy")
+
+
+def servers(cluster: Sequence[Machine]) -> list[list[str]]:
+    """Addresses of the replicas in each HAProxy's config."""
+    configs = [file.read_text() for machine in cluster for file in machine.haproxy.glob("*/haproxy.cfg")]
+    found = (set(re.findall(r"^ *server \S+ (\S+):\d+ check(?!.* backup$)", config, re.MULTILINE)) for config in configs)
+    return sorted(map(sorted, found))
 
 
 @pytest.mark.parametrize("fault", ["kill", "unplug"])
@@ -160,7 +173,7 @@ def test_a_machine_that_dies_in_a_scoring_costs_the_parts_under_way(
     cluster: Sequence[Machine], store: Store, tmp_path: Path
 ) -> None:
     """The replicas leave two CPUs on each worker, and one of all four when a machine has gone."""
-    head, _, victim = cluster
+    head, survivor, victim = cluster
     table = tmp_path / "table.csv"
     flowers(table, ROWS)
     score = [
@@ -184,6 +197,7 @@ def test_a_machine_that_dies_in_a_scoring_costs_the_parts_under_way(
     victim.kill()
     code = process.wait(300)
     done = len(parts(out))
+    wait_for_nodes([head, survivor])
     result = head.run(*score, "--workers", "1", "--out", str(out), timeout=300, **ray)
     assert result.returncode == 0, result.stdout + result.stderr
     assert parts(out) == parts(quiet)

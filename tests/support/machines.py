@@ -225,6 +225,15 @@ def _output(machine: Machine) -> str:
     return (machine.folder / "ray.log").read_text(errors="replace")
 
 
+def alive_nodes(head: Machine) -> list[str]:
+    """Addresses of the nodes that Ray takes for alive; a machine that was killed stays among them until its heartbeats are missed."""
+    code = f"import ray; ray.init('{head.address}:{GCS}', logging_level='ERROR'); "
+    code += "print(*(node['NodeManagerAddress'] for node in ray.nodes() if node['Alive']))"
+    result = head.run(sys.executable, "-c", code)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return sorted(result.stdout.split("\n")[-2].split())
+
+
 def deploy(head: Machine, config: str) -> None:
     """Give Serve a config in its declarative form, as the KubeRay operator does."""
     file = head.folder / "serve.yaml"
