@@ -226,7 +226,7 @@ def _output(machine: Machine) -> str:
 
 
 def alive_nodes(head: Machine) -> list[str]:
-    """Addresses of the nodes that Ray takes for alive; a machine that was killed stays among them until its heartbeats are missed."""
+    """Addresses of the nodes that Ray takes for alive; a killed machine is among them until Ray has missed its heartbeats."""
     code = f"import ray; ray.init('{head.address}:{GCS}', logging_level='ERROR'); "
     code += "print(*(node['NodeManagerAddress'] for node in ray.nodes() if node['Alive']))"
     result = head.run(sys.executable, "-c", code)
