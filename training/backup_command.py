@@ -222,7 +222,7 @@ def _parts_to_restore(summaries: Mapping[str, Summary], options: RestoreOptions)
 
 def _restore_stream(stream: BinaryIO, options: RestoreOptions) -> None:
     missing: set[str] = set(options.part or ())
-    for section in Reader(stream).sections():
+    for section in Reader(stream, open_ended=True).sections():
         if not options.part or section.part in options.part:
             _restore_section(section, options)
         missing.discard(section.part)

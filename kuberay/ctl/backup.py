@@ -37,6 +37,8 @@ KEPT = "left as it is"
 ATTEMPTS = 3
 START_TIMEOUT = 300.0
 RESTART_TIMEOUT = "300s"
+END_TIMEOUT = 120.0
+"""The input of kubectl stays open so long at most: kubectl may lose the last bytes of an input that ends at once."""
 PROGRESS_SECONDS = 5.0
 _SIZE = re.compile(r"^\w+: \d+ files, (\d+) bytes")
 _DIGEST = re.compile(r"^\w+: sha256 of the manifest ([0-9a-f]{64})")
@@ -201,6 +203,8 @@ class Transfer:
                     self._process.stdin.write(piece)
                     meter.add(len(piece))
                 self._process.stdin.flush()
+            if send is not None:
+                reader.join(END_TIMEOUT)
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
             reader.join()

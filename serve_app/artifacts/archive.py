@@ -226,10 +226,14 @@ class Section:
 
 
 class Reader:
-    """Reads an archive from its first byte to its last."""
+    """Reads an archive from its first byte to its last.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    With `open_ended`, it does not wait for the end of the stream after the end of the archive: what sends it may keep it open.
+    """
+
+    def __init__(self, stream: BinaryIO, *, open_ended: bool = False) -> None:
         self._stream = stream
+        self._open_ended = open_ended
         self.position = 0
 
     def sections(self) -> Iterator[Section]:
@@ -245,7 +249,7 @@ class Reader:
                 section.skip()
         if not seen:
             raise ArchiveError("the archive is empty")
-        if self._stream.read(1):
+        if not self._open_ended and self._stream.read(1):
             raise ArchiveError("the archive goes on after its end")
 
     def read(self, size: int) -> bytes:

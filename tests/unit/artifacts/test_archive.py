@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -26,6 +27,16 @@ def contents(raw: bytes) -> dict[str, bytes]:
 
 def test_what_was_written_is_read_whatever_its_name_and_size() -> None:
     assert contents(archive(FILES)) == {f"data/{name}": data for name, data in FILES.items()}
+
+
+def test_a_stream_that_stays_open_ends_with_its_archive() -> None:
+    read, write = os.pipe()
+    with open(read, "rb", buffering=0) as stream, open(write, "wb") as sender:
+        raw = archive({"a.csv": b"1,2\n"})
+        assert len(raw) < 65536  # what a pipe holds
+        sender.write(raw)
+        sender.flush()
+        assert [section.summary.files for section in Reader(stream, open_ended=True).sections()] == [1]
 
 
 names = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=60)
