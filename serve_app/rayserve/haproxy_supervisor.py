@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 from asyncio.subprocess import Process
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -47,7 +50,20 @@ class SupervisedHAProxyManager(_Manager):  # type: ignore[misc]  # Ray's class h
         """Stop HAProxy for good; when a restart is under way, its process as well."""
         self._stopping = True
         await super().shutdown()
+        self._kill_started()
         await asyncio.wait([self._supervisor], timeout=SHUTDOWN_SECONDS)
+        self._kill_started()
+
+    async def _reload_haproxy(self) -> None:
+        if not self._stopping:
+            await super()._reload_haproxy()
+
+    def _kill_started(self) -> None:
+        """Kill the HAProxies of a reload or a restart that is under way: Serve stops those alone whose start is over."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and self._haproxy._is_our_haproxy(int(entry.name)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(entry.name), signal.SIGKILL)
 
     async def _supervise(self) -> None:
         await self._haproxy_start_task
