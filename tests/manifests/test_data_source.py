@@ -62,8 +62,5 @@ def test_the_policy_opens_port_443_to_the_jobs_and_keeps_them_from_the_identity_
     assert policy["podSelector"] == {"matchLabels": {"iris-api/role": "training"}}
     (rule,) = policy["egress"]
     assert rule["ports"] == [{"port": 443, "protocol": "TCP"}]
-    assert {block["ipBlock"]["cidr"]: block["ipBlock"]["except"] for block in rule["to"]} == {
-        "0.0.0.0/0": ["169.254.0.0/16"],
-        "::/0": ["fe80::/10"],
-    }
+    assert {block["ipBlock"]["cidr"]: block["ipBlock"]["except"] for block in rule["to"]} == {"0.0.0.0/0": ["169.254.0.0/16"]}
     assert policies["iris-data-identity"]["podSelector"] == policy["podSelector"]
