@@ -94,9 +94,9 @@ class Environment:
         except OSError:
             return {0}
 
-    def load(self, key: str) -> AbstractContextManager[Load]:
+    def load(self, key: str, *, retry: bool = False) -> AbstractContextManager[Load]:
         url = f"http://127.0.0.1:{self.port}"
-        return open_loop(url, ROW, key=key, rate=RATE, check=predicts, retry=False, keep_alive=False)
+        return open_loop(url, ROW, key=key, rate=RATE, check=predicts, retry=retry, keep_alive=False)
 
 
 @contextmanager
