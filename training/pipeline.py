@@ -26,14 +26,15 @@ from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.fetch import fetched
 from serve_app.tables.location import Location
 from serve_app.tables.scratch import ScratchSpace
-from training import card, column_report, figures, fit, importance, publish, threshold
+from training import card, column_report, figures, fit, importance, threshold
+from training import publication as bundles
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison, require_same_columns
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
 from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
 from training.importance import Importance
-from training.publish import Publication
+from training.publication import Publication
 from training.report import write_columns, write_report
 from training.rules import Evidence, constant_floors, default_floors, judge
 from training.train_options import TrainOptions
@@ -303,10 +304,10 @@ def _decide(
     while True:
         verdict = judge(evidence)
         if not verdict.accepted and not job.options.force:
-            return Decision(verdict, evidence.comparison, publish.manifest(publication, verdict, record), record, None)
+            return Decision(verdict, evidence.comparison, bundles.manifest(publication, verdict, record), record, None)
         record = _register(job, record)
-        manifest = publish.manifest(publication, verdict, record)
-        files = publish.files(publication, manifest)
+        manifest = bundles.manifest(publication, verdict, record)
+        files = bundles.files(publication, manifest)
         try:
             with job.progress(f"publish to {job.options.model_dir}"):
                 entry = store.publish(
@@ -321,7 +322,7 @@ def _decide(
             with job.progress("compare with the model that was published meanwhile"):
                 pointer, evidence = _gather_evidence(job, publication.candidate, publication.converted, store)
         else:
-            bundle = publish.bundle_files(files, manifest, entry, job.sign)
+            bundle = bundles.bundle_files(files, manifest, entry, job.sign)
             return Decision(verdict, evidence.comparison, manifest, record, entry, bundle)
 
 

@@ -18,9 +18,10 @@ from serve_app.artifacts.names import (
 from serve_app.artifacts.store import Entry, Store
 from serve_app.errors import IrisApiError
 from serve_app.inference.policy import LoadPolicy
-from training import fit, publish, tracking
+from training import fit, tracking
+from training import publication as bundles
 from training.evaluate import ClassificationMetrics, Metrics
-from training.publish import Publication
+from training.publication import Publication
 from training.tracking import Run
 
 
@@ -60,7 +61,7 @@ def record(run: Run, publication: Publication) -> RunRecord:
         **(publication.decision or {}),
     }
     run.log(params=params, metrics=flat_metrics(candidate.metrics), tags=options.tags)
-    model_uri = tracking.log_model(run, candidate.model, candidate.signature, publish.requirements())
+    model_uri = tracking.log_model(run, candidate.model, candidate.signature, bundles.requirements())
     return RunRecord(
         run_uri=run.uri,
         model_uri=model_uri,
