@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from serve_app.inference.policy import LoadPolicy
 from training import evaluate, fit
 from training.comparison import Comparison, compare
 from training.dataset import Dataset, json_rows
-from training.evaluate import ClassificationMetrics, Metrics
+from training.evaluate import ClassificationMetrics, KnownMetrics, Unmeasured
 from training.rules import Evidence
 
 FEW_ROWS = 5
@@ -32,13 +32,22 @@ COMPARED_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class GoldenExamples:
+    """Rows as clients send them, and the scores that the model must repeat, shape (rows, classes) or (rows,)."""
+
+    rows: list[dict[str, Label | None]]
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A fitted model, not yet judged.
 
     `model` takes a table; `pickle` is its joblib file. `estimator` is what the pickle contains without the `encode` step: it takes
     coded matrices like `train` and `held_out`, of shape (rows, features). `rows` are the held-out rows as clients send them, the
     first COMPARED_ROWS; `scores` are the estimator's for all held-out rows. `never_predicted` are the classes that the model does
-    not predict, with the number of held-out rows that have them.
+    not predict, with the number of held-out rows that have them. `golden` are the golden examples of a model that was fitted
+    elsewhere; None: they are taken from the held-out rows. Without labels, `metrics` are Unmeasured.
     """
 
     dataset: Dataset
@@ -50,9 +59,15 @@ class Candidate:
     held_out: Matrix
     rows: list[dict[str, Label | None]]
     scores: Scores
-    metrics: Metrics
+    metrics: KnownMetrics
     notes: tuple[str, ...]
     never_predicted: Mapping[str, int] = field(default_factory=dict)
+    golden: GoldenExamples | None = None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the true labels or values of the held-out rows are known."""
+        return not isinstance(self.metrics, Unmeasured)
 
     @property
     def target(self) -> npt.NDArray[Any]:
@@ -79,21 +94,40 @@ def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *
         signature = replace(signature, probabilistic=False)
     buffer = io.BytesIO()
     joblib.dump(model, buffer, compress=("zlib", 3))
+    return measured_candidate(dataset, signature, model, buffer.getvalue(), notes=notes)
+
+
+def measured_candidate(
+    dataset: Dataset,
+    signature: Signature,
+    model: Any,
+    pickle: bytes,
+    *,
+    notes: Sequence[str] = (),
+    is_labelled: bool = True,
+    golden: GoldenExamples | None = None,
+) -> Candidate:
+    """Measure the model that comes back from its `pickle`; `model` is the same one, and takes tables like those of the dataset.
+
+    Without labels, the target of the dataset is not looked at.
+    """
     encode = dict(getattr(model, "steps", [])).get(ENCODE)
     train, held_out = (
         np.asarray(part if encode is None else encode.transform(part), dtype=np.float64) for part in (dataset.train, dataset.test)
     )
-    unpickled = strip_encoder(joblib.load(io.BytesIO(buffer.getvalue())))
+    unpickled = strip_encoder(joblib.load(io.BytesIO(pickle)))
     with fit.threads_for(len(train)):
         backend = SklearnBackend(unpickled, signature)
         scores = backend.scores(held_out)
-        metrics = evaluate.measure(dataset.test_target, evaluate.predictions(scores, signature), signature, scores)
+        metrics: KnownMetrics = Unmeasured(len(held_out))
+        if is_labelled:
+            metrics = evaluate.measure(dataset.test_target, evaluate.predictions(scores, signature), signature, scores)
         never, seldom = _never_predicted(metrics, backend, train, signature)
     return Candidate(
         dataset=dataset,
         signature=signature,
         model=model,
-        pickle=buffer.getvalue(),
+        pickle=pickle,
         estimator=unpickled,
         train=train,
         held_out=held_out,
@@ -102,11 +136,12 @@ def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *
         metrics=metrics,
         notes=(*notes, *seldom),
         never_predicted=never,
+        golden=golden,
     )
 
 
 def _never_predicted(
-    metrics: Metrics, backend: SklearnBackend, train: Matrix, signature: Signature
+    metrics: KnownMetrics, backend: SklearnBackend, train: Matrix, signature: Signature
 ) -> tuple[dict[str, int], list[str]]:
     """The classes that are never predicted with their held-out rows, and notes on those that only the held-out rows do not show.
 
@@ -139,9 +174,12 @@ def gather_evidence(
     except BundleRefused as error:
         comparison = Comparison(False, f"{error.reason}: {error}", refused=error.reason)
     else:
-        count = len(candidate.rows)
-        predicted, target = candidate.predictions[:count], candidate.target[:count]
-        comparison = compare(served, candidate.rows, predicted, target, candidate.signature, policy)
+        if candidate.is_labelled:
+            count = len(candidate.rows)
+            predicted, target = candidate.predictions[:count], candidate.target[:count]
+            comparison = compare(served, candidate.rows, predicted, target, candidate.signature, policy)
+        else:
+            comparison = Comparison(False, "the sample has no labels")
     evidence = Evidence(
         metrics=candidate.metrics,
         comparison=comparison,

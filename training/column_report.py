@@ -29,7 +29,7 @@ _DATA = re.compile(r"[+-]?\d+(?:[.,]\d+)*(?:[eE][+-]?\d+)?|\d{1,4}[-/.]\d{1,2}[-
 
 _ANSWERS = frozenset({"yes", "no", "y", "n", "true", "false", "t", "f", "on", "off", "0", "1"})
 
-Source = Literal["declared", "by the file", "guessed"]
+Source = Literal["declared", "by the file", "by the model", "guessed"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ wrong branch there.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,14 +59,17 @@ class Converted:
     facts: OnnxConversion
 
 
-def convert(estimator: Any, signature: Signature, train: Matrix, held_out: Matrix) -> Converted:
+def convert(
+    estimator: Any, signature: Signature, train: Matrix, held_out: Matrix, *, refuses_unknown: Collection[str] = ()
+) -> Converted:
     """Convert a fitted estimator; `train` and `held_out` are coded matrices of shape (rows, features).
 
+    `refuses_unknown` are the features for which the estimator raises when a category is unknown: no such row is tried.
     A conversion that fails is no error: its reason is in the facts.
     """
     if signature.task == "classification" and not signature.probabilistic:
         return Converted(None, OnnxConversion(available=False, reason="the estimator gives no probabilities"))
-    rows = np.vstack([held_out[:MAX_PROBES], probe_rows(signature, train)])
+    rows = np.vstack([held_out[:MAX_PROBES], probe_rows(signature, train, refuses_unknown=refuses_unknown)])
     with fit.threads_for(len(train)):
         expected = SklearnBackend(estimator, signature).scores(rows)
     best: tuple[float, bytes, Conversion] | None = None
@@ -113,7 +117,7 @@ def _try(conversion: Conversion, estimator: Any, signature: Signature, rows: Mat
     return model, difference
 
 
-def probe_rows(signature: Signature, train: Matrix) -> Matrix:
+def probe_rows(signature: Signature, train: Matrix, *, refuses_unknown: Collection[str] = ()) -> Matrix:
     """Rows at likely thresholds: midpoints of adjacent training values and one float32 step beside them, gaps, unseen categories.
 
     Shape (at most MAX_PROBES, features).
@@ -128,7 +132,7 @@ def probe_rows(signature: Signature, train: Matrix) -> Matrix:
             values = np.array([0.0, 1.0])
         else:
             codes = np.arange(len(feature.categories), dtype=np.float64)
-            values = np.concatenate([codes[: per_feature - 2], [UNSEEN]])
+            values = np.concatenate([codes[: per_feature - 2], [] if feature.name in refuses_unknown else [UNSEEN]])
         if feature.nullable:
             values = np.concatenate([values, [np.nan]])
         block = train[random.integers(0, len(train), len(values))].copy()

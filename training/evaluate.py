@@ -86,7 +86,17 @@ class RegressionMetrics(_Metrics):
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unmeasured(_Metrics):
+    """What is known of a model without labels: the number of rows that it was tried with."""
+
+    NAMES: ClassVar = ()
+
+    rows: int
+
+
 Metrics = ClassificationMetrics | RegressionMetrics
+KnownMetrics = Metrics | Unmeasured
 
 METRIC_NAMES: Mapping[Task, tuple[str, ...]] = {
     "classification": ClassificationMetrics.NAMES,

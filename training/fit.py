@@ -109,8 +109,10 @@ def threads_for(rows: int) -> Iterator[None]:
 
 
 def final_estimator(model: Any) -> Any:
-    """The last step of a Pipeline, or the model itself."""
-    return model.steps[-1][1] if isinstance(model, Pipeline) else model
+    """The last step of a Pipeline, also of one inside another, or the model itself."""
+    while isinstance(model, Pipeline):
+        model = model.steps[-1][1]
+    return model
 
 
 def parameters(model: Any) -> dict[str, Any]:

@@ -7,13 +7,13 @@ meanwhile, the candidate is compared with that one first.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serve_app.artifacts.manifest import Manifest, Verdict
+from serve_app.artifacts.manifest import Adopted, Manifest, Verdict
 from serve_app.artifacts.names import CARD, CONFUSION_IMAGE, IMPORTANCE_IMAGE, REPORT, RESIDUALS_IMAGE
 from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import Entry, PointerMoved, Store
@@ -32,7 +32,7 @@ from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison, require_same_columns
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
-from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
+from training.evaluate import METRIC_NAMES, ClassificationMetrics, KnownMetrics, RegressionMetrics
 from training.importance import Importance
 from training.publication import Publication
 from training.report import write_columns, write_report
@@ -50,7 +50,7 @@ class Outcome:
 
     verdict: Verdict
     comparison: Comparison
-    metrics: Metrics
+    metrics: KnownMetrics
     manifest: Manifest
     entry: Entry | None
     report: Path
@@ -94,6 +94,22 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
 
     Raises UsageError, BackendUnavailable or StoreError; nothing was published then.
     """
+    keys = read_keys(options)
+    seed = _seed(options)
+    dataset, floors = _prepare(options, seed, progress)
+    return run_job(Job(options, dataset, floors, seed, progress, keys.policy, keys.sign), _train)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What bundles of the store are opened under, and what signs a new one."""
+
+    policy: LoadPolicy
+    sign: Sign | None
+
+
+def read_keys(options: TrainOptions) -> Keys:
+    """The load policy and the signer of the options; raises UsageError for a file that is no key."""
     sign = None if options.signing_key is None else _load_signer(options.signing_key)
     policy = load_policy(
         allow_joblib=options.allow_joblib,
@@ -101,18 +117,22 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
         verify_key=options.verify_key,
         signing_key=options.signing_key,
     )
-    seed = _seed(options)
-    dataset, floors = _prepare(options, seed, progress)
+    return Keys(policy, sign)
+
+
+def run_job(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
+    """Do the work in a run of MLflow, or without one when the options say so; raises what `train` raises."""
+    options = job.options
     if options.same_columns:
-        _require_same_columns(Store(options.model_dir), policy, dataset)
+        _require_same_columns(Store(options.model_dir), job.policy, job.dataset)
     if options.no_tracking:
-        return _train(Job(options, dataset, floors, seed, progress, policy, sign))
-    with progress("connect to MLflow"):
+        return work(job)
+    with job.progress("connect to MLflow"):
         from training import tracking
 
         server = tracking.connect(options.tracking_uri, options.experiment_name)
     with tracking.running(server, options.run_name) as run:
-        return _train(Job(options, dataset, floors, seed, progress, policy, sign, run))
+        return work(replace(job, run=run))
 
 
 def _require_same_columns(store: Store, policy: LoadPolicy, dataset: Dataset) -> None:
@@ -155,9 +175,22 @@ def _train(job: Job) -> Outcome:
     params, search = _search(job)
     job, threshold_record = _decide_threshold(job, params)
     candidate = _fit(job, params)
-    store = Store(job.options.model_dir, keep=job.options.keep)
     with job.progress("convert to ONNX and compare"):
         converted = convert(candidate.estimator, candidate.signature, candidate.train, candidate.held_out)
+    return judge_and_publish(job, candidate, converted, search=search, decision=threshold_record)
+
+
+def judge_and_publish(
+    job: Job,
+    candidate: Candidate,
+    converted: Converted,
+    *,
+    search: Mapping[str, Any] | None = None,
+    decision: Mapping[str, Any] | None = None,
+    adoption: Adopted | None = None,
+) -> Outcome:
+    """The gate: compare the candidate with the served model, judge it, and publish it when it is accepted."""
+    store = Store(job.options.model_dir, keep=job.options.keep)
     with job.progress(f"evaluate on {len(job.dataset.test)} held-out rows"):
         pointer, evidence = _gather_evidence(job, candidate, converted, store)
     measured = _measure_importance(job, candidate, converted)
@@ -172,11 +205,12 @@ def _train(job: Job) -> Outcome:
         plots,
         importance=measured.by_feature(candidate.signature.names),
         search=search,
-        decision=threshold_record,
+        decision=decision,
+        adoption=adoption,
     )
     record = _record_run(job, publication)
-    decision = _decide(job, publication, store, pointer, evidence, record)
-    return _finish(job, publication, store, decision)
+    decided = _decide(job, publication, store, pointer, evidence, record)
+    return _finish(job, publication, store, decided)
 
 
 def _load_signer(file: Path) -> Sign:
@@ -261,6 +295,8 @@ def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store
 
 def _measure_importance(job: Job, candidate: Candidate, converted: Converted) -> Importance:
     signature, seconds = candidate.signature, job.options.importance_seconds
+    if not candidate.is_labelled:
+        return Importance({}, {})
     if converted.model is None:
         score = SklearnBackend(candidate.estimator, signature).scores
     else:
@@ -283,7 +319,7 @@ def _plots(candidate: Candidate, measured: Importance) -> dict[str, bytes]:
     plots = {IMPORTANCE_IMAGE: figures.importances(measured, signature)} if measured.mean else {}
     if isinstance(candidate.metrics, ClassificationMetrics):
         plots[CONFUSION_IMAGE] = figures.confusion(candidate.metrics.confusion_matrix, signature.classes)
-    else:
+    elif isinstance(candidate.metrics, RegressionMetrics):
         plots[RESIDUALS_IMAGE] = figures.residuals(candidate.target, candidate.predictions)
     return plots
 

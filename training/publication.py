@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -18,13 +19,13 @@ import numpy.typing as npt
 import orjson
 
 from serve_app import __version__
-from serve_app.artifacts.manifest import DataSource, Libraries, Manifest, SourceCode, Verdict, describe, sha256
+from serve_app.artifacts.manifest import Adopted, DataSource, Libraries, Manifest, SourceCode, Verdict, describe, sha256
 from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, MANIFEST, METRICS, ONNX, SEAL
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.signing import Sign
 from serve_app.artifacts.store import Entry
 from training import card, fit
-from training.candidate import Candidate
+from training.candidate import Candidate, GoldenExamples
 from training.convert import Converted
 from training.reference import reference
 from training.train_options import TrainOptions
@@ -45,7 +46,7 @@ class Publication:
     """Everything that goes into a bundle, apart from the verdict and the version.
 
     `plots` are PNG files by name, `importance` the mean loss by feature (None: not measured), `search` the record of a search, None
-    without one, `decision` that of a threshold.
+    without one, `decision` that of a threshold. `adoption` says where a model that was fitted elsewhere comes from.
     """
 
     candidate: Candidate
@@ -57,17 +58,15 @@ class Publication:
     importance: Mapping[str, float | None]
     search: Mapping[str, Any] | None = None
     decision: Mapping[str, Any] | None = None
+    adoption: Adopted | None = None
     trained_at: str = field(default_factory=_now)
 
 
 def files(publication: Publication, manifest: Manifest) -> dict[str, bytes]:
     """The files of the bundle by name: the model in one or two forms, metrics, golden examples, plots and the card."""
     candidate = publication.candidate
-    golden_rows = select_golden_rows(candidate.rows, candidate.target[: len(candidate.rows)], candidate.signature)
-    golden = {
-        "rows": [candidate.rows[at] for at in golden_rows],
-        "scores": np.asarray(candidate.scores, dtype=np.float64)[golden_rows].tolist(),
-    }
+    examples = candidate.golden or _golden_examples(candidate)
+    golden = {"rows": examples.rows, "scores": np.asarray(examples.scores, dtype=np.float64).tolist()}
     metrics = candidate.metrics.to_dict()
     onnx = publication.converted.model
     return {
@@ -78,6 +77,11 @@ def files(publication: Publication, manifest: Manifest) -> dict[str, bytes]:
         **publication.plots,
         CARD: card.render(manifest, metrics, publication.plots),
     }
+
+
+def _golden_examples(candidate: Candidate) -> GoldenExamples:
+    selected = select_golden_rows(candidate.rows, candidate.target[: len(candidate.rows)], candidate.signature)
+    return GoldenExamples([candidate.rows[at] for at in selected], candidate.scores[selected])
 
 
 def bundle_files(files: Mapping[str, bytes], manifest: Manifest, entry: Entry, sign: Sign | None) -> dict[str, bytes]:
@@ -104,7 +108,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         n_samples=dataset.rows,
         local_model_path=JOBLIB,
         **({} if record is None else record.manifest_keys()),
-        estimator=options.estimator,
+        estimator=options.estimator if publication.adoption is None else publication.adoption.model_class,
         parameters=parameters,
         data=DataSource(
             name=dataset.name,
@@ -114,10 +118,10 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
             held_out=len(dataset.test),
         ),
         code=source_code(),
-        libraries=libraries(),
+        libraries=libraries(() if publication.adoption is None else publication.adoption.packages),
         onnx=publication.converted.facts,
         trained_at=publication.trained_at,
-        test_size=options.test_size,
+        test_size=options.test_size if publication.adoption is None else None,
         reference=reference(dataset.train, dataset.train_target, signature),
         importance=publication.importance,
         search=publication.search,
@@ -127,6 +131,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         forced=options.force and not verdict.accepted,
         tags=options.tags,
         tracking="none" if record is None else "mlflow",
+        adopted=publication.adoption,
     )
 
 
@@ -154,9 +159,18 @@ def select_golden_rows(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[An
     return sorted(selected)
 
 
-def libraries() -> Libraries:
-    """The versions of the libraries that trained; serving compares the first two before it unpickles."""
+def libraries(packages: Sequence[str] = ()) -> Libraries:
+    """The versions of the libraries that trained; serving compares the first two before it unpickles.
+
+    `packages` are further ones, by the name of their import; those without a version are left out.
+    """
+    others = {}
+    for name in packages:
+        if name not in ("sklearn", "numpy"):
+            with contextlib.suppress(PackageNotFoundError):
+                others[name] = version(name)
     return Libraries(
+        extra=others,
         scikit_learn=version("scikit-learn"),
         numpy=version("numpy"),
         onnxruntime=version("onnxruntime"),

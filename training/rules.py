@@ -16,7 +16,7 @@ import numpy.typing as npt
 from serve_app.artifacts.manifest import Verdict
 from serve_app.artifacts.signature import Signature
 from training.comparison import Comparison
-from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics, baseline_f1_score
+from training.evaluate import ClassificationMetrics, KnownMetrics, RegressionMetrics, baseline_f1_score
 
 LOWER_IS_BETTER = frozenset({"mae", "rmse", "log_loss", "brier"})
 """Metrics whose floor is a ceiling."""
@@ -39,7 +39,7 @@ class Evidence:
     that is proven equal, or pickles are allowed.
     """
 
-    metrics: Metrics
+    metrics: KnownMetrics
     comparison: Comparison
     floors: Mapping[str, float]
     tolerance: float

@@ -114,6 +114,26 @@ class Verdict(Section, frozen=True, kw_only=True):
     comparison: Mapping[str, Any] = {}
 
 
+class Adopted(Section, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a model comes from that was fitted elsewhere.
+
+    `file`, `file_format` and `sha256` are those of the model that was given, `model_class` is its class. `packages` are the
+    libraries that its file names. `largest_difference` between the given model and the one of the bundle was found on
+    `rows_compared` rows. `labelled`: the sample had labels; `held_out`: its owner says that the model has not learnt from it.
+    """
+
+    file: str | None = None
+    file_format: str | None = None
+    sha256: str | None = None
+    model_class: str | None = None
+    packages: tuple[str, ...] = ()
+    largest_difference: float | None = None
+    rows_compared: int | None = None
+    labelled: bool | None = None
+    held_out: bool | None = None
+    unused_columns: tuple[str, ...] = ()
+
+
 class Manifest(Section, frozen=True, kw_only=True):
     """The description of one version.
 
@@ -173,6 +193,8 @@ class Manifest(Section, frozen=True, kw_only=True):
     """`mlflow`, or `none` for a training without tracking."""
     origin: str | None = None
     """`plain` for a bundle that was made of a legacy layout."""
+    adopted: Adopted | None = None
+    """Where a model comes from that was fitted elsewhere; None for one that was trained here."""
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:

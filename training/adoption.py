@@ -1,0 +1,354 @@
+"""Adopting: a model that was fitted elsewhere becomes a candidate, and goes through the same gate as a trained one.
+
+The given model is asked first. Then it is rewritten to take the coded matrix (`recoding`), and the rewritten one must answer the
+same; it is converted to ONNX where that is proven equal. What is published is the rewritten model behind the step `encode`, which
+turns a table into the matrix: the form that training publishes.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.manifest import Adopted
+from serve_app.artifacts.signature import Label, Signature, label_text
+from serve_app.errors import UsageError
+from serve_app.inference.backends import Score
+from serve_app.inference.backends.onnx_backend import OnnxBackend
+from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend
+from serve_app.inference.parity import same_scores
+from serve_app.progress import Progress
+from training import column_report, fit, proof
+from training.candidate import Candidate, measured_candidate
+from training.convert import Converted, convert
+from training.dataset import Dataset
+from training.derived_signature import Declared, DerivedSignature, derive
+from training.original import Original, original, plain
+from training.pickle_contents import PickleContents
+from training.proof import Expected, Proof
+from training.recoding import NotRecodable, recode
+
+FEW_ROWS = 200
+"""Rows of a sample below which ranges and gaps are little known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The model that is adopted: the object, and where it comes from.
+
+    `contents` are the names in its file, None for a format that names nothing. `dumped` is the file of a model whose code is of a
+    notebook, which no other program can import.
+    """
+
+    model: Any
+    name: str
+    file_format: str
+    sha256: str | None = None
+    contents: PickleContents | None = None
+    with_cloudpickle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The rows that the model is tried with, the target among them when there is one. `held_out`: it has not learnt from them."""
+
+    frame: pd.DataFrame
+    name: str
+    sha256: str
+    target: str | None = None
+    held_out: bool = False
+    missing: tuple[str, ...] | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Dataset):
+    """The sample as a dataset: the same rows are those of the drift reference and those that are measured."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the sample."""
+        return len(self.test)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adoption:
+    """What adopting has found, before the gate."""
+
+    given: Given
+    sample: Sample
+    original: Original
+    derived: DerivedSignature
+    candidate: Candidate
+    converted: Converted
+    proof: Proof
+    row_seconds: float
+    """The shortest time of a call with one row of what will compute."""
+    given_row_seconds: float
+    """The same of the given model, asked with a table of one row."""
+    remarks: tuple[str, ...] = field(default=())
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes and gives."""
+        return self.candidate.signature
+
+    @property
+    def record(self) -> Adopted:
+        """Where the model comes from, for the manifest."""
+        contents = self.given.contents
+        return Adopted(
+            file=self.given.name,
+            file_format=self.given.file_format,
+            sha256=self.given.sha256,
+            model_class=class_path(self.given.model),
+            packages=contents.packages if contents is not None else (),
+            largest_difference=self.proof.largest_difference,
+            rows_compared=self.proof.rows,
+            labelled=self.candidate.is_labelled,
+            held_out=self.sample.held_out,
+            unused_columns=self.derived.unused,
+        )
+
+
+def adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) -> Adoption:
+    """Examine a model with a sample. Raises UsageError with one sentence when it cannot be adopted; nothing is published here."""
+    features = _features(sample)
+    with progress("ask the model about its columns"):
+        model = original(given.model, [str(name) for name in features.columns])
+        derived = derive(model, features, declared, target=sample.target, missing=sample.missing)
+        target, remarks = _target(model, sample, derived)
+        derived, remark = proof.decide_labels(model, derived)
+    with progress("ask the model row by row"):
+        try:
+            expected = proof.ask(model, derived)
+        except UsageError:
+            raise
+        except Exception as error:  # any: the model is of somebody else
+            raise UsageError(f"the model does not answer the sample ({type(error).__name__}: {_one_line(error)})") from error
+        given_row_seconds = _seconds(lambda: proof.scores_of(model, derived.asked.head(1), derived.signature))
+    with progress("rewrite the model for coded rows, and compare"):
+        candidate, compared = _candidate(given, sample, model, derived, expected, target)
+    with progress("convert to ONNX and compare"):
+        converted = _converted(candidate, expected, derived)
+    signature = candidate.signature
+    example = read_rows(signature, [signature.example()], unknown="unseen")
+    score = _backend(candidate, converted)
+    row_seconds = _seconds(lambda: score(example))
+    few = (
+        [f"{len(derived.plain)} rows tell little of ranges and gaps: give {FEW_ROWS} or more"]
+        if len(derived.plain) < FEW_ROWS
+        else []
+    )
+    return Adoption(
+        given=given,
+        sample=sample,
+        original=model,
+        derived=derived,
+        candidate=candidate,
+        converted=converted,
+        proof=compared,
+        row_seconds=row_seconds,
+        given_row_seconds=given_row_seconds,
+        remarks=tuple(each for each in (*sample.remarks, *derived.remarks, *remarks, remark, *few) if each),
+    )
+
+
+def class_path(model: Any) -> str:
+    """The class of an object, as Python imports it."""
+    return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
+def _features(sample: Sample) -> pd.DataFrame:
+    frame = sample.frame
+    names = [str(name) for name in frame.columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"the sample has two columns '{twice[0]}': rename one")
+    frame = frame.set_axis(names, axis=1)
+    if not len(frame):
+        raise UsageError("the sample has no rows")
+    if sample.target is None:
+        return frame
+    if sample.target not in names:
+        raise UsageError(f"the sample has no column '{sample.target}', which --target names; there are: {', '.join(names[:20])}")
+    return frame.drop(columns=[sample.target])
+
+
+def _target(model: Original, sample: Sample, derived: DerivedSignature) -> tuple[npt.NDArray[Any] | None, list[str]]:
+    """The labels of the kept rows as the model's own classes, or the values; None without labels."""
+    if sample.target is None:
+        return None, []
+    if sample.target in model.columns.used:
+        raise UsageError(f"the target '{sample.target}' is among the columns that the model reads: name another with --target")
+    values = sample.frame[sample.target][derived.kept].reset_index(drop=True)
+    if values.isna().any():
+        row = int(np.flatnonzero(values.isna())[0]) + 1
+        raise UsageError(f"the target column '{sample.target}' is empty in row {row}: fill it, or leave the row out")
+    if model.task == "regression":
+        try:
+            return values.to_numpy(dtype=np.float64), []
+        except (TypeError, ValueError):
+            raise UsageError(f"the target column '{sample.target}' holds no numbers, and the model is a regressor") from None
+    classes = {label_text(label): label for label in model.classes}
+    labels = np.empty(len(values), dtype=object)
+    unknown: dict[str, None] = {}
+    for at, value in enumerate(values.tolist()):
+        label = _class(plain(value), classes)
+        if label is None:
+            unknown[str(value)] = None
+        labels[at] = label
+    if unknown:
+        raise UsageError(
+            f"the target column '{sample.target}' holds {', '.join(map(repr, list(unknown)[:5]))}, which the model does not know; "
+            f"its classes are: {', '.join(list(classes)[:20])}"
+        )
+    return labels, []
+
+
+def _class(value: Any, classes: Mapping[str, Label]) -> Label | None:
+    """The class of the model that a value of the target means: 0 and 0.0 are one, and so are a boolean and its text."""
+    text = label_text(value) if isinstance(value, str | bool | int | float) else str(value)
+    for form in (text, text.lower() if text in ("True", "False") else text):
+        if form in classes:
+            return classes[form]
+    if isinstance(value, bool) and label_text(int(value)) in classes:
+        return classes[label_text(int(value))]
+    with suppress(ValueError):
+        return classes.get(label_text(float(text)))
+    return None
+
+
+def _candidate(
+    given: Given,
+    sample: Sample,
+    model: Original,
+    derived: DerivedSignature,
+    expected: Expected,
+    target: npt.NDArray[Any] | None,
+) -> tuple[Candidate, Proof]:
+    """The rewritten model with its pickle, measured, and its proof."""
+    signature = derived.signature
+    why = _not_for_matrix(derived)
+    if why is not None:
+        raise _needs_table(why)
+    try:
+        estimator = recode(model.model, model.columns, signature)
+        encode = fit.encoder(signature).fit(derived.plain)
+        matrix = np.asarray(encode.transform(derived.plain), dtype=np.float64)
+        compared = proof.compare(expected, SklearnBackend(estimator, signature).scores, matrix, signature)
+    except NotRecodable as error:
+        raise _needs_table(str(error)) from error
+    except Exception as error:  # any: a step of somebody else's that wants a table
+        raise _needs_table(f"rewritten for coded rows, it raises {type(error).__name__}: {_one_line(error)}") from error
+    if compared.why is not None:
+        raise _needs_table(f"rewritten for coded rows, {compared.why}")
+    whole = Pipeline([(ENCODE, encode), ("model", estimator)])
+    dataset = _dataset(sample, derived, target, expected)
+    candidate = measured_candidate(
+        dataset,
+        signature,
+        whole,
+        _pickled(whole, with_cloudpickle=given.with_cloudpickle),
+        is_labelled=target is not None,
+        golden=expected.golden,
+    )
+    return candidate, compared
+
+
+def _not_for_matrix(derived: DerivedSignature) -> str | None:
+    """Why the model cannot take a matrix of numbers: it reads free texts or dates."""
+    if derived.texts:
+        return f"it reads the free text of {', '.join(map(repr, derived.texts[:5]))}"
+    dates = [column.feature.name for column in derived.columns if column.feature.kind == "date"]
+    return f"it reads the dates of {', '.join(map(repr, dates[:5]))}" if dates else None
+
+
+def _needs_table(why: str) -> UsageError:
+    return UsageError(f"the model needs a table, which this release cannot give it while serving: {why}")
+
+
+def _dataset(sample: Sample, derived: DerivedSignature, target: npt.NDArray[Any] | None, expected: Expected) -> Rows:
+    signature = derived.signature
+    if target is None:  # the drift of answers is then measured against the model's own
+        target = np.resize(np.array(proof.labels_of(expected.scores, signature), dtype=object), len(derived.plain))
+    if signature.task == "regression":
+        target = target.astype(np.float64)
+    sources: dict[str, column_report.Source] = {
+        column.feature.name: "declared" if column.kind_source == "declared" else "by the model" for column in derived.columns
+    }
+    columns = {column.feature.name: derived.plain[column.feature.name] for column in derived.columns}
+    return Rows(
+        name=sample.name,
+        sha256=sample.sha256,
+        signature=signature,
+        train=derived.plain,
+        train_target=target,
+        test=derived.plain,
+        test_target=target,
+        remarks=sample.remarks,
+        columns=column_report.describe(columns, target, signature, sources),
+    )
+
+
+def _pickled(model: Any, *, with_cloudpickle: bool) -> bytes:
+    """The joblib file of a model; cloudpickle writes the code of a notebook into it."""
+    if with_cloudpickle:
+        import cloudpickle
+
+        pickled: bytes = cloudpickle.dumps(model)
+        return pickled
+    import joblib
+
+    buffer = io.BytesIO()
+    joblib.dump(model, buffer, compress=("zlib", 3))
+    return buffer.getvalue()
+
+
+def _converted(candidate: Candidate, expected: Expected, derived: DerivedSignature) -> Converted:
+    """The ONNX form, when it answers the examples of the given model too."""
+    signature = candidate.signature
+    converted = convert(
+        candidate.estimator, signature, candidate.train, candidate.held_out, refuses_unknown=derived.refuses_unknown
+    )
+    if converted.model is None:
+        return converted
+    score = OnnxBackend(converted.model, signature, rounded=bool(converted.facts.rounded)).scores
+    examples = read_rows(signature, expected.golden.rows, unknown="unseen")
+    if same_scores(expected.golden.scores, score(examples), signature):
+        return converted
+    return Converted(
+        None, type(converted.facts)(available=False, reason="the ONNX form differs on rows with gaps or unknown categories")
+    )
+
+
+def _backend(candidate: Candidate, converted: Converted) -> Score:
+    if converted.model is None:
+        return SklearnBackend(candidate.estimator, candidate.signature).scores
+    return OnnxBackend(converted.model, candidate.signature, rounded=bool(converted.facts.rounded)).scores
+
+
+def _seconds(call: Any, budget: float = 0.4) -> float:
+    """The shortest of several calls."""
+    best, deadline = float("inf"), time.perf_counter() + budget
+    for _ in range(200):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+        if time.perf_counter() > deadline:
+            break
+    return best
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:200]
