@@ -123,6 +123,11 @@ class Adoption:
 
 def adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) -> Adoption:
     """Examine a model with a sample. Raises UsageError with one sentence when it cannot be adopted; nothing is published here."""
+    with fit.threads_for(1):  # rows come one by one, and threads wait longer for each other than they work
+        return _adopt(given, sample, declared, progress)
+
+
+def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) -> Adoption:
     features = _features(sample)
     with progress("ask the model about its columns"):
         model = original(given.model, [str(name) for name in features.columns])

@@ -69,6 +69,16 @@ def model_columns(model: Any, sample: Sequence[str]) -> ModelColumns:
     return ModelColumns(fitted, [name for name in fitted if name in used], named, encoders, frozenset(texts))
 
 
+def text_columns(model: Any) -> list[str]:
+    """The columns that encoders of a model know as texts, as far as they have names."""
+    found: dict[str, None] = {}
+    for part, names in parts(model, _fitted_names(model)):
+        for name, categories in zip(names or (), getattr(part, "categories_", ()), strict=False):
+            if any(isinstance(value, str) for value in categories):
+                found[name] = None
+    return list(found)
+
+
 def parts(model: Any, names: Names) -> Iterator[tuple[Any, Names]]:
     """Each object inside a fitted model that has columns of its own, with their names, the model first."""
     yield from _parts(model, names, set(), 0)

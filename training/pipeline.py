@@ -96,8 +96,8 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
     """
     keys = read_keys(options)
     seed = _seed(options)
-    dataset, floors = _prepare(options, seed, progress)
-    return run_job(Job(options, dataset, floors, seed, progress, keys.policy, keys.sign), _train)
+    dataset, required = _prepare(options, seed, progress)
+    return run_job(Job(options, dataset, required, seed, progress, keys.policy, keys.sign), _train)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +164,11 @@ def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Data
         dataset = _load_dataset(options, source, seed)
         if options.threshold_rule is not None:
             dataset = replace(dataset, signature=threshold.check(dataset.signature, options.threshold_rule))
-        floors = _floors(options, dataset)
+        required = floors(options, dataset)
         fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # an unknown name fails before the fit
     for line in (*dataset.remarks, *column_report.lines(dataset.columns)):
         note(line)
-    return dataset, floors
+    return dataset, required
 
 
 def _train(job: Job) -> Outcome:
@@ -240,7 +240,7 @@ def _load_dataset(options: TrainOptions, source: Location | None, seed: int) -> 
     )
 
 
-def _floors(options: TrainOptions, dataset: Dataset) -> dict[str, float]:
+def floors(options: TrainOptions, dataset: Dataset) -> dict[str, float]:
     """The default floors, and over them those of the flags."""
     known = METRIC_NAMES[dataset.signature.task]
     for name in options.floors:

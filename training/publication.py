@@ -103,7 +103,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         model_type=fit.model_type(candidate.model),
         n_estimators=parameters.get("n_estimators"),
         max_depth=parameters.get("max_depth"),
-        random_state=publication.random_state,
+        random_state=publication.random_state if publication.adoption is None else None,
         n_features=len(signature.features),
         n_samples=dataset.rows,
         local_model_path=JOBLIB,

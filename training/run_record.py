@@ -54,8 +54,7 @@ def record(run: Run, publication: Publication) -> RunRecord:
     params = {
         **fit.parameters(candidate.model),
         "estimator": options.estimator,
-        "random_state": publication.random_state,
-        "test_size": options.test_size,
+        **({} if publication.adoption else {"random_state": publication.random_state, "test_size": options.test_size}),
         "data": candidate.dataset.name,
         "data_sha256": candidate.dataset.sha256,
         **(publication.decision or {}),

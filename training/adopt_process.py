@@ -1,0 +1,144 @@
+"""The process in which a model is loaded and examined: `python -m training.adopt_process`, started by `adopt_command`.
+
+It reads its order from standard input, limits its memory, adopts the model, and ends with the exit code of the command. One byte on
+the pipe of the order says that the model was examined: from then on its time is not limited.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from serve_app.artifacts.signature import Kind
+from serve_app.command_line import run_command, say
+from serve_app.errors import UsageError
+from serve_app.progress import note, step
+from training.adopt_options import AdoptOptions, AdoptOrder
+from training.train_options import TrainOptions
+
+if TYPE_CHECKING:
+    from training.adoption import Given, Sample
+    from training.model_file import ModelFile
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Adopt one model, and exit with the code of the command."""
+    order = pickle.loads(sys.stdin.buffer.read())  # noqa: S301, written by the command, not by a model
+    assert isinstance(order, AdoptOrder)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for kind, limit in ((resource.RLIMIT_DATA, order.memory_bytes), (resource.RLIMIT_CORE, 0)):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(kind, (limit, limit))
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command()
+    def adopt() -> None:
+        run(order)
+
+    code = run_command(app, [], "iris-api adopt")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # no handler of a model runs
+
+
+def run(order: AdoptOrder) -> None:
+    """Look into the file, load it, examine it, print the report, and go through the gate."""
+    options, started = order.options, time.monotonic()
+    try:
+        with step("load the libraries"):
+            from training import adopt_gate, adopt_report, model_file
+            from training.adoption import adopt
+            from training.derived_signature import Declared
+        with step("look into the file, without running it"):
+            path = Path(options.model)
+            file = model_file.read(path, options.package)
+        note(f"loading it runs {file.executed}")
+        with step("load the model"):
+            model = model_file.load(file)
+        sample = _sample(options, order.gate, model)
+        declared = Declared(category=options.category, number=options.number, date=options.dates, nullable=options.nullable)
+        adoption = adopt(_given(file, model), sample, declared, step)
+    except MemoryError:
+        raise UsageError(
+            f"the model needs more memory than the {order.memory_bytes / 2**30:.1f} GiB that it may use: allow more with --memory"
+        ) from None
+    os.write(order.examined, b"1")
+    os.close(order.examined)
+    for line in adopt_report.report(adoption, file.executed).lines:
+        say(line)
+    if options.dry_run:
+        say("dry run: nothing was recorded or published", err=True)
+        return
+    from training.commands import print_outcome, print_tracking_location
+
+    if not order.gate.no_tracking:
+        print_tracking_location(order.gate.tracking_uri)
+    outcome = adopt_gate.pass_gate(adoption, order.gate, step)
+    print_outcome(outcome, order.gate.model_dir, time.monotonic() - started)
+    if outcome.entry is None:
+        raise typer.Exit(order.gate.exit_refused)
+
+
+def _given(file: ModelFile, model: object) -> Given:
+    from training.adoption import Given
+
+    return Given(
+        model=model,
+        name=file.path.name,
+        file_format=file.file_format,
+        sha256=file.sha256,
+        contents=file.contents,
+        with_cloudpickle=file.contents is not None and file.contents.holds_code,
+    )
+
+
+def _sample(options: AdoptOptions, gate: TrainOptions, model: object) -> Sample:
+    """The rows of the sample, with the types of the file; texts where an encoder of the model knows texts."""
+    from serve_app.tables.dialect import DialectFlags
+    from serve_app.tables.fetch import fetched
+    from serve_app.tables.frame import read_table
+    from serve_app.tables.location import Location
+    from serve_app.tables.scratch import ScratchSpace
+    from training.adoption import Sample
+    from training.model_columns import text_columns
+
+    if options.sample is None:
+        raise UsageError("--sample is missing: give a table with rows like those of the fit")
+    kinds: dict[str, Kind] = dict.fromkeys([*text_columns(model), *options.category], "category")
+    kinds |= dict.fromkeys(options.number, "number")
+    location = Location(options.sample, allow_http=gate.allow_http)
+    space = ScratchSpace(gate.scratch_dir, gate.scratch_bytes)
+    with fetched(location, space, step) as source, step("read the sample"):
+        table = read_table(
+            source,
+            flags=DialectFlags(options.separator, options.decimal, options.encoding),
+            missing=options.na or None,
+            kinds=kinds,
+        )
+    note(table.description)
+    return Sample(
+        frame=table.frame,
+        name=location.name,
+        sha256=table.sha256,
+        target=options.target,
+        held_out=options.held_out,
+        missing=table.missing,
+        remarks=table.remarks,
+    )
+
+
+if __name__ == "__main__":
+    main()
