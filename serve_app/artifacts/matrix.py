@@ -1,6 +1,6 @@
 """Rows as numbers: the matrix that a model takes and the scores that it gives.
 
-A model that takes texts has a matrix of objects instead: codes as Python floats, texts as they are, and NaN for a gap of either. What
+A model that takes texts has a matrix of objects instead: codes as Python floats, texts as they are, NaN for a gap of either. What
 gathers, cuts and counts rows treats both alike. A model without texts never meets the other kind.
 """
 
