@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 
-from serve_app.artifacts.frame import fits
+from serve_app.artifacts.frame_columns import fits
 from serve_app.artifacts.manifest import Frame
 from serve_app.artifacts.signature import Feature, Label, Signature, label_text
 from serve_app.errors import UsageError

@@ -83,7 +83,7 @@ class Frame(Section, frozen=True, kw_only=True, omit_defaults=True):
 
     `dtypes` has the dtype of each column when the model was fitted. `values` has, for a column of categories that are no texts, the
     value of each code. `order` has, for a column of dtype category, the codes in the order of the dtype where that is another one;
-    `ordered` are the columns whose dtype has an order. serve_app/artifacts/frame.py checks them.
+    `ordered` are the columns whose dtype has an order. serve_app/artifacts/frame_columns.py checks them.
     """
 
     dtypes: Mapping[str, str]

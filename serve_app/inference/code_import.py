@@ -29,7 +29,7 @@ from serve_app.errors import BundleRefused
 
 _OURS = ("serve_app", "training")
 _LOADING = threading.RLock()
-"""One load at a time has its modules in `sys.modules`."""
+"""One version at a time has its modules in `sys.modules`."""
 
 
 @contextlib.contextmanager
@@ -46,16 +46,8 @@ def packages_imported(files: Mapping[str, bytes]) -> Iterator[None]:
     hidden = sorted(name for name in names if _is_installed(name))
     if hidden:
         raise BundleRefused("load", f"the bundle brings a module {hidden[0]}, which is installed here: rename it in the package")
-    with _LOADING:
-        before = _taken_out(names)
-        finder = _Finder(CodeModules(sources))
-        sys.meta_path.insert(0, finder)
-        try:
-            yield
-        finally:
-            sys.meta_path.remove(finder)
-            _taken_out(names)
-            sys.modules.update(before)
+    with CodeModules(sources).visible():
+        yield
 
 
 class CodeModules:
@@ -65,7 +57,8 @@ class CodeModules:
         self._sources = sources
         self._names = top_modules(sources)
         self._modules: dict[str, ModuleType] = {}
-        self._lock = threading.RLock()
+        self._complete: set[str] = set()  # modules whose code has run to its end
+        self._visible = False
         self._builtins = {**vars(builtins), "__import__": self._import}
 
     def holds(self, name: str) -> bool:
@@ -84,26 +77,54 @@ class CodeModules:
 
     def module(self, name: str) -> ModuleType:
         """The module, with the packages above it. Raises ModuleNotFoundError, and whatever its code raises."""
-        with self._lock:
+        if name in self._complete:
+            return self._modules[name]
+        with self.visible():
             above, _, own = name.rpartition(".")
             parent = self.module(above) if above else None
-            if name in self._modules:
-                return self._modules[name]
-            spec = self.spec(name)
-            if spec is None:
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-            module = importlib.util.module_from_spec(spec)
-            module.__dict__["__builtins__"] = self._builtins
-            self._modules[name] = module
+            if name not in self._modules:
+                self._run(name)
+                if parent is not None:
+                    setattr(parent, own, self._modules[name])
+            return self._modules[name]
+
+    @contextlib.contextmanager
+    def visible(self) -> Iterator[None]:
+        """While it is entered, the modules stand in `sys.modules`, and what they hide there is kept for the end.
+
+        Code that runs for the first time looks itself up there, like a dataclass with annotations that are texts.
+        """
+        with _LOADING:
+            if self._visible:
+                yield
+                return
+            before = _taken_out(self._names)
+            sys.modules.update(self._modules)
+            finder = _Finder(self)
+            sys.meta_path.insert(0, finder)
+            self._visible = True
             try:
-                assert spec.loader is not None
-                spec.loader.exec_module(module)
-            except BaseException:
-                self._modules.pop(name, None)
-                raise
-            if parent is not None:
-                setattr(parent, own, module)
-            return module
+                yield
+            finally:
+                self._visible = False
+                sys.meta_path.remove(finder)
+                _taken_out(self._names)
+                sys.modules.update(before)
+
+    def _run(self, name: str) -> None:
+        spec = self.spec(name)
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        module = importlib.util.module_from_spec(spec)
+        module.__dict__["__builtins__"] = self._builtins
+        self._modules[name] = sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del self._modules[name]
+            sys.modules.pop(name, None)
+            raise
+        self._complete.add(name)
 
     def _spec(self, name: str, file: str | None, *, is_package: bool) -> ModuleSpec:
         origin = f"<bundle>/{file or name.replace('.', '/')}"

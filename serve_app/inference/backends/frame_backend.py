@@ -21,7 +21,7 @@ import numpy as np
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.dates import MICROSECONDS, DateForm, write
-from serve_app.artifacts.frame import DATE, NULLABLE_NUMBER, check_frame
+from serve_app.artifacts.frame_columns import DATE, NULLABLE_NUMBER, check_frame
 from serve_app.artifacts.manifest import Frame
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import Feature, Label, Signature
