@@ -18,7 +18,7 @@ def reference(frame: pd.DataFrame, target: npt.NDArray[Any], signature: Signatur
     """Histograms of the features, shares of the classes (or a histogram of a regression's target), over the training rows.
 
     The `edges` of a number are inner quantiles; `counts` has one entry more: the first counts values below the first edge, the last
-    counts values from the last edge on. The counts of a category or boolean are by value.
+    counts values from the last edge on. The counts of a category or boolean are by value. Of a text the characters are counted.
     """
     features = {feature.name: _feature(feature.kind, frame[feature.name]) for feature in signature.features if feature.is_compared}
     document: dict[str, Any] = {"rows": len(frame), "features": features}
@@ -33,6 +33,8 @@ def reference(frame: pd.DataFrame, target: npt.NDArray[Any], signature: Signatur
 def _feature(kind: str, column: pd.Series[Any]) -> dict[str, Any]:
     filled = column.dropna()
     missing = len(column) - len(filled)
+    if kind == "text":
+        return {"kind": kind, **_numbers(filled.map(len).to_numpy(dtype=np.float64)), "missing": missing}
     if kind in ("number", "date"):
         return {"kind": kind, **_numbers(filled.to_numpy(dtype=np.float64)), "missing": missing}
     if kind == "boolean":

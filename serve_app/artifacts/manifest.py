@@ -78,6 +78,20 @@ class OnnxConversion(Section, frozen=True, kw_only=True, omit_defaults=True):
     rows_compared: int | None = None
 
 
+class Frame(Section, frozen=True, kw_only=True, omit_defaults=True):
+    """The pandas frame that a pickled model takes in place of the coded matrix: its columns are the features, in their order.
+
+    `dtypes` has the dtype of each column when the model was fitted. `values` has, for a column of categories that are no texts, the
+    value of each code. `order` has, for a column of dtype category, the codes in the order of the dtype where that is another one;
+    `ordered` are the columns whose dtype has an order. serve_app/artifacts/frame_columns.py checks them.
+    """
+
+    dtypes: Mapping[str, str]
+    values: Mapping[str, tuple[Label, ...]] = {}
+    order: Mapping[str, tuple[int, ...]] = {}
+    ordered: tuple[str, ...] = ()
+
+
 class Libraries(Section, frozen=True, kw_only=True, omit_defaults=True):
     """Versions of the libraries that the model was trained and converted with."""
 
@@ -173,6 +187,8 @@ class Manifest(Section, frozen=True, kw_only=True):
     code: SourceCode | None = None
     libraries: Libraries | None = None
     onnx: OnnxConversion | None = None
+    frame: Frame | None = None
+    """The frame that the pickled model takes; None for a model that takes the coded matrix."""
     trained_at: str | None = None
     test_size: float | None = None
     reference: Mapping[str, Any] | None = None

@@ -64,6 +64,7 @@ def _lists(document: Mapping[str, Any]) -> Iterator[Size]:
     yield from _names("target_names", document.get("target_names"))
     yield from _signature(document.get("signature"))
     yield from _reference(document.get("reference"))
+    yield from _frame(document.get("frame"))
 
 
 def _signature(signature: Any) -> Iterator[Size]:
@@ -79,6 +80,19 @@ def _signature(signature: Any) -> Iterator[Size]:
             yield "the list of categories", _size(categories), MAX_CATEGORIES
             yield from _names("features", [feature.get("name")])
             yield from _names("categories", categories)
+
+
+def _frame(frame: Any) -> Iterator[Size]:
+    if not isinstance(frame, dict):
+        return
+    yield "the dtypes of the frame", _size(frame.get("dtypes")), MAX_FEATURES
+    yield "the ordered columns of the frame", _size(frame.get("ordered")), MAX_FEATURES
+    for name in ("values", "order"):
+        columns = frame.get(name)
+        yield f"the {name} of the frame", _size(columns), MAX_FEATURES
+        for values in columns.values() if isinstance(columns, dict) else ():
+            yield f"the {name} of a column of the frame", _size(values), MAX_CATEGORIES
+            yield from _names(f"the {name} of the frame", values)
 
 
 def _reference(reference: Any) -> Iterator[Size]:

@@ -1,4 +1,8 @@
-"""Rows as numbers: the matrix that a model takes and the scores that it gives."""
+"""Rows as numbers: the matrix that a model takes and the scores that it gives.
+
+A model that takes texts has a matrix of objects instead: codes as Python floats, texts as they are, NaN for a gap of either. What
+gathers, cuts and counts rows treats both alike. A model without texts never meets the other kind.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float64]
-"""Coded rows, shape (rows, features), columns in the order of the signature."""
+"""Coded rows, shape (rows, features), columns in the order of the signature; of dtype object when the signature has texts."""
+Value = float | str
+"""One value of a row: a code, or a text."""
 Scores = npt.NDArray[np.floating[Any]]
 """Probabilities, shape (rows, classes); values of a regression or positions of classes, shape (rows,)."""
 
@@ -20,3 +26,16 @@ PIECE_ROWS = 2048
 def batched(items: Any, size: int) -> Iterator[Any]:
     """Slices of `size` items of a list or an array, the last one shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def matrix_type(*, has_texts: bool) -> np.dtype[Any]:
+    """The dtype of the matrix of rows with or without texts."""
+    return np.dtype(object if has_texts else np.float64)
+
+
+def measured(matrix: Matrix) -> Matrix:
+    """The matrix as float64, with the length of a text in characters in its place: what telemetry counts."""
+    return matrix if matrix.dtype != object else _MEASURE(matrix).astype(np.float64)
+
+
+_MEASURE = np.frompyfunc(lambda value: len(value) if isinstance(value, str) else value, 1, 1)

@@ -26,6 +26,9 @@ IMPORTANCE_IMAGE = "feature_importance.png"
 CONFUSION_IMAGE = "confusion_matrix.png"
 RESIDUALS_IMAGE = "predicted_and_true.png"
 
+PACKAGE = re.compile(r"package-[A-Za-z0-9._-]{1,100}\.zip")
+"""Code of the user that a pickled model imports (serve_app/artifacts/code_package.py)."""
+
 LEGACY_FILES = (JOBLIB, MANIFEST, METRICS)
 """The files of the legacy layout. A store offers the served version under these names, too."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal, Protocol
 
+from serve_app.artifacts.code_package import package_files
 from serve_app.artifacts.names import GOLDEN, JOBLIB, METRICS, ONNX
 from serve_app.artifacts.signing import Verify
 from serve_app.errors import BundleRefused
@@ -47,6 +48,10 @@ def model_file(names: Collection[str], policy: ReadPolicy) -> str:
 
 
 def used_files(names: Collection[str], policy: ReadPolicy | None) -> set[str]:
-    """The files that are read: metrics, golden examples, and the model; without a policy, every form of the model."""
+    """The files that are read: metrics, golden examples, and the model; without a policy, every form of the model.
+
+    Packages of code are read with a pickled model, which imports them.
+    """
     models = {JOBLIB, ONNX} if policy is None else {model_file(names, policy)}
-    return {METRICS, GOLDEN, *models} & set(names)
+    packages = package_files(names) if JOBLIB in models else ()
+    return ({METRICS, GOLDEN, *models} & set(names)).union(packages)

@@ -13,7 +13,7 @@ import msgspec
 
 from serve_app.artifacts.dates import DateForm, as_sent
 
-Kind = Literal["number", "boolean", "category", "date"]
+Kind = Literal["number", "boolean", "category", "date", "text"]
 Task = Literal["classification", "regression"]
 Label = str | int | float | bool
 
@@ -29,6 +29,13 @@ MISSING = (
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
 """Texts that mean a missing value unless training is told others; the same as in pandas (a test compares them)."""
+
+LONGEST_TEXT = 100_000
+"""Characters of one text, at most, whatever a signature says."""
+TEXT_LENGTH = 10_000
+"""Characters of one text, at most, where a signature does not say it."""
+EXAMPLE_TEXT = "text"
+"""The example of a text where a signature has none."""
 
 LARGEST = 3.4028234663852886e38
 """The largest float32: trees compare float32, so a number beyond it has no answer."""
@@ -56,7 +63,8 @@ class Feature:
     training saw: a value outside is answered, and counted. `categories` are sorted; a category's code is its
     position. `nullable` columns take null, and may be left out. `example` is a value that training saw. `unit` is the sign beside
     the numbers of a table, like % or €, empty for thousands separators alone (None: tables hold plain numbers, as requests do).
-    `date` is the form of a column of dates, whose `low` and `high` are codes: days since 1970-01-01.
+    `date` is the form of a column of dates, whose `low` and `high` are codes: days since 1970-01-01. `max_length` is the contract
+    of a column of texts, in characters (None: TEXT_LENGTH).
     """
 
     name: str
@@ -70,10 +78,18 @@ class Feature:
     example: Label | None = None
     unit: str | None = None
     date: DateForm | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "date") != (self.date is not None):
             raise ValueError("a date, and no other feature, has a form of dates")
+        if self.max_length is not None and not (self.kind == "text" and 1 <= self.max_length <= LONGEST_TEXT):
+            raise ValueError(f"a text, and no other feature, has a length of 1 to {LONGEST_TEXT} characters")
+
+    @property
+    def longest(self) -> int:
+        """The most characters of a text that is answered."""
+        return TEXT_LENGTH if self.max_length is None else self.max_length
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -136,6 +152,11 @@ class Signature:
         return tuple(feature.name for feature in self.features)
 
     @property
+    def has_texts(self) -> bool:
+        """Whether rows hold texts besides numbers: their matrix is one of objects then (serve_app/artifacts/matrix.py)."""
+        return any(feature.kind == "text" for feature in self.features)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The classes as text, in the order of the probabilities: see `label_text`."""
         return tuple(label_text(label) for label in self.classes)
@@ -157,7 +178,7 @@ class Signature:
             if document[name] is None:
                 del document[name]
         for feature in document["features"]:
-            for name in ("unit", "date"):
+            for name in ("unit", "date", "max_length"):
                 if feature[name] is None:
                     del feature[name]
         return document
@@ -197,6 +218,8 @@ def _example(feature: Feature) -> Label | None:
         return feature.categories[0] if feature.categories else ""
     if feature.kind == "boolean":
         return True
+    if feature.kind == "text":
+        return EXAMPLE_TEXT[: feature.longest]
     low, high = feature.usual
     middle = low / 2 + high / 2
     if feature.date is not None:

@@ -13,6 +13,8 @@ MAX_SCORES = 1024 * 1024
 """Probabilities in one response, at most: with a thousand classes each row of a request becomes kilobytes of the response."""
 NUMBER_BYTES = 32
 """A number as JSON is shorter."""
+CHARACTER_BYTES = 4
+"""Bytes of a character in UTF-8, at most."""
 
 
 def rows_within(signature: Signature, max_rows: int) -> int:
@@ -35,4 +37,6 @@ def least_row_bytes(signature: Signature) -> int:
 
 
 def _value_bytes(feature: Feature) -> int:
+    if feature.kind == "text":
+        return CHARACTER_BYTES * feature.longest
     return max([NUMBER_BYTES, *(len(orjson.dumps(category)) for category in feature.categories)])

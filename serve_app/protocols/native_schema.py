@@ -10,7 +10,7 @@ from typing import Any
 
 from serve_app.artifacts.dates import DateForm, as_sent
 from serve_app.artifacts.fields import UnknownFields
-from serve_app.artifacts.signature import Feature, Label, Signature, json_label
+from serve_app.artifacts.signature import EXAMPLE_TEXT, Feature, Label, Signature, json_label
 
 
 def row(signature: Signature | None, unknown_fields: UnknownFields = "ignore") -> dict[str, Any]:
@@ -80,6 +80,8 @@ def _example(feature: Feature) -> Label:
         return feature.categories[0] if feature.categories else ""
     if feature.kind == "boolean":
         return True
+    if feature.kind == "text":
+        return EXAMPLE_TEXT[: feature.longest]
     if feature.date is not None:
         return _example_date(feature.date)
     least, most = feature.bounds
@@ -103,6 +105,8 @@ def _feature(feature: Feature) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": "string", "enum": list(feature.categories)}
     elif feature.kind == "boolean":
         schema = {"type": "boolean"}
+    elif feature.kind == "text":
+        schema = {"type": "string", "maxLength": feature.longest}
     elif feature.date is not None:
         schema = {"type": "string" if feature.date.epoch is None else "number", "description": _date_description(feature.date)}
     else:

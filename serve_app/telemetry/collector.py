@@ -19,7 +19,7 @@ from prometheus_client.core import Metric
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.decision import predicted_positions
-from serve_app.artifacts.matrix import Matrix, Scores
+from serve_app.artifacts.matrix import Matrix, Scores, measured
 from serve_app.artifacts.signature import Signature, label_text
 from serve_app.artifacts.volume import read_volume
 from serve_app.inference.predictor import Predictor
@@ -132,7 +132,7 @@ class MetricsCollector:
         if predictor is not self._predictor:
             self.flush()
             self._predictor = predictor
-        self._matrices.append(matrix)
+        self._matrices.append(measured(matrix))  # texts are not kept
         self._scores.append(scores)
         self._pending_rows += len(scores)
         if self._pending_rows >= PENDING_ROWS:

@@ -77,7 +77,7 @@ def read_reference(raw: Mapping[str, Any] | None, signature: Signature) -> Refer
 def _feature(feature: Feature, column: int, raw: Mapping[str, Any]) -> Bins:
     missing = float(raw["missing"])
     missing_count = missing if feature.nullable or missing else None
-    if feature.kind in ("number", "date"):
+    if feature.kind in ("number", "date", "text"):  # of a text, its length
         return Bins(feature.name, column, *_numbers(raw, missing_count))
     counts = {str(name): float(count) for name, count in raw["counts"].items()}
     known = feature.categories if feature.kind == "category" else ("false", "true")

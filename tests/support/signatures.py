@@ -28,13 +28,15 @@ date_forms = st.sampled_from(
 
 @st.composite
 def features(draw: st.DrawFn, name: st.SearchStrategy[str] = names) -> Feature:
-    kind = draw(st.sampled_from(("number", "boolean", "category", "date")))
+    kind = draw(st.sampled_from(("number", "boolean", "category", "date", "text")))
     nullable = draw(st.booleans())
     if kind == "category":
         categories = tuple(sorted(draw(st.sets(names, min_size=1, max_size=4))))
         return Feature(draw(name), "category", categories=categories, nullable=nullable)
     if kind == "boolean":
         return Feature(draw(name), "boolean", nullable=nullable)
+    if kind == "text":
+        return Feature(draw(name), "text", nullable=nullable, max_length=draw(st.sampled_from((None, 1, 6))))
     if kind == "date":
         first, last = sorted(draw(st.tuples(numbers, numbers)))
         return Feature(draw(name), "date", low=first, high=last, nullable=nullable, date=draw(date_forms))
@@ -92,6 +94,8 @@ def value_of(feature: Feature) -> st.SearchStrategy[Any]:
         return st.sampled_from(feature.categories)
     if feature.kind == "boolean":
         return st.booleans()
+    if feature.kind == "text":
+        return st.text(st.characters(codec="utf-8"), max_size=7) | st.sampled_from(("NA", ""))
     if feature.date is not None:
         last = 1.0 if feature.date.is_time else LAST
         form = feature.date

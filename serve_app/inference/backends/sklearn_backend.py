@@ -22,6 +22,8 @@ from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends import Kind
+from serve_app.inference.code_import import packages_imported
+from serve_app.printable import printable
 
 ENCODE = "encode"
 """Name of the pipeline step that codes the categories of a table; requests arrive coded already."""
@@ -49,12 +51,8 @@ class SklearnBackend:
 
 
 def open_sklearn(bundle: Bundle) -> tuple[SklearnBackend, Signature]:
-    """The backend of a pickled model, and its signature, which a legacy layout does not bring; raises BundleRefused.
-
-    Versions of libraries are compared before the pickle is opened.
-    """
-    _check_libraries(bundle.manifest.libraries or Libraries())
-    model = _unpickle(bundle.files[JOBLIB])
+    """The backend of a pickled model, and its signature, which a legacy layout does not bring; raises BundleRefused."""
+    model = load_estimator(bundle)
     signature = bundle.signature or signature_of(bundle.manifest, getattr(model, "classes_", ()))
     try:
         return SklearnBackend(strip_encoder(model), signature), signature
@@ -62,6 +60,16 @@ def open_sklearn(bundle: Bundle) -> tuple[SklearnBackend, Signature]:
         raise
     except Exception as error:
         raise BundleRefused("load", f"{JOBLIB} holds no fitted estimator ({type(error).__name__})") from error
+
+
+def load_estimator(bundle: Bundle) -> Any:
+    """Unpickle the model of a bundle, which imports and runs the packages of code that the bundle brings; raises BundleRefused.
+
+    Versions of libraries are compared before the pickle is opened.
+    """
+    _check_libraries(bundle.manifest.libraries or Libraries())
+    with packages_imported(bundle.files):
+        return _unpickle(bundle.files[JOBLIB])
 
 
 def strip_encoder(model: Any) -> Any:
@@ -86,6 +94,11 @@ def _unpickle(data: bytes) -> Any:
     except sklearn.exceptions.InconsistentVersionWarning as error:
         raise BundleRefused(
             "libraries", f"the model was trained with scikit-learn {error.original_sklearn_version}, this is {sklearn.__version__}"
+        ) from error
+    except ModuleNotFoundError as error:
+        name = printable(str(error.name)[:100])
+        raise BundleRefused(
+            "libraries", f"the model needs the Python module {name}, which is neither installed nor in the bundle"
         ) from error
     except Exception as error:
         raise BundleRefused("load", f"{JOBLIB} cannot be loaded ({type(error).__name__})") from error

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.artifacts.signature import LARGEST, Feature, Signature, legacy_name, legacy_signature
+from serve_app.artifacts.signature import LARGEST, LONGEST_TEXT, Feature, Signature, legacy_name, legacy_signature
 from serve_app.inference.warm_up import sample_rows
 from serve_app.protocols import decode as codec
 from tests.support.signatures import anything, signatures
@@ -56,6 +56,9 @@ def test_anything_else_is_refused_with_a_value_error(raw: Any) -> None:
         {"features": [{"name": "a", "kind": "date", "date": {"parts": ["century"]}}]},
         {"features": [{"name": "a", "kind": "date", "date": {"parts": ["days"], "formats": ["(a+)+"]}}]},
         {"features": [{"name": "a", "kind": "date", "date": {"parts": ["days"], "formats": ["%Y"] * 9}}]},
+        {"features": [{"name": "a", "max_length": 5}]},
+        {"features": [{"name": "a", "kind": "text", "max_length": 0}]},
+        {"features": [{"name": "a", "kind": "text", "max_length": LONGEST_TEXT + 1}]},
         {"features": [{"name": "a", "minimum": "0"}]},
         {"features": [{"name": "a", "nullable": "yes"}]},
         {"features": [{"name": "a", "kind": "category", "categories": "abc"}]},
