@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +22,13 @@ import typer
 
 from serve_app.artifacts.signature import Kind
 from serve_app.command_line import run_command, say
-from serve_app.errors import UsageError
+from serve_app.errors import IrisApiError, UsageError
 from serve_app.progress import note, step
 from training.adopt_options import AdoptOptions, AdoptOrder
 from training.train_options import TrainOptions
 
 if TYPE_CHECKING:
-    from training.adoption import Given, Sample
+    from training.adoption import Adoption, Given, Sample
     from training.model_file import ModelFile
 
 _PR_SET_PDEATHSIG = 1
@@ -56,32 +57,51 @@ def main() -> None:
 
 def run(order: AdoptOrder) -> None:
     """Look into the file, load it, examine it, print the report, and go through the gate."""
-    options, started = order.options, time.monotonic()
+    started = time.monotonic()
+    with step("load the libraries"):
+        from training import model_file
+    packages = model_file.pack(order.options.package)
+    with model_file.imported(packages):
+        adoption = _examine(order, packages)
+        os.write(order.examined, b"1")
+        os.close(order.examined)
+        _pass_gate(order, adoption, started)
+
+
+def _examine(order: AdoptOrder, packages: Mapping[str, bytes]) -> Adoption:
+    """The model, loaded and examined; prints the report. Raises UsageError."""
+    from training import adopt_report, model_file
+    from training.adoption import adopt
+    from training.derived_signature import Declared
+
+    options = order.options
+    declared = Declared(category=options.category, number=options.number, date=options.dates, nullable=options.nullable)
     try:
-        with step("load the libraries"):
-            from training import adopt_gate, adopt_report, model_file
-            from training.adoption import adopt
-            from training.derived_signature import Declared
         with step("look into the file, without running it"):
-            path = Path(options.model)
-            file = model_file.read(path, options.package)
+            file = model_file.read(Path(options.model))
         note(f"loading it runs {file.executed}")
         with step("load the model"):
             model = model_file.load(file)
-        sample = _sample(options, order.gate, model)
-        declared = Declared(category=options.category, number=options.number, date=options.dates, nullable=options.nullable)
-        adoption = adopt(_given(file, model), sample, declared, step)
+        adoption = adopt(_given(file, model, packages), _sample(options, order.gate, model), declared, step)
+    except IrisApiError:
+        raise
     except MemoryError:
         raise UsageError(
             f"the model needs more memory than the {order.memory_bytes / 2**30:.1f} GiB that it may use: allow more with --memory"
         ) from None
-    os.write(order.examined, b"1")
-    os.close(order.examined)
+    except Exception as error:  # any: the model and its code are of somebody else
+        message = " ".join(str(error).split())[:200]
+        raise UsageError(f"the model cannot be examined ({type(error).__name__}: {message})") from error
     for line in adopt_report.report(adoption, file.executed).lines:
         say(line)
-    if options.dry_run:
+    return adoption
+
+
+def _pass_gate(order: AdoptOrder, adoption: Adoption, started: float) -> None:
+    if order.options.dry_run:
         say("dry run: nothing was recorded or published", err=True)
         return
+    from training import adopt_gate
     from training.commands import print_outcome, print_tracking_location
 
     if not order.gate.no_tracking:
@@ -92,7 +112,7 @@ def run(order: AdoptOrder) -> None:
         raise typer.Exit(order.gate.exit_refused)
 
 
-def _given(file: ModelFile, model: object) -> Given:
+def _given(file: ModelFile, model: object, packages: Mapping[str, bytes]) -> Given:
     from training.adoption import Given
 
     return Given(
@@ -101,6 +121,7 @@ def _given(file: ModelFile, model: object) -> Given:
         file_format=file.file_format,
         sha256=file.sha256,
         contents=file.contents,
+        packages=packages,
         with_cloudpickle=file.contents is not None and file.contents.holds_code,
     )
 

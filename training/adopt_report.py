@@ -68,7 +68,7 @@ def report(adoption: Adoption, executed: str) -> AdoptReport:
 
 def _model(adoption: Adoption, executed: str) -> Iterator[tuple[str, str]]:
     given = adoption.given
-    final = fit.model_type(adoption.candidate.estimator)
+    final = fit.model_type(adoption.candidate.model)
     steps = class_path(given.model)
     yield "is", f"{steps}" + (f", ends in {final}" if not steps.endswith(f".{final}") else "")
     yield "from", given.name + (f", sha256 {given.sha256[:12]}" if given.sha256 else "")
@@ -87,10 +87,10 @@ def _columns(adoption: Adoption) -> Iterator[tuple[str, str]]:
 
 def _column(column: Column) -> str:
     feature = column.feature
-    parts = [f"{'text' if column.is_text else feature.kind} ({column.kind_source})"]
+    parts = [f"{feature.kind} ({column.kind_source})"]
     parts.append(f"takes null ({column.null_source})" if feature.nullable else "no null")
     values = _values(feature)
-    if values and not column.is_text:
+    if values:
         parts.append(values)
     if column.unknown is not None:
         parts.append(
@@ -146,11 +146,15 @@ def _serving(adoption: Adoption) -> Iterator[tuple[str, str]]:
         )
         yield "executes", "nothing of the model: no pickle is opened"
     else:
-        yield "computes", f"scikit-learn on the coded rows, without pandas ({(facts.reason or '')[:160]})"
-        yield "executes", "model.joblib, a pickle: replicas need IRIS_ALLOW_JOBLIB=true"
+        where = "the coded rows, without pandas" if adoption.candidate.frame is None else "a table, in an image with pandas"
+        yield "computes", f"scikit-learn on {where} ({(facts.reason or '')[:200]})"
+        code = f", and the user's code in {', '.join(packages)}" if (packages := sorted(adoption.candidate.packages)) else ""
+        own = ", with code of its own" if adoption.given.with_cloudpickle else ""
+        yield "executes", f"model.joblib, a pickle{own}{code}: replicas need IRIS_ALLOW_JOBLIB=true"
     own, given = (f"{seconds * 1e6:.0f} µs" for seconds in (adoption.row_seconds, adoption.given_row_seconds))
     yield "one row", f"{own}; the given model takes {given} for a table of one row"
-    size = len(adoption.candidate.pickle) + len(adoption.converted.model or b"")
+    code_size = sum(map(len, adoption.candidate.packages.values()))
+    size = len(adoption.candidate.pickle) + len(adoption.converted.model or b"") + code_size
     yield "size", f"{size / 1e6:.2f} MB"
 
 

@@ -7,6 +7,7 @@ turns a table into the matrix: the form that training publishes.
 
 from __future__ import annotations
 
+import copy
 import io
 import time
 from collections.abc import Mapping
@@ -17,26 +18,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
+from serve_app.artifacts.code_package import read_packages, top_modules
 from serve_app.artifacts.fields import read_rows
-from serve_app.artifacts.manifest import Adopted
+from serve_app.artifacts.manifest import Adopted, Frame, OnnxConversion
 from serve_app.artifacts.signature import Label, Signature, label_text
 from serve_app.errors import UsageError
 from serve_app.inference.backends import Score
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend
+from serve_app.inference.code_import import is_installed
 from serve_app.inference.parity import same_scores
 from serve_app.progress import Progress
 from training import column_report, fit, proof
 from training.candidate import Candidate, measured_candidate
 from training.convert import Converted, convert
-from training.dataset import Dataset
+from training.dataset import Dataset, json_rows
 from training.derived_signature import Declared, DerivedSignature, derive
+from training.frames import frame_model
 from training.original import Original, original, plain
-from training.pickle_contents import PickleContents
+from training.pickle_contents import PickleContents, look
 from training.proof import Expected, Proof
-from training.recoding import NotRecodable, recode
+from training.recoding import NotRecodable, bare, recode
 
 FEW_ROWS = 200
 """Rows of a sample below which ranges and gaps are little known."""
@@ -46,8 +52,8 @@ FEW_ROWS = 200
 class Given:
     """The model that is adopted: the object, and where it comes from.
 
-    `contents` are the names in its file, None for a format that names nothing. `dumped` is the file of a model whose code is of a
-    notebook, which no other program can import.
+    `contents` are the names in its file, None for a format that names nothing. `packages` are the user's modules as files of a
+    bundle. `with_cloudpickle`: it has code of a notebook, which no other program can import.
     """
 
     model: Any
@@ -55,6 +61,7 @@ class Given:
     file_format: str
     sha256: str | None = None
     contents: PickleContents | None = None
+    packages: Mapping[str, bytes] = field(default_factory=dict)
     with_cloudpickle: bool = False
 
 
@@ -143,9 +150,12 @@ def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress)
             raise UsageError(f"the model does not answer the sample ({type(error).__name__}: {_one_line(error)})") from error
         given_row_seconds = _seconds(lambda: proof.scores_of(model, derived.asked.head(1), derived.signature))
     with progress("rewrite the model for coded rows, and compare"):
-        candidate, compared = _candidate(given, sample, model, derived, expected, target)
-    with progress("convert to ONNX and compare"):
-        converted = _converted(candidate, expected, derived)
+        candidate, compared, needs_table = _candidate(given, sample, model, derived, expected, target)
+    if needs_table is not None:
+        converted = Converted(None, OnnxConversion(available=False, reason=f"the model takes tables: {needs_table}"))
+    else:
+        with progress("convert to ONNX and compare"):
+            converted = _converted(candidate, expected, derived)
     signature = candidate.signature
     example = read_rows(signature, [signature.example()], unknown="unseen")
     score = _backend(candidate, converted)
@@ -241,46 +251,109 @@ def _candidate(
     derived: DerivedSignature,
     expected: Expected,
     target: npt.NDArray[Any] | None,
-) -> tuple[Candidate, Proof]:
-    """The rewritten model with its pickle, measured, and its proof."""
+) -> tuple[Candidate, Proof, str | None]:
+    """The candidate with the proof that it answers like the given model, and why it needs a table, None when it does not.
+
+    A model that takes the coded matrix is quickest; one that cannot be rewritten for it gets a table while serving.
+    """
+    why, form = _on_matrix(model, derived, expected)
+    if form is None:
+        form = _on_table(model, derived, expected, str(why))
+    pickled = _pickled(form.model, with_cloudpickle=given.with_cloudpickle)
+    candidate = measured_candidate(
+        _dataset(sample, derived, target, expected),
+        derived.signature,
+        form.model,
+        pickled,
+        is_labelled=target is not None,
+        golden=expected.golden,
+        frame=form.frame,
+        packages=_named_packages(pickled, given.packages),
+    )
+    return candidate, form.proof, why
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A form of the model that is pickled, its proof, and the table that it takes, None for the coded matrix."""
+
+    model: Any
+    proof: Proof
+    frame: Frame | None = None
+
+
+def _on_matrix(model: Original, derived: DerivedSignature, expected: Expected) -> tuple[str | None, _Form | None]:
+    """The model for the coded matrix, behind the step that makes it of a table; or why there is none."""
     signature = derived.signature
-    why = _not_for_matrix(derived)
-    if why is not None:
-        raise _needs_table(why)
+    for kind in ("text", "date"):
+        names = [feature.name for feature in signature.features if feature.kind == kind]
+        if names:
+            return f"it reads the {kind}s of {', '.join(map(repr, names[:5]))}", None
     try:
         estimator = recode(model.model, model.columns, signature)
         encode = fit.encoder(signature).fit(derived.plain)
         matrix = np.asarray(encode.transform(derived.plain), dtype=np.float64)
         compared = proof.compare(expected, SklearnBackend(estimator, signature).scores, matrix, signature)
     except NotRecodable as error:
-        raise _needs_table(str(error)) from error
+        return str(error), None
+    except MemoryError:
+        raise
     except Exception as error:  # any: a step of somebody else's that wants a table
-        raise _needs_table(f"rewritten for coded rows, it raises {type(error).__name__}: {_one_line(error)}") from error
+        return f"rewritten for coded rows, it raises {type(error).__name__}: {_one_line(error)}", None
     if compared.why is not None:
-        raise _needs_table(f"rewritten for coded rows, {compared.why}")
-    whole = Pipeline([(ENCODE, encode), ("model", estimator)])
-    dataset = _dataset(sample, derived, target, expected)
-    candidate = measured_candidate(
-        dataset,
-        signature,
-        whole,
-        _pickled(whole, with_cloudpickle=given.with_cloudpickle),
-        is_labelled=target is not None,
-        golden=expected.golden,
-    )
-    return candidate, compared
+        return f"rewritten for coded rows, {compared.why}", None
+    return None, _Form(Pipeline([(ENCODE, encode), ("model", estimator)]), compared)
 
 
-def _not_for_matrix(derived: DerivedSignature) -> str | None:
-    """Why the model cannot take a matrix of numbers: it reads free texts or dates."""
-    if derived.texts:
-        return f"it reads the free text of {', '.join(map(repr, derived.texts[:5]))}"
-    dates = [column.feature.name for column in derived.columns if column.feature.kind == "date"]
-    return f"it reads the dates of {', '.join(map(repr, dates[:5]))}" if dates else None
+def _on_table(model: Original, derived: DerivedSignature, expected: Expected, why: str) -> _Form:
+    """The model as it is, called with a table while serving. Raises UsageError."""
+    signature = derived.signature
+    names = [feature.name for feature in signature.features]
+    try:
+        estimator = bare(copy.deepcopy(model.model), keep_output=True)
+        if not model.columns.named and signature.has_texts:
+            estimator = _on_column(estimator, derived.asked[names])
+        backend, frame = frame_model(estimator, derived.asked[names], signature)
+        matrix = read_rows(signature, json_rows(derived.plain.head(proof.ROWS), signature), unknown="unseen")
+        compared = proof.compare(expected, backend.scores, matrix, signature)
+    except UsageError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # any: the model is of somebody else
+        raise UsageError(
+            f"the model cannot be served: {why}, and with a table it raises {type(error).__name__}: {_one_line(error)}"
+        ) from error
+    if compared.why is not None:
+        raise UsageError(f"the model cannot be served: {why}, and with a table of one row {compared.why}")
+    return _Form(estimator, compared, frame)
 
 
-def _needs_table(why: str) -> UsageError:
-    return UsageError(f"the model needs a table, which this release cannot give it while serving: {why}")
+def _on_column(estimator: Any, table: pd.DataFrame) -> Any:
+    """A pipeline that begins with a vectorizer, which takes a list of texts, behind the choice of its column."""
+    steps = list(estimator.steps) if isinstance(estimator, Pipeline) else []
+    if len(steps) < 2 or len(table.columns) != 1:
+        return estimator
+    choice = ColumnTransformer([(steps[0][0], FrozenEstimator(steps[0][1]), table.columns[0])], sparse_threshold=1.0)
+    return Pipeline([("column", choice.fit(table)), *steps[1:]])
+
+
+def _named_packages(pickled: bytes, packages: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The packages of the user that a pickle names. Raises UsageError for code that no replica could import."""
+    contents = look(pickled)
+    tops = {name.partition(".")[0] for name in contents.foreign if not name.startswith("__main__")}
+    brought: set[str] = set()
+    named = False
+    for file, data in packages.items():
+        modules = top_modules(read_packages({file: data}))
+        brought |= modules
+        named = named or bool(modules & tops)
+    for name in sorted(tops - brought):
+        if not is_installed(name):
+            raise UsageError(
+                f"the model names code of the module {name}, which replicas do not have: give it with --package {name}.py"
+            )
+    return dict(packages) if named else {}
 
 
 def _dataset(sample: Sample, derived: DerivedSignature, target: npt.NDArray[Any] | None, expected: Expected) -> Rows:
@@ -332,9 +405,7 @@ def _converted(candidate: Candidate, expected: Expected, derived: DerivedSignatu
     examples = read_rows(signature, expected.golden.rows, unknown="unseen")
     if same_scores(expected.golden.scores, score(examples), signature):
         return converted
-    return Converted(
-        None, type(converted.facts)(available=False, reason="the ONNX form differs on rows with gaps or unknown categories")
-    )
+    return Converted(None, OnnxConversion(available=False, reason="the ONNX form differs on rows with gaps or unknown categories"))
 
 
 def _backend(candidate: Candidate, converted: Converted) -> Score:

@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.artifacts.decision import predicted_positions
+from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.manifest import Frame
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused, UsageError
+from serve_app.inference.backends.frame_backend import FramedEstimator, frame_builder
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
 from serve_app.inference.policy import LoadPolicy
 from training import evaluate, fit
@@ -47,7 +50,8 @@ class Candidate:
     coded matrices like `train` and `held_out`, of shape (rows, features). `rows` are the held-out rows as clients send them, the
     first COMPARED_ROWS; `scores` are the estimator's for all held-out rows. `never_predicted` are the classes that the model does
     not predict, with the number of held-out rows that have them. `golden` are the golden examples of a model that was fitted
-    elsewhere; None: they are taken from the held-out rows. Without labels, `metrics` are Unmeasured.
+    elsewhere; None: they are taken from the held-out rows. Without labels, `metrics` are Unmeasured. `frame` is that of a model
+    that takes tables while serving; `packages` are files of the bundle with code that the pickle names.
     """
 
     dataset: Dataset
@@ -63,6 +67,8 @@ class Candidate:
     notes: tuple[str, ...]
     never_predicted: Mapping[str, int] = field(default_factory=dict)
     golden: GoldenExamples | None = None
+    frame: Frame | None = None
+    packages: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def is_labelled(self) -> bool:
@@ -106,16 +112,26 @@ def measured_candidate(
     notes: Sequence[str] = (),
     is_labelled: bool = True,
     golden: GoldenExamples | None = None,
+    frame: Frame | None = None,
+    packages: Mapping[str, bytes] | None = None,
 ) -> Candidate:
     """Measure the model that comes back from its `pickle`; `model` is the same one, and takes tables like those of the dataset.
 
-    Without labels, the target of the dataset is not looked at.
+    Without labels, the target of the dataset is not looked at. With a `frame`, the model takes tables while serving, too.
     """
-    encode = dict(getattr(model, "steps", [])).get(ENCODE)
-    train, held_out = (
-        np.asarray(part if encode is None else encode.transform(part), dtype=np.float64) for part in (dataset.train, dataset.test)
-    )
-    unpickled = strip_encoder(joblib.load(io.BytesIO(pickle)))
+    unpickled = joblib.load(io.BytesIO(pickle))
+    if frame is None:
+        unpickled = strip_encoder(unpickled)
+        encode = dict(getattr(model, "steps", [])).get(ENCODE)
+        train, held_out = (
+            np.asarray(part if encode is None else encode.transform(part), dtype=np.float64)
+            for part in (dataset.train, dataset.test)
+        )
+    else:
+        unpickled = FramedEstimator(unpickled, frame_builder(signature, frame))
+        train, held_out = (
+            read_rows(signature, json_rows(part, signature), unknown="unseen") for part in (dataset.train, dataset.test)
+        )
     with fit.threads_for(len(train)):
         backend = SklearnBackend(unpickled, signature)
         scores = backend.scores(held_out)
@@ -137,6 +153,8 @@ def measured_candidate(
         notes=(*notes, *seldom),
         never_predicted=never,
         golden=golden,
+        frame=frame,
+        packages=packages or {},
     )
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from serve_app.artifacts.dates import DateForm, as_sent
 from serve_app.artifacts.manifest_bounds import MAX_CATEGORIES
-from serve_app.artifacts.signature import Feature, Kind, Label, Signature
+from serve_app.artifacts.signature import TEXT_LENGTH, Feature, Kind, Label, Signature
 from serve_app.errors import UsageError
 from serve_app.tables.date_columns import date_column
 from serve_app.tables.unusable import UnusableColumn
@@ -34,7 +34,7 @@ Unknown = Literal["answered", "refused"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column of the signature and where each part of it is from; `is_text` for free text, which has no categories.
+    """One column of the signature, and where each part of it is from.
 
     `unknown` is what the model does with a category that it does not know; None for other kinds.
     """
@@ -43,7 +43,6 @@ class Column:
     kind_source: str
     null_source: str
     unknown: Unknown | None = None
-    is_text: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +70,6 @@ class DerivedSignature:
     plain: pd.DataFrame
     kept: np.ndarray[Any, Any]
     remarks: tuple[str, ...] = ()
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The columns of free text."""
-        return tuple(column.feature.name for column in self.columns if column.is_text)
 
     @property
     def refuses_unknown(self) -> frozenset[str]:
@@ -142,8 +136,9 @@ def _column(name: str, values: pd.Series[Any], model: Original, declared: Declar
         return Column(feature=feature, kind_source=source, null_source="the sample"), values, codes
     if kind == "text":
         texts = values.astype(object).where(~gaps, np.nan)
-        feature = Feature(name, "category", nullable=bool(gaps.any()), example=_first(texts, gaps))
-        return Column(feature=feature, kind_source=source, null_source="the sample", is_text=True), values, texts
+        text = str(_first(texts, gaps))[:TEXT_LENGTH]
+        feature = Feature(name, "text", nullable=bool(gaps.any()) or name in declared.nullable, example=text)
+        return Column(feature=feature, kind_source=source, null_source="the sample"), values, texts
     nullable = bool(gaps.any()) or gap_known or name in declared.nullable
     origin = "declared" if name in declared.nullable else "an encoder of the model" if gap_known else "the sample"
     if kind == "category":
@@ -175,8 +170,8 @@ def _categories(encoders: list[list[Any]]) -> list[Any]:
     return list(known)
 
 
-def _kind(name: str, values: pd.Series[Any], known: list[Any], declared: Declared) -> tuple[Kind | Literal["text"], str]:
-    kind: Kind | Literal["text"] | None
+def _kind(name: str, values: pd.Series[Any], known: list[Any], declared: Declared) -> tuple[Kind, str]:
+    kind: Kind | None
     if name in declared.category:
         return "category", "declared"
     if name in declared.date:
@@ -196,7 +191,7 @@ def _kind(name: str, values: pd.Series[Any], known: list[Any], declared: Declare
     return kind, f"the sample's type {values.dtype}"
 
 
-def _kind_of_type(values: pd.Series[Any]) -> Kind | Literal["text"] | None:
+def _kind_of_type(values: pd.Series[Any]) -> Kind | None:
     if isinstance(values.dtype, pd.CategoricalDtype):
         return "category"
     if pd.api.types.is_bool_dtype(values.dtype):
@@ -336,7 +331,7 @@ def _ask_about_unknown(model: Original, columns: Sequence[Column], asked: pd.Dat
     deadline = time.monotonic() + ASK_SECONDS
     result = []
     for column in columns:
-        if column.feature.kind == "category" and not column.is_text and time.monotonic() < deadline:
+        if column.feature.kind == "category" and time.monotonic() < deadline:
             row = complete.copy()
             row[column.feature.name] = unknown_of(asked[column.feature.name])
             column = replace(column, unknown="answered" if _failure(model, row) is None else "refused")

@@ -63,7 +63,7 @@ def model_columns(model: Any, sample: Sequence[str]) -> ModelColumns:
         for name, categories in zip(names or (), getattr(part, "categories_", ()), strict=False):
             if name in used:
                 encoders.setdefault(name, []).append(list(categories))
-        if isinstance(part, ColumnTransformer) and names is not None:
+        if isinstance(part, ColumnTransformer) and hasattr(part, "transformers_") and names is not None:
             single = [columns for _, step, columns in part.transformers_ if step != "drop" and np.isscalar(columns)]
             texts |= {_names_of(columns, names)[0] for columns in single}
     return ModelColumns(fitted, [name for name in fitted if name in used], named, encoders, frozenset(texts))
@@ -131,7 +131,7 @@ def _names_after(step: Any, names: Names) -> Names:
     """The names of what a step gives, when each column stays where it is."""
     from sklearn.impute import SimpleImputer
 
-    if names is not None and isinstance(step, SimpleImputer) and not step.add_indicator:
+    if names is not None and isinstance(step, SimpleImputer) and hasattr(step, "statistics_") and not step.add_indicator:
         gone = {at for at, value in enumerate(step.statistics_) if value is np.nan or value is None}
         return names if not gone or step.keep_empty_features else None
     return None

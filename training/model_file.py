@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import importlib
 import io
-import sys
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve_app.artifacts.code_package import pack_package
 from serve_app.artifacts.manifest import MAX_BUNDLE_BYTES, sha256
 from serve_app.artifacts.memory_limit import memory_limit
 from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.artifacts.skops_format import TRUSTED, check_growth
 from serve_app.errors import BundleRefused, UsageError
+from serve_app.inference.code_import import packages_imported
 from serve_app.printable import printable
 from training.pickle_contents import PickleContents, look, missing_modules
 
@@ -65,9 +67,8 @@ class ModelFile:
         return f"a {self.file_format} file: code of {packages}{code}"
 
 
-def read(path: Path, packages: Sequence[Path] = ()) -> ModelFile:
-    """The file, looked into; `packages` are the user's modules, wheels or folders. Raises UsageError; nothing of the file runs."""
-    import_from(packages)
+def read(path: Path) -> ModelFile:
+    """The file, looked into. Raises UsageError; nothing of the file runs."""
     data = _bytes(path)
     digest = sha256(data)
     native = NATIVE.get(path.suffix.lower())
@@ -114,20 +115,27 @@ def _check_versions(contents: PickleContents, name: str) -> None:
             )
 
 
-def import_from(packages: Sequence[Path]) -> None:
-    """Let Python import the user's modules; raises UsageError for a path that is none."""
+def pack(packages: Sequence[Path]) -> dict[str, bytes]:
+    """The user's modules, folders and wheels as files of a bundle; raises UsageError for a path that is none."""
+    files: dict[str, bytes] = {}
     for path in packages:
-        if path.suffix == ".py" and path.is_file():
-            folder = path.parent
-        elif path.suffix == ".whl" and path.is_file():
-            folder = path
-        elif path.is_dir():
-            folder = path.parent if (path / "__init__.py").is_file() else path
-        else:
-            raise UsageError(f"--package {path} is no module (.py), no folder and no wheel (.whl)")
-        if str(folder.resolve()) not in sys.path:
-            sys.path.append(str(folder.resolve()))
-    importlib.invalidate_caches()
+        name, data = pack_package(path)
+        if name in files:
+            raise UsageError(f"two packages are called {path.stem}: put them into one folder")
+        files[name] = data
+    return files
+
+
+@contextmanager
+def imported(packages: Mapping[str, bytes]) -> Iterator[None]:
+    """While it is entered, the modules of the packages can be imported, as in a replica. Raises UsageError."""
+    try:
+        with packages_imported(packages):
+            yield
+    except BundleRefused as error:
+        if error.reason != "load":
+            raise
+        raise UsageError(f"--package: {error}") from None
 
 
 def load(file: ModelFile) -> Any:

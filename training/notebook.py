@@ -18,7 +18,7 @@ from serve_app.artifacts.manifest import sha256
 from serve_app.errors import UsageError
 from serve_app.printable import printable
 from serve_app.progress import Progress, step
-from training import adopt_gate, adopt_report
+from training import adopt_gate, adopt_report, model_file
 from training.adopt_options import GATE
 from training.adopt_report import AdoptReport
 from training.adoption import Given, Sample, adopt
@@ -79,13 +79,14 @@ def publish(
     number: Sequence[str] = (),
     date: Sequence[str] | Mapping[str, str] = (),
     nullable: Sequence[str] = (),
+    package: Sequence[str | Path] = (),
     held_out: bool = False,
     dry_run: bool = False,
     progress: Progress = step,
     **gate: Any,
 ) -> Published:
     """Adopt a fitted model: see `training.publish`."""
-    given = _given(model)
+    given = _given(model, model_file.pack([Path(path) for path in ([package] if isinstance(package, str | Path) else package)]))
     frame, name = _frame(sample, target)
     options = _gate(gate)
     dates = {
@@ -107,7 +108,7 @@ def publish(
     return Published(report, None if dry_run else adopt_gate.pass_gate(adoption, options, progress))
 
 
-def _given(model: Any) -> Given:
+def _given(model: Any, packages: Mapping[str, bytes]) -> Given:
     """The model with what its pickle names. Code of the notebook itself has to be written with cloudpickle."""
     contents, own_code = _contents(model)
     return Given(
@@ -115,6 +116,7 @@ def _given(model: Any) -> Given:
         name=f"a {type(model).__name__} in memory",
         file_format="cloudpickle" if own_code else "joblib",
         contents=contents,
+        packages=packages,
         with_cloudpickle=own_code,
     )
 

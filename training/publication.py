@@ -71,6 +71,7 @@ def files(publication: Publication, manifest: Manifest) -> dict[str, bytes]:
     onnx = publication.converted.model
     return {
         JOBLIB: candidate.pickle,
+        **candidate.packages,
         METRICS: orjson.dumps(metrics, option=orjson.OPT_INDENT_2) + b"\n",
         GOLDEN: orjson.dumps(golden) + b"\n",
         **({} if onnx is None else {ONNX: onnx}),
@@ -132,6 +133,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         tags=options.tags,
         tracking="none" if record is None else "mlflow",
         adopted=publication.adoption,
+        frame=candidate.frame,
     )
 
 

@@ -47,8 +47,11 @@ def recode(model: Any, columns: ModelColumns, signature: Signature) -> Any:
     return model
 
 
-def bare(model: Any) -> Any:
-    """The model without wrappers that only fit, freeze or search, here and inside; one thread, no output, no cache."""
+def bare(model: Any, *, keep_output: bool = False) -> Any:
+    """The model without wrappers that only fit, freeze or search, here and inside; one thread, nothing printed, no cache.
+
+    With `keep_output`, steps that give tables still do.
+    """
     model = _unwrapped(model)
     for part, _ in parts(model, None):
         if not is_part(part):
@@ -62,7 +65,8 @@ def bare(model: Any) -> Any:
             attributes["verbose"] = 0
         if isinstance(part, Pipeline):
             part.memory = None
-        attributes.pop("_sklearn_output_config", None)
+        if not keep_output:
+            attributes.pop("_sklearn_output_config", None)
     return model
 
 

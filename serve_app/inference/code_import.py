@@ -43,7 +43,7 @@ def packages_imported(files: Mapping[str, bytes]) -> Iterator[None]:
         yield
         return
     names = top_modules(sources)
-    hidden = sorted(name for name in names if _is_installed(name))
+    hidden = sorted(name for name in names if is_installed(name))
     if hidden:
         raise BundleRefused("load", f"the bundle brings a module {hidden[0]}, which is installed here: rename it in the package")
     with CodeModules(sources).visible():
@@ -240,7 +240,7 @@ def _taken_out(names: frozenset[str]) -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in found}
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
     """Whether a module is one of Python, of an installed distribution or of this application; a file in a working folder is not."""
     if name in sys.stdlib_module_names or name in _OURS or name.startswith("__"):
         return True
