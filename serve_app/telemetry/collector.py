@@ -132,7 +132,7 @@ class MetricsCollector:
         if predictor is not self._predictor:
             self.flush()
             self._predictor = predictor
-        self._matrices.append(measured(matrix))  # texts are not kept
+        self._matrices.append(measured(matrix) if matrix.dtype.hasobject else matrix)  # texts are not kept
         self._scores.append(scores)
         self._pending_rows += len(scores)
         if self._pending_rows >= PENDING_ROWS:

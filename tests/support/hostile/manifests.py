@@ -81,6 +81,7 @@ def manifests() -> Iterator[Case]:
     for version in anything(1, 3, "2", None, 2.5, [], True):
         yield case(f"says version {version!r}", "manifest", with_changes(version=version))
     yield from _signatures(document, with_changes)
+    yield from _frames(files, document)
 
 
 def _signatures(document: Mapping[str, Any], with_changes: Callable[..., Callable[[Path], str]]) -> Iterator[Case]:
@@ -103,6 +104,28 @@ def _signatures(document: Mapping[str, Any], with_changes: Callable[..., Callabl
     for classes in (["setosa", "versicolor"], ["setosa", "versicolor", "virginica", "rose"]):
         yield case(f"{len(classes)} classes", "signature golden", with_changes(signature={**signature, "classes": classes}))
     yield case("a regression", "signature golden load", with_changes(signature={**signature, "task": "regression", "classes": []}))
+
+
+def _frames(files: Mapping[str, bytes], document: Mapping[str, Any]) -> Iterator[Case]:
+    """Descriptions of frames in the manifest of a bundle whose pickle would be called with them."""
+    names = [feature["name"] for feature in document["signature"]["features"]]
+    right = dict.fromkeys(names, "float64")
+    pickled = {name: data for name, data in files.items() if name != ONNX}
+
+    def with_frame(frame: Any) -> Callable[[Path], str]:
+        listed = {name: document["files"][name] for name in pickled}
+        return lambda root: put(root, pickled, orjson.dumps({**document, "files": listed, "frame": frame}))
+
+    odd: list[Any] = ["x", 5, [], {}, {"dtypes": None}, {"dtypes": "float64"}, {"dtypes": dict.fromkeys(names, 1)}]
+    odd += [{"dtypes": {**right, names[0]: dtype}} for dtype in ("", "O", "<f8", "S10", "V8", "datetime64[ns]", "x" * 5000)]
+    odd += [{"dtypes": {**right, **{f"column {number}": "float64" for number in range(20_000)}}}]
+    odd += [
+        {"dtypes": right, "values": value} for value in anything([], "x", {"a": 1}, {names[0]: [1]}, {names[0]: ["x"] * 20_000})
+    ]
+    odd += [{"dtypes": right, "order": value} for value in anything([], {names[0]: ["a"]}, {names[0]: [0]}, {"a": [0]})]
+    odd += [{"dtypes": right, "ordered": value} for value in anything("x", [5], [names[0]], ["\n" * 500])]
+    for number, value in enumerate(odd):
+        yield case(f"frame {number}: {str(value)[:40]}", "manifest", with_frame(value))
 
 
 def goldens() -> Iterator[Case]:

@@ -155,7 +155,8 @@ def test_dates_are_timestamps_of_the_dtype_of_fit(unit: str) -> None:
     zoned = Feature("x", "date", date=DateForm(zoned=True), nullable=True)
     column = one_column(zoned, f"datetime64[{unit}, Europe/Zurich]", code, math.nan)
     expected = pd.Series([moment.tz_localize("UTC").tz_convert("Europe/Zurich"), pd.NaT], name="x")
-    pd.testing.assert_series_equal(column, expected.astype(f"datetime64[{unit}, Europe/Zurich]"))
+    dtype: Any = f"datetime64[{unit}, Europe/Zurich]"
+    pd.testing.assert_series_equal(column, expected.astype(dtype))
 
 
 def test_a_date_that_nanoseconds_cannot_count_stays_right() -> None:
