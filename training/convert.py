@@ -158,6 +158,7 @@ def to_onnx(estimator: Any, signature: Signature, dtype: str, *, float64_operato
 
     from training import onnx_dates, onnx_float64
 
+    onnx_float64.register_boosters()
     kind = DoubleTensorType if dtype == "float64" else FloatTensorType
     arguments: dict[str, Any] = {"initial_types": [("X", kind([None, len(signature.features)]))]}
     if signature.task == "classification":
