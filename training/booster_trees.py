@@ -113,6 +113,7 @@ _LIGHTGBM_LINKS: Mapping[str, Link] = {
     **dict.fromkeys(("regression", "regression_l1", "huber", "fair", "quantile", "mape"), "identity"),
     **dict.fromkeys(("poisson", "gamma", "tweedie"), "exp"),
 }
+_ZERO = float(np.float32(1e-35))
 
 
 def _lightgbm(estimator: Any) -> Ensemble:
@@ -151,7 +152,7 @@ def _add_lightgbm_node(source: Mapping[str, Any], nodes: list[dict[str, Any]]) -
     if source["decision_type"] == "==":
         node["categories"] = np.array([float(value) for value in source["threshold"].split("||")])
     else:
-        node["threshold"] = float(source["threshold"])
+        node["threshold"] = _around_zero(float(source["threshold"]))
         kind = source["missing_type"]
         if kind == "Zero":
             raise NotImplementedError("zero as a missing value")
@@ -161,6 +162,13 @@ def _add_lightgbm_node(source: Mapping[str, Any], nodes: list[dict[str, Any]]) -
     node["right"] = _add_lightgbm_node(source["right_child"], nodes)
     nodes[at] = node
     return at
+
+
+def _around_zero(threshold: float) -> float:
+    """The threshold on the numbers as they are sent: LightGBM takes those up to _ZERO for 0 before it compares."""
+    if 0.0 <= threshold <= _ZERO:
+        return _ZERO
+    return float(np.nextafter(-_ZERO, -np.inf)) if -_ZERO <= threshold < 0.0 else threshold
 
 
 # --- CatBoost

@@ -31,11 +31,14 @@ from serve_app.artifacts.signature import UNSEEN, Feature, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE
 from serve_app.inference.boosters import Booster, BoosterClassifier, BoosterRegressor
-from serve_app.inference.date_parts import DateCoder, DateParts
+from serve_app.inference.date_parts import DateCoder, date_step
 from training.estimators import ESTIMATORS, STOPPING_ROUNDS, Estimator
 
 THREADED_ROWS = 2000
 """Rows from which on fitting uses several threads."""
+
+DATES = "dates"
+"""Name of the pipeline step that replaces dates by their parts."""
 
 _MISSING = -2.0  # the code of a gap before one-hot encoding: a category of its own, different from an unseen one
 
@@ -53,7 +56,8 @@ def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_
     else:
         model = _from_table(signature, name, known, params, random_state)
     takes_gaps, takes_categories = known is not None and known.takes_gaps, known is not None and known.takes_categories
-    steps = [*_dates(signature), *_prepare(with_parts(signature), takes_gaps=takes_gaps, takes_categories=takes_categories)]
+    dates = date_step(signature)
+    steps = [*([] if dates is None else [(DATES, dates)]), *_prepare(with_parts(signature), takes_gaps=takes_gaps, takes_categories=takes_categories)]
     if known is not None and known.needs_scaling:
         steps.append(("scale", StandardScaler()))
     steps.append(("model", model))
@@ -146,15 +150,6 @@ def with_parts(signature: Signature) -> list[Feature]:
         else:
             expanded += [Feature(f"{feature.name} {part}", nullable=feature.nullable) for part in feature.date.parts]
     return expanded
-
-
-def _dates(signature: Signature) -> list[tuple[str, Any]]:
-    """The step on the coded matrix that replaces dates by their parts; none without dates."""
-    dates = [(at, feature.date, feature.low or 0.0) for at, feature in enumerate(signature.features) if feature.date is not None]
-    if not dates:
-        return []
-    columns = [at for at, _, _ in dates]
-    return [("dates", DateParts(columns, [form.parts for _, form, _ in dates], [float(np.floor(low)) for _, _, low in dates]))]
 
 
 def _prepare(features: Sequence[Feature], *, takes_gaps: bool, takes_categories: bool) -> list[tuple[str, Any]]:

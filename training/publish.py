@@ -69,12 +69,13 @@ def files(publication: Publication, manifest: Manifest) -> dict[str, bytes]:
         "scores": np.asarray(candidate.scores, dtype=np.float64)[golden_rows].tolist(),
     }
     metrics = candidate.metrics.to_dict()
-    onnx = publication.converted.model
+    onnx, native = publication.converted.model, publication.converted.native
     return {
         JOBLIB: candidate.pickle,
         METRICS: orjson.dumps(metrics, option=orjson.OPT_INDENT_2) + b"\n",
         GOLDEN: orjson.dumps(golden) + b"\n",
         **({} if onnx is None else {ONNX: onnx}),
+        **({} if native is None else {native.form.file: native.data}),
         **publication.plots,
         CARD: card.render(manifest, metrics, publication.plots),
     }
@@ -116,6 +117,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         code=source_code(),
         libraries=libraries(),
         onnx=publication.converted.facts,
+        native=None if publication.converted.native is None else publication.converted.native.form,
         trained_at=publication.trained_at,
         test_size=options.test_size,
         reference=reference(dataset.train, dataset.train_target, signature),

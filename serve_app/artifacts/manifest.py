@@ -78,6 +78,26 @@ class OnnxConversion(Section, frozen=True, kw_only=True, omit_defaults=True):
     rows_compared: int | None = None
 
 
+class NativeForm(Section, frozen=True, kw_only=True, omit_defaults=True):
+    """The model in the format of its library, for a bundle without an ONNX form.
+
+    `file` is the name in the bundle, `version` that of the `library` that wrote it. `order` are the positions of the signature's
+    classes in the library's answer (None: the same order). With `texts`, CatBoost gets the texts of categories, and `gap` where there
+    is none; otherwise their codes. With `dates`, it takes the parts of dates in their place. `largest_difference` from the trained
+    model was found on `rows_compared` rows.
+    """
+
+    file: str
+    library: str
+    version: str
+    order: tuple[int, ...] | None = None
+    texts: bool | None = None
+    gap: str | None = None
+    dates: bool | None = None
+    largest_difference: float | None = None
+    rows_compared: int | None = None
+
+
 class Libraries(Section, frozen=True, kw_only=True, omit_defaults=True):
     """Versions of the libraries that the model was trained and converted with."""
 
@@ -153,6 +173,7 @@ class Manifest(Section, frozen=True, kw_only=True):
     code: SourceCode | None = None
     libraries: Libraries | None = None
     onnx: OnnxConversion | None = None
+    native: NativeForm | None = None
     trained_at: str | None = None
     test_size: float | None = None
     reference: Mapping[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""What computes: ONNX Runtime or scikit-learn behind one interface."""
+"""What computes: ONNX Runtime, the library of a booster or scikit-learn behind one interface."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from serve_app.artifacts.matrix import Matrix, Scores
 
-Kind = Literal["onnx", "scikit-learn"]
+Kind = Literal["onnx", "xgboost", "lightgbm", "catboost", "scikit-learn"]
 Score = Callable[[Matrix], Scores]
 """The type of `Backend.scores`, for code that needs no more of a backend."""
 

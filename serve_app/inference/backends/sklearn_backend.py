@@ -87,6 +87,8 @@ def _unpickle(data: bytes) -> Any:
         raise BundleRefused(
             "libraries", f"the model was trained with scikit-learn {error.original_sklearn_version}, this is {sklearn.__version__}"
         ) from error
+    except ModuleNotFoundError as error:
+        raise BundleRefused("libraries", f"{JOBLIB} needs the package {error.name}, which is not installed here") from error
     except Exception as error:
         raise BundleRefused("load", f"{JOBLIB} cannot be loaded ({type(error).__name__})") from error
 
