@@ -177,7 +177,7 @@ _CATBOOST_LINKS: Mapping[str, Link] = {
     **dict.fromkeys(("Logloss", "CrossEntropy", "MultiClassOneVsAll"), "sigmoid"),
     "MultiClass": "softmax",
     **dict.fromkeys(("RMSE", "MAE", "Quantile", "MAPE", "Huber", "Lq", "Expectile", "LogCosh"), "identity"),
-    **dict.fromkeys(("Poisson", "Tweedie", "LogLinQuantile"), "exp"),
+    **dict.fromkeys(("Poisson", "Tweedie"), "exp"),
 }
 
 

@@ -101,7 +101,10 @@ def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str,
         raise UsageError(f"{model_type(model)} cannot learn this table: {_one_line(error, 300)}") from error
     if threads:
         estimator.set_params(n_jobs=None)
-    return tuple(dict.fromkeys(_one_line(warning.message, 300) for warning in caught))
+    notes = dict.fromkeys(_one_line(warning.message, 300) for warning in caught)
+    if isinstance(estimator, Booster):
+        notes[f"{model_type(model)} computes with {estimator.tree_count_} rounds of trees"] = None
+    return tuple(notes)
 
 
 @contextmanager
@@ -123,6 +126,8 @@ def parameters(model: Any) -> dict[str, Any]:
     """The parameters of the final estimator, sorted by name; what JSON cannot hold becomes text."""
     estimator = _learner(model)
     values = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
+    if estimator is not final_estimator(model):  # the libraries list what they decide themselves as None
+        values = {name: value for name, value in values.items() if value is not None and name != "feature_types"}
     return {
         name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in sorted(values.items())
     }

@@ -96,7 +96,14 @@ def register_boosters() -> None:
     for kind, classifies in kinds:
         if classifies:
             options = {"zipmap": [True, False, "columns"], "output_class_labels": [False, True], "nocl": [True, False]}
-            update_registered_converter(kind, f"IrisApi{kind.__name__}", _classifier_shape, _booster_classifier, options=options)
+            update_registered_converter(
+                kind,
+                f"IrisApi{kind.__name__}",
+                _classifier_shape,
+                _booster_classifier,
+                parser=_parse_booster_classifier,
+                options=options,
+            )
         else:
             update_registered_converter(kind, f"IrisApi{kind.__name__}", _regressor_shape, _booster_regressor)
 
@@ -156,6 +163,19 @@ def _boosted(scope: Any, operator: Any, container: Any) -> str:
     total = _ensemble(scope, container, operator.inputs[0].full_name, trees, targets)
     base = np.asarray(model._baseline_prediction, dtype=np.float64).reshape(1, -1)  # noqa: SLF001
     return _node(scope, container, "Add", [total, _constant(scope, container, base)])
+
+
+def _parse_booster_classifier(scope: Any, model: Any, inputs: list[Any], custom_parsers: Any = None) -> list[Any]:
+    """The outputs of a classifier: skl2onnx does not take every class of the libraries for one."""
+    from skl2onnx._supported_operators import _get_sklearn_operator_name
+    from skl2onnx.common.data_types import Int64TensorType
+
+    operator = scope.declare_local_operator(_get_sklearn_operator_name(type(model)), model)
+    operator.inputs = inputs
+    operator.outputs.append(scope.declare_local_variable("label", Int64TensorType()))  # the shape function corrects the type
+    operator.outputs.append(scope.declare_local_variable("probabilities", DoubleTensorType()))
+    outputs: list[Any] = operator.outputs
+    return outputs
 
 
 def _booster_classifier(scope: Any, operator: Any, container: Any) -> None:

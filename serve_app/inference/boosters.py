@@ -69,6 +69,15 @@ class Booster(BaseEstimator):  # type: ignore[misc]
         importances: Matrix = np.asarray(self.estimator_.feature_importances_, dtype=np.float64)
         return importances
 
+    @property
+    def tree_count_(self) -> int:
+        """The number of boosting rounds that the model computes with."""
+        if library(self.estimator_) == "xgboost":
+            return int(self.estimator_.get_booster().num_boosted_rounds())
+        if library(self.estimator_) == "lightgbm":
+            return int(self.estimator_.best_iteration_ or self.estimator_.n_estimators_)
+        return int(self.estimator_.tree_count_)
+
     def _coded(self, target: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return target
 
@@ -165,7 +174,8 @@ def _fit_lightgbm(estimator: Any, matrix: Matrix, target: Any, booster: Booster,
         estimator.fit(
             matrix[train],
             target[train],
-            eval_set=[(matrix[held_back], target[held_back])],
+            eval_X=matrix[held_back],
+            eval_y=target[held_back],
             categorical_feature=columns,
             callbacks=[lightgbm.early_stopping(booster.stopping_rounds, verbose=False)],
         )
