@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from serve_app.inference.boosters import Booster, library
 from training.trees import Ensemble, Link, Tree, from_nodes
-
 
 LIBRARY_CLASSES: Mapping[str, tuple[str, ...]] = {
     "xgboost": ("XGBClassifier", "XGBRegressor", "XGBRFClassifier", "XGBRFRegressor"),
@@ -24,6 +22,13 @@ LIBRARY_CLASSES: Mapping[str, tuple[str, ...]] = {
     "catboost": ("CatBoostClassifier", "CatBoostRegressor"),
 }
 """The estimators whose trees are read, by library."""
+
+
+def own_object(estimator: Any) -> Any:
+    """The object of the library inside one of its estimators: the Booster of XGBoost and of LightGBM; CatBoost has none."""
+    if hasattr(estimator, "get_booster"):
+        return estimator.get_booster()
+    return getattr(estimator, "booster_", estimator)
 
 
 def read_ensemble(estimator: Any) -> Ensemble:
@@ -59,7 +64,7 @@ _TO_MARGIN: Mapping[Link, Callable[[Any], Any]] = {
 
 
 def _xgboost(estimator: Any) -> Ensemble:
-    booster = estimator.get_booster()
+    booster = own_object(estimator)
     best = booster.attr("best_iteration")
     if best is not None:
         booster = booster[: int(best) + 1]
@@ -117,7 +122,7 @@ _ZERO = float(np.float32(1e-35))
 
 
 def _lightgbm(estimator: Any) -> Ensemble:
-    model = estimator.booster_.dump_model()
+    model = own_object(estimator).dump_model()
     objective, *arguments = str(model.get("objective", "none")).split()
     link = _LIGHTGBM_LINKS.get(objective)
     if link is None or "sqrt" in arguments:
@@ -218,11 +223,9 @@ def _oblivious_tree(tree: Mapping[str, Any], columns: Mapping[int, tuple[int, in
     nodes: list[dict[str, Any]] = []
     for depth, split in enumerate(splits):
         first = 2 ** (depth + 1) - 1
-        for at in range(2**depth):
-            nodes.append({**_catboost_split(split, columns), "left": first + 2 * at, "right": first + 2 * at + 1})
-    zeros: npt.NDArray[Any] = np.zeros(outputs)
-    leaves = [{"value": row if outputs > 1 else row[0]} for row in values]
-    return from_nodes([*({**node, "value": zeros if outputs > 1 else 0.0} for node in nodes), *leaves])
+        node = {**_catboost_split(split, columns), "value": np.zeros(outputs) if outputs > 1 else 0.0}
+        nodes += [{**node, "left": first + 2 * at, "right": first + 2 * at + 1} for at in range(2**depth)]
+    return from_nodes([*nodes, *({"value": row if outputs > 1 else row[0]} for row in values)])
 
 
 def _unbalanced_tree(root: Mapping[str, Any], columns: Mapping[int, tuple[int, int]]) -> Tree:

@@ -191,7 +191,7 @@ def _columns(signature: Signature) -> dict[int, int | None]:
 
 
 def _beside(thresholds: Matrix, random: np.random.Generator) -> Matrix:
-    """The thresholds, the float64 and float32 numbers next to them, and the middles where float64 is rounded to the one or the other.
+    """The thresholds, the float64 and float32 numbers next to them, and the numbers around which rounding to float32 changes sides.
 
     In random order, and within what requests may hold.
     """

@@ -3,7 +3,7 @@
 A request reaches the model as a coded matrix (serve_app.protocols.decode). The first step, `encode`, turns a table with more than
 plain numbers into the same matrix; serving removes this step. The steps after it work on the matrix. They are classes of
 scikit-learn and functions of numpy, so the pickle loads wherever those are installed; a model with dates also needs the classes of
-`serve_app.inference.date_parts`.
+`serve_app.inference.date_parts`, a booster those of `serve_app.inference.boosters` and its library.
 """
 
 from __future__ import annotations
@@ -55,9 +55,13 @@ def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_
         model = _from_factory(signature.task, name, params, random_state)
     else:
         model = _from_table(signature, name, known, params, random_state)
-    takes_gaps, takes_categories = known is not None and known.takes_gaps, known is not None and known.takes_categories
     dates = date_step(signature)
-    steps = [*([] if dates is None else [(DATES, dates)]), *_prepare(with_parts(signature), takes_gaps=takes_gaps, takes_categories=takes_categories)]
+    steps: list[tuple[str, Any]] = [] if dates is None else [(DATES, dates)]
+    steps += _prepare(
+        with_parts(signature),
+        takes_gaps=known is not None and known.takes_gaps,
+        takes_categories=known is not None and known.takes_categories,
+    )
     if known is not None and known.needs_scaling:
         steps.append(("scale", StandardScaler()))
     steps.append(("model", model))

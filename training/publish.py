@@ -23,7 +23,9 @@ from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, MANIFEST, METRICS, O
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.signing import Sign
 from serve_app.artifacts.store import Entry
+from serve_app.inference.boosters import library
 from training import card, fit
+from training.boosters import distribution, is_booster
 from training.candidate import Candidate
 from training.convert import Converted
 from training.reference import reference
@@ -167,9 +169,12 @@ def libraries() -> Libraries:
     )
 
 
-def requirements() -> list[str]:
+def requirements(model: Any) -> list[str]:
     """What a program needs to load the model from MLflow, as `pip` reads it."""
-    return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "pandas", "skops", "joblib")]
+    names = ["scikit-learn", "numpy", "scipy", "pandas", "skops", "joblib"]
+    if is_booster(fit.final_estimator(model)):
+        names.append(distribution(library(fit.final_estimator(model))))
+    return [f"{name}=={version(name)}" for name in names]
 
 
 def source_code() -> SourceCode:

@@ -82,9 +82,9 @@ class NativeForm(Section, frozen=True, kw_only=True, omit_defaults=True):
     """The model in the format of its library, for a bundle without an ONNX form.
 
     `file` is the name in the bundle, `version` that of the `library` that wrote it. `order` are the positions of the signature's
-    classes in the library's answer (None: the same order). With `texts`, CatBoost gets the texts of categories, and `gap` where there
-    is none; otherwise their codes. With `dates`, it takes the parts of dates in their place. `largest_difference` from the trained
-    model was found on `rows_compared` rows.
+    classes in the library's answer (None: the same order). With `texts`, CatBoost gets the texts of categories, and `gap` where
+    there is none; otherwise their codes. With `dates`, the library takes the parts of dates in their place. `largest_difference`
+    from the trained model was found on `rows_compared` rows.
     """
 
     file: str

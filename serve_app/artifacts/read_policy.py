@@ -10,8 +10,8 @@ from serve_app.artifacts.signing import Verify
 from serve_app.errors import BundleRefused
 
 BackendChoice = Literal["auto", "onnx", "scikit-learn"]
-"""`auto` takes ONNX Runtime for a bundle with an ONNX form, else the library of a booster for one in its format; the others allow one
-backend only."""
+"""`auto` takes ONNX Runtime for a bundle with an ONNX form, else the library of a booster for a bundle in the library's format; the
+others allow one backend only."""
 
 
 class ReadPolicy(Protocol):

@@ -27,6 +27,9 @@ class Booster(BaseEstimator):  # type: ignore[misc]
     `categories` are the positions of the columns of categories. With `stopping_rounds`, a share of the rows (`validation_fraction`)
     is not learnt from: the number of trees is the one that was best on it, after which so many further trees were no better.
     `n_jobs` are the threads of the fit; a fitted model computes on one.
+
+    Of a model that was fitted elsewhere, `estimator_` may be the library's own object, and `texts` are the texts of the categories by
+    column of `categories` and code, where CatBoost has learnt from texts; `gap` is the text of a gap.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class Booster(BaseEstimator):  # type: ignore[misc]
         validation_fraction: float = 0.1,
         random_state: int | None = None,
         n_jobs: int | None = None,
+        texts: Sequence[Sequence[str]] = (),
+        gap: str | None = None,
     ) -> None:
         self.estimator = estimator
         self.categories = categories
@@ -44,6 +49,8 @@ class Booster(BaseEstimator):  # type: ignore[misc]
         self.validation_fraction = validation_fraction
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.texts = texts
+        self.gap = gap
 
     def fit(self, X: Any, y: Any) -> Self:
         """Learn from coded rows, shape (rows, features). Raises ValueError for what the library refuses."""
@@ -72,9 +79,10 @@ class Booster(BaseEstimator):  # type: ignore[misc]
     @property
     def tree_count_(self) -> int:
         """The number of boosting rounds that the model computes with."""
-        if library(self.estimator_) == "xgboost":
+        package = library(self)
+        if package == "xgboost":
             return int(self.estimator_.get_booster().num_boosted_rounds())
-        if library(self.estimator_) == "lightgbm":
+        if package == "lightgbm":
             return int(self.estimator_.best_iteration_ or self.estimator_.n_estimators_)
         return int(self.estimator_.tree_count_)
 
@@ -84,9 +92,12 @@ class Booster(BaseEstimator):  # type: ignore[misc]
     def _ask(self, method: str, X: Any) -> Matrix:
         """The answer of the library's estimator, computed on one thread."""
         matrix = np.asarray(X, dtype=np.float64)
+        package = library(self)
+        if type(self.estimator_).__name__ == "Booster":
+            return _ask_booster(self.estimator_, package, matrix, probabilities=method == "predict_proba")
         ask = getattr(self.estimator_, method)
-        if library(self.estimator_) == "catboost":  # its fitted models keep the threads of the fit
-            return np.asarray(ask(catboost_rows(matrix, self.categories), thread_count=1))
+        if package == "catboost":  # its fitted models keep the threads of the fit
+            return np.asarray(ask(catboost_rows(matrix, self.categories, self.texts, self.gap), thread_count=1))
         return np.asarray(ask(matrix))
 
     def __sklearn_tags__(self) -> Any:
@@ -121,12 +132,25 @@ class BoosterRegressor(RegressorMixin, Booster):  # type: ignore[misc]
 
 
 def library(estimator: Any) -> str:
-    """The library of an estimator's class: `xgboost`, `lightgbm`, `catboost` or another package."""
-    for kind in type(estimator).__mro__:
-        package = kind.__module__.partition(".")[0]
-        if package in _FITS:
-            return package
-    return type(estimator).__module__.partition(".")[0]
+    """The library of a model: `xgboost`, `lightgbm`, `catboost` or another package."""
+    if isinstance(estimator, Booster):
+        return library(getattr(estimator, "estimator_", estimator.estimator))
+    packages = [kind.__module__.partition(".")[0] for kind in type(estimator).__mro__]
+    return next((package for package in packages if package in _FITS), packages[0])
+
+
+def _ask_booster(booster: Any, package: str, matrix: Matrix, *, probabilities: bool) -> Matrix:
+    """The answer of the library's own object, up to the best tree."""
+    if package == "lightgbm":
+        answer = np.asarray(booster.predict(matrix, num_threads=1))
+    else:
+        import xgboost
+
+        best = booster.attr("best_iteration")
+        trees = (0, 0 if best is None else int(best) + 1)
+        rows = xgboost.DMatrix(matrix, nthread=1, feature_types=booster.feature_types, enable_categorical=True)
+        answer = booster.predict(rows, iteration_range=trees, validate_features=False)
+    return np.stack((1.0 - answer, answer), axis=1) if probabilities and answer.ndim == 1 else answer
 
 
 def _validation_rows(target: npt.NDArray[Any], booster: Booster) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None:

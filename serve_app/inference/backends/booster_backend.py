@@ -17,7 +17,7 @@ from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.manifest import NativeForm
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.names import CATBOOST, LIGHTGBM, NATIVE, XGBOOST
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import Signature
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends import Kind
 from serve_app.inference.backends.catboost_rows import catboost_rows
@@ -76,7 +76,8 @@ def open_booster(bundle: Bundle, file: str) -> tuple[BoosterBackend, Signature]:
         installed = str(importlib.import_module(package).__version__)
     except ImportError:
         raise BundleRefused(
-            "libraries", f"the model needs {package}, which this image does not have: use the image serve-boost, or iris-api[{package}]"
+            "libraries",
+            f"the model needs {package}, which is not installed here: use the image serve-boost or iris-api[{package}]",
         ) from None
     try:
         backend = BoosterBackend(bundle.files[file], form, signature)
@@ -170,27 +171,9 @@ def _expansion(signature: Signature, form: NativeForm) -> tuple[Prepare | None, 
 def _preparation(signature: Signature, form: NativeForm, expand: Prepare | None, categories: Sequence[int]) -> Prepare | None:
     if not categories:
         return expand
-    if form.texts:
-        if expand is not None:
-            raise BundleRefused("manifest", "texts of categories and parts of dates cannot be combined")
-        return _texts([(at, signature.features[at]) for at in categories], form.gap)
+    if form.texts and expand is not None:
+        raise BundleRefused("manifest", "texts of categories and parts of dates cannot be combined")
+    texts = [signature.features[at].categories for at in categories] if form.texts else ()
     if expand is None:
-        return lambda matrix: catboost_rows(matrix, categories)
+        return lambda matrix: catboost_rows(matrix, categories, texts, form.gap)
     return lambda matrix: catboost_rows(expand(matrix), categories)
-
-
-def _texts(columns: Sequence[tuple[int, Feature]], gap: str | None) -> Prepare:
-    """Rows with the texts of categories in place of their codes."""
-    unseen = "\0"  # a text that no table has
-    known = [(at, {float(code): text for code, text in enumerate(feature.categories)}) for at, feature in columns]
-    missing = unseen if gap is None else gap
-
-    def prepare(matrix: Matrix) -> Any:
-        rows = matrix.tolist()
-        for row in rows:
-            for at, texts in known:
-                value = row[at]
-                row[at] = texts.get(value, unseen) if value == value else missing
-        return rows
-
-    return prepare
