@@ -69,9 +69,9 @@ def native_file(estimator: Any) -> tuple[str, bytes]:
 def on_codes(estimator: Any, signature: Signature, *, gap: str | None = None) -> Booster:
     """A fitted model of a library as an estimator on the coded matrix of this signature, for `convert` and `SklearnBackend`.
 
-    CatBoost gets the texts of the categories, and `gap` where there is none (None: a text that it does not know); the other libraries
-    get the codes, so that the categories of the signature must be in their order. `estimator` may be an estimator of the library or
-    its own object. Classes are those that the estimator knows, and those of the signature where the library has forgotten them.
+    CatBoost gets the texts of the categories, and `gap` where there is none (None: a text that it does not know). The other
+    libraries get the codes, so that the categories of the signature must be in their order. `estimator` may be an estimator of the
+    library or its own object. The classes are those of the estimator, and those of the signature where the library has lost them.
     """
     kind = BoosterClassifier if signature.task == "classification" else BoosterRegressor
     columns = [at for at, feature in enumerate(signature.features) if feature.kind == "category"]
@@ -94,10 +94,10 @@ def on_codes(estimator: Any, signature: Signature, *, gap: str | None = None) ->
 class NativeModel:
     """What a file of a library says of its model.
 
-    `estimator` is the estimator of CatBoost, or the Booster of another library. `names` are those of the features, None where the file
-    has none; `kinds` say which of them are categories. `categories` are the values of those whose order the file keeps, by position;
-    their codes are their positions. `classes` are None for a regression, and where the file has lost the labels; then `n_classes` is
-    their number. `version` is that of the library that wrote the file, where the file tells it.
+    `estimator` is the estimator of CatBoost, or the Booster of another library. `names` are those of the features, None where the
+    file has none; `kinds` say which of them are categories. `categories` are the values whose order the file keeps, by
+    position of the feature: their positions are their codes. `classes` are None for a regression, and where the file has
+    lost the labels; `n_classes` is their number. `version` is that of the library that wrote the file, where the file tells it.
     """
 
     library: str

@@ -28,8 +28,8 @@ class Booster(BaseEstimator):  # type: ignore[misc]
     is not learnt from: the number of trees is the one that was best on it, after which so many further trees were no better.
     `n_jobs` are the threads of the fit; a fitted model computes on one.
 
-    Of a model that was fitted elsewhere, `estimator_` may be the library's own object, and `texts` are the texts of the categories by
-    column of `categories` and code, where CatBoost has learnt from texts; `gap` is the text of a gap.
+    Of a model that was fitted elsewhere, `estimator_` may be the library's own object. Where CatBoost has learnt from texts,
+    `texts` are those of the categories, by column of `categories` and code, and `gap` is the text of a gap.
     """
 
     def __init__(
