@@ -100,13 +100,15 @@ bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (n
 bench-machine: $(VENV)/.dev $(VENV)/.serve ## first answer, replacement while serving, stop, and one row in process
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks.one_machine $(value ARGS)
 
-sbom: $(VENV)/.uv ## CycloneDX lists of what the two images hold, in build/
+sbom: $(VENV)/.uv ## CycloneDX lists of what the images hold, in build/
 	@mkdir -p build
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/serve.txt --of JSON -o build/sbom-serve.json
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/train.txt --of JSON -o build/sbom-train.json
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/serve-boost.txt --of JSON -o build/sbom-serve-boost.json
 
 audit: $(VENV)/.uv ## known vulnerabilities of the locked dependencies; exceptions with a date in .ci/audit.json
 	$(PYTHON) .ci/audit $(BIN)/uv
+	$(PYTHON) .ci/audit $(BIN)/uv requirements/serve-boost.txt
 
 docs-settings: $(VENV)/.dev ## write docs/settings.md from the code
 	$(IRIS_API) settings --write docs/settings.md
@@ -117,7 +119,8 @@ docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/
 lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements/serve.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train -c requirements/serve.txt pyproject.toml -o requirements/train.txt
-	$(BIN)/uv pip compile $(LOCK) --extra train --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile $(LOCK) --extra boost -c requirements/train.txt $(NOT_IMPORTED) pyproject.toml -o requirements/serve-boost.txt
+	$(BIN)/uv pip compile $(LOCK) --extra train --extra boost --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
 
 clean: ## remove the environment and caches; models and runs stay
@@ -125,6 +128,9 @@ clean: ## remove the environment and caches; models and runs stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+# CatBoost names packages for drawing, which nothing that serves imports.
+NOT_IMPORTED := $(addprefix --no-emit-package ,matplotlib plotly contourpy cycler fonttools kiwisolver pillow pyparsing)
 
 # The command `iris-api` of an environment runs the code of this folder.
 INSTALL_COMMAND = $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements/build.txt --editable . --python

@@ -181,7 +181,7 @@ def gather_evidence(
     *,
     floors: Mapping[str, float],
     tolerance: float,
-    has_onnx: bool,
+    needs_pickle: bool,
     constant: Collection[str] = (),
     allow_unpredicted: bool = False,
 ) -> tuple[str | None, Evidence]:
@@ -206,6 +206,6 @@ def gather_evidence(
         constant=constant,
         compared_by="accuracy" if candidate.signature.threshold is None else "balanced_accuracy",
         never_predicted={} if allow_unpredicted else candidate.never_predicted,
-        servable=has_onnx or policy.allow_joblib,
+        servable=policy.allow_joblib or not needs_pickle,
     )
     return pointer, evidence

@@ -195,8 +195,8 @@ def print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
     if outcome.entry is None:
         say(f"metrics: {numbers}; report: {outcome.report}", err=True)
         return
-    onnx = outcome.manifest.onnx
-    kind = "ONNX Runtime" if onnx is not None and onnx.available else "scikit-learn"
+    onnx, native = outcome.manifest.onnx, outcome.manifest.native
+    kind = "ONNX Runtime" if onnx is not None and onnx.available else "scikit-learn" if native is None else native.library
     measured = f": {numbers}" if numbers else ""
     say(f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}{measured}")
     say(f"done in {seconds:.1f} s", err=True)

@@ -287,7 +287,7 @@ def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store
         job.policy,
         floors=job.floors,
         tolerance=options.tolerance,
-        has_onnx=converted.model is not None,
+        needs_pickle=converted.model is None and converted.native is None,
         constant=constant_floors(candidate.signature, options.floors, built_in=options.data is None),
         allow_unpredicted=options.allow_unpredicted_classes,
     )

@@ -24,7 +24,9 @@ from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, MANIFEST, METRICS, O
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.signing import Sign
 from serve_app.artifacts.store import Entry
+from serve_app.inference.boosters import library
 from training import card, fit
+from training.boosters import distribution, is_booster
 from training.candidate import Candidate, GoldenExamples
 from training.convert import Converted
 from training.reference import reference
@@ -68,13 +70,14 @@ def files(publication: Publication, manifest: Manifest) -> dict[str, bytes]:
     examples = candidate.golden or _golden_examples(candidate)
     golden = {"rows": examples.rows, "scores": np.asarray(examples.scores, dtype=np.float64).tolist()}
     metrics = candidate.metrics.to_dict()
-    onnx = publication.converted.model
+    onnx, native = publication.converted.model, publication.converted.native
     return {
         JOBLIB: candidate.pickle,
         **candidate.packages,
         METRICS: orjson.dumps(metrics, option=orjson.OPT_INDENT_2) + b"\n",
         GOLDEN: orjson.dumps(golden) + b"\n",
         **({} if onnx is None else {ONNX: onnx}),
+        **({} if native is None else {native.form.file: native.data}),
         **publication.plots,
         CARD: card.render(manifest, metrics, publication.plots),
     }
@@ -121,6 +124,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         code=source_code(),
         libraries=libraries(() if publication.adoption is None else publication.adoption.packages),
         onnx=publication.converted.facts,
+        native=None if publication.converted.native is None else publication.converted.native.form,
         trained_at=publication.trained_at,
         test_size=options.test_size if publication.adoption is None else None,
         reference=reference(dataset.train, dataset.train_target, signature),
@@ -181,9 +185,12 @@ def libraries(packages: Sequence[str] = ()) -> Libraries:
     )
 
 
-def requirements() -> list[str]:
+def requirements(model: Any) -> list[str]:
     """What a program needs to load the model from MLflow, as `pip` reads it."""
-    return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "pandas", "skops", "joblib")]
+    names = ["scikit-learn", "numpy", "scipy", "pandas", "skops", "joblib"]
+    if is_booster(fit.final_estimator(model)):
+        names.append(distribution(library(fit.final_estimator(model))))
+    return [f"{name}=={version(name)}" for name in names]
 
 
 def source_code() -> SourceCode:

@@ -312,6 +312,8 @@ class TrainOptions:
             raise UsageError(f"--test-size {self.test_size:g} must be a share between 0 and 1, like 0.2")
         if self.max_depth is not None and self.max_depth.value is not None and self.max_depth.value < 1:
             raise UsageError(f"--max-depth {self.max_depth} must be at least 1, or None for no limit")
+        if self.estimator in ESTIMATORS:
+            ESTIMATORS[self.estimator].check_installed()
         if self.model_dir.exists() and not self.model_dir.is_dir():
             raise UsageError(f"--model-dir {self.model_dir} is a file: name a folder")
         self._check_columns()

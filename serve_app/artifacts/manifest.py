@@ -92,6 +92,26 @@ class Frame(Section, frozen=True, kw_only=True, omit_defaults=True):
     ordered: tuple[str, ...] = ()
 
 
+class NativeForm(Section, frozen=True, kw_only=True, omit_defaults=True):
+    """The model in the format of its library, for a bundle without an ONNX form.
+
+    `file` is the name in the bundle, `version` that of the `library` that wrote it. `order` are the positions of the signature's
+    classes in the library's answer (None: the same order). With `texts`, CatBoost gets the texts of categories, and `gap` where
+    there is none; otherwise their codes. With `dates`, the library takes the parts of dates in their place. `largest_difference`
+    from the trained model was found on `rows_compared` rows.
+    """
+
+    file: str
+    library: str
+    version: str
+    order: tuple[int, ...] | None = None
+    texts: bool | None = None
+    gap: str | None = None
+    dates: bool | None = None
+    largest_difference: float | None = None
+    rows_compared: int | None = None
+
+
 class Libraries(Section, frozen=True, kw_only=True, omit_defaults=True):
     """Versions of the libraries that the model was trained and converted with."""
 
@@ -189,6 +209,7 @@ class Manifest(Section, frozen=True, kw_only=True):
     onnx: OnnxConversion | None = None
     frame: Frame | None = None
     """The frame that the pickled model takes; None for a model that takes the coded matrix."""
+    native: NativeForm | None = None
     trained_at: str | None = None
     test_size: float | None = None
     reference: Mapping[str, Any] | None = None

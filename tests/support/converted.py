@@ -29,6 +29,7 @@ from sklearn.pipeline import make_pipeline
 
 from serve_app.artifacts.dates import DateForm
 from serve_app.artifacts.signature import Feature, Signature
+from tests.support.estimators import BOOSTERS, OF_SCIKIT_LEARN
 from tests.support.models import diabetes_signature, iris, iris_signature
 from training.convert import CONVERSIONS, to_onnx
 from training.estimators import ESTIMATORS
@@ -40,8 +41,10 @@ FEW: dict[str, Any] = {"n_estimators": 3, "max_depth": 3}
 
 def classifiers() -> Iterator[Any]:
     """Classifiers with probabilities."""
-    for estimator in ESTIMATORS.values():
-        yield estimator.classification.load()()
+    for name in OF_SCIKIT_LEARN:
+        yield ESTIMATORS[name].classification.load()()
+    for name in BOOSTERS:
+        yield build(iris_signature(), name, {"n_estimators": 5}, random_state=0)
     logistic = linear_model.LogisticRegression(max_iter=500)
     few = FEW
     yield linear_model.LogisticRegressionCV(cv=2, max_iter=100)
@@ -105,8 +108,10 @@ def transformers() -> Iterator[Any]:
 
 def regressors() -> Iterator[Any]:
     """Estimators of a number."""
-    for estimator in ESTIMATORS.values():
-        yield estimator.regression.load()()
+    for name in OF_SCIKIT_LEARN:
+        yield ESTIMATORS[name].regression.load()()
+    for name in BOOSTERS:
+        yield build(diabetes_signature(), name, {"n_estimators": 5}, random_state=0)
     for name in ("LinearRegression", "Lasso", "ElasticNet", "BayesianRidge", "HuberRegressor", "SGDRegressor", "Lars"):
         yield getattr(linear_model, name)()
     for name in ("PoissonRegressor", "GammaRegressor", "TweedieRegressor", "RANSACRegressor", "TheilSenRegressor"):

@@ -1,4 +1,4 @@
-"""What computes: ONNX Runtime, or scikit-learn on the coded matrix or on a pandas frame, behind one interface."""
+"""What computes: ONNX Runtime, a booster's own library, or scikit-learn on the coded matrix or a frame, behind one interface."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from serve_app.artifacts.matrix import Matrix, Scores
 
-Kind = Literal["onnx", "scikit-learn", "frame"]
+Kind = Literal["onnx", "xgboost", "lightgbm", "catboost", "scikit-learn", "frame"]
 Score = Callable[[Matrix], Scores]
 """The type of `Backend.scores`, for code that needs no more of a backend."""
 
