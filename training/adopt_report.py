@@ -145,6 +145,9 @@ def _serving(adoption: Adoption) -> Iterator[tuple[str, str]]:
             f"ONNX Runtime, proven equal: largest difference {facts.largest_difference:.2g} over {facts.rows_compared} rows",
         )
         yield "executes", "nothing of the model: no pickle is opened"
+    elif (native := adoption.converted.native) is not None:
+        yield "computes", f"{native.form.library} in its own format: largest difference {native.form.largest_difference or 0.0:.2g}"
+        yield "executes", f"nothing of the model: {native.form.file} holds data"
     else:
         where = "the coded rows, without pandas" if adoption.candidate.frame is None else "a table, in an image with pandas"
         yield "computes", f"scikit-learn on {where} ({(facts.reason or '')[:200]})"

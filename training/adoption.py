@@ -28,6 +28,7 @@ from serve_app.artifacts.manifest import Adopted, Frame, OnnxConversion
 from serve_app.artifacts.signature import Label, Signature, label_text
 from serve_app.errors import UsageError
 from serve_app.inference.backends import Score
+from serve_app.inference.backends.booster_backend import BoosterBackend
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend
 from serve_app.inference.code_import import is_installed
@@ -409,6 +410,8 @@ def _converted(candidate: Candidate, expected: Expected, derived: DerivedSignatu
 
 
 def _backend(candidate: Candidate, converted: Converted) -> Score:
+    if converted.native is not None:
+        return BoosterBackend(converted.native.data, converted.native.form, candidate.signature).scores
     if converted.model is None:
         return SklearnBackend(candidate.estimator, candidate.signature).scores
     return OnnxBackend(converted.model, candidate.signature, rounded=bool(converted.facts.rounded)).scores

@@ -166,6 +166,31 @@ def _xgboost_categories(booster: Any) -> dict[int, tuple[Any, ...]]:
     return {at: tuple(values.to_pylist()) for at, (_, values) in enumerate(columns) if values is not None}
 
 
+def _lightgbm_categories(booster: Any, text: str) -> tuple[list[int], dict[int, tuple[Any, ...]]]:
+    """The positions of the columns of categories, and their values where the model was fitted on a table; `text` is its file."""
+    head = dict(line.split("=", 1) for line in text[: text.index("\n\n")].splitlines() if "=" in line)
+    columns = [at for at, info in enumerate(head["feature_infos"].split(" ")) if info != "none" and not info.startswith("[")]
+    known = booster.pandas_categorical or []
+    return columns, {at: tuple(values) for at, values in zip(columns, known, strict=True)} if len(known) == len(columns) else {}
+
+
+def native_categories(estimator: Any) -> dict[int, tuple[Any, ...] | None]:
+    """The columns that a fitted estimator of a library takes as categories, by position: their values in the order of the codes.
+
+    None for values that the library does not keep. Raises the errors of the library.
+    """
+    package = library(estimator)
+    if package == "catboost":
+        return dict.fromkeys(map(int, estimator.get_cat_feature_indices()))
+    own = own_object(estimator)
+    if package == "lightgbm":
+        columns, known = _lightgbm_categories(own, own.model_to_string())
+    else:
+        columns = [at for at, kind in enumerate(own.feature_types or ()) if kind == "c"]
+        known = _xgboost_categories(own) if columns else {}
+    return {at: known.get(at) for at in columns}
+
+
 def _load_lightgbm(path: Path) -> NativeModel:
     import lightgbm
 
@@ -174,9 +199,7 @@ def _load_lightgbm(path: Path) -> NativeModel:
         raise ValueError("the file does not begin with 'tree'")
     booster = lightgbm.Booster(model_str=text, params={"verbosity": -1})
     head = dict(line.split("=", 1) for line in text[: text.index("\n\n")].splitlines() if "=" in line)
-    infos = head["feature_infos"].split(" ")
-    columns = [at for at, info in enumerate(infos) if info != "none" and not info.startswith("[")]
-    known = booster.pandas_categorical or []
+    columns, categories = _lightgbm_categories(booster, text)
     objective = head.get("objective", "").split(" ")[0]
     classifies = objective in ("binary", "multiclass", "multiclassova")
     count = max(2, int(head["num_class"])) if classifies else 0
@@ -187,7 +210,7 @@ def _load_lightgbm(path: Path) -> NativeModel:
         estimator=booster,
         names=None if names == tuple(f"Column_{at}" for at in range(len(names))) else names,
         kinds=tuple("category" if at in columns else "number" for at in range(len(names))),
-        categories={at: tuple(values) for at, values in zip(columns, known, strict=True)} if len(known) == len(columns) else {},
+        categories=categories,
         task="classification" if classifies else "regression",
         classes=None,
         n_classes=count,

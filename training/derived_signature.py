@@ -129,7 +129,7 @@ def _column(name: str, values: pd.Series[Any], model: Original, declared: Declar
     encoders = model.columns.encoders.get(name, [])
     known = _categories(encoders)
     gap_known = any(is_gap(value) for categories in encoders for value in categories)
-    kind, source = _kind(name, values, known, declared)
+    kind, source = _kind(name, values, known, declared, model.columns.categorical)
     gaps = values.isna().to_numpy()
     if kind == "date":
         feature, values, codes = _date(name, values, declared.date.get(name))
@@ -142,6 +142,8 @@ def _column(name: str, values: pd.Series[Any], model: Original, declared: Declar
     nullable = bool(gaps.any()) or gap_known or name in declared.nullable
     origin = "declared" if name in declared.nullable else "an encoder of the model" if gap_known else "the sample"
     if kind == "category":
+        if known and name in model.columns.categorical:
+            values = _with_dtype(values, known)
         values, texts, categories = _texts(values, gaps, known)
         if len(categories) > MAX_CATEGORIES:
             raise UnusableColumn(name, f"has {len(categories)} categories, more than {MAX_CATEGORIES}", "group them")
@@ -170,7 +172,9 @@ def _categories(encoders: list[list[Any]]) -> list[Any]:
     return list(known)
 
 
-def _kind(name: str, values: pd.Series[Any], known: list[Any], declared: Declared) -> tuple[Kind, str]:
+def _kind(
+    name: str, values: pd.Series[Any], known: list[Any], declared: Declared, categorical: Collection[str]
+) -> tuple[Kind, str]:
     kind: Kind | None
     if name in declared.category:
         return "category", "declared"
@@ -178,6 +182,8 @@ def _kind(name: str, values: pd.Series[Any], known: list[Any], declared: Declare
         return "date", "declared"
     if name in declared.number:
         return "number", "declared"
+    if name in categorical:
+        return "category", "the model"
     if known:
         types = {type(value) for value in known}
         kind = "boolean" if types == {bool} else "number" if types <= {int, float} else "category"
@@ -206,6 +212,12 @@ def _kind_of_type(values: pd.Series[Any]) -> Kind | None:
     if len(present) and all(isinstance(value, int | float) for value in present):
         return "number"
     return "text" if all(isinstance(value, str) for value in present) and len(present) else None
+
+
+def _with_dtype(values: pd.Series[Any], known: list[Any]) -> pd.Series[Any]:
+    """The values as the dtype that a booster was fitted with: its categories, in its order, and those that only the sample has."""
+    others = [value for value in values.dropna().unique().tolist() if value not in known]
+    return pd.Series(pd.Categorical(values.astype(object), categories=[*known, *others]))
 
 
 def _texts(values: pd.Series[Any], gaps: Any, known: list[Any]) -> tuple[pd.Series[Any], pd.Series[Any], tuple[str, ...]]:

@@ -12,6 +12,8 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from serve_app.errors import UsageError
+from serve_app.inference.boosters import library
+from training.boosters import native_categories
 
 Names = list[str] | None
 """The names of the columns that an object takes, in their order; None when they are not known."""
@@ -25,7 +27,8 @@ class ModelColumns:
 
     `fitted` are all that it was fitted with, `used` those that it reads, both in the order of the fit. `named` is False for a model
     that was fitted without names: it takes arrays. `encoders` are the categories of its encoders by column, each a list with NaN or
-    None for a known gap. `texts` are columns that a step takes as a list of texts.
+    None for a known gap. `texts` are columns that a step takes as a list of texts; `categorical` are those that a booster takes as
+    categories.
     """
 
     fitted: list[str]
@@ -33,6 +36,7 @@ class ModelColumns:
     named: bool
     encoders: dict[str, list[list[Any]]] = field(default_factory=dict)
     texts: frozenset[str] = frozenset()
+    categorical: frozenset[str] = frozenset()
 
 
 def model_columns(model: Any, sample: Sequence[str]) -> ModelColumns:
@@ -57,16 +61,26 @@ def model_columns(model: Any, sample: Sequence[str]) -> ModelColumns:
     if missing:
         lacking, others = ", ".join(map(repr, missing[:20])), ", ".join(list(sample)[:20])
         raise UsageError(f"the sample has no column {lacking}, which the model reads; there are: {others}")
+    encoders, texts = _encoders(model, fitted)
+    natives = booster_categories(model)
+    for at, categories in natives.items():
+        if categories is not None:
+            encoders.setdefault(fitted[at], []).append(list(categories))
+    categorical = frozenset(fitted[at] for at in natives)
+    return ModelColumns(fitted, [name for name in fitted if name in used], named, encoders, texts, categorical)
+
+
+def _encoders(model: Any, fitted: list[str]) -> tuple[dict[str, list[list[Any]]], frozenset[str]]:
+    """The categories of the encoders by column, and the columns that a step takes as a list of texts."""
     encoders: dict[str, list[list[Any]]] = {}
     texts: set[str] = set()
     for part, names in parts(model, fitted):
         for name, categories in zip(names or (), getattr(part, "categories_", ()), strict=False):
-            if name in used:
-                encoders.setdefault(name, []).append(list(categories))
+            encoders.setdefault(name, []).append(list(categories))
         if isinstance(part, ColumnTransformer) and hasattr(part, "transformers_") and names is not None:
             single = [columns for _, step, columns in part.transformers_ if step != "drop" and np.isscalar(columns)]
             texts |= {_names_of(columns, names)[0] for columns in single}
-    return ModelColumns(fitted, [name for name in fitted if name in used], named, encoders, frozenset(texts))
+    return encoders, frozenset(texts)
 
 
 def text_columns(model: Any) -> list[str]:
@@ -76,7 +90,24 @@ def text_columns(model: Any) -> list[str]:
         for name, categories in zip(names or (), getattr(part, "categories_", ()), strict=False):
             if any(isinstance(value, str) for value in categories):
                 found[name] = None
+    names = _fitted_names(model) or []
+    for at, values in booster_categories(model).items():
+        if at < len(names) and (values is None or any(isinstance(value, str) for value in values)):
+            found[names[at]] = None
     return list(found)
+
+
+def booster_categories(model: Any) -> dict[int, tuple[Any, ...] | None]:
+    """The columns that a model of a boosting library takes as categories, by position, with their values in the order of the codes.
+
+    None for values that the library does not keep.
+    """
+    if library(model) not in ("xgboost", "lightgbm", "catboost"):
+        return {}
+    try:
+        return native_categories(model)
+    except Exception:  # any: the library has errors of its own
+        return {}
 
 
 def parts(model: Any, names: Names) -> Iterator[tuple[Any, Names]]:

@@ -174,7 +174,7 @@ def libraries(packages: Sequence[str] = ()) -> Libraries:
     for name in packages:
         if name not in ("sklearn", "numpy"):
             with contextlib.suppress(PackageNotFoundError):
-                others[name] = version(name)
+                others[name] = version(distribution(name))
     return Libraries(
         extra=others,
         scikit_learn=version("scikit-learn"),

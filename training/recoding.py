@@ -19,6 +19,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 
 from serve_app.artifacts.signature import Feature, Signature
+from training.boosters import is_booster, on_codes
 from training.model_columns import ModelColumns, Names, is_part, parts, positions_of
 
 
@@ -29,6 +30,8 @@ class NotRecodable(Exception):
 def recode(model: Any, columns: ModelColumns, signature: Signature) -> Any:
     """The model for the coded matrix, shape (rows, features of the signature). Raises NotRecodable."""
     model = bare(copy.deepcopy(model))
+    if is_booster(model):
+        return on_codes(model, signature)
     features = {feature.name: feature for feature in signature.features}
     found = list(parts(model, columns.fitted))
     gaps: dict[int, float] = {}
