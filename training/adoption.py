@@ -40,6 +40,7 @@ from training.convert import Converted, convert
 from training.dataset import Dataset, json_rows
 from training.derived_signature import Declared, DerivedSignature, derive
 from training.frames import frame_model
+from training.model_columns import read_columns
 from training.original import Original, original, plain
 from training.pickle_contents import PickleContents, look
 from training.proof import Expected, Proof
@@ -138,6 +139,8 @@ def adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) 
 def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) -> Adoption:
     features = _features(sample)
     with progress("ask the model about its columns"):
+        if sample.target in read_columns(given.model):
+            raise UsageError(f"--target '{sample.target}' is a column that the model reads: name the column of the labels")
         model = original(given.model, [str(name) for name in features.columns])
         derived = derive(model, features, declared, target=sample.target, missing=sample.missing)
         target, remarks = _target(model, sample, derived)
@@ -205,8 +208,6 @@ def _target(model: Original, sample: Sample, derived: DerivedSignature) -> tuple
     """The labels of the kept rows as the model's own classes, or the values; None without labels."""
     if sample.target is None:
         return None, []
-    if sample.target in model.columns.used:
-        raise UsageError(f"the target '{sample.target}' is among the columns that the model reads: name another with --target")
     values = sample.frame[sample.target][derived.kept].reset_index(drop=True)
     if values.isna().any():
         row = int(np.flatnonzero(values.isna())[0]) + 1
@@ -397,9 +398,13 @@ def _pickled(model: Any, *, with_cloudpickle: bool) -> bytes:
 def _converted(candidate: Candidate, expected: Expected, derived: DerivedSignature) -> Converted:
     """The ONNX form, when it answers the examples of the given model too."""
     signature = candidate.signature
-    converted = convert(
-        candidate.estimator, signature, candidate.train, candidate.held_out, refuses_unknown=derived.refuses_unknown
-    )
+    try:
+        converted = convert(
+            candidate.estimator, signature, candidate.train, candidate.held_out, refuses_unknown=derived.refuses_unknown
+        )
+    except Exception as error:  # any: the estimator is asked with values next to those of the sample
+        why = f"the model raises for values that the sample has not ({type(error).__name__}: {_one_line(error)})"
+        return Converted(None, OnnxConversion(available=False, reason=why))
     if converted.model is None:
         return converted
     score = OnnxBackend(converted.model, signature, rounded=bool(converted.facts.rounded)).scores

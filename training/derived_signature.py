@@ -147,7 +147,12 @@ def _column(name: str, values: pd.Series[Any], model: Original, declared: Declar
         values, texts, categories = _texts(values, gaps, known)
         if len(categories) > MAX_CATEGORIES:
             raise UnusableColumn(name, f"has {len(categories)} categories, more than {MAX_CATEGORIES}", "group them")
-        example = _first(texts, gaps | ~texts.isin(categories).to_numpy())
+        unseen = ~texts.isin(categories).to_numpy()
+        if known and not gaps.all() and unseen[~gaps].all():
+            raise UnusableColumn(
+                name, f"holds none of the categories that the model knows ({', '.join(categories[:5])})", "correct it"
+            )
+        example = _first(texts, gaps | unseen)
         feature = Feature(name, "category", categories=categories, nullable=nullable, example=example or categories[0])
         return Column(feature=feature, kind_source=source, null_source=origin), values, texts
     if kind == "boolean":
@@ -165,11 +170,12 @@ def _column(name: str, values: pd.Series[Any], model: Original, declared: Declar
 
 
 def _categories(encoders: list[list[Any]]) -> list[Any]:
-    """The categories of all encoders of a column, in the order of the first that has them."""
-    known: dict[Any, None] = {}
-    for categories in encoders:
-        known.update(dict.fromkeys(plain(value) for value in categories if not is_gap(value)))
-    return list(known)
+    """The categories of all encoders of a column, sorted where each encoder has sorted ones, else in the order of the first."""
+    lists = [[plain(value) for value in categories if not is_gap(value)] for categories in encoders]
+    known = list(dict.fromkeys(value for values in lists for value in values))
+    if len({type(value) for value in known}) == 1 and all(values == sorted(values) for values in lists):
+        return sorted(known)
+    return known
 
 
 def _kind(

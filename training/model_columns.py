@@ -41,10 +41,9 @@ class ModelColumns:
 
 def model_columns(model: Any, sample: Sequence[str]) -> ModelColumns:
     """The columns of a model; `sample` are those of the sample without the target. Raises UsageError when they do not fit."""
-    fitted = _fitted_names(model)
+    fitted, width = _fitted_names(model), _width(model)
     named = fitted is not None
     if fitted is None:
-        width = _width(model)
         if width is None and len(sample) != 1:
             raise UsageError(
                 f"the model does not say how many columns it takes, and the sample has {len(sample)} besides the target: "
@@ -67,6 +66,8 @@ def model_columns(model: Any, sample: Sequence[str]) -> ModelColumns:
         if categories is not None:
             encoders.setdefault(fitted[at], []).append(list(categories))
     categorical = frozenset(fitted[at] for at in natives)
+    if not named and width is None:
+        texts = frozenset(fitted)  # a vectorizer at the beginning takes a list of texts
     return ModelColumns(fitted, [name for name in fitted if name in used], named, encoders, texts, categorical)
 
 
@@ -81,6 +82,15 @@ def _encoders(model: Any, fitted: list[str]) -> tuple[dict[str, list[list[Any]]]
             single = [columns for _, step, columns in part.transformers_ if step != "drop" and np.isscalar(columns)]
             texts |= {_names_of(columns, names)[0] for columns in single}
     return encoders, frozenset(texts)
+
+
+def read_columns(model: Any) -> frozenset[str]:
+    """The columns that a model reads, as far as it knows their names; empty for an object that is no model."""
+    names = None if isinstance(model, type) else _fitted_names(model)
+    try:
+        return frozenset() if names is None else frozenset(_used(model, names, 0))
+    except Exception:  # any: the attributes of a class of somebody else
+        return frozenset()
 
 
 def text_columns(model: Any) -> list[str]:

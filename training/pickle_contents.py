@@ -7,6 +7,7 @@ arrays between its instructions, and either may be compressed.
 
 from __future__ import annotations
 
+import _compat_pickle
 import bz2
 import gzip
 import importlib.util
@@ -75,12 +76,12 @@ class PickleContents:
     def packages(self) -> tuple[str, ...]:
         """The top-level packages that loading imports, without those of Python itself."""
         packages = {name.partition(".")[0] for name in self.names}
-        return tuple(sorted(packages - sys.stdlib_module_names - {"__main__", "__builtin__"}))
+        return tuple(sorted(packages - sys.stdlib_module_names - {"__main__"}))
 
     @property
     def foreign(self) -> tuple[str, ...]:
         """The names of code that is of no library of models."""
-        outside = KNOWN_PACKAGES | {_OWN_CODE, "serve_app", "__builtin__"} | sys.stdlib_module_names
+        outside = KNOWN_PACKAGES | {_OWN_CODE, "serve_app"} | sys.stdlib_module_names
         return tuple(name for name in self.names if name.partition(".")[0] not in outside)
 
     @property
@@ -103,7 +104,7 @@ def _is_hostile(name: str) -> bool:
     module, _, rest = name.partition(".")
     if name in _NEVER or rest.split(".")[0] in ("os", "sys", "subprocess", "builtins", "importlib"):
         return True
-    if module in ("builtins", "__builtin__"):
+    if module == "builtins":
         return rest.split(".")[0] not in _BUILTINS
     return module in sys.stdlib_module_names and module not in _HARMLESS
 
@@ -201,12 +202,14 @@ class _Look(_Python):  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         key = (str(module), str(name))
+        if self.proto < 3:  # as pickle does: names of Python 2
+            key = _compat_pickle.NAME_MAPPING.get(key, (_compat_pickle.IMPORT_MAPPING.get(key[0], key[0]), key[1]))
         self.seen.add(key)
         if len(self.seen) > MAX_NAMES:
             raise UsageError(f"the model file names more than {MAX_NAMES} classes and functions")
         if key == ("numpy", "dtype"):
             return np.dtype
-        if key in (("copyreg", "_reconstructor"), ("copy_reg", "_reconstructor")):
+        if key == ("copyreg", "_reconstructor"):
             return _reconstructor
         if key not in self.stubs:
             base = _Array if key == ("joblib.numpy_pickle", "NumpyArrayWrapper") else _Stub
