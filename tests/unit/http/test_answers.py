@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serve_app.artifacts.signature import Coverage, Signature, label_text
+from serve_app.artifacts.signature import Signature, label_text
 from serve_app.artifacts.store import Store
 from serve_app.batch.pool import in_process
 from serve_app.batch.run import score
 from serve_app.batch.score_options import ScoreOptions
 from serve_app.inference.parity import TOLERANCE
 from tests.support import answers, tables
-from tests.support.answers import CONVERTED, MODELS, NAMES, TARGETS, Fitted, fitted, json_rows, publish, signature_of
+from tests.support.answers import CONVERTED, MODELS, NAMES, Fitted, fitted, json_rows, publish, signature_of
 from tests.support.apps import HEADERS, client_of
 from tests.support.scoring import results
 
