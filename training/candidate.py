@@ -18,11 +18,12 @@ from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused, UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
 from serve_app.inference.policy import LoadPolicy
-from training import evaluate, fit
+from training import calibration, coverage, evaluate, fit
 from training.comparison import Comparison, compare
 from training.dataset import Dataset, json_rows
 from training.evaluate import ClassificationMetrics, Metrics
-from training.rules import Evidence
+from training.rules import CoverageEvidence, Evidence
+from training.train_options import CalibrationMethod
 
 FEW_ROWS = 5
 """Held-out rows of a class from which on a model that predicts it for none of them is refused."""
@@ -65,14 +66,24 @@ class Candidate:
         return evaluate.predictions(self.scores, self.signature)
 
 
-def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *, random_state: int) -> Candidate:
+def fit_candidate(
+    dataset: Dataset,
+    estimator: str,
+    params: Mapping[str, Any],
+    *,
+    random_state: int,
+    calibrate: CalibrationMethod | None = None,
+    level: float | None = None,
+) -> Candidate:
     """Fit, pickle, and measure the model that comes back from the pickle.
 
-    Raises UsageError when there is no such estimator or it cannot learn the table.
+    With `calibrate`, its probabilities are corrected; with a `level`, the calibration rows of the dataset give the bound of this
+    coverage. Raises UsageError when there is no such estimator or it cannot learn the table.
     """
     signature = dataset.signature
-    model = fit.build(signature, estimator, params, random_state=random_state)
-    notes = fit.fit(model, dataset.train, dataset.train_target)
+    model = fit.build(signature, estimator, params, random_state=random_state, calibrate=calibrate)
+    with calibration.cross_validation(fit.final_estimator(model), dataset, random_state):
+        notes = fit.fit(model, dataset.train, dataset.train_target)
     if signature.task == "classification" and not hasattr(model, "predict_proba"):
         if signature.threshold is not None:
             raise UsageError(f"a threshold needs probabilities, which {estimator} does not give: use another --estimator")
@@ -80,14 +91,23 @@ def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *
     buffer = io.BytesIO()
     joblib.dump(model, buffer, compress=("zlib", 3))
     encode = dict(getattr(model, "steps", [])).get(ENCODE)
-    train, held_out = (
-        np.asarray(part if encode is None else encode.transform(part), dtype=np.float64) for part in (dataset.train, dataset.test)
+    train, held_out, *held_back = (
+        np.asarray(part if encode is None else encode.transform(part), dtype=np.float64)
+        for part in (dataset.train, dataset.test, dataset.calibration)
+        if part is not None
     )
     unpickled = strip_encoder(joblib.load(io.BytesIO(buffer.getvalue())))
     with fit.threads_for(len(train)):
         backend = SklearnBackend(unpickled, signature)
+        if level is not None and dataset.calibration_target is not None:
+            signature = coverage.with_coverage(signature, backend.scores(held_back[0]), dataset.calibration_target, level)
         scores = backend.scores(held_out)
-        metrics = evaluate.measure(dataset.test_target, evaluate.predictions(scores, signature), signature, scores)
+        metrics = coverage.measured(
+            evaluate.measure(dataset.test_target, evaluate.predictions(scores, signature), signature, scores),
+            scores,
+            dataset.test_target,
+            signature,
+        )
         never, seldom = _never_predicted(metrics, backend, train, signature)
     return Candidate(
         dataset=dataset,
@@ -151,5 +171,15 @@ def gather_evidence(
         compared_by="accuracy" if candidate.signature.threshold is None else "balanced_accuracy",
         never_predicted={} if allow_unpredicted else candidate.never_predicted,
         servable=has_onnx or policy.allow_joblib,
+        coverage=_coverage_evidence(candidate),
     )
     return pointer, evidence
+
+
+def _coverage_evidence(candidate: Candidate) -> CoverageEvidence | None:
+    promised, held_back = candidate.signature.coverage, candidate.dataset.calibration
+    if promised is None or held_back is None or candidate.metrics.coverage is None:
+        return None
+    rows = candidate.metrics.rows
+    least = coverage.least_share(promised.level, rows, len(held_back))
+    return CoverageEvidence(promised.level, candidate.metrics.coverage, rows, least)

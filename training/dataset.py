@@ -58,11 +58,14 @@ class Dataset:
     groups: npt.NDArray[Any] | None = None
     columns: tuple[ColumnReport, ...] = ()
     """What was made of each column, the target first."""
+    calibration: pd.DataFrame | None = None
+    """Rows that are held back from the fit, to find the bound of a coverage; None without one."""
+    calibration_target: npt.NDArray[Any] | None = None
 
     @property
     def rows(self) -> int:
         """The number of rows of the table."""
-        return len(self.train) + len(self.test)
+        return len(self.train) + len(self.test) + (0 if self.calibration is None else len(self.calibration))
 
 
 def load(

@@ -50,10 +50,14 @@ class ClassificationMetrics(_Metrics):
 
     `confusion_matrix[i][j]` counts the rows of class i that were predicted as class j, in the order of the signature's classes.
     `roc_auc` (of each class against the others, the plain mean of more than two), `log_loss` and `brier` need probabilities. The
-    Brier score is the mean squared error of the probability, with more than two classes summed over them. None: not known.
+    Brier score is the mean squared error of the probability, with more than two classes summed over them. `coverage` is the share
+    of the rows whose prediction set holds the true class, and `set_size` the mean number of classes in a set. None: not known.
     """
 
-    NAMES: ClassVar = ("accuracy", "precision", "recall", "f1_score", "balanced_accuracy", "roc_auc", "log_loss", "brier")
+    NAMES: ClassVar = (
+        *("accuracy", "precision", "recall", "f1_score", "balanced_accuracy", "roc_auc", "log_loss", "brier"),
+        *("coverage", "set_size"),
+    )
 
     accuracy: float
     precision: float
@@ -66,6 +70,8 @@ class ClassificationMetrics(_Metrics):
     roc_auc: float | None = None
     log_loss: float | None = None
     brier: float | None = None
+    coverage: float | None = None
+    set_size: float | None = None
 
     @property
     def never_predicted(self) -> Mapping[int, int]:
@@ -76,14 +82,20 @@ class ClassificationMetrics(_Metrics):
 
 @dataclass(frozen=True, slots=True)
 class RegressionMetrics(_Metrics):
-    """Mean absolute error and root mean squared error in units of the target; `r2` is the coefficient of determination."""
+    """Mean absolute error and root mean squared error in units of the target; `r2` is the coefficient of determination.
 
-    NAMES: ClassVar = ("mae", "rmse", "r2")
+    `coverage` is the share of the rows whose interval holds the true value, and `interval_width` the width of the intervals in
+    units of the target; None without intervals.
+    """
+
+    NAMES: ClassVar = ("mae", "rmse", "r2", "coverage", "interval_width")
 
     mae: float
     rmse: float
     r2: float
     rows: int
+    coverage: float | None = None
+    interval_width: float | None = None
 
 
 Metrics = ClassificationMetrics | RegressionMetrics

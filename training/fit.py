@@ -31,7 +31,9 @@ from serve_app.artifacts.signature import UNSEEN, Feature, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE
 from serve_app.inference.date_parts import DateCoder, DateParts
+from training import calibration
 from training.estimators import ESTIMATORS, Estimator
+from training.train_options import CalibrationMethod
 
 THREADED_ROWS = 2000
 """Rows from which on fitting uses several threads."""
@@ -39,12 +41,14 @@ THREADED_ROWS = 2000
 _MISSING = -2.0  # the code of a gap before one-hot encoding: a category of its own, different from an unseen one
 
 
-def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_state: int) -> Any:
+def build(
+    signature: Signature, name: str, params: Mapping[str, Any], *, random_state: int, calibrate: CalibrationMethod | None = None
+) -> Any:
     """An unfitted model for tables of this signature: the bare estimator, or a Pipeline of `encode`, `dates`, `prepare`, `scale`,
     `model`.
 
-    `name` is a key of ESTIMATORS or `package.module:factory`. Raises UsageError when there is no such estimator, or when it has no
-    such parameter.
+    `name` is a key of ESTIMATORS or `package.module:factory`; with `calibrate`, the probabilities are corrected. Raises UsageError
+    when there is no such estimator, or when it has no such parameter.
     """
     known = ESTIMATORS.get(name)
     if known is None:
@@ -54,6 +58,7 @@ def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_
     steps = [*_dates(signature), *_prepare(with_parts(signature), takes_gaps=known is not None and known.takes_gaps)]
     if known is not None and known.needs_scaling:
         steps.append(("scale", StandardScaler()))
+    model = model if calibrate is None else calibration.calibrated(model, calibrate)
     steps.append(("model", model))
     if any(feature.kind != "number" or feature.nullable for feature in signature.features):
         steps.insert(0, (ENCODE, encoder(signature)))
@@ -82,7 +87,7 @@ def encoder(signature: Signature) -> ColumnTransformer:
 
 def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str, ...]:
     """Fit in place and return the warnings of scikit-learn; raises UsageError when the estimator cannot learn this table."""
-    estimator = final_estimator(model)
+    estimator = calibration.inner(final_estimator(model))
     # The parameter stays in the fitted forest, and one thread answers a single row fastest: so it is set for the fit only.
     threads = len(frame) >= THREADED_ROWS and "n_jobs" in estimator.get_params(deep=False) and estimator.n_jobs is None
     if threads:
@@ -95,6 +100,7 @@ def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str,
         raise UsageError(f"{type(estimator).__name__} cannot learn this table: {_one_line(error, 300)}") from error
     if threads:
         estimator.set_params(n_jobs=None)
+        calibration.inner(final_estimator(model)).set_params(n_jobs=None)  # the fitted copy inside a correction
     return tuple(dict.fromkeys(_one_line(warning.message, 300) for warning in caught))
 
 
@@ -115,7 +121,7 @@ def final_estimator(model: Any) -> Any:
 
 def parameters(model: Any) -> dict[str, Any]:
     """The parameters of the final estimator, sorted by name; what JSON cannot hold becomes text."""
-    estimator = final_estimator(model)
+    estimator = calibration.inner(final_estimator(model))
     values = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
     return {
         name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in sorted(values.items())
@@ -124,7 +130,7 @@ def parameters(model: Any) -> dict[str, Any]:
 
 def model_type(model: Any) -> str:
     """The class name of the final estimator."""
-    return type(final_estimator(model)).__name__
+    return type(calibration.inner(final_estimator(model))).__name__
 
 
 def with_parts(signature: Signature) -> list[Feature]:

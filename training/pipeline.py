@@ -26,7 +26,7 @@ from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.fetch import fetched
 from serve_app.tables.location import Location
 from serve_app.tables.scratch import ScratchSpace
-from training import card, column_report, figures, fit, importance, publish, threshold
+from training import calibration, card, column_report, coverage, figures, fit, importance, publish, threshold
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison, require_same_columns
 from training.convert import Converted, convert
@@ -143,6 +143,10 @@ def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Data
         dataset = _load_dataset(options, source, seed)
         if options.threshold_rule is not None:
             dataset = replace(dataset, signature=threshold.check(dataset.signature, options.threshold_rule))
+        if options.calibrate is not None:
+            calibration.check(dataset.signature)
+        if options.coverage is not None:
+            dataset = coverage.hold_back(dataset, options.coverage, seed)
         floors = _floors(options, dataset)
         fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # an unknown name fails before the fit
     for line in (*dataset.remarks, *column_report.lines(dataset.columns)):
@@ -234,14 +238,28 @@ def _decide_threshold(job: Job, params: Mapping[str, Any]) -> tuple[Job, Mapping
     if rule is None:
         return job, None
     with job.progress("decide the threshold"):
-        signature, decision = threshold.decide(job.dataset, rule, job.options.estimator, params, random_state=job.random_state)
+        signature, decision = threshold.decide(
+            job.dataset,
+            rule,
+            job.options.estimator,
+            params,
+            random_state=job.random_state,
+            calibrate=job.options.calibrate,
+        )
     note(f"class '{decision['positive']}' is predicted from a probability of {decision['threshold']:g} on")
     return replace(job, dataset=replace(job.dataset, signature=signature)), decision
 
 
 def _fit(job: Job, params: Mapping[str, Any]) -> Candidate:
     with job.progress(f"fit {job.options.estimator} on {len(job.dataset.train)} rows"):
-        return fit_candidate(job.dataset, job.options.estimator, params, random_state=job.random_state)
+        return fit_candidate(
+            job.dataset,
+            job.options.estimator,
+            params,
+            random_state=job.random_state,
+            calibrate=job.options.calibrate,
+            level=job.options.coverage,
+        )
 
 
 def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store: Store) -> tuple[str | None, Evidence]:

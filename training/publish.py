@@ -122,12 +122,20 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         importance=publication.importance,
         search=publication.search,
         decision=publication.decision,
+        calibration=_calibration(publication),
         limits=publication.floors,
         verdict=verdict,
         forced=options.force and not verdict.accepted,
         tags=options.tags,
         tracking="none" if record is None else "mlflow",
     )
+
+
+def _calibration(publication: Publication) -> dict[str, Any] | None:
+    """How the probabilities were corrected, and with how many rows the bound of the coverage was found."""
+    held_back = publication.candidate.dataset.calibration
+    record = {"method": publication.options.calibrate, "rows": None if held_back is None else len(held_back)}
+    return {key: value for key, value in record.items() if value is not None} or None
 
 
 def select_golden_rows(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[Any], signature: Signature) -> list[int]:

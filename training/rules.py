@@ -18,7 +18,7 @@ from serve_app.artifacts.signature import Signature
 from training.comparison import Comparison
 from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics, baseline_f1_score
 
-LOWER_IS_BETTER = frozenset({"mae", "rmse", "log_loss", "brier"})
+LOWER_IS_BETTER = frozenset({"mae", "rmse", "log_loss", "brier", "interval_width", "set_size"})
 """Metrics whose floor is a ceiling."""
 
 IRIS_ACCURACY = 0.85
@@ -26,6 +26,16 @@ IRIS_ACCURACY = 0.85
 
 _ROUNDING = 1e-12  # equal metrics may differ by this much
 _BARELY = 1e-6  # a metric that is better than a constant answer is better by more
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageEvidence:
+    """What the held-out rows say of a coverage of `level`: the share that is covered, and the least that chance explains."""
+
+    level: float
+    share: float
+    rows: int
+    least: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +46,7 @@ class Evidence:
     served model, or the share by which rmse may grow. A floor in `constant` is what a constant answer reaches: the metric must be
     better. `compared_by` is what two classifiers are compared by. `never_predicted` are classes that the model does not predict,
     with their held-out rows. `servable` is whether replicas with the trainer's load policy open the candidate: it has an ONNX form
-    that is proven equal, or pickles are allowed.
+    that is proven equal, or pickles are allowed. `coverage` is None for a model without one.
     """
 
     metrics: Metrics
@@ -47,6 +57,7 @@ class Evidence:
     compared_by: Literal["accuracy", "balanced_accuracy"] = "accuracy"
     never_predicted: Mapping[str, int] = field(default_factory=dict)
     servable: bool = True
+    coverage: CoverageEvidence | None = None
 
 
 Rule = Callable[[Evidence], Iterable[str]]
@@ -106,7 +117,23 @@ def replicas_can_open(evidence: Evidence) -> Iterable[str]:
         )
 
 
-VERDICT_RULES: tuple[Rule, ...] = (floors_are_met, every_class_is_predicted, not_worse_than_served, replicas_can_open)
+def coverage_is_reached(evidence: Evidence) -> Iterable[str]:
+    """Intervals or prediction sets hold the true value as often as they promise, within what chance explains."""
+    coverage = evidence.coverage
+    if coverage is not None and coverage.share < coverage.least:
+        yield (
+            f"the coverage is {coverage.share:.4f} on {coverage.rows} held-out rows, below the {coverage.least:.4f} that chance "
+            f"explains at least for {coverage.level:g}: these rows differ from those that the bound was found with"
+        )
+
+
+VERDICT_RULES: tuple[Rule, ...] = (
+    floors_are_met,
+    every_class_is_predicted,
+    not_worse_than_served,
+    replicas_can_open,
+    coverage_is_reached,
+)
 
 
 def judge(evidence: Evidence) -> Verdict:

@@ -41,6 +41,7 @@ TrackingUri = Annotated[
 DEFAULT_MODEL_NAME = "IrisClassifier"
 ModelName = Annotated[str, typer.Option(help="Name of the registered model.")]
 TaskChoice = Literal["auto", "classification", "regression"]
+CalibrationMethod = Literal["sigmoid", "isotonic"]
 _FOREST = ESTIMATORS["random-forest"].classification.defaults
 
 
@@ -260,6 +261,16 @@ class TrainOptions:
     positive_class: Annotated[
         str | None, typer.Option(help="The class that the threshold and the costs mean. (default: the second one)")
     ] = None
+    calibrate: Annotated[
+        CalibrationMethod | None,
+        typer.Option(help="Correct the probabilities in a cross-validation, so that of rows with 0.8 about 80 in 100 are right."),
+    ] = None
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Answer with an interval or a set of classes that holds the true value so often, as 0.9."
+        ),
+    ] = None
     allow_unpredicted_classes: Annotated[
         bool, typer.Option("--allow-unpredicted-classes", help="Accept a model that never predicts one of the classes.")
     ] = False
@@ -314,6 +325,8 @@ class TrainOptions:
             raise UsageError(f"--max-depth {self.max_depth} must be at least 1, or None for no limit")
         if self.model_dir.exists() and not self.model_dir.is_dir():
             raise UsageError(f"--model-dir {self.model_dir} is a file: name a folder")
+        if self.coverage is not None and not 0.0 < self.coverage < 1.0:
+            raise UsageError(f"--coverage {self.coverage:g} must be a share between 0 and 1, like 0.9")
         self._check_columns()
         self._check_threshold()
 
