@@ -87,7 +87,8 @@ def fit_candidate(
     if signature.task == "classification" and not hasattr(model, "predict_proba"):
         if signature.threshold is not None:
             raise UsageError(f"a threshold needs probabilities, which {estimator} does not give: use another --estimator")
-        signature = replace(signature, probabilistic=False)
+        outputs = tuple(replace(output, probabilistic=False) for output in signature.outputs)
+        signature = replace(signature, probabilistic=bool(outputs), outputs=outputs)
     buffer = io.BytesIO()
     joblib.dump(model, buffer, compress=("zlib", 3))
     encode = dict(getattr(model, "steps", [])).get(ENCODE)
@@ -178,8 +179,8 @@ def gather_evidence(
 
 def _coverage_evidence(candidate: Candidate) -> CoverageEvidence | None:
     promised, held_back = candidate.signature.coverage, candidate.dataset.calibration
-    if promised is None or held_back is None or candidate.metrics.coverage is None:
+    share = candidate.metrics.scalars().get("coverage")
+    if promised is None or held_back is None or share is None:
         return None
     rows = candidate.metrics.rows
-    least = coverage.least_share(promised.level, rows, len(held_back))
-    return CoverageEvidence(promised.level, candidate.metrics.coverage, rows, least)
+    return CoverageEvidence(promised.level, share, rows, coverage.least_share(promised.level, rows, len(held_back)))

@@ -73,7 +73,7 @@ def compare(
         theirs = served_predictions(served, rows, signature, policy)
     except NotComparable as error:
         return Comparison(False, str(error), served.version, served.digest, refused=error.refused)
-    only_new, only_served = paired(predicted, theirs, target) if signature.task == "classification" else (None, None)
+    only_new, only_served = paired(predicted, theirs, target) if signature.classes else (None, None)
     return Comparison(
         compared=True,
         version=served.version,
@@ -152,4 +152,7 @@ def _difference(served: Signature, new: Signature) -> str | None:
         return "other features"
     if sorted(map(str, served.classes)) != sorted(map(str, new.classes)):
         return "other classes"
+    targets = [[(part.target, sorted(map(str, part.classes))) for _, part in each.parts] for each in (served, new)]
+    if targets[0] != targets[1]:
+        return "other targets"
     return None

@@ -22,7 +22,7 @@ from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Coverage, Signature
 from serve_app.errors import UsageError
 from training.dataset import Dataset
-from training.evaluate import Metrics, RegressionMetrics
+from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics
 
 SHARE = 0.25
 """Share of the training rows that is held back, unless the level needs more."""
@@ -113,6 +113,7 @@ def measured(metrics: Metrics, scores: Scores, target: npt.NDArray[Any], signatu
     share = float(np.mean(covered(scores, target, signature)))
     if isinstance(metrics, RegressionMetrics):
         return replace(metrics, coverage=share, interval_width=2.0 * signature.coverage.bound)
+    assert isinstance(metrics, ClassificationMetrics)
     size = float(prediction_sets(scores, signature, signature.coverage).sum(axis=1).mean())
     return replace(metrics, coverage=share, set_size=size)
 

@@ -14,6 +14,10 @@ from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Label, Signature, Task
 
 
+COVERAGE_METRICS = ("coverage", "set_size", "interval_width")
+"""The metrics of intervals and prediction sets."""
+
+
 class _Metrics:
     """What the metrics of both tasks have in common; the fields are those of `metrics.json`."""
 
@@ -98,7 +102,33 @@ class RegressionMetrics(_Metrics):
     interval_width: float | None = None
 
 
-Metrics = ClassificationMetrics | RegressionMetrics
+@dataclass(frozen=True, slots=True)
+class SeveralMetrics(_Metrics):
+    """The metrics of each of several targets, by its name."""
+
+    NAMES: ClassVar = ()
+
+    rows: int
+    per_target: Mapping[str, ClassificationMetrics | RegressionMetrics]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of each metric over the targets, without those that are not known of all, and those in units of a target."""
+        targets = [metrics.scalars() for metrics in self.per_target.values()]
+        names = [name for name in targets[0] if name not in ("mae", "rmse") and all(name in scalars for scalars in targets)]
+        return {name: float(np.mean([scalars[name] for scalars in targets])) for name in names}
+
+    def scalars(self) -> dict[str, float]:
+        """The means, and the metrics of each target as `METRIC_TARGET`."""
+        own = {f"{name}_{target}": value for target, each in self.per_target.items() for name, value in each.scalars().items()}
+        return {**self.means, **own}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds them: the means, and the metrics of each target below `per_target`."""
+        return {**self.means, "rows": self.rows, "per_target": {name: each.to_dict() for name, each in self.per_target.items()}}
+
+
+Metrics = ClassificationMetrics | RegressionMetrics | SeveralMetrics
 
 METRIC_NAMES: Mapping[Task, tuple[str, ...]] = {
     "classification": ClassificationMetrics.NAMES,
@@ -107,7 +137,9 @@ METRIC_NAMES: Mapping[Task, tuple[str, ...]] = {
 
 
 def predictions(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
-    """What serving answers: the predicted class, or the value. One entry for each row."""
+    """What serving answers: the predicted class, or the value. One entry for each row; (rows, targets) for several targets."""
+    if signature.outputs:
+        return np.column_stack([predictions(scores[:, at], part) for at, part in signature.parts])
     if signature.task == "regression":
         return np.asarray(scores, dtype=np.float64)
     return positions_to_labels(predicted_positions(scores, signature), signature.classes)
@@ -126,6 +158,8 @@ def measure(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: Si
 
     Metrics of probabilities are known only with the `scores` of a classifier that gives probabilities.
     """
+    if signature.outputs:
+        return _several(target, predicted, signature, scores)
     if signature.task == "regression":
         return _regression(target, predicted)
     metrics = _classification(target, predicted, signature.classes)
@@ -173,6 +207,21 @@ def _positions(labels: npt.NDArray[Any], classes: Sequence[Label]) -> npt.NDArra
     """The position of each label: labels may be texts, numbers or booleans, which scikit-learn does not mix."""
     order = {str(label): position for position, label in enumerate(classes)}
     return np.array([order[str(label)] for label in labels.tolist()], dtype=np.intp)
+
+
+def _several(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: Signature, scores: Scores | None) -> SeveralMetrics:
+    measured: dict[str, ClassificationMetrics | RegressionMetrics] = {}
+    for column, (at, part) in enumerate(signature.parts):
+        own = measure(target[:, column], predicted[:, column], part, None if scores is None else scores[:, at])
+        assert not isinstance(own, SeveralMetrics)
+        measured[part.target] = own
+    return SeveralMetrics(len(target), measured)
+
+
+def metric_names(signature: Signature) -> tuple[str, ...]:
+    """The metrics that a floor can be set for; of several targets also those of each target."""
+    names = METRIC_NAMES.get(signature.task, ())
+    return (*names, *(f"{name}_{output.name}" for output in signature.outputs for name in names))
 
 
 def _roc_auc(true: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64]) -> float | None:

@@ -22,8 +22,10 @@ import pandas as pd
 from sklearn.base import is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.utils import get_tags
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from serve_app.artifacts.dates import DateForm
@@ -59,6 +61,8 @@ def build(
     if known is not None and known.needs_scaling:
         steps.append(("scale", StandardScaler()))
     model = model if calibrate is None else calibration.calibrated(model, calibrate)
+    if signature.outputs and not get_tags(model).target_tags.multi_output:
+        model = MultiOutputClassifier(model) if signature.task == "classification" else MultiOutputRegressor(model)
     steps.append(("model", model))
     if any(feature.kind != "number" or feature.nullable for feature in signature.features):
         steps.insert(0, (ENCODE, encoder(signature)))
@@ -89,7 +93,8 @@ def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str,
     """Fit in place and return the warnings of scikit-learn; raises UsageError when the estimator cannot learn this table."""
     estimator = calibration.inner(final_estimator(model))
     # The parameter stays in the fitted forest, and one thread answers a single row fastest: so it is set for the fit only.
-    threads = len(frame) >= THREADED_ROWS and "n_jobs" in estimator.get_params(deep=False) and estimator.n_jobs is None
+    one = not isinstance(estimator, MultiOutputClassifier | MultiOutputRegressor)  # others start processes, not threads
+    threads = one and len(frame) >= THREADED_ROWS and "n_jobs" in estimator.get_params(deep=False) and estimator.n_jobs is None
     if threads:
         estimator.set_params(n_jobs=-1)
     try:

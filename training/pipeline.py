@@ -31,7 +31,7 @@ from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison, require_same_columns
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
-from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
+from training.evaluate import COVERAGE_METRICS, ClassificationMetrics, Metrics, RegressionMetrics, metric_names
 from training.importance import Importance
 from training.publish import Publication
 from training.report import write_columns, write_report
@@ -143,6 +143,8 @@ def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Data
         dataset = _load_dataset(options, source, seed)
         if options.threshold_rule is not None:
             dataset = replace(dataset, signature=threshold.check(dataset.signature, options.threshold_rule))
+        if options.search and dataset.signature.outputs:
+            raise UsageError("--search compares candidates for one target: leave it out, or name one --target")
         if options.calibrate is not None:
             calibration.check(dataset.signature)
         if options.coverage is not None:
@@ -211,10 +213,12 @@ def _load_dataset(options: TrainOptions, source: Location | None, seed: int) -> 
 
 def _floors(options: TrainOptions, dataset: Dataset) -> dict[str, float]:
     """The default floors, and over them those of the flags."""
-    known = METRIC_NAMES[dataset.signature.task]
+    known = metric_names(dataset.signature)
     for name in options.floors:
         if name not in known:
             raise UsageError(f"a {dataset.signature.task} has no metric '{name}': use {', '.join(known)}")
+        if name in COVERAGE_METRICS and options.coverage is None:
+            raise UsageError(f"--floor {name} needs --coverage, which gives intervals and prediction sets")
     defaults = default_floors(dataset.test_target, dataset.signature, built_in=options.data is None)
     return {**defaults, **options.floors}
 
@@ -300,7 +304,7 @@ def _plots(candidate: Candidate, measured: Importance) -> dict[str, bytes]:
     plots = {IMPORTANCE_IMAGE: figures.importances(measured, signature)} if measured.mean else {}
     if isinstance(candidate.metrics, ClassificationMetrics):
         plots[CONFUSION_IMAGE] = figures.confusion(candidate.metrics.confusion_matrix, signature.classes)
-    else:
+    elif isinstance(candidate.metrics, RegressionMetrics):
         plots[RESIDUALS_IMAGE] = figures.residuals(candidate.target, candidate.predictions)
     return plots
 

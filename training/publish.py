@@ -110,7 +110,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
             name=dataset.name,
             sha256=dataset.sha256,
             rows=dataset.rows,
-            columns=len(signature.features) + 1,
+            columns=len(signature.features) + max(1, len(signature.outputs)),
             held_out=len(dataset.test),
         ),
         code=source_code(),

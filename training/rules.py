@@ -16,7 +16,7 @@ import numpy.typing as npt
 from serve_app.artifacts.manifest import Verdict
 from serve_app.artifacts.signature import Signature
 from training.comparison import Comparison
-from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics, baseline_f1_score
+from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics, SeveralMetrics, baseline_f1_score
 
 LOWER_IS_BETTER = frozenset({"mae", "rmse", "log_loss", "brier", "interval_width", "set_size"})
 """Metrics whose floor is a ceiling."""
@@ -71,12 +71,18 @@ def floors_are_met(evidence: Evidence) -> Iterable[str]:
         value = scalars.get(name, math.nan)
         if name not in scalars:
             yield f"{name} is not known, because the model gives no probabilities or the held-out rows have one class only"
-        elif name in LOWER_IS_BETTER and not value <= floor:
+        elif _base(name, evidence.metrics) in LOWER_IS_BETTER and not value <= floor:
             yield f"{name} is {value:.4f}, above the allowed {floor:g}"
         elif name in evidence.constant and not value > floor + _BARELY:
             yield f"{name} is {value:.4f}, not better than the {floor:.4f} of always giving the same answer"
-        elif name not in LOWER_IS_BETTER and not value >= floor:
+        elif _base(name, evidence.metrics) not in LOWER_IS_BETTER and not value >= floor:
             yield f"{name} is {value:.4f}, below the required {floor:g}"
+
+
+def _base(name: str, metrics: Metrics) -> str:
+    """The name of a metric without that of a target."""
+    targets = metrics.per_target if isinstance(metrics, SeveralMetrics) else {}
+    return next((name.removesuffix(f"_{target}") for target in targets if name.endswith(f"_{target}")), name)
 
 
 def every_class_is_predicted(evidence: Evidence) -> Iterable[str]:
@@ -97,6 +103,10 @@ def not_worse_than_served(evidence: Evidence) -> Iterable[str]:
     if isinstance(new, ClassificationMetrics) and isinstance(served, ClassificationMetrics):
         name: str = evidence.compared_by
         value, other = (metrics.scalars()[name] for metrics in (new, served))
+        worse = value < other - evidence.tolerance - _ROUNDING
+    elif isinstance(new, SeveralMetrics) and isinstance(served, SeveralMetrics):
+        name = "the mean accuracy" if "accuracy" in new.means else "the mean r2"
+        value, other = (metrics.means[name.rpartition(" ")[2]] for metrics in (new, served))
         worse = value < other - evidence.tolerance - _ROUNDING
     elif isinstance(new, RegressionMetrics) and isinstance(served, RegressionMetrics):
         name, value, other = "rmse", new.rmse, served.rmse
@@ -147,6 +157,10 @@ def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: 
 
     With a threshold, which is set to find more of one class at the cost of the other, the F1 does not count.
     """
+    if signature.outputs:
+        parts = enumerate(part for _, part in signature.parts)
+        by_target = {part.target: default_floors(target[:, at], part, built_in=False) for at, part in parts}
+        return {f"{metric}_{name}": floor for name, own in by_target.items() for metric, floor in own.items()}
     if signature.task == "regression":
         return {"r2": 0.0}
     if built_in:
@@ -159,6 +173,9 @@ def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: 
 
 def constant_floors(signature: Signature, own: Collection[str], *, built_in: bool) -> frozenset[str]:
     """The metrics that must be better than those of a constant answer: the default floors, except those that a flag sets."""
+    if signature.outputs:
+        names = [f"{name}_{part.target}" for _, part in signature.parts for name in constant_floors(part, (), built_in=False)]
+        return frozenset(names) - frozenset(own)
     if signature.task == "regression":
         return frozenset({"r2"}) - frozenset(own)
     if built_in:

@@ -24,6 +24,7 @@ def check(signature: Signature, rule: ThresholdRule) -> Signature:
     """
     if len(signature.classes) != 2:
         what = "a regression" if signature.task == "regression" else f"{len(signature.classes)} classes"
+        what = "several targets" if signature.outputs else what
         raise UsageError(f"a threshold needs a target with two classes, and '{signature.target}' has {what}: leave it out")
     positive = signature.classes[1]
     if rule.positive is not None:

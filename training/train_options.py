@@ -173,7 +173,7 @@ class TrainOptions:
         str | None,
         typer.Option(help="CSV or Parquet: a file, a folder, gs://…, s3://…, or https://…. (default: the iris flowers)"),
     ] = None
-    target: Annotated[str | None, typer.Option(help="Column to predict.")] = None
+    target: Annotated[str | None, typer.Option(help="Column to predict, or several of one kind as A,B.")] = None
     task: Annotated[TaskChoice, typer.Option(help="Predict a class or a number; auto decides by the values of the target.")] = (
         "auto"
     )
