@@ -19,14 +19,19 @@ from serve_app.errors import BundleRefused, UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
 from serve_app.inference.policy import LoadPolicy
 from training import calibration, coverage, evaluate, fit
-from training.comparison import Comparison, compare
+from training.answer_shape import answer_shape
+from training.comparison import Comparison, compare, compare_answers
 from training.dataset import Dataset, json_rows
-from training.evaluate import ClassificationMetrics, Metrics
+from training.evaluate import AnyMetrics, ClassificationMetrics
 from training.rules import CoverageEvidence, Evidence
 from training.train_options import CalibrationMethod
+from training.unlabelled import UNLABELLED, answer_shares
 
 FEW_ROWS = 5
 """Held-out rows of a class from which on a model that predicts it for none of them is refused."""
+
+SHAPE_ROWS = 100
+"""Training rows that a model without a target is asked to find the shape of its answers."""
 
 COMPARED_ROWS = 10_000
 """Held-out rows on which the candidate and the served model are compared, at most."""
@@ -51,7 +56,7 @@ class Candidate:
     held_out: Matrix
     rows: list[dict[str, Label | None]]
     scores: Scores
-    metrics: Metrics
+    metrics: AnyMetrics
     notes: tuple[str, ...]
     never_predicted: Mapping[str, int] = field(default_factory=dict)
 
@@ -83,7 +88,7 @@ def fit_candidate(
     signature = dataset.signature
     model = fit.build(signature, estimator, params, random_state=random_state, calibrate=calibrate)
     with calibration.cross_validation(fit.final_estimator(model), dataset, random_state):
-        notes = fit.fit(model, dataset.train, dataset.train_target)
+        notes = fit.fit(model, dataset.train, None if signature.task in UNLABELLED else dataset.train_target)
     if signature.task == "classification" and not hasattr(model, "predict_proba"):
         if signature.threshold is not None:
             raise UsageError(f"a threshold needs probabilities, which {estimator} does not give: use another --estimator")
@@ -99,16 +104,14 @@ def fit_candidate(
     )
     unpickled = strip_encoder(joblib.load(io.BytesIO(buffer.getvalue())))
     with fit.threads_for(len(train)):
+        if signature.task in UNLABELLED:  # the clusters are known after the fit
+            shape = answer_shape(unpickled, train[:SHAPE_ROWS])
+            signature = replace(signature, classes=shape.classes, probabilistic=shape.probabilistic, distance=shape.distance)
         backend = SklearnBackend(unpickled, signature)
         if level is not None and dataset.calibration_target is not None:
             signature = coverage.with_coverage(signature, backend.scores(held_back[0]), dataset.calibration_target, level)
         scores = backend.scores(held_out)
-        metrics = coverage.measured(
-            evaluate.measure(dataset.test_target, evaluate.predictions(scores, signature), signature, scores),
-            scores,
-            dataset.test_target,
-            signature,
-        )
+        metrics = _measured(dataset, scores, signature)
         never, seldom = _never_predicted(metrics, backend, train, signature)
     return Candidate(
         dataset=dataset,
@@ -126,8 +129,16 @@ def fit_candidate(
     )
 
 
+def _measured(dataset: Dataset, scores: Scores, signature: Signature) -> AnyMetrics:
+    """The metrics on the held-out rows, given by their scores."""
+    if signature.task in UNLABELLED:
+        return answer_shares(scores, signature)
+    metrics = evaluate.measure(dataset.test_target, evaluate.predictions(scores, signature), signature, scores)
+    return coverage.measured(metrics, scores, dataset.test_target, signature)
+
+
 def _never_predicted(
-    metrics: Metrics, backend: SklearnBackend, train: Matrix, signature: Signature
+    metrics: AnyMetrics, backend: SklearnBackend, train: Matrix, signature: Signature
 ) -> tuple[dict[str, int], list[str]]:
     """The classes that are never predicted with their held-out rows, and notes on those that only the held-out rows do not show.
 
@@ -161,8 +172,11 @@ def gather_evidence(
         comparison = Comparison(False, f"{error.reason}: {error}", refused=error.reason)
     else:
         count = len(candidate.rows)
-        predicted, target = candidate.predictions[:count], candidate.target[:count]
-        comparison = compare(served, candidate.rows, predicted, target, candidate.signature, policy)
+        if candidate.signature.task in UNLABELLED:
+            comparison = compare_answers(served, candidate.rows, candidate.scores[:count], candidate.signature, policy)
+        else:
+            predicted, target = candidate.predictions[:count], candidate.target[:count]
+            comparison = compare(served, candidate.rows, predicted, target, candidate.signature, policy)
     evidence = Evidence(
         metrics=candidate.metrics,
         comparison=comparison,

@@ -64,6 +64,7 @@ def describe(
     """The target first, then the features in their order; `columns` are those of the whole table, `target` the labels (rows,)."""
     names = _names(signature)
     parts = [part for _, part in signature.parts] or [signature]
+    parts = [part for part in parts if part.task in ("classification", "regression")]  # others have no target
     values_of = dict(enumerate(np.asarray(target).T)) if signature.outputs else {0: target}
     reports = [_target(pd.Series(values_of[at]), part, sources.get(part.target, "guessed"), names) for at, part in enumerate(parts)]
     for feature in signature.features:

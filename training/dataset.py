@@ -27,7 +27,7 @@ from training import held_out
 from training.column_report import ColumnReport, Source, describe, looks_like_identifier
 from training.complaints import DROP_RARE, DROP_UNLABELLED, Complaint, Complaints
 from training.held_out import Split
-from training.train_options import TaskChoice
+from training.train_options import WITHOUT_TARGET, TaskChoice
 
 MAX_CLASSES = 100
 """Different values of a target that is predicted as a class."""
@@ -96,16 +96,22 @@ def load(
     `dates` the columns that flags declare as dates, with their formats. The newest rows by `time_column` are held out, or whole
     groups of `group_column`, or random rows.
     """
+    if source is not None and target is None and task not in WITHOUT_TARGET:
+        raise UsageError("--data needs --target, the name of the column to predict")
     ranges = {**(IRIS_BOUNDS if source is None else {}), **(bounds or {})}
     data, name, target = _read(source, target, flags, missing, kinds or {})
     forms, grouped = dates or {}, [] if group_column is None or group_column in drop else [group_column]
-    targets = target_names(target, data.frame.columns)
+    unlabelled = WITHOUT_TARGET.get(task)
+    targets = [] if unlabelled is not None else target_names(target, data.frame.columns)
     features = _features(data, name, targets, [*drop, *grouped], ranges, [column for column in forms if column != time_column])
     complaints = Complaints()
     columns, date_forms = _usable(data, features.columns, forms, complaints)
     leaves = Leaves(drop_unlabelled, drop_rare)
     try:
-        labels, decided, kept, left_out = _all_labels(targets, data, task, leaves, complaints)
+        if unlabelled is None:
+            labels, decided, kept, left_out = _all_labels(targets, data, task, leaves, complaints)
+        else:
+            labels, decided, kept, left_out = np.zeros(len(features)), unlabelled, np.ones(len(features), bool), []
     except UsageError as error:
         complaints.add(Complaint(str(error), ""))
     complaints.raise_any()
@@ -114,7 +120,7 @@ def load(
     if not kept.all():
         table, labels, frame = table[kept], labels[kept], frame[kept]
         columns = {column: table[column] for column in table.columns}
-    stratified: Task = "regression" if len(targets) > 1 else decided  # rows of several targets are held out by no class
+    stratified: Task = decided if len(targets) == 1 else "regression"  # rows of several targets are held out by no class
     split = _split(frame, labels, stratified, test_size, random_state, time_column, group_column, forms)
     train_rows, test_rows = split.train, split.test
     described = _describe(table, train_rows, ranges, whole, date_forms)
@@ -122,6 +128,8 @@ def load(
     if len(targets) > 1:
         outputs = tuple(_output(each, labels[:, at], decided, train_rows) for at, each in enumerate(targets))
         signature = _signature_of(described, decided, outputs, data.missing)
+    elif unlabelled is not None:
+        signature = _without_target(described, unlabelled, data.missing)
     else:
         classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
         signature = Signature(described, decided, classes, targets[0], missing=data.missing)
@@ -166,10 +174,8 @@ def _read(
     """The raw table, its name, and the name of the target column."""
     if source is None:
         return Table(*_iris(), description="", missing=MISSING, kinds=kinds), "iris", target or "species"
-    if target is None:
-        raise UsageError("--data needs --target, the name of the column to predict")
     location = Location.of(source)
-    return read_table(location, flags=flags, missing=missing, kinds=kinds), location.name, target
+    return read_table(location, flags=flags, missing=missing, kinds=kinds), location.name, target or ""
 
 
 def target_names(target: str, columns: Collection[str]) -> list[str]:
@@ -202,7 +208,8 @@ def _features(
             raise UsageError(f"the target column '{target}' is not in {name}; there are: {_joined(frame.columns)}")
     features = frame.drop(columns=list(targets))
     if not len(features.columns):
-        raise UsageError(f"{name} has no column besides the target '{', '.join(targets)}': there is nothing to learn from")
+        besides = f" besides the target '{', '.join(targets)}'" if targets else ""
+        raise UsageError(f"{name} has no column{besides}: there is nothing to learn from")
     for column in ranges:
         if column not in features.columns:
             raise UsageError(f"--bounds '{column}' names no feature; there are: {_joined(features.columns)}")
@@ -311,6 +318,13 @@ def _output(name: str, labels: Labels, task: Task, train: npt.NDArray[Any]) -> O
     return Output(name, classes)
 
 
+def _without_target(features: tuple[Feature, ...], task: Task, missing: Any) -> Signature:
+    """The signature before the fit, which decides the number of clusters."""
+    if task == "clustering":
+        return Signature(features, task, (0,), target="cluster", probabilistic=False, missing=missing)
+    return Signature(features, task, target="outlier", missing=missing)
+
+
 def _signature_of(features: tuple[Feature, ...], task: Task, outputs: tuple[Output, ...], missing: Any) -> Signature:
     try:
         return Signature(features, task, target=", ".join(output.name for output in outputs), missing=missing, outputs=outputs)
@@ -377,7 +391,7 @@ def _labels(
 
 
 def _task(values: pd.Series[Any], task: TaskChoice, *, numeric: bool, whole: bool) -> Task:
-    if task != "auto":
+    if task == "classification" or task == "regression":
         return task
     distinct = int(values.nunique())
     few = distinct <= MAX_CLASS_NUMBERS and distinct <= max(2, len(values) // 10)

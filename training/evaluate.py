@@ -12,7 +12,7 @@ import numpy.typing as npt
 from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Label, Signature, Task
-
+from training.unlabelled import AnswerShares
 
 COVERAGE_METRICS = ("coverage", "set_size", "interval_width")
 """The metrics of intervals and prediction sets."""
@@ -130,9 +130,14 @@ class SeveralMetrics(_Metrics):
 
 Metrics = ClassificationMetrics | RegressionMetrics | SeveralMetrics
 
+AnyMetrics = Metrics | AnswerShares
+"""Metrics, or for a model without a target the shares of its answers."""
+
 METRIC_NAMES: Mapping[Task, tuple[str, ...]] = {
     "classification": ClassificationMetrics.NAMES,
     "regression": RegressionMetrics.NAMES,
+    "outlier detection": ("outlier_share",),
+    "clustering": ("largest_cluster_share",),
 }
 
 
@@ -220,7 +225,7 @@ def _several(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: S
 
 def metric_names(signature: Signature) -> tuple[str, ...]:
     """The metrics that a floor can be set for; of several targets also those of each target."""
-    names = METRIC_NAMES.get(signature.task, ())
+    names = METRIC_NAMES[signature.task]
     return (*names, *(f"{name}_{output.name}" for output in signature.outputs for name in names))
 
 

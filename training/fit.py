@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
@@ -34,8 +34,9 @@ from serve_app.errors import UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE
 from serve_app.inference.date_parts import DateCoder, DateParts
 from training import calibration
-from training.estimators import ESTIMATORS, Estimator
+from training.estimators import ESTIMATORS, Estimator, Learner
 from training.train_options import CalibrationMethod
+from training.unsupervised import UNSUPERVISED
 
 THREADED_ROWS = 2000
 """Rows from which on fitting uses several threads."""
@@ -53,12 +54,15 @@ def build(
     when there is no such estimator, or when it has no such parameter.
     """
     known = ESTIMATORS.get(name)
-    if known is None:
+    unsupervised = UNSUPERVISED.get(name)
+    if unsupervised is not None:
+        model = _of_class(unsupervised.learner, name, params, random_state)
+    elif known is None:
         model = _from_factory(signature.task, name, params, random_state)
     else:
         model = _from_table(signature.task, name, known, params, random_state)
     steps = [*_dates(signature), *_prepare(with_parts(signature), takes_gaps=known is not None and known.takes_gaps)]
-    if known is not None and known.needs_scaling:
+    if (known is not None and known.needs_scaling) or (unsupervised is not None and unsupervised.needs_scaling):
         steps.append(("scale", StandardScaler()))
     model = model if calibrate is None else calibration.calibrated(model, calibrate)
     if signature.outputs and not get_tags(model).target_tags.multi_output:
@@ -89,8 +93,11 @@ def encoder(signature: Signature) -> ColumnTransformer:
     return ColumnTransformer(runs)
 
 
-def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str, ...]:
-    """Fit in place and return the warnings of scikit-learn; raises UsageError when the estimator cannot learn this table."""
+def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any] | None) -> tuple[str, ...]:
+    """Fit in place and return the warnings of scikit-learn; `target` is None for a task without one.
+
+    Raises UsageError when the estimator cannot learn this table.
+    """
     estimator = calibration.inner(final_estimator(model))
     # The parameter stays in the fitted forest, and one thread answers a single row fastest: so it is set for the fit only.
     one = not isinstance(estimator, MultiOutputClassifier | MultiOutputRegressor)  # others start processes, not threads
@@ -198,6 +205,17 @@ def _from_table(task: Task, name: str, known: Estimator, params: Mapping[str, An
     return factory(**values)
 
 
+def _of_class(learner: Learner, name: str, params: Mapping[str, Any], random_state: int) -> Any:
+    """An estimator that learns without a target."""
+    factory = learner.load()
+    accepted = inspect.signature(factory).parameters
+    for parameter in params:
+        if parameter not in accepted:
+            raise UsageError(f"{name} has no parameter {parameter}: leave --{parameter.replace('_', '-')} out")
+    values = {**learner.defaults, **params}
+    return factory(**values, **({"random_state": random_state} if "random_state" in accepted else {}))
+
+
 def _from_factory(task: Task, path: str, params: Mapping[str, Any], random_state: int) -> Any:
     """The estimator that the user's function `package.module:factory` returns.
 
@@ -212,11 +230,23 @@ def _from_factory(task: Task, path: str, params: Mapping[str, Any], random_state
         estimator = factory(**{name: value for name, value in arguments.items() if name in accepted})
     except Exception as error:
         raise UsageError(f"the factory {path} failed ({type(error).__name__}: {_one_line(error, 200)})") from error
-    suits = is_classifier if task == "classification" else is_regressor
+    suits = _SUITS[task]
     if not hasattr(estimator, "fit") or not hasattr(estimator, "__sklearn_tags__") or not suits(estimator):
         kind = type(estimator).__name__
         raise UsageError(f"the factory {path} returned a {kind}, which is no scikit-learn estimator for a {task}")
     return estimator
+
+
+def _is_clustering(estimator: Any) -> bool:
+    return bool(is_clusterer(estimator)) or get_tags(estimator).estimator_type == "density_estimator"
+
+
+_SUITS: Mapping[Task, Callable[[Any], bool]] = {
+    "classification": is_classifier,
+    "regression": is_regressor,
+    "outlier detection": is_outlier_detector,
+    "clustering": _is_clustering,
+}
 
 
 def _load_factory(path: str) -> tuple[Callable[..., Any], Collection[str]]:

@@ -31,12 +31,13 @@ from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison, require_same_columns
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
-from training.evaluate import COVERAGE_METRICS, ClassificationMetrics, Metrics, RegressionMetrics, metric_names
+from training.evaluate import COVERAGE_METRICS, AnyMetrics, ClassificationMetrics, RegressionMetrics, metric_names
 from training.importance import Importance
 from training.publish import Publication
 from training.report import write_columns, write_report
 from training.rules import Evidence, constant_floors, default_floors, judge
 from training.train_options import TrainOptions
+from training.unlabelled import UNLABELLED
 
 if TYPE_CHECKING:
     from training.run_record import RunRecord
@@ -49,7 +50,7 @@ class Outcome:
 
     verdict: Verdict
     comparison: Comparison
-    metrics: Metrics
+    metrics: AnyMetrics
     manifest: Manifest
     entry: Entry | None
     report: Path
@@ -282,6 +283,8 @@ def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store
 
 def _measure_importance(job: Job, candidate: Candidate, converted: Converted) -> Importance:
     signature, seconds = candidate.signature, job.options.importance_seconds
+    if signature.task in UNLABELLED:
+        return Importance({}, {})
     if converted.model is None:
         score = SklearnBackend(candidate.estimator, signature).scores
     else:

@@ -23,11 +23,13 @@ from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, MANIFEST, METRICS, O
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.signing import Sign
 from serve_app.artifacts.store import Entry
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from training import card, fit
 from training.candidate import Candidate
 from training.convert import Converted
 from training.reference import reference
 from training.train_options import TrainOptions
+from training.unlabelled import UNLABELLED, answers
 
 if TYPE_CHECKING:
     from training.run_record import RunRecord
@@ -110,7 +112,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
             name=dataset.name,
             sha256=dataset.sha256,
             rows=dataset.rows,
-            columns=len(signature.features) + max(1, len(signature.outputs)),
+            columns=len(signature.features) + (0 if signature.task in UNLABELLED else max(1, len(signature.outputs))),
             held_out=len(dataset.test),
         ),
         code=source_code(),
@@ -118,7 +120,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         onnx=publication.converted.facts,
         trained_at=publication.trained_at,
         test_size=options.test_size,
-        reference=reference(dataset.train, dataset.train_target, signature),
+        reference=reference(dataset.train, _reference_target(candidate), signature),
         importance=publication.importance,
         search=publication.search,
         decision=publication.decision,
@@ -129,6 +131,15 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         tags=options.tags,
         tracking="none" if record is None else "mlflow",
     )
+
+
+def _reference_target(candidate: Candidate) -> npt.NDArray[Any]:
+    """The targets of the training rows; of a model without a target, the scores or clusters that it gives them."""
+    signature = candidate.signature
+    if signature.task not in UNLABELLED:
+        return candidate.dataset.train_target
+    scores = SklearnBackend(candidate.estimator, signature).scores(candidate.train)
+    return scores if signature.task == "outlier detection" else answers(scores, signature)
 
 
 def _calibration(publication: Publication) -> dict[str, Any] | None:

@@ -16,10 +16,16 @@ import numpy.typing as npt
 from serve_app.artifacts.manifest import Verdict
 from serve_app.artifacts.signature import Signature
 from training.comparison import Comparison
-from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics, SeveralMetrics, baseline_f1_score
+from training.evaluate import AnyMetrics, ClassificationMetrics, RegressionMetrics, SeveralMetrics, baseline_f1_score
+from training.unlabelled import INLIER, OUTLIER, UNLABELLED, AnswerShares
 
-LOWER_IS_BETTER = frozenset({"mae", "rmse", "log_loss", "brier", "interval_width", "set_size"})
+LOWER_IS_BETTER = frozenset(
+    {"mae", "rmse", "log_loss", "brier", "interval_width", "set_size", "outlier_share", "largest_cluster_share"}
+)
 """Metrics whose floor is a ceiling."""
+
+MAX_SHARE_CHANGE = 0.1
+"""By how much the share of outliers may differ from that of the served model on the same rows."""
 
 IRIS_ACCURACY = 0.85
 """The accuracy that a model of the built-in iris flowers must reach."""
@@ -49,7 +55,7 @@ class Evidence:
     that is proven equal, or pickles are allowed. `coverage` is None for a model without one.
     """
 
-    metrics: Metrics
+    metrics: AnyMetrics
     comparison: Comparison
     floors: Mapping[str, float]
     tolerance: float
@@ -79,7 +85,7 @@ def floors_are_met(evidence: Evidence) -> Iterable[str]:
             yield f"{name} is {value:.4f}, below the required {floor:g}"
 
 
-def _base(name: str, metrics: Metrics) -> str:
+def _base(name: str, metrics: AnyMetrics) -> str:
     """The name of a metric without that of a target."""
     targets = metrics.per_target if isinstance(metrics, SeveralMetrics) else {}
     return next((name.removesuffix(f"_{target}") for target in targets if name.endswith(f"_{target}")), name)
@@ -137,12 +143,36 @@ def coverage_is_reached(evidence: Evidence) -> Iterable[str]:
         )
 
 
+def answers_differ(evidence: Evidence) -> Iterable[str]:
+    """A model without labels does not give all rows the same answer, unless that is `inlier`."""
+    shares = evidence.metrics
+    if isinstance(shares, AnswerShares) and len(shares.shares) > 1 and shares.shares[shares.largest] == 1.0:
+        if shares.largest == OUTLIER:
+            yield f"all {shares.rows} held-out rows are outliers"
+        elif shares.largest != INLIER:
+            yield f"all {shares.rows} held-out rows are in the cluster {shares.largest}"
+
+
+def outliers_stay_as_rare(evidence: Evidence) -> Iterable[str]:
+    """On the same rows, the share of outliers is near that of the served model; nothing tells which of the two is right."""
+    new, served = evidence.comparison.new, evidence.comparison.served
+    if isinstance(new, AnswerShares) and isinstance(served, AnswerShares) and OUTLIER in new.shares:
+        share, other = new.shares[OUTLIER], served.shares[OUTLIER]
+        if abs(share - other) > MAX_SHARE_CHANGE:
+            yield (
+                f"{share:.4f} of the held-out rows are outliers, and {other:.4f} for version {evidence.comparison.version}, "
+                f"which is served now: more than {MAX_SHARE_CHANGE:g} apart (--force accepts that)"
+            )
+
+
 VERDICT_RULES: tuple[Rule, ...] = (
     floors_are_met,
     every_class_is_predicted,
     not_worse_than_served,
     replicas_can_open,
     coverage_is_reached,
+    answers_differ,
+    outliers_stay_as_rare,
 )
 
 
@@ -157,6 +187,8 @@ def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: 
 
     With a threshold, which is set to find more of one class at the cost of the other, the F1 does not count.
     """
+    if signature.task in UNLABELLED:
+        return {}
     if signature.outputs:
         parts = enumerate(part for _, part in signature.parts)
         by_target = {part.target: default_floors(target[:, at], part, built_in=False) for at, part in parts}
@@ -173,6 +205,8 @@ def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: 
 
 def constant_floors(signature: Signature, own: Collection[str], *, built_in: bool) -> frozenset[str]:
     """The metrics that must be better than those of a constant answer: the default floors, except those that a flag sets."""
+    if signature.task in UNLABELLED:
+        return frozenset()
     if signature.outputs:
         names = [f"{name}_{part.target}" for _, part in signature.parts for name in constant_floors(part, (), built_in=False)]
         return frozenset(names) - frozenset(own)
