@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -186,7 +186,8 @@ def print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
     """Print how a training or an adoption ended."""
     for note in outcome.notes:
         say(f"note: {note}", err=True)
-    numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.scalars().items())
+    scalars: Mapping[str, float] = getattr(outcome.metrics, "means", outcome.metrics.scalars())  # of several targets, their means
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in scalars.items())
     if not outcome.comparison.compared:
         say(f"not compared: {outcome.comparison.why}", err=True)
     if not outcome.verdict.accepted:

@@ -73,7 +73,7 @@ def convert(
     `refuses_unknown` are the features for which the estimator raises when a category is unknown: no such row is tried.
     A conversion that fails is no error: its reason is in the facts.
     """
-    if signature.task == "classification" and not signature.probabilistic:
+    if not _gives_scores(signature):
         return Converted(None, OnnxConversion(available=False, reason="the estimator gives no probabilities"))
     final = fit.final_estimator(estimator)
     booster = is_booster(final)
@@ -116,6 +116,12 @@ def convert(
             rows_compared=len(rows),
         ),
     )
+
+
+def _gives_scores(signature: Signature) -> bool:
+    """Whether the estimator gives numbers that can be compared, and not labels alone."""
+    parts = [part for _, part in signature.parts] or [signature]
+    return all(part.probabilistic or part.task != "classification" for part in parts)
 
 
 class _Different(Exception):
@@ -228,18 +234,22 @@ def to_onnx(estimator: Any, signature: Signature, dtype: str, *, float64_operato
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    from training import onnx_dates, onnx_float64
+    from training import onnx_answers, onnx_dates, onnx_float64
 
     onnx_float64.register_boosters()
     kind = DoubleTensorType if dtype == "float64" else FloatTensorType
     arguments: dict[str, Any] = {"initial_types": [("X", kind([None, len(signature.features)]))]}
     if signature.task == "classification":
         arguments["options"] = {id(estimator): {"zipmap": False}}
+    single = not signature.outputs and signature.task in ("classification", "regression")
     converters: dict[type, Any] = {DateParts: onnx_dates.convert_parts}
     shapes: dict[type, Any] = {DateParts: onnx_dates.parts_shape}
     if float64_operators:
         converters |= onnx_float64.converters()
         shapes |= onnx_float64.shapes()
+        if not single:
+            converters |= onnx_answers.converters(converters)
+            shapes |= onnx_answers.shapes(shapes)
     if float64_operators or any(feature.date for feature in signature.features):
         arguments |= {
             "target_opset": onnx_float64.OPSET,
@@ -251,7 +261,9 @@ def to_onnx(estimator: Any, signature: Signature, dtype: str, *, float64_operato
         warnings.simplefilter("ignore")
         model = convert_sklearn(estimator, **arguments)
         onnx_float64.raise_opset(model)
-    if signature.task == "classification":
+    if not single:
+        onnx_answers.join_outputs(model, signature)
+    elif signature.task == "classification":
         del model.graph.output[0]  # the label: serving takes the class of the highest probability
     serialized: bytes = model.SerializeToString()
     return serialized

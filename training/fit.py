@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.utils import get_tags
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from serve_app.artifacts.dates import DateForm
@@ -32,7 +34,10 @@ from serve_app.errors import UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE
 from serve_app.inference.boosters import Booster, BoosterClassifier, BoosterRegressor
 from serve_app.inference.date_parts import DateCoder, date_step
-from training.estimators import ESTIMATORS, STOPPING_ROUNDS, Estimator
+from training import calibration
+from training.estimators import ESTIMATORS, STOPPING_ROUNDS, Estimator, Learner
+from training.train_options import CalibrationMethod
+from training.unsupervised import UNSUPERVISED
 
 THREADED_ROWS = 2000
 """Rows from which on fitting uses several threads."""
@@ -43,15 +48,20 @@ DATES = "dates"
 _MISSING = -2.0  # the code of a gap before one-hot encoding: a category of its own, different from an unseen one
 
 
-def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_state: int) -> Any:
+def build(
+    signature: Signature, name: str, params: Mapping[str, Any], *, random_state: int, calibrate: CalibrationMethod | None = None
+) -> Any:
     """An unfitted model for tables of this signature: the bare estimator, or a Pipeline of `encode`, `dates`, `prepare`, `scale`,
     `model`.
 
-    `name` is a key of ESTIMATORS or `package.module:factory`. Raises UsageError when there is no such estimator, or when it has no
-    such parameter.
+    `name` is a key of ESTIMATORS or `package.module:factory`; with `calibrate`, the probabilities are corrected. Raises UsageError
+    when there is no such estimator, or when it has no such parameter.
     """
     known = ESTIMATORS.get(name)
-    if known is None:
+    unsupervised = UNSUPERVISED.get(name)
+    if unsupervised is not None:
+        model = _of_class(unsupervised.learner, name, params, random_state)
+    elif known is None:
         model = _from_factory(signature.task, name, params, random_state)
     else:
         model = _from_table(signature, name, known, params, random_state)
@@ -62,8 +72,11 @@ def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_
         takes_gaps=known is not None and known.takes_gaps,
         takes_categories=known is not None and known.takes_categories,
     )
-    if known is not None and known.needs_scaling:
+    if (known is not None and known.needs_scaling) or (unsupervised is not None and unsupervised.needs_scaling):
         steps.append(("scale", StandardScaler()))
+    model = model if calibrate is None else calibration.calibrated(model, calibrate)
+    if signature.outputs and not get_tags(model).target_tags.multi_output:
+        model = MultiOutputClassifier(model) if signature.task == "classification" else MultiOutputRegressor(model)
     steps.append(("model", model))
     if any(feature.kind != "number" or feature.nullable for feature in signature.features):
         steps.insert(0, (ENCODE, encoder(signature)))
@@ -90,11 +103,15 @@ def encoder(signature: Signature) -> ColumnTransformer:
     return ColumnTransformer(runs)
 
 
-def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str, ...]:
-    """Fit in place and return the warnings of scikit-learn; raises UsageError when the estimator cannot learn this table."""
-    estimator = final_estimator(model)
+def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any] | None) -> tuple[str, ...]:
+    """Fit in place and return the warnings of scikit-learn; `target` is None for a task without one.
+
+    Raises UsageError when the estimator cannot learn this table.
+    """
+    estimator = calibration.inner(final_estimator(model))
     # The parameter stays in the fitted forest, and one thread answers a single row fastest: so it is set for the fit only.
-    threads = len(frame) >= THREADED_ROWS and "n_jobs" in estimator.get_params(deep=False) and estimator.n_jobs is None
+    one = not isinstance(estimator, MultiOutputClassifier | MultiOutputRegressor)  # others start processes, not threads
+    threads = one and len(frame) >= THREADED_ROWS and "n_jobs" in estimator.get_params(deep=False) and estimator.n_jobs is None
     if threads:
         estimator.set_params(n_jobs=-1)
     try:
@@ -105,9 +122,11 @@ def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str,
         raise UsageError(f"{model_type(model)} cannot learn this table: {_one_line(error, 300)}") from error
     if threads:
         estimator.set_params(n_jobs=None)
+        calibration.inner(final_estimator(model)).set_params(n_jobs=None)  # the fitted copy inside a correction
     notes = dict.fromkeys(_one_line(warning.message, 300) for warning in caught)
-    if isinstance(estimator, Booster):
-        notes[f"{model_type(model)} computes with {estimator.tree_count_} rounds of trees"] = None
+    learner = calibration.inner(estimator)
+    if isinstance(learner, Booster):
+        notes[f"{model_type(model)} computes with {learner.tree_count_} rounds of trees"] = None
     return tuple(notes)
 
 
@@ -145,8 +164,8 @@ def model_type(model: Any) -> str:
 
 
 def _learner(model: Any) -> Any:
-    """The final estimator; of a booster, the estimator of the library."""
-    estimator = final_estimator(model)
+    """The final estimator without a correction of its probabilities; of a booster, the estimator of the library."""
+    estimator = calibration.inner(final_estimator(model))
     if isinstance(estimator, Booster):
         return estimator.estimator_ if hasattr(estimator, "estimator_") else estimator.estimator
     return estimator
@@ -212,6 +231,17 @@ def _booster(model: Any, signature: Signature, random_state: int) -> Any:
     return kind(model, columns, stopping_rounds=STOPPING_ROUNDS, random_state=random_state)
 
 
+def _of_class(learner: Learner, name: str, params: Mapping[str, Any], random_state: int) -> Any:
+    """An estimator that learns without a target."""
+    factory = learner.load()
+    accepted = inspect.signature(factory).parameters
+    for parameter in params:
+        if parameter not in accepted:
+            raise UsageError(f"{name} has no parameter {parameter}: leave --{parameter.replace('_', '-')} out")
+    values = {**learner.defaults, **params}
+    return factory(**values, **({"random_state": random_state} if "random_state" in accepted else {}))
+
+
 def _from_factory(task: Task, path: str, params: Mapping[str, Any], random_state: int) -> Any:
     """The estimator that the user's function `package.module:factory` returns.
 
@@ -226,11 +256,23 @@ def _from_factory(task: Task, path: str, params: Mapping[str, Any], random_state
         estimator = factory(**{name: value for name, value in arguments.items() if name in accepted})
     except Exception as error:
         raise UsageError(f"the factory {path} failed ({type(error).__name__}: {_one_line(error, 200)})") from error
-    suits = is_classifier if task == "classification" else is_regressor
+    suits = _SUITS[task]
     if not hasattr(estimator, "fit") or not hasattr(estimator, "__sklearn_tags__") or not suits(estimator):
         kind = type(estimator).__name__
         raise UsageError(f"the factory {path} returned a {kind}, which is no scikit-learn estimator for a {task}")
     return estimator
+
+
+def _is_clustering(estimator: Any) -> bool:
+    return bool(is_clusterer(estimator)) or get_tags(estimator).estimator_type == "density_estimator"
+
+
+_SUITS: Mapping[Task, Callable[[Any], bool]] = {
+    "classification": is_classifier,
+    "regression": is_regressor,
+    "outlier detection": is_outlier_detector,
+    "clustering": _is_clustering,
+}
 
 
 def _load_factory(path: str) -> tuple[Callable[..., Any], Collection[str]]:

@@ -26,18 +26,19 @@ from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.fetch import fetched
 from serve_app.tables.location import Location
 from serve_app.tables.scratch import ScratchSpace
-from training import card, column_report, figures, fit, importance, threshold
+from training import calibration, card, column_report, coverage, figures, fit, importance, threshold
 from training import publication as bundles
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison, require_same_columns
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
-from training.evaluate import METRIC_NAMES, ClassificationMetrics, KnownMetrics, RegressionMetrics
+from training.evaluate import COVERAGE_METRICS, AnyMetrics, ClassificationMetrics, RegressionMetrics, metric_names
 from training.importance import Importance
 from training.publication import Publication
 from training.report import write_columns, write_report
 from training.rules import Evidence, constant_floors, default_floors, judge
 from training.train_options import TrainOptions
+from training.unlabelled import UNLABELLED
 
 if TYPE_CHECKING:
     from training.run_record import RunRecord
@@ -50,7 +51,7 @@ class Outcome:
 
     verdict: Verdict
     comparison: Comparison
-    metrics: KnownMetrics
+    metrics: AnyMetrics
     manifest: Manifest
     entry: Entry | None
     report: Path
@@ -164,6 +165,12 @@ def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Data
         dataset = _load_dataset(options, source, seed)
         if options.threshold_rule is not None:
             dataset = replace(dataset, signature=threshold.check(dataset.signature, options.threshold_rule))
+        if options.search and dataset.signature.outputs:
+            raise UsageError("--search compares candidates for one target: leave it out, or name one --target")
+        if options.calibrate is not None:
+            calibration.check(dataset.signature)
+        if options.coverage is not None:
+            dataset = coverage.hold_back(dataset, options.coverage, seed)
         required = floors(options, dataset)
         fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # an unknown name fails before the fit
     for line in (*dataset.remarks, *column_report.lines(dataset.columns)):
@@ -242,10 +249,12 @@ def _load_dataset(options: TrainOptions, source: Location | None, seed: int) -> 
 
 def floors(options: TrainOptions, dataset: Dataset) -> dict[str, float]:
     """The default floors, and over them those of the flags."""
-    known = METRIC_NAMES[dataset.signature.task]
+    known = metric_names(dataset.signature)
     for name in options.floors:
         if name not in known:
             raise UsageError(f"a {dataset.signature.task} has no metric '{name}': use {', '.join(known)}")
+        if name in COVERAGE_METRICS and options.coverage is None:
+            raise UsageError(f"--floor {name} needs --coverage, which gives intervals and prediction sets")
     defaults = default_floors(dataset.test_target, dataset.signature, built_in=options.data is None)
     return {**defaults, **options.floors}
 
@@ -269,14 +278,28 @@ def _decide_threshold(job: Job, params: Mapping[str, Any]) -> tuple[Job, Mapping
     if rule is None:
         return job, None
     with job.progress("decide the threshold"):
-        signature, decision = threshold.decide(job.dataset, rule, job.options.estimator, params, random_state=job.random_state)
+        signature, decision = threshold.decide(
+            job.dataset,
+            rule,
+            job.options.estimator,
+            params,
+            random_state=job.random_state,
+            calibrate=job.options.calibrate,
+        )
     note(f"class '{decision['positive']}' is predicted from a probability of {decision['threshold']:g} on")
     return replace(job, dataset=replace(job.dataset, signature=signature)), decision
 
 
 def _fit(job: Job, params: Mapping[str, Any]) -> Candidate:
     with job.progress(f"fit {job.options.estimator} on {len(job.dataset.train)} rows"):
-        return fit_candidate(job.dataset, job.options.estimator, params, random_state=job.random_state)
+        return fit_candidate(
+            job.dataset,
+            job.options.estimator,
+            params,
+            random_state=job.random_state,
+            calibrate=job.options.calibrate,
+            level=job.options.coverage,
+        )
 
 
 def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store: Store) -> tuple[str | None, Evidence]:
@@ -295,7 +318,7 @@ def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store
 
 def _measure_importance(job: Job, candidate: Candidate, converted: Converted) -> Importance:
     signature, seconds = candidate.signature, job.options.importance_seconds
-    if not candidate.is_labelled:
+    if not candidate.is_labelled or signature.task in UNLABELLED:
         return Importance({}, {})
     if converted.model is None:
         score = SklearnBackend(candidate.estimator, signature).scores

@@ -24,6 +24,7 @@ from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, MANIFEST, METRICS, O
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.signing import Sign
 from serve_app.artifacts.store import Entry
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.boosters import library
 from training import card, fit
 from training.boosters import distribution, is_booster
@@ -31,6 +32,7 @@ from training.candidate import Candidate, GoldenExamples
 from training.convert import Converted
 from training.reference import reference
 from training.train_options import TrainOptions
+from training.unlabelled import UNLABELLED, answers
 
 if TYPE_CHECKING:
     from training.run_record import RunRecord
@@ -118,7 +120,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
             name=dataset.name,
             sha256=dataset.sha256,
             rows=dataset.rows,
-            columns=len(signature.features) + 1,
+            columns=len(signature.features) + (0 if signature.task in UNLABELLED else max(1, len(signature.outputs))),
             held_out=len(dataset.test),
         ),
         code=source_code(),
@@ -127,10 +129,11 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         native=None if publication.converted.native is None else publication.converted.native.form,
         trained_at=publication.trained_at,
         test_size=options.test_size if publication.adoption is None else None,
-        reference=reference(dataset.train, dataset.train_target, signature),
+        reference=reference(dataset.train, _reference_target(candidate), signature),
         importance=publication.importance,
         search=publication.search,
         decision=publication.decision,
+        calibration=_calibration(publication),
         limits=publication.floors,
         verdict=verdict,
         forced=options.force and not verdict.accepted,
@@ -139,6 +142,22 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         adopted=publication.adoption,
         frame=candidate.frame,
     )
+
+
+def _reference_target(candidate: Candidate) -> npt.NDArray[Any]:
+    """The targets of the training rows; of a model without a target, the scores or clusters that it gives them."""
+    signature = candidate.signature
+    if signature.task not in UNLABELLED:
+        return candidate.dataset.train_target
+    scores = SklearnBackend(candidate.estimator, signature).scores(candidate.train)
+    return scores if signature.task == "outlier detection" else answers(scores, signature)
+
+
+def _calibration(publication: Publication) -> dict[str, Any] | None:
+    """How the probabilities were corrected, and with how many rows the bound of the coverage was found."""
+    held_back = publication.candidate.dataset.calibration
+    record = {"method": publication.options.calibrate, "rows": None if held_back is None else len(held_back)}
+    return {key: value for key, value in record.items() if value is not None} or None
 
 
 def select_golden_rows(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[Any], signature: Signature) -> list[int]:

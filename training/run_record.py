@@ -20,7 +20,7 @@ from serve_app.errors import IrisApiError
 from serve_app.inference.policy import LoadPolicy
 from training import fit, tracking
 from training import publication as bundles
-from training.evaluate import ClassificationMetrics, KnownMetrics
+from training.evaluate import AnyMetrics, ClassificationMetrics
 from training.publication import Publication
 from training.tracking import Run
 
@@ -71,7 +71,7 @@ def record(run: Run, publication: Publication) -> RunRecord:
     )
 
 
-def flat_metrics(metrics: KnownMetrics) -> dict[str, float]:
+def flat_metrics(metrics: AnyMetrics) -> dict[str, float]:
     """Every metric under one name; those of a class end in `_` and the class."""
     flat = {**metrics.scalars(), "rows": metrics.rows}
     if isinstance(metrics, ClassificationMetrics):

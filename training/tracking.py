@@ -31,7 +31,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, Schema
 from mlflow.types.schema import AnyType
 
 from serve_app.artifacts.names import DIGEST_TAG
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import Feature, Signature, label_text
 from serve_app.artifacts.store import Store
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
 from serve_app.inference.policy import LoadPolicy
@@ -314,14 +314,25 @@ def example(signature: Signature) -> pd.DataFrame:
 
 def _signature(signature: Signature) -> ModelSignature:
     columns = [ColSpec(_column_type(feature), feature.name, required=not feature.nullable) for feature in signature.features]
-    if signature.task == "regression":
-        output = DataType.double
-    else:
-        label = signature.classes[0]
-        output = DataType.boolean if isinstance(label, bool) else DataType.long if isinstance(label, int) else DataType.string
-        if isinstance(label, float):
-            output = DataType.double
-    return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(output)]), params=ParamSchema([]))
+    return ModelSignature(inputs=Schema(columns), outputs=Schema(_output_columns(signature)), params=ParamSchema([]))
+
+
+def _output_columns(signature: Signature) -> list[ColSpec]:
+    """What `training.iris_api_pyfunc` gives: a value for each row, or a column for each target or quantile."""
+    if signature.outputs:
+        return [ColSpec(_answer_type(part), part.target) for _, part in signature.parts]
+    if len(signature.quantiles) > 1:
+        return [ColSpec(DataType.double, label_text(level)) for level in signature.quantiles]
+    return [ColSpec(_answer_type(signature))]
+
+
+def _answer_type(signature: Signature) -> DataType:
+    if signature.task in ("regression", "outlier detection"):
+        return DataType.double if signature.task == "regression" else DataType.boolean
+    label = signature.classes[0]
+    if isinstance(label, bool):
+        return DataType.boolean
+    return DataType.long if isinstance(label, int) else DataType.double if isinstance(label, float) else DataType.string
 
 
 def _column_type(feature: Feature) -> DataType | AnyType:

@@ -220,6 +220,8 @@ class Manifest(Section, frozen=True, kw_only=True):
     """Metric, number of folds, candidates and the position of the best one, when parameters were searched."""
     decision: Mapping[str, Any] | None = None
     """How the threshold of the signature was decided: the positive class, the threshold and, when they decided, the costs."""
+    calibration: Mapping[str, Any] | None = None
+    """The `method` that corrected the probabilities; the number of `rows` that gave the bound of the coverage."""
     limits: Mapping[str, float | None] | None = None
     """Metric floors and ceilings that the verdict applied."""
     verdict: Verdict | None = None

@@ -17,7 +17,15 @@ Matrix = npt.NDArray[np.float64]
 Value = float | str
 """One value of a row: a code, or a text."""
 Scores = npt.NDArray[np.floating[Any]]
-"""Probabilities, shape (rows, classes); values of a regression or positions of classes, shape (rows,)."""
+"""What a model computes for coded rows, by the signature; `Signature.score_shape` is the shape of one row.
+
+- classification: probabilities, shape (rows, classes); without probabilities the positions of the classes, shape (rows,)
+- regression: values, shape (rows,); of several quantiles the values by level, shape (rows, quantiles)
+- outlier detection: scikit-learn's `decision_function`, shape (rows,), below 0 for an outlier
+- clustering: the position of the cluster, and behind it the distance to the nearest centre or the probabilities of the clusters if
+  the model gives them, shape (rows, 1), (rows, 2) or (rows, 1 + clusters)
+- several targets: the columns of each target side by side, shape (rows, columns); a target without probabilities has one
+"""
 
 PIECE_ROWS = 2048
 """A larger batch is predicted and written in pieces of so many rows, because all other requests wait while a single call runs."""

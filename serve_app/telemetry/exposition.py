@@ -110,7 +110,7 @@ def _drift(bin_counts: Mapping[str, BinCounts]) -> Iterator[Metric]:
     )
     predictions = CounterMetricFamily(
         "model_prediction_bin",
-        "Number of predictions by class, or by the bins of the training target of a regression.",
+        "Number of predictions by class or cluster, or by the bins of the training target or of the scores of outliers.",
         labels=["model_version", "bin"],
     )
     expected_predictions = GaugeMetricFamily(

@@ -101,7 +101,7 @@ CLASSIFIERS: Mapping[str, Callable[[], Any]] = {
         _prepare(
             OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2), remainder="passthrough"
         ),
-        RandomForestClassifier(10, random_state=0, n_jobs=2),
+        RandomForestClassifier(10, random_state=0, n_jobs=-1),
     ),
     "own order of categories": lambda: make_pipeline(
         ColumnTransformer([("plan", OrdinalEncoder(categories=[["plus", "basic"]]), ["plan"])]),

@@ -95,5 +95,5 @@ def _info(predictor: Predictor) -> dict[str, Any]:
         "target_names": list(signature.class_names),
     }
     info = {key: derived[key] if manifest[key] is None else manifest[key] for key in INFO_KEYS}
-    keys = METRIC_KEYS if signature.task == "classification" else tuple(metrics)
+    keys = METRIC_KEYS if signature.task == "classification" and not signature.outputs else tuple(metrics)
     return {**info, **{key: metrics.get(key) for key in keys}}

@@ -20,8 +20,4 @@ class Backend(Protocol):
         """The library that computes."""
 
     def scores(self, matrix: Matrix) -> Scores:
-        """Scores of coded rows, shape (rows, features).
-
-        Probabilities of a classification, shape (rows, classes); positions of the classes for a classifier without
-        probabilities, or values of a regression, shape (rows,).
-        """
+        """Scores of coded rows, shape (rows, features); `Scores` says what they are for each task."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from serve_app.artifacts.legacy import signature_of
 from serve_app.artifacts.manifest import Libraries
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.names import JOBLIB
-from serve_app.artifacts.signature import Label, Signature
+from serve_app.artifacts.signature import Signature
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends import Kind
+from serve_app.inference.backends.estimator_scores import estimator_scores
 from serve_app.inference.code_import import packages_imported
 from serve_app.printable import printable
 
@@ -38,7 +38,7 @@ class SklearnBackend:
         width = getattr(estimator, "n_features_in_", None)
         if width not in (None, len(signature.features)):
             raise BundleRefused("signature", f"the model takes {width} features, the signature names {len(signature.features)}")
-        self._scores = _score_function(estimator, signature)
+        self._scores = estimator_scores(estimator, signature)
 
     @property
     def kind(self) -> Kind:
@@ -116,28 +116,3 @@ def _check_libraries(libraries: Libraries) -> None:
             raise BundleRefused(
                 "libraries", f"the model was trained with {name} {trained}, {installed} is installed: train it again here"
             )
-
-
-def _score_function(estimator: Any, signature: Signature) -> Callable[[Matrix], Scores]:
-    if signature.task == "regression":
-        return lambda matrix: np.asarray(estimator.predict(matrix), dtype=np.float64).ravel()
-    order = _class_order(list(estimator.classes_), signature.classes)
-    if not signature.probabilistic:
-        position = {label: order.index(i) for i, label in enumerate(estimator.classes_)}
-        return lambda matrix: np.array([position[label] for label in estimator.predict(matrix)], dtype=np.float64)
-    if not hasattr(estimator, "predict_proba"):
-        raise BundleRefused("signature", "the model gives no probabilities though its signature says so")
-    if order == list(range(len(order))):
-        return lambda matrix: estimator.predict_proba(matrix)
-    return lambda matrix: estimator.predict_proba(matrix)[:, order]
-
-
-def _class_order(known: list[Any], classes: Sequence[Label]) -> list[int]:
-    """Positions in the estimator's classes, in the order of the signature's."""
-    labels = [label.item() if hasattr(label, "item") else label for label in known]
-    if sorted(map(str, labels)) == sorted(map(str, classes)):
-        texts = [str(label) for label in labels]
-        return [texts.index(str(label)) for label in classes]
-    if labels == list(range(len(classes))):  # numbers that stand for target_names, as in a legacy layout
-        return labels
-    raise BundleRefused("signature", "the model's classes are not those of its signature")

@@ -42,13 +42,14 @@ def test_a_rewritten_classifier_answers_like_the_given_one(name: str) -> None:
     whole, derived = derived_of(model, frame)
     rewritten = recode(whole.model, whole.columns, derived.signature)
     matrix = read_rows(derived.signature, json_rows(derived.plain, derived.signature), unknown="unseen")
+    labels = whole.labels(derived.asked)
     given = whole.probabilities(derived.asked) if whole.gives_probabilities else whole.labels(derived.asked)
     own = rewritten.predict_proba(matrix) if whole.gives_probabilities else rewritten.predict(matrix)
     if whole.gives_probabilities:
         np.testing.assert_allclose(own, given, rtol=0, atol=1e-14)
     else:
         assert own.tolist() == given.tolist()
-    np.testing.assert_array_equal(given, whole.probabilities(frame) if whole.gives_probabilities else whole.labels(frame))
+    assert whole.labels(frame).tolist() == labels.tolist()
     assert "unused" not in derived.signature.names or name in ("boosting with categories", "stacking")
 
 
