@@ -9,6 +9,7 @@ from serve_app.progress import Progress
 from training.adoption import Adoption
 from training.pipeline import Job, Outcome, floors, judge_and_publish, read_keys, run_job
 from training.train_options import TrainOptions
+from training.unlabelled import UNLABELLED
 
 
 def pass_gate(adoption: Adoption, options: TrainOptions, progress: Progress) -> Outcome:
@@ -19,9 +20,12 @@ def pass_gate(adoption: Adoption, options: TrainOptions, progress: Progress) -> 
     candidate = adoption.candidate
     keys = read_keys(options)
     options = replace(
-        options, data=adoption.sample.name, target=adoption.sample.target, estimator=adoption.record.model_class or ""
+        options,
+        data=adoption.sample.name,
+        target=", ".join(adoption.sample.targets) or None,
+        estimator=adoption.record.model_class or "",
     )
-    if candidate.is_labelled:
+    if candidate.is_labelled or adoption.signature.task in UNLABELLED:
         required = floors(options, candidate.dataset)
     elif options.floors:
         raise UsageError("--floor and --min-accuracy need labels: name their column with --target")

@@ -35,7 +35,7 @@ class AdoptOptions:
         str | None,
         typer.Option(help="CSV or Parquet with rows like those of the fit: a file, a folder, gs://…, s3://…, https://…."),
     ] = None
-    target: Annotated[str | None, typer.Option(help="Column of the sample with the labels.")] = None
+    target: Annotated[str | None, typer.Option(help="Column of the sample with the labels, or several as A,B.")] = None
     held_out: Annotated[bool, typer.Option("--held-out", help="The model has not learnt from the rows of the sample.")] = False
     category: Annotated[list[str], typer.Option(metavar="COLUMN", help="Column of categories; repeatable.")] = field(
         default_factory=list

@@ -154,11 +154,18 @@ def _sample(options: AdoptOptions, gate: TrainOptions, model: object) -> Sample:
         frame=table.frame,
         name=location.name,
         sha256=table.sha256,
-        target=options.target,
+        targets=_targets(options.target, [str(name) for name in table.frame.columns]),
         held_out=options.held_out,
         missing=table.missing,
         remarks=table.remarks,
     )
+
+
+def _targets(text: str | None, columns: list[str]) -> tuple[str, ...]:
+    """The columns of `--target`: one, or several with commas between them."""
+    if text is None:
+        return ()
+    return (text,) if text in columns or "," not in text else tuple(name.strip() for name in text.split(","))
 
 
 if __name__ == "__main__":

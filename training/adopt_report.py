@@ -13,6 +13,7 @@ from training import fit
 from training.adoption import Adoption, class_path
 from training.derived_signature import Column
 from training.publication import libraries
+from training.unlabelled import UNLABELLED
 
 MAX_COLUMNS = 40
 """Columns that are printed."""
@@ -116,7 +117,9 @@ def _listed(texts: tuple[str, ...]) -> str:
 def _answers(adoption: Adoption) -> Iterator[tuple[str, str]]:
     signature = adoption.signature
     yield "task", signature.task
-    if signature.task == "classification":
+    for output in signature.outputs:
+        yield output.name, _listed(tuple(map(label_text, output.classes))) if output.classes else "a number"
+    if signature.task == "classification" and not signature.outputs:
         yield "classes", _listed(signature.class_names)
         if signature.threshold is not None:
             positive = label_text(signature.classes[signature.positive_position])
@@ -127,14 +130,16 @@ def _answers(adoption: Adoption) -> Iterator[tuple[str, str]]:
             yield "label", "that of predict, without probabilities"
     compared = adoption.proof
     yield "equal", f"largest difference from the given model {compared.largest_difference:.2g} over {compared.rows} rows"
-    if adoption.candidate.is_labelled:
+    if adoption.is_labelled:
         numbers = ", ".join(f"{name} {value:.4f}" for name, value in adoption.candidate.metrics.scalars().items())
         seen = (
             "which the model has not learnt from" if adoption.sample.held_out else "which it may have learnt from (see --held-out)"
         )
         yield "metrics", f"{numbers} on {adoption.candidate.metrics.rows} rows, {seen}"
     else:
-        yield "metrics", "none: the sample has no labels (--target), so the gate makes technical checks only"
+        shares = ", ".join(f"{name} {value:.4f}" for name, value in adoption.candidate.metrics.scalars().items())
+        why = "the task has no labels" if signature.task in UNLABELLED else "the sample has no labels (--target)"
+        yield "metrics", f"{shares or 'none'}: {why}, so the gate makes technical checks only"
 
 
 def _serving(adoption: Adoption) -> Iterator[tuple[str, str]]:
@@ -169,7 +174,7 @@ def _libraries(adoption: Adoption) -> Iterator[tuple[str, str]]:
 
 def _missing(adoption: Adoption) -> Iterator[str]:
     yield from adoption.remarks
-    if adoption.candidate.is_labelled and not adoption.sample.held_out:
+    if adoption.is_labelled and not adoption.sample.held_out:
         yield "--held-out says that the model has not learnt from the sample; without it, the metrics may be too good"
     never = adoption.candidate.never_predicted
     for label, rows in never.items():

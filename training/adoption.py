@@ -45,6 +45,7 @@ from training.original import Original, original, plain
 from training.pickle_contents import PickleContents, look
 from training.proof import Expected, Proof
 from training.recoding import NotRecodable, bare, recode
+from training.unlabelled import UNLABELLED
 
 FEW_ROWS = 200
 """Rows of a sample below which ranges and gaps are little known."""
@@ -74,7 +75,7 @@ class Sample:
     frame: pd.DataFrame
     name: str
     sha256: str
-    target: str | None = None
+    targets: tuple[str, ...] = ()
     held_out: bool = False
     missing: tuple[str, ...] | None = None
     remarks: tuple[str, ...] = ()
@@ -108,6 +109,11 @@ class Adoption:
     remarks: tuple[str, ...] = field(default=())
 
     @property
+    def is_labelled(self) -> bool:
+        """Whether the sample tells what is right."""
+        return self.candidate.is_labelled and self.signature.task not in UNLABELLED
+
+    @property
     def signature(self) -> Signature:
         """What the model takes and gives."""
         return self.candidate.signature
@@ -124,7 +130,7 @@ class Adoption:
             packages=contents.packages if contents is not None else (),
             largest_difference=self.proof.largest_difference,
             rows_compared=self.proof.rows,
-            labelled=self.candidate.is_labelled,
+            labelled=self.is_labelled,
             held_out=self.sample.held_out,
             unused_columns=self.derived.unused,
         )
@@ -139,12 +145,12 @@ def adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) 
 def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) -> Adoption:
     features = _features(sample)
     with progress("ask the model about its columns"):
-        if sample.target in read_columns(given.model):
-            raise UsageError(f"--target '{sample.target}' is a column that the model reads: name the column of the labels")
+        read = sorted(read_columns(given.model).intersection(sample.targets))
+        if read:
+            raise UsageError(f"--target '{read[0]}' is a column that the model reads: name the column of the labels")
         model = original(given.model, [str(name) for name in features.columns])
-        derived = derive(model, features, declared, target=sample.target, missing=sample.missing)
-        target, remarks = _target(model, sample, derived)
-        derived, remark = proof.decide_labels(model, derived)
+        derived = derive(model, features, declared, targets=sample.targets, missing=sample.missing)
+        target = _target(sample, derived)
     with progress("ask the model row by row"):
         try:
             expected = proof.ask(model, derived)
@@ -152,7 +158,7 @@ def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress)
             raise
         except Exception as error:  # any: the model is of somebody else
             raise UsageError(f"the model does not answer the sample ({type(error).__name__}: {_one_line(error)})") from error
-        given_row_seconds = _seconds(lambda: proof.scores_of(model, derived.asked.head(1), derived.signature))
+        given_row_seconds = _seconds(lambda: model.scores(derived.asked.head(1), derived.signature))
     with progress("rewrite the model for coded rows, and compare"):
         candidate, compared, needs_table = _candidate(given, sample, model, derived, expected, target)
     if needs_table is not None:
@@ -179,7 +185,7 @@ def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress)
         proof=compared,
         row_seconds=row_seconds,
         given_row_seconds=given_row_seconds,
-        remarks=tuple(each for each in (*sample.remarks, *derived.remarks, *remarks, remark, *few) if each),
+        remarks=tuple(each for each in (*sample.remarks, *derived.remarks, *few) if each),
     )
 
 
@@ -197,27 +203,42 @@ def _features(sample: Sample) -> pd.DataFrame:
     frame = frame.set_axis(names, axis=1)
     if not len(frame):
         raise UsageError("the sample has no rows")
-    if sample.target is None:
-        return frame
-    if sample.target not in names:
-        raise UsageError(f"the sample has no column '{sample.target}', which --target names; there are: {', '.join(names[:20])}")
-    return frame.drop(columns=[sample.target])
+    for target in sample.targets:
+        if target not in names:
+            raise UsageError(f"the sample has no column '{target}', which --target names; there are: {', '.join(names[:20])}")
+    return frame.drop(columns=list(sample.targets))
 
 
-def _target(model: Original, sample: Sample, derived: DerivedSignature) -> tuple[npt.NDArray[Any] | None, list[str]]:
-    """The labels of the kept rows as the model's own classes, or the values; None without labels."""
-    if sample.target is None:
-        return None, []
-    values = sample.frame[sample.target][derived.kept].reset_index(drop=True)
+def _target(sample: Sample, derived: DerivedSignature) -> npt.NDArray[Any] | None:
+    """The labels of the kept rows as the model's own classes, or the values; of several targets side by side. None without labels.
+
+    Raises UsageError for what the model cannot predict.
+    """
+    signature = derived.signature
+    if not sample.targets:
+        return None
+    if signature.task in UNLABELLED:
+        raise UsageError(f"--target names labels, and a model for {signature.task} has none: leave it out")
+    parts = [part for _, part in signature.parts] or [signature]
+    if len(parts) != len(sample.targets):
+        own, named = len(parts), len(sample.targets)
+        raise UsageError(
+            f"the number of targets of the model is {own}, and --target names {named}: name all, in the order of the fit"
+        )
+    columns = [_labels(name, sample.frame[name][derived.kept], part) for name, part in zip(sample.targets, parts, strict=True)]
+    return np.column_stack(columns) if signature.outputs else columns[0]
+
+
+def _labels(name: str, values: pd.Series[Any], signature: Signature) -> npt.NDArray[Any]:
     if values.isna().any():
         row = int(np.flatnonzero(values.isna())[0]) + 1
-        raise UsageError(f"the target column '{sample.target}' is empty in row {row}: fill it, or leave the row out")
-    if model.task == "regression":
+        raise UsageError(f"the target column '{name}' is empty in row {row}: fill it, or leave the row out")
+    if signature.task == "regression":
         try:
-            return values.to_numpy(dtype=np.float64), []
+            return values.to_numpy(dtype=np.float64)
         except (TypeError, ValueError):
-            raise UsageError(f"the target column '{sample.target}' holds no numbers, and the model is a regressor") from None
-    classes = {label_text(label): label for label in model.classes}
+            raise UsageError(f"the target column '{name}' holds no numbers, and the model is a regressor") from None
+    classes = {label_text(label): label for label in signature.classes}
     labels = np.empty(len(values), dtype=object)
     unknown: dict[str, None] = {}
     for at, value in enumerate(values.tolist()):
@@ -227,10 +248,10 @@ def _target(model: Original, sample: Sample, derived: DerivedSignature) -> tuple
         labels[at] = label
     if unknown:
         raise UsageError(
-            f"the target column '{sample.target}' holds {', '.join(map(repr, list(unknown)[:5]))}, which the model does not know; "
+            f"the target column '{name}' holds {', '.join(map(repr, list(unknown)[:5]))}, which the model does not know; "
             f"its classes are: {', '.join(list(classes)[:20])}"
         )
-    return labels, []
+    return labels
 
 
 def _class(value: Any, classes: Mapping[str, Label]) -> Label | None:
@@ -361,9 +382,8 @@ def _named_packages(pickled: bytes, packages: Mapping[str, bytes]) -> dict[str, 
 def _dataset(sample: Sample, derived: DerivedSignature, target: npt.NDArray[Any] | None, expected: Expected) -> Rows:
     signature = derived.signature
     if target is None:  # the drift of answers is then measured against the model's own
-        target = np.resize(np.array(proof.labels_of(expected.scores, signature), dtype=object), len(derived.plain))
-    if signature.task == "regression":
-        target = target.astype(np.float64)
+        answers = proof.labels_of(expected.scores, signature)
+        target = np.resize(answers, (len(derived.plain), *answers.shape[1:]))
     sources: dict[str, column_report.Source] = {
         column.feature.name: "declared" if column.kind_source == "declared" else "by the model" for column in derived.columns
     }

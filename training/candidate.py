@@ -156,7 +156,9 @@ def measured_candidate(
         if level is not None and dataset.calibration_target is not None:
             signature = coverage.with_coverage(signature, backend.scores(held_back[0]), dataset.calibration_target, level)
         scores = backend.scores(held_out)
-        metrics = _measured(dataset, scores, signature) if is_labelled else Unmeasured(len(held_out))
+        metrics = (
+            _measured(dataset, scores, signature) if is_labelled or signature.task in UNLABELLED else Unmeasured(len(held_out))
+        )
         never, seldom = _never_predicted(metrics, backend, train, signature)
     return Candidate(
         dataset=dataset,

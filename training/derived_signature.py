@@ -26,6 +26,9 @@ from training.recoding import is_gap
 UNKNOWN_TEXT = "never seen by any model"
 """A category that no encoder knows."""
 
+SHAPE_ROWS = 2_000
+"""Rows of the sample that tell the shape of the answers, at most."""
+
 ASK_SECONDS = 30.0
 """Time for asking the model about gaps and unknown categories; later columns keep what the sample says."""
 
@@ -78,9 +81,12 @@ class DerivedSignature:
 
 
 def derive(
-    model: Original, sample: pd.DataFrame, declared: Declared, *, target: str | None, missing: tuple[str, ...] | None
+    model: Original, sample: pd.DataFrame, declared: Declared, *, targets: Sequence[str], missing: tuple[str, ...] | None
 ) -> DerivedSignature:
-    """The signature of a model from a sample, which holds the columns that the model reads. Raises UsageError."""
+    """The signature of a model from a sample, which holds the columns that the model reads. Raises UsageError.
+
+    `targets` are the names of the columns that it predicts, none when they are not known.
+    """
     _check_declared(model, declared)
     asked = sample.reset_index(drop=True)
     columns, plain_columns, problems = [], {}, []
@@ -97,18 +103,10 @@ def derive(
     columns, kept, remarks = _ask_about_gaps(model, columns, asked, table, complete, declared)
     asked, table = asked[kept].reset_index(drop=True), table[kept].reset_index(drop=True)
     columns = _ask_about_unknown(model, columns, asked, complete)
-    signature = Signature(
-        tuple(column.feature for column in columns),
-        model.task,
-        model.classes,
-        target or "prediction",
-        probabilistic=model.gives_probabilities,
-        missing=missing,
-        threshold=model.threshold,
-        positive=model.positive,
-    )
+    shape = model.shape(asked.head(SHAPE_ROWS), targets)
+    signature = shape.signature([column.feature for column in columns], ", ".join(targets) or "prediction", missing)
     unused = tuple(str(name) for name in sample.columns if name not in model.columns.used)
-    return DerivedSignature(signature, tuple(columns), unused, asked, table, kept, tuple(remarks))
+    return DerivedSignature(signature, tuple(columns), unused, asked, table, kept, (*remarks, *shape.remarks))
 
 
 def _check_declared(model: Original, declared: Declared) -> None:
@@ -284,8 +282,8 @@ def _failure(model: Original, frame: pd.DataFrame) -> Exception | None:
         labels = model.labels(frame)
     except Exception as error:  # any: the model is of somebody else
         return error
-    if np.ndim(labels) != 1 and not (np.ndim(labels) == 2 and labels.shape[1] == 1):
-        raise UsageError("the model predicts several values for each row, and adopting takes models of one target")
+    if np.ndim(labels) not in (1, 2) or len(labels) != len(frame):
+        raise UsageError(f"the model predicts an array of shape {np.shape(labels)} for {len(frame)} rows, which cannot be served")
     return None
 
 

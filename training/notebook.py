@@ -87,7 +87,7 @@ def publish(
 ) -> Published:
     """Adopt a fitted model: see `training.publish`."""
     given = _given(model, model_file.pack([Path(path) for path in ([package] if isinstance(package, str | Path) else package)]))
-    frame, name = _frame(sample, target)
+    frame, names = _frame(sample, target)
     options = _gate(gate)
     dates = {
         column: (form,) if form else () for column, form in (date.items() if isinstance(date, Mapping) else [(d, "") for d in date])
@@ -98,7 +98,7 @@ def publish(
             frame=frame,
             name=f"{len(frame)} rows of a data frame",
             sha256=sha256(frame.to_csv(index=False).encode("utf-8", "surrogatepass")),
-            target=name,
+            targets=names,
             held_out=held_out,
         ),
         Declared(category=tuple(category), number=tuple(number), date=dates, nullable=tuple(nullable)),
@@ -142,22 +142,30 @@ def _contents(model: Any) -> tuple[PickleContents | None, bool]:
         ) from None
 
 
-def _frame(sample: Any, target: Any) -> tuple[pd.DataFrame, str | None]:
-    """The sample as a frame with the labels in it, and the name of their column."""
+def _frame(sample: Any, target: Any) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The sample as a frame with the labels in it, and the names of their columns."""
     frame = _table(sample).reset_index(drop=True)
     if isinstance(frame.columns, pd.MultiIndex):
         raise UsageError("the sample has columns of several levels: give one name to each column")
     if target is None or isinstance(target, str):
-        return frame, target
-    labels = np.asarray(target)
-    if labels.ndim != 1:
-        raise UsageError("the target has several columns, and adopting takes models of one target")
+        return frame, () if target is None else (target,)
+    if isinstance(target, list | tuple) and target and all(isinstance(name, str) and name in frame.columns for name in target):
+        return frame, tuple(target)
+    labels = target if isinstance(target, pd.DataFrame) else np.asarray(target)
+    if labels.ndim > 2:
+        raise UsageError(f"the target has {labels.ndim} dimensions: give one column, or one for each target")
     if len(labels) != len(frame):
         raise UsageError(f"the target has {len(labels)} values, and the sample has {len(frame)} rows")
-    name = str(getattr(target, "name", None) or LABELS)
-    if name in frame.columns:
-        raise UsageError(f"the sample has a column '{name}', as the target is called: drop it, or name it as the target")
-    return frame.assign(**{name: labels}), name
+    columns = np.asarray(labels).reshape(len(frame), -1).T
+    names = (
+        [str(getattr(target, "name", None) or LABELS)] if len(columns) == 1 else [f"{LABELS}_{at}" for at in range(len(columns))]
+    )
+    if isinstance(target, pd.DataFrame):
+        names = [str(name) for name in target.columns]
+    for name in names:
+        if name in frame.columns:
+            raise UsageError(f"the sample has a column '{name}', as the target is called: drop it, or name it as the target")
+    return frame.assign(**{name: np.asarray(values) for name, values in zip(names, columns, strict=True)}), tuple(names)
 
 
 def _table(sample: Any) -> pd.DataFrame:

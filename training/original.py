@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,74 +12,90 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from serve_app.artifacts.signature import Label, Task
+from serve_app.artifacts.decision import predicted_positions
+from serve_app.artifacts.matrix import Scores
+from serve_app.artifacts.signature import Feature, Label, Signature
 from serve_app.errors import UsageError
+from serve_app.inference.backends.estimator_scores import estimator_scores
+from serve_app.inference.backends.frame_backend import CALLS
+from training.answer_shape import AnswerShape, answer_shape
 from training.model_columns import ModelColumns, model_columns
-
-TASKS = {"classifier": "classification", "regressor": "regression"}
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A fitted model and its columns. `model` is without search and threshold, which are `threshold` and `positive`.
-
-    `classes` are those of a classifier in the order of its probabilities.
-    """
+    """A fitted model and its columns. `model` is without search and threshold, which are `threshold` and `positive`."""
 
     whole: Any
     model: Any
     columns: ModelColumns
-    task: Task
-    classes: tuple[Label, ...] = ()
     threshold: float | None = None
     positive: Label | None = None
 
-    @property
-    def gives_probabilities(self) -> bool:
-        """Whether there is `predict_proba`."""
-        return self.task == "classification" and hasattr(self.model, "predict_proba")
-
     def labels(self, frame: pd.DataFrame) -> npt.NDArray[Any]:
-        """What `predict` of the model says, shape (rows,)."""
-        return np.asarray(self._asked(self.whole, "predict", frame))
+        """What `predict` of the model says, shape (rows,), or (rows, targets)."""
+        return np.asarray(Asked(self.whole, self.columns).predict(frame))
 
-    def probabilities(self, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-        """What `predict_proba` says, shape (rows, classes)."""
-        return np.asarray(self._asked(self.model, "predict_proba", frame), dtype=np.float64)
+    def shape(self, frame: pd.DataFrame, targets: Sequence[str]) -> AnswerShape:
+        """What the model answers to these rows; `targets` are the names of several. Raises UsageError."""
+        shape = answer_shape(Asked(self.whole, self.columns), frame, targets=targets)
+        if self.threshold is None or len(shape.classes) != 2:
+            return shape
+        stated = AnswerShape("classification", shape.classes, threshold=self.threshold, positive=self.positive)
+        labels = [str(label) for label in self.labels(frame).tolist()]
+        signature = stated.signature([Feature("x")])
+        own = [str(shape.classes[at]) for at in predicted_positions(self.scores(frame, signature), signature)]
+        return stated if own == labels else shape
 
-    def _asked(self, model: Any, method: str, frame: pd.DataFrame) -> Any:
-        known = [name for name in self.columns.fitted if name in frame.columns]
-        table: Any = frame[known]
-        if not self.columns.named:
-            table = frame[known[0]] if len(known) == 1 and self.columns.texts else table.to_numpy()
+    def scores(self, frame: pd.DataFrame, signature: Signature) -> Scores:
+        """The scores as backends give them, see `Backend.scores`; without probabilities, those of the whole model."""
+        model = self.model if signature.probabilistic else self.whole
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return getattr(model, method)(table)
+            return np.asarray(estimator_scores(Asked(model, self.columns), signature)(frame), dtype=np.float64)
+
+
+class Asked:
+    """A model that is called with a table in whatever form it takes one; everything else is the model's own."""
+
+    def __init__(self, model: Any, columns: ModelColumns) -> None:
+        self._model = model
+        self._columns = columns
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._model, name)
+        return functools.partial(self._call, value) if name in CALLS else value
+
+    def _call(self, method: Callable[[Any], Any], frame: pd.DataFrame) -> Any:
+        known = [name for name in self._columns.fitted if name in frame.columns]
+        table: Any = frame[known]
+        if not self._columns.named:
+            table = frame[known[0]] if len(known) == 1 and self._columns.texts else table.to_numpy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return method(table)
 
 
 def original(model: Any, sample: list[str]) -> Original:
     """The model with what it says about itself; `sample` are the columns of the sample without the target.
 
-    Raises UsageError for an object that is no fitted model, and for a shape of answers that cannot be served.
+    Raises UsageError for an object that is no fitted model.
     """
     kind = type(model).__name__
     if isinstance(model, type) or not hasattr(model, "predict"):
-        raise UsageError(f"a {kind} has no predict: adopt a fitted estimator or pipeline of scikit-learn")
+        advice = (
+            ": fit it with novelty=True" if hasattr(model, "novelty") else ": adopt a fitted estimator or pipeline of scikit-learn"
+        )
+        raise UsageError(f"a {kind} has no predict{advice}")
     _check_fitted(model)
-    task = _task(model)
     inner, threshold, positive = _decision(model)
-    classes: tuple[Label, ...] = ()
-    if task == "classification":
-        classes = _classes(model)
     try:
         columns = model_columns(inner, sample)
     except UsageError:
         raise
     except Exception as error:  # any: the attributes of a class of somebody else
         raise UsageError(f"the columns of the {kind} cannot be found ({_one_line(error)})") from error
-    if threshold is not None and len(classes) != 2:
-        threshold = positive = None
-    return Original(model, inner, columns, task, classes, threshold, positive)
+    return Original(model, inner, columns, threshold, positive)
 
 
 def _check_fitted(model: Any) -> None:
@@ -93,31 +111,6 @@ def _check_fitted(model: Any) -> None:
         raise UsageError(f"the {type(model).__name__} is not fitted: fit it, and save it again") from None
     except Exception:
         return  # a class of somebody else; asking it will tell
-
-
-def _task(model: Any) -> Task:
-    from sklearn.utils import get_tags
-
-    try:
-        kind = get_tags(model).estimator_type
-    except Exception:
-        kind = getattr(model, "_estimator_type", None)
-    if kind not in TASKS:
-        raise UsageError(
-            f"a {type(model).__name__} is {f'a {kind}' if kind else 'no predictor'}, and adopting takes classifiers and regressors"
-        )
-    return TASKS[kind]  # type: ignore[return-value]
-
-
-def _classes(model: Any) -> tuple[Label, ...]:
-    classes = getattr(model, "classes_", None)
-    if classes is None:
-        raise UsageError(f"the {type(model).__name__} has no classes_, which a classifier tells after the fit")
-    if isinstance(classes, list) or np.ndim(classes) != 1:
-        raise UsageError("the model has several targets, and adopting takes models of one target")
-    if len(classes) < 2:
-        raise UsageError("the model knows one class only: a classification needs at least two")
-    return tuple(plain(label) for label in classes)
 
 
 def _decision(model: Any) -> tuple[Any, float | None, Label | None]:

@@ -7,22 +7,24 @@ gaps and with categories that the model does not know.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.inference.backends import Score
+from training import evaluate
 from training.candidate import GoldenExamples
 from training.dataset import json_rows
 from training.derived_signature import UNKNOWN_TEXT, DerivedSignature, gap_of, unknown_of
 from training.original import Original
 from training.publication import select_golden_rows
+from training.unlabelled import UNLABELLED
 
 ROWS = 2_000
 """Rows of the sample with which the given model is asked at once, at most."""
@@ -51,63 +53,24 @@ class Proof:
     why: str | None = None
 
 
-def decide_labels(model: Original, derived: DerivedSignature) -> tuple[DerivedSignature, str | None]:
-    """The signature whose rule gives the labels of `predict`, and a remark when that costs the probabilities.
-
-    `predict` is not always the class of the highest probability.
-    """
-    signature = derived.signature
-    if not signature.probabilistic or signature.task == "regression":
-        return derived, None
-    rows = derived.asked.head(ROWS)
-    labels = _texts(model.labels(rows))
-    scores = model.probabilities(rows)
-    for rule in (signature, *_thresholds(model, signature)):
-        predicted = [str(rule.classes[at]) for at in predicted_positions(scores, rule)]
-        if predicted == labels:
-            return replace(derived, signature=rule), None
-    different = sum(a != b for a, b in zip(predicted, labels, strict=True))
-    remark = (
-        f"predict gives another class than the one of the highest probability in {different} of {len(labels)} rows: "
-        "the label is that of predict, and probabilities are left out"
-    )
-    return replace(derived, signature=replace(signature, probabilistic=False, threshold=None, positive=None)), remark
-
-
-def _thresholds(model: Original, signature: Signature) -> Sequence[Signature]:
-    """The signature with the threshold that a model of CatBoost holds."""
-    stated = getattr(model.model, "get_probability_threshold", None)
-    if stated is None or len(signature.classes) != 2:
-        return ()
-    threshold = stated()
-    if threshold is None or not 0.0 < float(threshold) <= 1.0:
-        return ()
-    return (replace(signature, threshold=float(threshold), positive=signature.classes[1]),)
-
-
-def _texts(labels: Any) -> list[str]:
-    return [str(label) for label in np.asarray(labels).ravel().tolist()]
-
-
 def ask(model: Original, derived: DerivedSignature) -> Expected:
     """The answers of the given model to the rows of the sample and to the examples."""
     signature = derived.signature
     frame = derived.asked.head(ROWS)
-    scores = scores_of(model, frame, signature)
+    scores = model.scores(frame, signature)
     rows = json_rows(derived.plain.head(ROWS), signature)
-    target = np.array(labels_of(scores, signature), dtype=object)
-    selected = select_golden_rows(rows, target, signature)
+    selected = select_golden_rows(rows, labels_of(scores, signature), signature)
     examples = [(rows[at], frame.iloc[[at]]) for at in selected]
     examples += _more_examples(rows, frame, derived)
-    alone = [scores_of(model, row, signature) for _, row in examples]
+    alone = [model.scores(row, signature) for _, row in examples]
     return Expected(scores, GoldenExamples([row for row, _ in examples], np.concatenate(alone)))
 
 
-def labels_of(scores: Scores, signature: Signature) -> list[Any]:
-    """The predicted labels or values."""
-    if signature.task == "regression":
-        return list(scores.tolist())
-    return [signature.classes[at] for at in predicted_positions(scores, signature)]
+def labels_of(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
+    """The predicted labels or values of a task with a target; the scores themselves for another task."""
+    if signature.task in UNLABELLED:
+        return scores
+    return evaluate.predictions(scores, signature)
 
 
 def _more_examples(
@@ -128,16 +91,6 @@ def _more_examples(
             row[name] = cell
             examples.append(({**rows[place], name: value}, row))
     return examples[:MORE_ROWS]
-
-
-def scores_of(model: Original, frame: pd.DataFrame, signature: Signature) -> Scores:
-    """The scores of the given model as backends give them: see `Backend.scores`."""
-    if signature.task == "regression":
-        return np.asarray(model.labels(frame), dtype=np.float64).ravel()
-    if signature.probabilistic:
-        return model.probabilities(frame)
-    position = {str(label): at for at, label in enumerate(signature.classes)}
-    return np.array([position[label] for label in _texts(model.labels(frame))], dtype=np.float64)
 
 
 def compare(expected: Expected, score: Score, matrix: Matrix, signature: Signature) -> Proof:

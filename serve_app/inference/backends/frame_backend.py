@@ -37,7 +37,7 @@ NO_PANDAS = (
     "target `serve-boost`, or pip install 'iris-api[frames]'"
 )
 
-_CALLS = frozenset(
+CALLS = frozenset(
     {
         "predict",
         "predict_proba",
@@ -100,7 +100,7 @@ class FramedEstimator:
         if name in ("n_features_in_", "feature_names_in_"):  # of a frame that may have columns which the model never uses
             raise AttributeError(name)
         value = getattr(self._estimator, name)
-        return functools.partial(self._call, value) if name in _CALLS else value
+        return functools.partial(self._call, value) if name in CALLS else value
 
     def _call(self, method: Callable[[Any], Any], matrix: Matrix) -> Any:
         return method(self._build(matrix))
