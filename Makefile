@@ -20,7 +20,7 @@ UV := uv==0.13.9
 export MODEL_DIR PORT
 
 ##@ First steps
-.PHONY: help install serve train test
+.PHONY: help install serve train adopt test
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-28s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ serve: $(VENV)/.serve ## train if the store is empty, then serve on 127.0.0.1, p
 
 train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target y"
 	@$(IRIS_API) train $(value ARGS)
+
+adopt: $(VENV)/.train ## adopt a model that was fitted elsewhere; ARGS="model.joblib --sample rows.parquet --target y"
+	@$(IRIS_API) adopt $(value ARGS)
 
 test: $(VENV)/.dev ## the fast tests
 	$(BIN)/pytest -n auto --dist worksteal --durations 10 tests/unit $(value ARGS)
@@ -57,7 +60,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check check-python coverage format test-hostile test-timing test-integration test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
 	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
@@ -74,6 +77,9 @@ format: $(VENV)/.dev ## rewrite the code as ruff wants it
 
 test-hostile: $(VENV)/.dev ## ten thousand bad requests, a thousand malicious bundles, the OpenAPI document fuzzed
 	$(BIN)/pytest -n auto --dist loadfile --durations 10 tests/hostile $(value ARGS)
+
+test-pipelines: $(VENV)/.dev ## adopt fitted models of many sorts with one command each, serve them, and print one table
+	$(BIN)/pytest tests/pipelines $(value ARGS)
 
 test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
 	$(BIN)/pytest --durations 10 tests/timing $(value ARGS)
