@@ -28,7 +28,7 @@ def row(entry: Entry) -> dict[str, Any]:
         "digest": entry.digest,
         "served": entry.served,
         "damaged": entry.manifest is None,
-        "predictor": "onnx" if ONNX in manifest.files else "scikit-learn",
+        "predictor": "onnx" if ONNX in manifest.files else "scikit-learn" if manifest.frame is None else "frame",
         "model": manifest.model_type,
         "metrics": {name: metrics[name] for name in METRICS_SHOWN if isinstance(metrics.get(name), int | float)},
         "trained": manifest.trained_at,
