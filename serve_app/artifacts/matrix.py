@@ -35,7 +35,8 @@ def matrix_type(*, has_texts: bool) -> np.dtype[Any]:
 
 def measured(matrix: Matrix) -> Matrix:
     """A matrix of objects as float64, with the length of a text in characters in its place: what telemetry counts."""
-    return _MEASURE(matrix).astype(np.float64)
+    lengths: Matrix = _MEASURE(matrix).astype(np.float64)
+    return lengths
 
 
 _MEASURE = np.frompyfunc(lambda value: len(value) if isinstance(value, str) else value, 1, 1)
