@@ -36,16 +36,19 @@ _LOADING = threading.RLock()
 def packages_imported(files: Mapping[str, bytes]) -> Iterator[None]:
     """While it is entered, the modules of the packages among the files of a bundle can be imported under their names.
 
-    Raises BundleRefused `load` for a file that is no package, and for a module that would hide an installed one.
+    An installed module that is the same to the byte is used in place of the bundle's. Raises BundleRefused `load` for a file that
+    is no package, and for a module that would hide another one that is installed.
     """
     sources = read_packages(files)
-    if not sources:
+    for name in sorted(top_modules(sources)):
+        if is_installed(name):
+            own = {path: content for path, content in sources.items() if path.split("/")[0] in (name, f"{name}.py")}
+            if not _is_same(name, own):
+                raise BundleRefused("load", f"the bundle brings a module {name}, but another one is installed here: rename it")
+            sources = {path: content for path, content in sources.items() if path not in own}
+    if not top_modules(sources):
         yield
         return
-    names = top_modules(sources)
-    hidden = sorted(name for name in names if is_installed(name))
-    if hidden:
-        raise BundleRefused("load", f"the bundle brings a module {hidden[0]}, which is installed here: rename it in the package")
     with CodeModules(sources).visible():
         yield
 
@@ -252,3 +255,17 @@ def is_installed(name: str) -> bool:
         return False
     places = [place for place in (spec.origin, *(spec.submodule_search_locations or ())) if place is not None]
     return not places or any({"site-packages", "dist-packages"} & set(Path(place).parts) for place in places)
+
+
+def _is_same(name: str, sources: Sources) -> bool:
+    """Whether the installed module `name` has these files."""
+    if name in sys.stdlib_module_names or name in _OURS or name.startswith("__"):
+        return False
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return False
+    folder = Path(spec.origin).parent.parent if spec.submodule_search_locations else Path(spec.origin).parent
+    try:
+        return all((folder / path).read_bytes() == content for path, content in sources.items())
+    except OSError:
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.manifest import Manifest
-from serve_app.artifacts.signature import TEXT_LENGTH
+from serve_app.artifacts.names import GOLDEN
+from serve_app.artifacts.signature import TEXT_LENGTH, Feature
 from serve_app.artifacts.store import Store
+from serve_app.errors import BundleRefused
 from serve_app.inference.batching import AdaptiveBatcher
 from serve_app.inference.policy import TrialLimits
 from serve_app.inference.predictor import open_predictor
@@ -35,8 +38,9 @@ from tests.support.frame_models import (
     orders_model,
     text_model,
 )
-from tests.support.models import publish_iris
+from tests.support.models import bundle_files, bundle_manifest, iris_signature, logistic, publish_iris
 from tests.support.policies import ALLOW_ALL, load_policy
+from training.models_table import row
 from training.reference import reference
 
 
@@ -159,6 +163,20 @@ def test_the_collector_keeps_no_text_of_a_request(store: Store) -> None:
     matrix = read_rows(TEXTS, json_of(orders()[:3][list(TEXTS.names)]))
     collector.predicted(predictor, matrix, predictor.scores(matrix))
     assert [kept.dtype for kept in collector._matrices] == [np.float64]
+
+
+def test_the_list_of_models_tells_which_take_a_frame(store: Store) -> None:
+    entries = [store.publish(*orders_bundle()), store.publish(*text_bundle()), publish_iris(store, onnx=True)]
+    assert [row(entry)["predictor"] for entry in entries] == ["frame", "scikit-learn", "onnx"]
+
+
+def test_an_onnx_form_that_would_have_to_take_texts_is_refused(store: Store) -> None:
+    signature = iris_signature()
+    texts = replace(signature, features=(Feature("sepal_length", "text"), *signature.features[1:]))
+    files = bundle_files(logistic(), onnx=True)
+    for kept in (files, {name: data for name, data in files.items() if name != GOLDEN}):
+        with pytest.raises(BundleRefused):
+            open_predictor(Bundle("1", "0" * 64, bundle_manifest(texts), {}, kept), ALLOW_ALL)
 
 
 def test_a_replica_without_pandas_says_what_it_lacks_and_keeps_serving(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

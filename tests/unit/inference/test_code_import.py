@@ -10,6 +10,7 @@ import threading
 import traceback
 import types
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ from tests.support.models import dumped, publish_iris
 from tests.support.policies import load_policy
 
 NAME = "steps_of_a_test"
+
+
+@pytest.fixture(autouse=True)
+def _no_module_of_the_name_stays() -> Iterator[None]:
+    yield
+    sys.modules.pop(NAME, None)
 
 
 def package(name: str = NAME, /, **modules: str) -> dict[str, bytes]:
@@ -127,13 +134,27 @@ def test_an_installed_module_is_never_hidden(name: str) -> None:
     assert sys.modules.get(name) is before
 
 
+def test_an_installed_module_is_used_when_it_is_the_same_and_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages" / NAME
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("value = 1")
+    monkeypatch.syspath_prepend(folder.parent)
+    installed = importlib.import_module(NAME)
+    assert own(package(**{f"{NAME}/__init__": "value = 1"})) is installed
+    for other in ({f"{NAME}/__init__": "value = 2"}, {f"{NAME}/__init__": "value = 1", f"{NAME}/more": ""}, {NAME: "value = 1"}):
+        with pytest.raises(BundleRefused):
+            own(package(**other))
+    assert sys.modules[NAME] is installed
+
+
 def test_a_module_of_a_working_folder_is_used_outside_and_that_of_the_bundle_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"{NAME}.py").write_text("value = 'outside'")
     monkeypatch.syspath_prepend(tmp_path)
     outside = importlib.import_module(NAME)
-    monkeypatch.setitem(sys.modules, NAME, outside)
     assert own(package(**{NAME: "value = 'inside'"})).value == "inside"
     assert importlib.import_module(NAME) is outside
 
@@ -183,6 +204,16 @@ def test_a_served_model_brings_its_code_and_the_next_version_brings_other_code_o
         assert client.post("/predict", json={"x": 1}, headers=HEADERS).json()["prediction"] == pytest.approx(21)
         assert old.scores(np.ones((1, 1))) == pytest.approx(11)
         assert not any(name.startswith("package-") for name in slot.predictor.bundle.files)
+
+
+def test_a_model_that_asks_the_import_system_for_its_code_later_is_refused_at_once(tmp_path: Path) -> None:
+    source = ADDER.format(number=1).replace(
+        "from steps_of_a_test import NUMBER", "import importlib; importlib.import_module(__name__)"
+    )
+    store = Store(tmp_path)
+    store.publish({**adder(1), **package(**{NAME: source})}, frame_manifest(SIGNATURE, None))
+    with client_of(store) as client:
+        assert client.app_state["slot"].refusal.reason == "load"
 
 
 def test_code_of_a_bundle_never_runs_where_no_pickle_may_be_opened(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.artifacts.bundle import Bundle
-from serve_app.artifacts.dates import MICROSECONDS, DateForm, encode
+from serve_app.artifacts.dates import FIRST, LAST, MICROSECONDS, DateForm, encode
 from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.frame_columns import check_frame, fits
 from serve_app.artifacts.manifest import Frame, Manifest
+from serve_app.artifacts.matrix import matrix_type
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends.frame_backend import frame_builder, moments
@@ -25,6 +27,7 @@ from serve_app.inference.predictor import open_predictor
 from tests.support.frame_models import ORDERS, frame_manifest, json_of, orders, orders_bundle, orders_model
 from tests.support.native import answer_row, answer_rows
 from tests.support.policies import ALLOW_ALL
+from tests.support.signatures import signatures
 from training.frames import frame_of
 
 
@@ -178,6 +181,48 @@ def test_the_moment_of_a_code_is_the_one_that_it_was_made_of(microseconds: int) 
 @given(st.floats(-719_162.0, 2_932_896.0))
 def test_the_moment_of_any_code_is_within_its_digits(code: float) -> None:
     assert abs(float(moments(np.array([code]))[0]) / MICROSECONDS - code) <= abs(code) * 2**-52 + 1 / MICROSECONDS
+
+
+DTYPES = {
+    "number": ("float64", "float32", "int64", "uint8", "Int64", "Float32", "object"),
+    "boolean": ("bool", "boolean", "object"),
+    "category": ("str", "object", "string", "category"),
+    "date": ("datetime64[us]", "datetime64[ns]", "datetime64[s, Europe/Zurich]", "str", "object", "int64", "float64"),
+    "text": ("str", "object", "string"),
+}
+
+
+def coded_value(feature: Feature) -> st.SearchStrategy[Any]:
+    """A value as the decoder gives it."""
+    gaps = st.just(math.nan) if feature.nullable else st.nothing()
+    if feature.kind == "category":
+        return gaps | st.integers(-1, len(feature.categories) - 1).map(float)
+    if feature.kind == "boolean":
+        return gaps | st.sampled_from((0.0, 1.0))
+    if feature.kind == "text":
+        return gaps | st.text(st.characters(codec="utf-8"), max_size=6)
+    if feature.date is not None:
+        return gaps | st.floats(0.0 if feature.date.is_time else FIRST, 1.0 if feature.date.is_time else LAST, exclude_max=True)
+    return gaps | st.floats(*feature.bounds)
+
+
+@given(st.data(), signatures())
+def test_any_row_of_any_signature_becomes_a_frame_with_gaps_where_the_row_has_them(
+    data: st.DataObject, signature: Signature
+) -> None:
+    dtypes = {
+        feature.name: data.draw(st.sampled_from([dtype for dtype in DTYPES[feature.kind] if fits(feature, dtype)]))
+        for feature in signature.features
+    }
+    coded = st.tuples(*(coded_value(feature) for feature in signature.features))
+    matrix = np.array(data.draw(st.lists(coded, min_size=1, max_size=3)), matrix_type(has_texts=signature.has_texts))
+    frame = Frame(dtypes=dtypes)
+    check_frame(frame, signature)
+    built = frame_builder(signature, frame)(matrix)
+    assert list(built.columns) == list(signature.names)
+    gaps = np.array([[value != value for value in row] for row in matrix.tolist()])
+    assert np.array_equal(built.isna().to_numpy(), gaps)
+    assert not any(value is None for column in built for value in built[column].tolist())
 
 
 def test_a_model_that_writes_into_its_frame_does_not_write_into_the_rows() -> None:
