@@ -21,6 +21,7 @@ from serve_app.artifacts.signature import Kind, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.booster_backend import BoosterBackend
 from serve_app.inference.boosters import Booster, BoosterClassifier, BoosterRegressor, library
+from serve_app.inference.native_guard import END_OF_TREES, check_native
 from serve_app.inference.parity import same_scores
 from training import fit
 from training.booster_trees import own_object
@@ -57,7 +58,7 @@ def native_file(estimator: Any) -> tuple[str, bytes]:
         return XGBOOST, bytes((booster if best is None else booster[: int(best) + 1]).save_raw("ubj"))
     if package == "lightgbm":
         text: str = own_object(inner).model_to_string()
-        return LIGHTGBM, text.encode()
+        return LIGHTGBM, _trees_alone(text).encode()
     if package == "catboost":
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, CATBOOST)
@@ -137,6 +138,8 @@ def _load_xgboost(path: Path) -> NativeModel:
 
     booster = xgboost.Booster({"nthread": 1, "verbosity": 0})
     data = path.read_bytes()
+    if path.suffix.lower() == ".ubj":
+        check_native(XGBOOST, data)
     booster.load_model(bytearray(data))
     learner = json.loads(booster.save_config())["learner"]
     outputs = int(learner["learner_model_param"]["num_class"])
@@ -166,11 +169,13 @@ def _xgboost_categories(booster: Any) -> dict[int, tuple[Any, ...]]:
     return {at: tuple(values.to_pylist()) for at, (_, values) in enumerate(columns) if values is not None}
 
 
-def _lightgbm_categories(booster: Any, text: str) -> tuple[list[int], dict[int, tuple[Any, ...]]]:
-    """The positions of the columns of categories, and their values where the model was fitted on a table; `text` is its file."""
+def _lightgbm_categories(text: str, known: Sequence[Sequence[Any]]) -> tuple[list[int], dict[int, tuple[Any, ...]]]:
+    """The positions of the columns of categories, and their values where the model was fitted on a table.
+
+    `text` is the file of the model, `known` are the values of the columns in their order.
+    """
     head = dict(line.split("=", 1) for line in text[: text.index("\n\n")].splitlines() if "=" in line)
     columns = [at for at, info in enumerate(head["feature_infos"].split(" ")) if info != "none" and not info.startswith("[")]
-    known = booster.pandas_categorical or []
     return columns, {at: tuple(values) for at, values in zip(columns, known, strict=True)} if len(known) == len(columns) else {}
 
 
@@ -184,7 +189,7 @@ def native_categories(estimator: Any) -> dict[int, tuple[Any, ...] | None]:
         return dict.fromkeys(map(int, estimator.get_cat_feature_indices()))
     own = own_object(estimator)
     if package == "lightgbm":
-        columns, known = _lightgbm_categories(own, own.model_to_string())
+        columns, known = _lightgbm_categories(own.model_to_string(), own.pandas_categorical or [])
     else:
         columns = [at for at, kind in enumerate(own.feature_types or ()) if kind == "c"]
         known = _xgboost_categories(own) if columns else {}
@@ -195,11 +200,13 @@ def _load_lightgbm(path: Path) -> NativeModel:
     import lightgbm
 
     text = path.read_text(encoding="utf-8")
-    if not text.startswith("tree\n"):  # the library ends the process for some other texts
-        raise ValueError("the file does not begin with 'tree'")
-    booster = lightgbm.Booster(model_str=text, params={"verbosity": -1})
+    trees = _trees_alone(text)
+    check_native(LIGHTGBM, trees.encode())
+    last = next((line for line in reversed(text.splitlines()) if line.startswith(_PANDAS)), _PANDAS + "null")
+    known = json.loads(last.removeprefix(_PANDAS)) or []
+    booster = lightgbm.Booster(model_str=trees, params={"verbosity": -1})
     head = dict(line.split("=", 1) for line in text[: text.index("\n\n")].splitlines() if "=" in line)
-    columns, categories = _lightgbm_categories(booster, text)
+    columns, categories = _lightgbm_categories(text, known)
     objective = head.get("objective", "").split(" ")[0]
     classifies = objective in ("binary", "multiclass", "multiclassova")
     count = max(2, int(head["num_class"])) if classifies else 0
@@ -215,6 +222,14 @@ def _load_lightgbm(path: Path) -> NativeModel:
         classes=None,
         n_classes=count,
     )
+
+
+_PANDAS = "pandas_categorical:"
+
+
+def _trees_alone(text: str) -> str:
+    """A model of LightGBM without the parameters of its training, which no prediction needs."""
+    return text[: text.index(END_OF_TREES) + len(END_OF_TREES)]
 
 
 def _load_catboost(path: Path) -> NativeModel:

@@ -41,7 +41,8 @@ def _predictor(manifest: Manifest) -> str:
     """What computes on a replica that allows everything."""
     if ONNX in manifest.files:
         return "onnx"
-    return next((library for file, library in NATIVE.items() if file in manifest.files), "scikit-learn")
+    native = next((library for file, library in NATIVE.items() if file in manifest.files), None)
+    return native or ("scikit-learn" if manifest.frame is None else "frame")
 
 
 def _metrics(entry: Entry) -> Mapping[str, Any]:

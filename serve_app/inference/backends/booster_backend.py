@@ -21,6 +21,7 @@ from serve_app.artifacts.signature import Signature
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends import Kind
 from serve_app.inference.backends.catboost_rows import catboost_rows
+from serve_app.inference.native_guard import check_native
 
 Ask = Callable[[Any], npt.NDArray[Any]]
 """Rows of the library to its probabilities or values."""
@@ -79,6 +80,7 @@ def open_booster(bundle: Bundle, file: str) -> tuple[BoosterBackend, Signature]:
             "libraries",
             f"the model needs {package}, which is not installed here: use the image serve-boost or iris-api[{package}]",
         ) from None
+    check_native(file, bundle.files[file])
     try:
         backend = BoosterBackend(bundle.files[file], form, signature)
         shape = backend.scores(np.zeros((1, len(signature.features)))).shape
