@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
 
 from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import Scores
@@ -101,7 +103,13 @@ def innermost_estimator(estimator: Any) -> Any:
 def _fitted(estimator: Any, attribute: str) -> bool:
     """Whether the attribute holds a fitted estimator."""
     inner = getattr(estimator, attribute, None)
-    return hasattr(inner, "predict") and any(name.endswith("_") and not name.startswith("_") for name in vars(inner))
+    if not hasattr(inner, "predict"):
+        return False
+    try:
+        check_is_fitted(inner)
+    except (NotFittedError, TypeError):  # TypeError: no estimator of scikit-learn
+        return False
+    return True
 
 
 def _kind(estimator: Any) -> str | None:
