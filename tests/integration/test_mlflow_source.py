@@ -48,7 +48,7 @@ def trained(tracking: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def registry(tracking: str, model_dir: Path, *, name: str = NAME, poll_seconds: float = 60.0) -> MlflowSource:
-    return MlflowSource(tracking, model_name=name, alias="champion", model_dir=model_dir, poll_seconds=poll_seconds)
+    return MlflowSource(tracking, model_name=name, alias="champion", legacy=model_dir, poll_seconds=poll_seconds)
 
 
 def test_the_champion_is_fetched_verified_and_answers_like_the_store(tracking: str, trained: Store, tmp_path: Path) -> None:
