@@ -106,7 +106,7 @@ class Mirror:
             home = self._place(name)
             try:
                 self._put(home, name, raw, seal, files)
-            except StoreError:
+            except (StoreError, OSError):
                 if home is self._cache:
                     raise
                 home = self._cache
@@ -134,16 +134,16 @@ class Mirror:
 
     def _writes_store(self) -> bool:
         root = self._store.root
-        return os.access(root if root.exists() else root.parent, os.W_OK | os.X_OK)
+        folder = root if os.path.lexists(root) else root.parent
+        return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
     def _place(self, name: str) -> Store:
         """Where a bundle of this name is stored: in the store, unless that is read-only or holds another bundle of this version."""
         parsed = parse_folder(name)
-        taken = {entry.version for entry in self._store.entries() if entry.folder.name != name}
-        if parsed is None or parsed[0] in taken or not self._writes_store():
-            _make_private(self._cache.root)
+        if parsed is None or not self._writes_store():
             return self._cache
-        return self._store
+        is_taken = any(entry.version == parsed[0] and entry.folder.name != name for entry in self._store.entries())
+        return self._cache if is_taken else self._store
 
     def _put(self, home: Store, name: str, raw: bytes, seal: bytes | None, files: Files) -> None:
         """Write the bundle aside, and move it to its name."""

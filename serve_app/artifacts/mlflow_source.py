@@ -52,6 +52,7 @@ LEGACY_VERSION = "0"
 """The version of a model whose run the metadata of a legacy layout name."""
 ADOPTABLE = frozenset({"format", "signature", "forbidden", "load", "golden"})
 """Reasons for which a model cannot be served as MLflow keeps it, and can be served as a bundle."""
+_LOOK = "look"
 LOOK_SECONDS = 5.0
 READ_SECONDS = 30.0
 """How long a look at MLflow and the download of a model may hold up the next look at the store."""
@@ -88,10 +89,10 @@ class MlflowSource:
         """The version to serve; None when nothing is registered. Raises BundleRefused `unreadable`."""
         if self._refusal is not None:
             raise BundleRefused("unreadable", self._refusal)
-        if time.monotonic() >= self._due:
+        if time.monotonic() >= self._due and not self._is_reading():
             self._due = time.monotonic() + self._poll_seconds
             try:
-                self.version, self.failure = self._within(LOOK_SECONDS, "look", self._look), None
+                self.version, self.failure = self._within(LOOK_SECONDS, _LOOK, self._look), None
             except BundleRefused as error:
                 self.failure = error
         if self.failure is not None and self.version is None:
@@ -166,6 +167,10 @@ class MlflowSource:
         if self.version is None or self.version.pointer != pointer:
             raise BundleRefused("unreadable", "MLflow does not name this version now", final=False)
         return self.version
+
+    def _is_reading(self) -> bool:
+        """Whether a model is being fetched: one thing is asked of MLflow at a time, and a look that has to wait is no failure."""
+        return self._pending is not None and self._pending[0] != _LOOK and not self._pending[1].done()
 
     def _within(self, seconds: float, what: str, ask: Callable[[], Any]) -> Any:
         """The result of `ask`, from a thread that goes on when it takes longer; the next call for the same `what` gets its result.
