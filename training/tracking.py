@@ -1,4 +1,4 @@
-"""MLflow: records runs and numbers the versions of the registered model. The only module of training that imports mlflow.
+"""MLflow: records runs and numbers the versions of the registered model. `mlflow_model.py` reads models back from it.
 
 It is imported only when a command uses tracking, because the import takes seconds.
 """
@@ -110,7 +110,7 @@ def connect(uri: str | None, experiment: str) -> Server:
     files elsewhere.
     """
     tracking, root = resolve(uri)
-    _quiet()
+    quiet()
     try:
         with fail_fast(), first_use(tracking):
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
@@ -239,7 +239,7 @@ def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -
     after each move: when two trainings publish at once, the last reader corrects the alias. Raises StoreError when the served
     bundle is not followed, BackendUnavailable.
     """
-    _quiet()
+    quiet()
     tracking, _ = resolve(uri)
     champion = None
     try:
@@ -372,7 +372,8 @@ def allowed_key(name: str) -> str:
     return f"{key[: MAX_KEY - len(mark) - 1]}-{mark}"
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Keep MLflow's telemetry off, and its libraries to errors."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -86,7 +86,7 @@ def parse_description(raw: bytes) -> Description:
     import yaml  # MLflow brings it
 
     try:
-        document = yaml.load(raw, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506, both are safe loaders
+        document = yaml.safe_load(raw)  # in Python: the loader in C ends the process at deep nesting
     except (yaml.YAMLError, ValueError, RecursionError):
         raise BundleRefused("manifest", f"its {MLMODEL} is no YAML") from None
     if not isinstance(document, dict) or not isinstance(document.get("flavors"), dict):

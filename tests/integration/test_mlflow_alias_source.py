@@ -72,7 +72,7 @@ class Registry:
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.name)
-        return self.client.create_experiment(self.name) if found is None else found.experiment_id
+        return str(self.client.create_experiment(self.name) if found is None else found.experiment_id)
 
 
 @pytest.fixture(scope="module")
