@@ -69,8 +69,8 @@ class FetchedModel:
 
     `address` is what was fetched (a version in place of an alias). `model_file` has the format `file_format`; the first two formats
     of `Format` execute code when they are read. `columns` is the logged signature, None without named columns; `example` the logged
-    input example, with the types of the signature. `code_paths` holds the folder of the code that was logged beside the model; MLflow
-    puts it on the path of imports. `digest` is that of a bundle of this project in the same run.
+    input example, with the types of the signature. `code_paths` holds the folder of the code that was logged beside the model, from
+    which MLflow imports. `digest` is that of a bundle of this project in the same run.
     """
 
     address: str
@@ -117,13 +117,18 @@ def fetch(uri: str, folder: Path, *, tracking_uri: str | None = None) -> Fetched
         raise UsageError(
             f"'{uri}' needs the address of an MLflow server: use --tracking-uri http://HOST:PORT or MLFLOW_TRACKING_URI"
         )
-    resolved = _Resolver(address, tracking).resolve()
+    resolved = resolve_address(address, tracking)
     local = _download(resolved, folder, tracking)
     return _described(resolved, local)
 
 
+def resolve_address(address: Address, tracking: str) -> Resolved:
+    """Ask the server `tracking` what an address names; raises UsageError with what there is instead."""
+    return _Resolver(address, tracking).resolve()
+
+
 @dataclass(frozen=True, slots=True)
-class _Resolved:
+class Resolved:
     """What an address names: the address to download from, and the version or the run behind it."""
 
     asked: Address
@@ -143,13 +148,13 @@ class _Resolver:
         self._address = address
         self._tracking = tracking
 
-    def resolve(self) -> _Resolved:
+    def resolve(self) -> Resolved:
         with _mlflow(self._tracking) as client:
             if self._address.run_id is not None:
                 return self._run(client)
             return self._logged(client) if self._address.model_id is not None else self._registered(client)
 
-    def _registered(self, client: Any) -> _Resolved:
+    def _registered(self, client: Any) -> Resolved:
         address, name = self._address, self._address.name
         if address.alias is not None:
             found = self._ask(client.get_model_version_by_alias, name, address.alias, unknown=lambda: self._no_version(client))
@@ -161,18 +166,18 @@ class _Resolver:
             found = max(versions, key=lambda version: int(version.version), default=None) or self._no_version(client)
         download = f"models:/{name}/{found.version}"
         digest = (found.tags or {}).get(DIGEST_TAG)
-        return _Resolved(address, download, str(name), str(found.version), found.run_id or None, digest)
+        return Resolved(address, download, str(name), str(found.version), found.run_id or None, digest)
 
-    def _logged(self, client: Any) -> _Resolved:
+    def _logged(self, client: Any) -> Resolved:
         model_id = self._address.model_id
         found = self._ask(
             client.get_logged_model,
             model_id,
             unknown=lambda: _wrong(f"MLflow knows no logged model {model_id}: copy the address that log_model returned"),
         )
-        return _Resolved(self._address, f"models:/{model_id}", run_id=found.source_run_id or None)
+        return Resolved(self._address, f"models:/{model_id}", run_id=found.source_run_id or None)
 
-    def _run(self, client: Any) -> _Resolved:
+    def _run(self, client: Any) -> Resolved:
         run_id, path = str(self._address.run_id), str(self._address.path)
         run = self._ask(
             client.get_run,
@@ -185,7 +190,7 @@ class _Resolver:
             what = f"it has {', '.join(folders)}" if folders else "it has no folder and no model"
             _wrong(f"the run {run_id} has no artifact '{path}'{near or f': {what}'}")
         hint = f"; the run has {', '.join(folders)}"
-        return _Resolved(self._address, f"runs:/{run_id}/{path}", run_id=run_id, digest=run.data.tags.get(DIGEST_TAG), hint=hint)
+        return Resolved(self._address, f"runs:/{run_id}/{path}", run_id=run_id, digest=run.data.tags.get(DIGEST_TAG), hint=hint)
 
     @staticmethod
     def _models_of(client: Any, run: Any) -> set[str]:
@@ -277,7 +282,7 @@ def _mlflow(tracking: str) -> Iterator[Any]:
         ) from None
 
 
-def _download(resolved: _Resolved, folder: Path, tracking: str) -> Path:
+def _download(resolved: Resolved, folder: Path, tracking: str) -> Path:
     """The folder of `MLmodel` below `folder`; raises UsageError."""
     folder.mkdir(parents=True, exist_ok=True)
     with _mlflow(tracking):
@@ -299,7 +304,7 @@ def _download(resolved: _Resolved, folder: Path, tracking: str) -> Path:
     return path
 
 
-def _described(resolved: _Resolved, folder: Path) -> FetchedModel:
+def _described(resolved: Resolved, folder: Path) -> FetchedModel:
     asked = resolved.asked.text
     try:
         description = parse_description(read_regular(folder / MLMODEL, MAX_DESCRIPTION_BYTES))

@@ -46,6 +46,9 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 """Alias of the version that was served before."""
 
+CHALLENGER = "challenger"
+"""Alias of a version that people want to try; a version that becomes the champion loses it."""
+
 MAX_KEY = 250
 """Characters of a key of MLflow, at most."""
 
@@ -219,7 +222,11 @@ def tag_version(server: Server, name: str, version: str, tags: Mapping[str, obje
 
 
 def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
-    """Move the alias `champion` to this version; the version that had it gets the alias `previous`."""
+    """Move the alias `champion` to this version; the version that had it gets the alias `previous`.
+
+    A version that was the challenger is none any more. Where versions have stages, this one goes to Production, and the one that
+    was there is archived.
+    """
     before = None
     with contextlib.suppress(MlflowException):
         before = str(client.get_model_version_by_alias(name, CHAMPION).version)
@@ -229,6 +236,22 @@ def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
     if before is not None:
         with contextlib.suppress(MlflowException):
             retry_when_locked(lambda: client.set_registered_model_alias(name, PREVIOUS, before))
+    with contextlib.suppress(MlflowException):
+        if str(client.get_model_version_by_alias(name, CHALLENGER).version) == version:
+            retry_when_locked(lambda: client.delete_registered_model_alias(name, CHALLENGER))
+    with contextlib.suppress(MlflowException):
+        _set_stage(client, name, version)
+
+
+def _set_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
+    """Move the version to the stage Production, unless the registered model has no version in a stage."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow says that stages are deprecated
+        staged = client.get_latest_versions(name, stages=["Staging", "Production"])
+        if staged and not any(str(found.version) == version and found.current_stage == "Production" for found in staged):
+            retry_when_locked(
+                lambda: client.transition_model_version_stage(name, version, "Production", archive_existing_versions=True)
+            )
 
 
 def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -> str | None:

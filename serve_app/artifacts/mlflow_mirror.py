@@ -146,31 +146,15 @@ class Mirror:
         return self._cache if is_taken else self._store
 
     def _put(self, home: Store, name: str, raw: bytes, seal: bytes | None, files: Files) -> None:
-        """Write the bundle aside, and move it to its name."""
         if home is self._cache:
             _make_private(home.root)
-        held = {entry.folder.name for entry in home.entries()}
-        if name in held:
-            return
-        home.root.mkdir(parents=True, exist_ok=True)
-        with staging(home.root) as folder:
-            aside = folder / BUNDLES / name
-            aside.mkdir(parents=True)
-            for file, data in files():
-                write_file(aside / file, data)
-            if seal is not None:
-                write_file(aside / SEAL, seal)
-            write_file(aside / MANIFEST, raw)
-            sync_folder(aside)
-            if home is self._cache:
-                self._forget(name)
-                held = {entry.folder.name for entry in home.entries()}
-            home.take_over(Store(folder), [name], None, held=held)
+            self._forget(name)
+        put_bundle(home, name, raw, seal, files)
 
     def _forget(self, name: str) -> None:
         """Remove the bundles of the same version from the folder of this machine: those of another registered model."""
         for entry in self._cache.entries():
-            if f"{entry.version}-" == f"{name.partition('-')[0]}-" and entry.folder.name != name:
+            if str(entry.version) == name.partition("-")[0] and entry.folder.name != name:
                 discard(entry.folder)
 
     def _point(self, home: Store, name: str) -> None:
@@ -216,6 +200,27 @@ class Mirror:
             return None
         is_ours = (record.name, record.alias) == (self._name, self._alias) and record.pointer.startswith(PREFIX)
         return record if is_ours and parse_folder(record.bundle) is not None else None
+
+
+def put_bundle(store: Store, name: str, raw: bytes, seal: bytes | None, files: Files) -> None:
+    """Write a bundle that was published elsewhere aside, and move it to its name; nothing happens when the store holds it.
+
+    `name` is the name of its folder, `raw` the bytes of its manifest. Raises StoreError, and what `files` raises.
+    """
+    if name in {entry.folder.name for entry in store.entries()}:
+        return
+    store.root.mkdir(parents=True, exist_ok=True)
+    with staging(store.root) as folder:
+        aside = folder / BUNDLES / name
+        aside.mkdir(parents=True)
+        for file, data in files():
+            write_file(aside / file, data)
+        if seal is not None:
+            write_file(aside / SEAL, seal)
+        write_file(aside / MANIFEST, raw)
+        sync_folder(aside)
+        held = {entry.folder.name for entry in store.entries()}
+        store.take_over(Store(folder), [name], None, held=held)
 
 
 def _make_private(folder: Path) -> None:
