@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,12 +120,30 @@ class PointerOptions:
 class PromoteOptions(PointerOptions):
     """The options of `promote`."""
 
-    version: Annotated[int, typer.Argument(help="A version that `models` lists.")]
+    version: Annotated[
+        str,
+        typer.Argument(
+            help="A version that `models` lists, or one with a bundle in MLflow: models:/NAME@ALIAS, models:/NAME/VERSION."
+        ),
+    ]
 
 
 def promote(options: PromoteOptions) -> None:
     """Serve this version from now on."""
-    _move_pointer(lambda store, check: store.promote(options.version, check=check), options)
+    if not options.version.isdigit() and not options.version.startswith("models:"):
+        raise UsageError(f"'{options.version}' is no version: write a number that `models` lists, or models:/NAME@ALIAS")
+
+    if options.version.isdigit():
+        _move_pointer(lambda store, check: store.promote(int(options.version), check=check), options)
+        return
+    from training.mlflow_model import parse_address
+    from training.registered_bundle import bring
+
+    def move(store: Store, check: Check) -> Entry:
+        return store.promote(bring(options.version, store, tracking_uri=options.tracking_uri), check=check)
+
+    name = parse_address(options.version).name
+    _move_pointer(move, options if name is None else replace(options, model_name=name))
 
 
 def rollback(options: PointerOptions) -> None:

@@ -1,4 +1,4 @@
-"""MLflow: records runs and numbers the versions of the registered model. The only module of training that imports mlflow.
+"""MLflow: records runs and numbers the versions of the registered model. `mlflow_model.py` reads models back from it.
 
 It is imported only when a command uses tracking, because the import takes seconds.
 """
@@ -45,6 +45,9 @@ CHAMPION = "champion"
 
 PREVIOUS = "previous"
 """Alias of the version that was served before."""
+
+CHALLENGER = "challenger"
+"""Alias of a version that people want to try; a version that becomes the champion loses it."""
 
 MAX_KEY = 250
 """Characters of a key of MLflow, at most."""
@@ -110,7 +113,7 @@ def connect(uri: str | None, experiment: str) -> Server:
     files elsewhere.
     """
     tracking, root = resolve(uri)
-    _quiet()
+    quiet()
     try:
         with fail_fast(), first_use(tracking):
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
@@ -219,7 +222,11 @@ def tag_version(server: Server, name: str, version: str, tags: Mapping[str, obje
 
 
 def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
-    """Move the alias `champion` to this version; the version that had it gets the alias `previous`."""
+    """Move the alias `champion` to this version; the version that had it gets the alias `previous`.
+
+    A version that was the challenger is none any more. Where versions have stages, this one goes to Production, and the one that
+    was there is archived.
+    """
     before = None
     with contextlib.suppress(MlflowException):
         before = str(client.get_model_version_by_alias(name, CHAMPION).version)
@@ -229,6 +236,22 @@ def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
     if before is not None:
         with contextlib.suppress(MlflowException):
             retry_when_locked(lambda: client.set_registered_model_alias(name, PREVIOUS, before))
+    with contextlib.suppress(MlflowException):
+        if str(client.get_model_version_by_alias(name, CHALLENGER).version) == version:
+            retry_when_locked(lambda: client.delete_registered_model_alias(name, CHALLENGER))
+    with contextlib.suppress(MlflowException):
+        _set_stage(client, name, version)
+
+
+def _set_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
+    """Move the version to the stage Production, unless the registered model has no version in a stage."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow says that stages are deprecated
+        staged = client.get_latest_versions(name, stages=["Staging", "Production"])
+        if staged and not any(str(found.version) == version and found.current_stage == "Production" for found in staged):
+            retry_when_locked(
+                lambda: client.transition_model_version_stage(name, version, "Production", archive_existing_versions=True)
+            )
 
 
 def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -> str | None:
@@ -239,7 +262,7 @@ def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -
     after each move: when two trainings publish at once, the last reader corrects the alias. Raises StoreError when the served
     bundle is not followed, BackendUnavailable.
     """
-    _quiet()
+    quiet()
     tracking, _ = resolve(uri)
     champion = None
     try:
@@ -383,7 +406,8 @@ def allowed_key(name: str) -> str:
     return f"{key[: MAX_KEY - len(mark) - 1]}-{mark}"
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Keep MLflow's telemetry off, and its libraries to errors."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -442,7 +442,7 @@ def test_a_download_is_bounded_in_bytes_and_time(tmp_path: Path) -> None:
     os.mkfifo(artifacts / "pipe.bin")
     (artifacts / "good.bin").write_bytes(b"right")
     (tmp_path / "target").mkdir()
-    download = Download(uri, run.info.run_id, tmp_path / "target", seconds=60)
+    download = Download(uri, f"runs:/{run.info.run_id}", tmp_path / "target", seconds=60)
     try:
         assert download.fetch("model/good.bin", 5) == b"right"
         with pytest.raises(BundleRefused) as refused:
@@ -451,7 +451,7 @@ def test_a_download_is_bounded_in_bytes_and_time(tmp_path: Path) -> None:
         assert sum(path.stat().st_blocks * 512 for path in (tmp_path / "target").iterdir()) <= 2_000_000
     finally:
         download.close()
-    download = Download(uri, run.info.run_id, tmp_path / "target", seconds=1)
+    download = Download(uri, f"runs:/{run.info.run_id}", tmp_path / "target", seconds=1)
     try:
         with pytest.raises(BundleRefused) as refused:
             download.fetch("model/pipe.bin", 1_000_000)

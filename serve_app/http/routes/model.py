@@ -65,6 +65,8 @@ def model_router(service: PredictionService, *, model_name: str) -> APIRouter:
             "version": predictor.version,
             "digest": predictor.digest,
             "source": predictor.bundle.source,
+            "model_source": slot.model_source,
+            "registry_problem": slot.registry_problem,
             "predictor": predictor.kind,
             "loaded_at": slot.loaded_at,
             "load_seconds": round(slot.load_seconds, 4),

@@ -200,7 +200,7 @@ def test_the_state_of_the_slot_is_exported_with_and_without_a_model(tmp_path: Pa
     samples = values(collector)
     swaps = {result: samples["model_swaps_total", (("result", result),)] for result in ("swapped", "refused")}
     assert (samples["model_loaded", ()], swaps) == (1, {"swapped": 1, "refused": 0})
-    labels = {"version": "1", "digest": entry.digest[:12], "predictor": "scikit-learn", "source": "store"}
+    labels = {"version": "1", "digest": entry.digest[:12], "predictor": "scikit-learn", "source": "store", "model_source": "store"}
     assert samples["model_info", tuple(sorted(labels.items()))] == 1
     assert samples["model_age_seconds", ()] >= 0
     assert 0 <= samples["model_refresh_age_seconds", ()] < 60
