@@ -29,7 +29,10 @@ class AdoptOptions:
     """What is adopted, and how the sample is read. Raises UsageError when two flags do not fit."""
 
     model: Annotated[
-        str, typer.Argument(help="File of the model (joblib, pickle, skops, or a booster's own), or a folder that MLflow wrote.")
+        str,
+        typer.Argument(
+            help="File of the model (joblib, pickle, skops, .ubj, .txt, .cbm), or models:/NAME@ALIAS or runs:/ID/PATH in MLflow."
+        ),
     ]
     sample: Annotated[
         str | None,

@@ -12,14 +12,17 @@ import pickle
 import resource
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from serve_app.artifacts.manifest import sha256
 from serve_app.artifacts.signature import Kind
 from serve_app.command_line import run_command, say
 from serve_app.errors import IrisApiError, UsageError
@@ -60,15 +63,44 @@ def run(order: AdoptOrder) -> None:
     started = time.monotonic()
     with step("load the libraries"):
         from training import model_file
-    packages = model_file.pack(order.options.package)
-    with model_file.imported(packages):
-        adoption = _examine(order, packages)
-        os.write(order.examined, b"1")
-        os.close(order.examined)
-        _pass_gate(order, adoption, started)
+    with _located(order.options.model, order.gate.tracking_uri) as source:
+        packages = model_file.pack([*order.options.package, *source.code])
+        with model_file.imported(packages):
+            adoption = _examine(order, source, packages)
+            os.write(order.examined, b"1")
+            os.close(order.examined)
+            _pass_gate(order, adoption, started)
 
 
-def _examine(order: AdoptOrder, packages: Mapping[str, bytes]) -> Adoption:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the model's file is; `code` are folders of modules beside it, `example` rows that were logged with it."""
+
+    path: Path
+    file_format: str | None = None
+    code: tuple[Path, ...] = ()
+    example: Any = None
+
+
+@contextmanager
+def _located(model: str, tracking_uri: str | None) -> Iterator[_Source]:
+    """The file of the model: a path, a folder that MLflow wrote, or an address in MLflow. Raises UsageError."""
+    from training import mlflow_model
+
+    if mlflow_model.is_address(model):
+        with tempfile.TemporaryDirectory() as folder:
+            with step("fetch the model from MLflow"):
+                fetched = mlflow_model.fetch(model, Path(folder) / "model", tracking_uri=tracking_uri)
+            note(f"{fetched.address}: {fetched.flavor}, {fetched.model_file.name}")
+            yield _Source(fetched.model_file, fetched.file_format, fetched.code_paths, fetched.example)
+    elif (Path(model) / "MLmodel").is_file():
+        described = mlflow_model.described_folder(Path(model))
+        yield _Source(described.model_file, described.file_format, described.code_paths, described.example)
+    else:
+        yield _Source(Path(model))
+
+
+def _examine(order: AdoptOrder, source: _Source, packages: Mapping[str, bytes]) -> Adoption:
     """The model, loaded and examined; prints the report. Raises UsageError."""
     from training import adopt_report, model_file
     from training.adoption import adopt
@@ -78,11 +110,11 @@ def _examine(order: AdoptOrder, packages: Mapping[str, bytes]) -> Adoption:
     declared = Declared(category=options.category, number=options.number, date=options.dates, nullable=options.nullable)
     try:
         with step("look into the file, without running it"):
-            file = model_file.read(Path(options.model))
+            file = model_file.read(source.path, source.file_format)
         note(f"loading it runs {file.executed}")
         with step("load the model"):
             model = model_file.load(file)
-        adoption = adopt(_given(file, model, packages), _sample(options, order.gate, model), declared, step)
+        adoption = adopt(_given(file, model, packages), _sample(options, order.gate, model, source.example), declared, step)
     except IrisApiError:
         raise
     except MemoryError:
@@ -126,7 +158,7 @@ def _given(file: ModelFile, model: object, packages: Mapping[str, bytes]) -> Giv
     )
 
 
-def _sample(options: AdoptOptions, gate: TrainOptions, model: object) -> Sample:
+def _sample(options: AdoptOptions, gate: TrainOptions, model: object, example: Any) -> Sample:
     """The rows of the sample, with the types of the file; texts where an encoder of the model knows texts."""
     from serve_app.tables.dialect import DialectFlags
     from serve_app.tables.fetch import fetched
@@ -136,6 +168,10 @@ def _sample(options: AdoptOptions, gate: TrainOptions, model: object) -> Sample:
     from training.adoption import Sample
     from training.model_columns import text_columns
 
+    if options.sample is None and example is not None:
+        raw = example.to_csv(index=False).encode()
+        targets = _targets(options.target, [str(name) for name in example.columns])
+        return Sample(frame=example, name="the input example in MLflow", sha256=sha256(raw), targets=targets)
     if options.sample is None:
         raise UsageError("--sample is missing: give a table with rows like those of the fit")
     kinds: dict[str, Kind] = dict.fromkeys([*text_columns(model), *options.category], "category")

@@ -12,7 +12,7 @@ import io
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,9 @@ from serve_app.inference.code_import import is_installed
 from serve_app.inference.parity import same_scores
 from serve_app.progress import Progress
 from training import column_report, fit, proof
+from training.boosters import NativeModel
 from training.candidate import Candidate, measured_candidate
+from training.coded_booster import CodedBooster, with_names
 from training.convert import Converted, convert
 from training.dataset import Dataset, json_rows
 from training.derived_signature import Declared, DerivedSignature, derive
@@ -144,6 +146,8 @@ def adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) 
 
 def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) -> Adoption:
     features = _features(sample)
+    if isinstance(given.model, NativeModel):
+        given = replace(given, model=with_names(given.model, sample.frame, sample.targets[0] if sample.targets else None))
     with progress("ask the model about its columns"):
         read = sorted(read_columns(given.model).intersection(sample.targets))
         if read:
@@ -190,7 +194,9 @@ def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress)
 
 
 def class_path(model: Any) -> str:
-    """The class of an object, as Python imports it."""
+    """The class of an object, as Python imports it; of a model file of a library, the library's own object."""
+    if isinstance(model, CodedBooster):
+        return f"{model.native.library}.Booster"
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
 

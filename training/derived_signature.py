@@ -20,6 +20,7 @@ from serve_app.artifacts.signature import TEXT_LENGTH, Feature, Kind, Label, Sig
 from serve_app.errors import UsageError
 from serve_app.tables.date_columns import date_column
 from serve_app.tables.unusable import UnusableColumn
+from training.coded_booster import whole_texts
 from training.original import Original, plain
 from training.recoding import is_gap
 
@@ -126,6 +127,8 @@ def _column(name: str, values: pd.Series[Any], model: Original, declared: Declar
     """The column, its values as the model takes them, and its values as codes are made of them."""
     encoders = model.columns.encoders.get(name, [])
     known = _categories(encoders)
+    if name in model.columns.categorical:
+        known = whole_texts(known, values.dropna().unique().tolist())
     gap_known = any(is_gap(value) for categories in encoders for value in categories)
     kind, source = _kind(name, values, known, declared, model.columns.categorical)
     gaps = values.isna().to_numpy()

@@ -122,6 +122,11 @@ def fetch(uri: str, folder: Path, *, tracking_uri: str | None = None) -> Fetched
     return _described(resolved, local)
 
 
+def described_folder(folder: Path) -> FetchedModel:
+    """The model that MLflow wrote into a local folder; raises UsageError."""
+    return _described(Resolved(asked=Address(str(folder)), download=str(folder)), folder)
+
+
 def resolve_address(address: Address, tracking: str) -> Resolved:
     """Ask the server `tracking` what an address names; raises UsageError with what there is instead."""
     return _Resolver(address, tracking).resolve()

@@ -14,6 +14,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from serve_app.errors import UsageError
 from serve_app.inference.boosters import library
 from training.boosters import native_categories
+from training.coded_booster import CodedBooster
 
 Names = list[str] | None
 """The names of the columns that an object takes, in their order; None when they are not known."""
@@ -112,6 +113,8 @@ def booster_categories(model: Any) -> dict[int, tuple[Any, ...] | None]:
 
     None for values that the library does not keep.
     """
+    if isinstance(model, CodedBooster):
+        return model.categories
     if library(model) not in ("xgboost", "lightgbm", "catboost"):
         return {}
     try:

@@ -6,8 +6,8 @@ called in a process that may die.
 
 from __future__ import annotations
 
-import importlib
 import io
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +24,7 @@ from serve_app.artifacts.skops_format import TRUSTED, check_growth
 from serve_app.errors import BundleRefused, UsageError
 from serve_app.inference.code_import import packages_imported
 from serve_app.printable import printable
+from training.boosters import load_native
 from training.pickle_contents import PickleContents, look, missing_modules
 
 NATIVE = {".ubj": "xgboost", ".json": "xgboost", ".txt": "lightgbm", ".cbm": "catboost"}
@@ -67,11 +68,11 @@ class ModelFile:
         return f"a {self.file_format} file: code of {packages}{code}"
 
 
-def read(path: Path) -> ModelFile:
-    """The file, looked into. Raises UsageError; nothing of the file runs."""
+def read(path: Path, file_format: str | None = None) -> ModelFile:
+    """The file, looked into; `file_format` is what its ending does not say. Raises UsageError; nothing of the file runs."""
     data = _bytes(path)
     digest = sha256(data)
-    native = NATIVE.get(path.suffix.lower())
+    native = file_format if file_format in NATIVE.values() else NATIVE.get(path.suffix.lower())
     if native is not None:
         return ModelFile(path, data, digest, native)
     if zipfile.is_zipfile(io.BytesIO(data)):
@@ -167,24 +168,13 @@ def load(file: ModelFile) -> Any:
 
 
 def _load_native(file: ModelFile) -> Any:
-    try:
-        boosters: Any = importlib.import_module("training.boosters")
-    except ModuleNotFoundError as error:
-        if error.name != "training.boosters":
-            raise UsageError(f"{file.path.name} needs {error.name}: install the extra of its library") from None
-        raise UsageError(
-            f"{file.path.name} is a file of {file.file_format}, which this release does not load: save the estimator with joblib"
-        ) from None
-    try:
-        return boosters.load_native(file.path)
-    except UsageError:
-        raise
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{file.path.name} needs {error.name}: install the extra of its library") from None
-    except Exception as error:  # any: the library has errors of its own
-        raise UsageError(
-            f"{file.path.name} cannot be loaded by {file.file_format} ({type(error).__name__}: {_one_line(error)})"
-        ) from error
+    if NATIVE.get(file.path.suffix.lower()) == file.file_format:
+        return load_native(file.path)
+    ending = next(ending for ending, library in NATIVE.items() if library == file.file_format)
+    with tempfile.TemporaryDirectory() as folder:  # MLflow has endings of its own
+        path = Path(folder, f"model{ending}")
+        path.write_bytes(file.data)
+        return load_native(path)
 
 
 def _load_skops(file: ModelFile) -> Any:

@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline
 
 from serve_app.artifacts.signature import Feature, Signature
 from training.boosters import is_booster, on_codes
+from training.coded_booster import CodedBooster
 from training.model_columns import ModelColumns, Names, is_part, parts, positions_of
 
 
@@ -29,6 +30,8 @@ class NotRecodable(Exception):
 
 def recode(model: Any, columns: ModelColumns, signature: Signature) -> Any:
     """The model for the coded matrix, shape (rows, features of the signature). Raises NotRecodable."""
+    if isinstance(model, CodedBooster):
+        return on_codes(model.native.estimator, signature)
     model = bare(copy.deepcopy(model))
     if is_booster(model):
         return on_codes(model, signature)
