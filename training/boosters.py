@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import re
 import tempfile
@@ -209,12 +210,14 @@ def _trees_alone(text: str) -> str:
 def _load_catboost(path: Path) -> NativeModel:
     import catboost
 
+    data = path.read_bytes()
+    check_native(CATBOOST, data)
     model = catboost.CatBoostClassifier()
-    model.load_model(str(path))
+    model.load_model(stream=io.BytesIO(data))
     classes = [label.item() if hasattr(label, "item") else label for label in model.classes_]
     if not classes:
         model = catboost.CatBoostRegressor()
-        model.load_model(str(path))
+        model.load_model(stream=io.BytesIO(data))
     names = tuple(model.feature_names_)
     columns = set(model.get_cat_feature_indices())
     if model.get_text_feature_indices() or model.get_embedding_feature_indices():

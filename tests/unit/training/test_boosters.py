@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from serve_app.artifacts.manifest import NativeForm
 from serve_app.artifacts.names import CATBOOST, LIGHTGBM, XGBOOST
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.errors import UsageError
@@ -20,6 +21,7 @@ from serve_app.inference.boosters import LEAST_ROWS, BoosterClassifier
 from tests.support import tables
 from tests.support.estimators import BOOSTERS
 from training import boosters, convert, fit
+from training.booster_trees import read_ensemble
 from training.candidate import fit_candidate
 from training.dataset import load
 from training.train_options import TrainOptions
@@ -89,7 +91,7 @@ def test_growing_stops_where_further_trees_are_no_better(estimator: str) -> None
     if converted.model is not None:
         assert np.abs(OnnxBackend(converted.model, signature, rounded=False).scores(MATRIX) - expected).max() < 1e-6
     file, data = boosters.native_file(fitted)
-    form = boosters.NativeForm(file=file, library=estimator, version="1")
+    form = NativeForm(file=file, library=estimator, version="1")
     assert np.array_equal(BoosterBackend(data, form, signature).scores(MATRIX), expected)
 
 
@@ -219,7 +221,7 @@ def test_numbers_that_the_library_cuts_to_codes_are_no_codes_for_onnx() -> None:
 @pytest.mark.parametrize("kind", ["LGBMClassifier", "CatBoostClassifier", "XGBClassifier"])
 def test_the_proof_finds_thresholds_that_are_a_digit_off(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = model(kind).fit(MATRIX, TWO)
-    right = convert.read_ensemble(fitted)
+    right = read_ensemble(fitted)
     moved = [replace(tree, threshold=np.nextafter(tree.threshold.astype(np.float32), np.float32(9))) for tree in right.trees]
     monkeypatch.setattr("training.onnx_float64.read_ensemble", lambda estimator: replace(right, trees=moved))
     done = convert.convert(fitted, signature_of("two"), MATRIX, MATRIX)
@@ -232,7 +234,7 @@ def test_probes_sit_on_the_thresholds_of_the_trees_and_beside_them(kind: str) ->
     fitted = model(kind, n_estimators=5).fit(MATRIX, TWO)
     rows = convert.threshold_rows(fitted, signature_of("two"), MATRIX)
     assert 0 < len(rows) <= convert.MAX_PROBES
-    for column, thresholds in convert.read_ensemble(fitted).thresholds().items():
+    for column, thresholds in read_ensemble(fitted).thresholds().items():
         for threshold in thresholds.tolist():
             narrow = np.float32(threshold)
             for value in (
