@@ -42,8 +42,7 @@ def table() -> tuple[pd.DataFrame, np.ndarray[Any, Any]]:
 
 
 def samples() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table()[0].head(150).to_dict("records")
-    return rows
+    return [{str(name): value for name, value in row.items()} for row in table()[0].head(150).to_dict("records")]
 
 
 def pipeline(model: Any, numbers: Any, texts: Any, categories: Any = "auto") -> Pipeline:
