@@ -21,7 +21,7 @@ from serve_app.artifacts.names import CATBOOST, LIGHTGBM, NATIVE, XGBOOST
 from serve_app.artifacts.signature import Kind, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.booster_backend import BoosterBackend
-from serve_app.inference.boosters import Booster, BoosterClassifier, BoosterRegressor, library
+from serve_app.inference.booster_estimators import Booster, BoosterClassifier, BoosterRegressor, library
 from serve_app.inference.native_guard import END_OF_TREES, check_native
 from serve_app.inference.parity import same_scores
 from training import fit

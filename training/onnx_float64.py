@@ -27,7 +27,7 @@ from sklearn.ensemble import (
 )
 from sklearn.impute import SimpleImputer
 
-from serve_app.inference.boosters import BoosterClassifier, BoosterRegressor
+from serve_app.inference.booster_estimators import BoosterClassifier, BoosterRegressor
 from training.booster_trees import LIBRARY_CLASSES, read_ensemble
 from training.trees import Ensemble, Tree
 

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.artifacts.store import Store
-from serve_app.inference.boosters import BoosterClassifier
+from serve_app.inference.booster_estimators import BoosterClassifier
 from tests.benchmarks import mixed, report
 from tests.benchmarks.disturbance import disturbances
 from tests.benchmarks.process import cpu_seconds, flush, life

@@ -17,7 +17,7 @@ from serve_app.errors import UsageError
 from serve_app.inference.backends.booster_backend import BoosterBackend
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
-from serve_app.inference.boosters import LEAST_ROWS, BoosterClassifier
+from serve_app.inference.booster_estimators import LEAST_ROWS, BoosterClassifier
 from tests.support import tables
 from tests.support.estimators import BOOSTERS
 from training import boosters, convert, fit
