@@ -3,7 +3,7 @@
 A request reaches the model as a coded matrix (serve_app.protocols.decode). The first step, `encode`, turns a table with more than
 plain numbers into the same matrix; serving removes this step. The steps after it work on the matrix. They are classes of
 scikit-learn and functions of numpy, so the pickle loads wherever those are installed; a model with dates also needs the classes of
-`serve_app.inference.date_parts`, a booster those of `serve_app.inference.boosters` and its library.
+`serve_app.inference.date_parts`, a booster those of `serve_app.inference.booster_estimators` and its library.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from serve_app.artifacts.dates import DateForm
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE
-from serve_app.inference.boosters import Booster, BoosterClassifier, BoosterRegressor
+from serve_app.inference.booster_estimators import Booster, BoosterClassifier, BoosterRegressor
 from serve_app.inference.date_parts import DateCoder, date_step
 from training import calibration
 from training.estimators import ESTIMATORS, STOPPING_ROUNDS, Estimator, Learner
