@@ -188,7 +188,7 @@ def target_names(target: str, columns: Collection[str]) -> list[str]:
         raise UsageError(f"--target names the column '{twice}' twice: name it once")
     if len(names) > MAX_OUTPUTS:
         raise UsageError(f"--target names {len(names)} columns, more than {MAX_OUTPUTS}: train several models")
-    return names
+    return names or [target]
 
 
 def _features(

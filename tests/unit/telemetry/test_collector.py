@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sklearn.naive_bayes import GaussianNB
 
 from serve_app.artifacts.manifest import Manifest
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import Feature, Output, Signature
 from serve_app.artifacts.store import Store
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.predictor import Predictor, open_predictor
@@ -115,6 +115,17 @@ def test_answers_of_every_shape_are_counted_by_a_few_labels(collector: MetricsCo
     expected["value"] = 2 * len(rows)
     assert dict(collector.state.predictions) == expected
     assert set(collector.state.confidence) == {label for label in expected if ": " in label}
+
+
+def test_many_targets_with_many_classes_do_not_add_a_series_for_each(collector: MetricsCollector) -> None:
+    outputs = tuple(Output(f"t{at}", tuple(range(40)), probabilistic=False) for at in range(25))
+    signature = Signature((Feature("x"),), "classification", outputs=outputs)
+    scores = np.tile(np.arange(40.0)[:, None], (1, 25))
+    stub = SimpleNamespace(signature=signature, version="1", digest="")
+    collector.predicted(stub, np.zeros((40, 1)), scores)  # type: ignore[arg-type]
+    collector.flush()
+    assert len(collector.state.predictions) == 20 * 3
+    assert collector.state.predictions["t0: other"] == 38
 
 
 def test_requests_and_their_time_are_counted_by_route_kind_of_answer_and_model(collector: MetricsCollector) -> None:

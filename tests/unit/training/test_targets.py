@@ -141,12 +141,13 @@ def test_the_bundle_says_what_the_targets_are(tmp_path: Path) -> None:
     [
         ("height,height", {}, "twice"),
         ("height,nothing", {}, "nothing"),
+        (",", {}, "','"),
         ("height,size", {}, "--task"),
         ("height,leaves", {"search": 3}, "--search"),
         ("blooms,size", {"threshold": 0.5}, "several targets"),
         ("blooms,size", {"calibrate": "sigmoid"}, "--calibrate"),
     ],
-    ids=["twice", "unknown", "two kinds", "search", "threshold", "calibrate"],
+    ids=["twice", "unknown", "a comma", "two kinds", "search", "threshold", "calibrate"],
 )
 def test_what_one_model_cannot_do_is_refused(tmp_path: Path, target: str, options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
