@@ -108,6 +108,8 @@ def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any] | None) -> tup
 
     Raises UsageError when the estimator cannot learn this table.
     """
+    if target is not None and target.ndim == 2 and target.dtype == object:
+        target = target.astype(str)  # scikit-learn learns several targets of one type
     estimator = calibration.inner(final_estimator(model))
     # The parameter stays in the fitted forest, and one thread answers a single row fastest: so it is set for the fit only.
     one = not isinstance(estimator, MultiOutputClassifier | MultiOutputRegressor)  # others start processes, not threads

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from training.publish import Publication
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.manifest import NativeForm
@@ -30,7 +31,6 @@ from training.boosters import to_native
 from training.candidate import fit_candidate
 from training.convert import Converted, convert
 from training.dataset import load
-from training.publish import Publication
 from training.train_options import TrainOptions
 
 pytest.importorskip("xgboost")
