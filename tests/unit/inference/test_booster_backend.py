@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from training.publish import Publication
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.manifest import NativeForm
@@ -26,11 +25,12 @@ from tests.support import tables
 from tests.support.apps import HEADERS, client_of
 from tests.support.models import logistic_store
 from tests.support.policies import ALLOW_ALL, load_policy
-from training import publish
+from training import publication as bundles
 from training.boosters import to_native
 from training.candidate import fit_candidate
 from training.convert import Converted, convert
 from training.dataset import load
+from training.publication import Publication
 from training.train_options import TrainOptions
 
 pytest.importorskip("xgboost")
@@ -58,10 +58,10 @@ def publication(folder: Path, library: str) -> Publication:
 
 
 def published(store: Store, publication: Publication) -> Bundle:
-    from tests.unit.training.test_publish import VERDICT
+    from tests.unit.training.test_publication import VERDICT
 
-    manifest = publish.manifest(publication, VERDICT, None)
-    store.publish(publish.files(publication, manifest), manifest)
+    manifest = bundles.manifest(publication, VERDICT, None)
+    store.publish(bundles.files(publication, manifest), manifest)
     bundle = store.current()
     assert bundle is not None
     return bundle
