@@ -72,9 +72,9 @@ def config_map(name: str, data: dict[str, str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def bucket(secret_file: Path) -> Iterator[None]:
-    """The API without a model, and a server of Google Cloud Storage on port 443 with the bucket `tables`."""
+    """The whole system without a model, and a server of Google Cloud Storage on port 443 with the bucket `tables`."""
     assert make("k8s-clean").code == 0
-    result = make("k8s-deploy", K8S_SECRET=str(secret_file))
+    result = make("k8s-deploy-mlflow", K8S_SECRET=str(secret_file))
     assert result.code == 0, result.output
     documents = [
         config_map("iris-bucket", {"a.csv": HOUSES, "b.csv": HOUSES}),
