@@ -37,7 +37,10 @@ PredictorChoice = Annotated[
     typer.Option("--predictor", envvar="IRIS_PREDICTOR", help="What computes, as for a replica."),
 ]
 AllowJoblib = Annotated[
-    bool, typer.Option(envvar="IRIS_ALLOW_JOBLIB", help="Whether a model of the store without an ONNX form may be unpickled.")
+    bool,
+    typer.Option(
+        envvar="IRIS_ALLOW_JOBLIB", help="Whether a model may be unpickled that has neither an ONNX form nor a booster's own."
+    ),
 ]
 VerifyKey = Annotated[
     Path | None,

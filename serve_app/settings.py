@@ -73,9 +73,9 @@ class Settings(BaseSettings):
     iris_registry_poll_seconds: float = Field(20.0, gt=0, le=86400)
     """Seconds between two looks at MLflow."""
     iris_predictor: Literal["auto", "onnx", "scikit-learn"] = Field("auto")
-    """`auto` prefers ONNX Runtime where training has proven it equal; `onnx` allows nothing else."""
+    """`auto` prefers ONNX Runtime where training has proven it equal, then the library of a booster; `onnx` allows nothing else."""
     iris_allow_joblib: bool = Field(True)
-    """Whether a model may be unpickled (after its digest was checked) when it has no ONNX form."""
+    """Whether a model may be unpickled (after its digest was checked) when it has neither an ONNX form nor a booster's own."""
     iris_verify_key: Path | None = None
     """PEM file of the Ed25519 public keys whose bundles are served; without it a bundle needs no signature (`docs/security.md`)."""
     iris_max_load_seconds: float = Field(60.0, gt=0, le=3600)

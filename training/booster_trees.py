@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.inference.boosters import Booster, library
+from serve_app.inference.booster_estimators import Booster, library
 from training.trees import Ensemble, Link, Tree, from_nodes
 
 LIBRARY_CLASSES: Mapping[str, tuple[str, ...]] = {

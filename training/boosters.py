@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import re
 import tempfile
@@ -20,7 +21,7 @@ from serve_app.artifacts.names import CATBOOST, LIGHTGBM, NATIVE, XGBOOST
 from serve_app.artifacts.signature import Kind, Label, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.booster_backend import BoosterBackend
-from serve_app.inference.boosters import Booster, BoosterClassifier, BoosterRegressor, library
+from serve_app.inference.booster_estimators import Booster, BoosterClassifier, BoosterRegressor, library
 from serve_app.inference.native_guard import END_OF_TREES, check_native
 from serve_app.inference.parity import same_scores
 from training import fit
@@ -235,12 +236,14 @@ def _trees_alone(text: str) -> str:
 def _load_catboost(path: Path) -> NativeModel:
     import catboost
 
+    data = path.read_bytes()
+    check_native(CATBOOST, data)
     model = catboost.CatBoostClassifier()
-    model.load_model(str(path))
+    model.load_model(stream=io.BytesIO(data))
     classes = [label.item() if hasattr(label, "item") else label for label in model.classes_]
     if not classes:
         model = catboost.CatBoostRegressor()
-        model.load_model(str(path))
+        model.load_model(stream=io.BytesIO(data))
     names = tuple(model.feature_names_)
     columns = set(model.get_cat_feature_indices())
     if model.get_text_feature_indices() or model.get_embedding_feature_indices():

@@ -48,6 +48,10 @@ def cross_validation(estimator: Any, dataset: Dataset, random_state: int) -> Ite
     count = min(FOLDS, int(np.unique(target, return_counts=True)[1].min()))
     if count < 2:
         raise UsageError("--calibrate needs at least two rows of each class besides the held-out ones: add rows")
+    if dataset.groups is not None:
+        count = min(count, len(np.unique(dataset.groups)))
+        if count < 2:
+            raise UsageError("--calibrate with --group-column needs two groups besides the held-out ones: add rows")
     splitter: Any = StratifiedKFold(count) if dataset.by_time else StratifiedKFold(count, shuffle=True, random_state=random_state)
     if dataset.groups is not None:
         splitter = StratifiedGroupKFold(count, shuffle=True, random_state=random_state)

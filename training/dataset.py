@@ -188,7 +188,7 @@ def target_names(target: str, columns: Collection[str]) -> list[str]:
         raise UsageError(f"--target names the column '{twice}' twice: name it once")
     if len(names) > MAX_OUTPUTS:
         raise UsageError(f"--target names {len(names)} columns, more than {MAX_OUTPUTS}: train several models")
-    return names
+    return names or [target]
 
 
 def _features(
@@ -288,7 +288,7 @@ Labels = npt.NDArray[Any]
 def _all_labels(
     names: Sequence[str], table: Table, task: TaskChoice, leaves: Leaves, complaints: Complaints
 ) -> tuple[Labels, Task, npt.NDArray[np.bool_], list[str]]:
-    """As `_labels`; the labels of several targets have the shape (rows, targets), as texts where their types differ."""
+    """As `_labels`; the labels of several targets have the shape (rows, targets), as objects where their types differ."""
     if len(names) == 1:
         return _labels(names[0], table, task, leaves, complaints)
     parts = [_labels(name, table, task, leaves, complaints) for name in names]
@@ -302,7 +302,7 @@ def _all_labels(
         )
     columns = [labels for labels, _, _, _ in parts]
     if len({column.dtype.kind for column in columns}) > 1:
-        columns = [column.astype(object).astype(str) for column in columns]
+        columns = [column.astype(object) for column in columns]
     kept = np.logical_and.reduce([mask for _, _, mask, _ in parts])
     return np.column_stack(columns), parts[0][1], kept, [remark for _, _, _, remarks in parts for remark in remarks]
 

@@ -3,7 +3,7 @@
 A request reaches the model as a coded matrix (serve_app.protocols.decode). The first step, `encode`, turns a table with more than
 plain numbers into the same matrix; serving removes this step. The steps after it work on the matrix. They are classes of
 scikit-learn and functions of numpy, so the pickle loads wherever those are installed; a model with dates also needs the classes of
-`serve_app.inference.date_parts`, a booster those of `serve_app.inference.boosters` and its library.
+`serve_app.inference.date_parts`, a booster those of `serve_app.inference.booster_estimators` and its library.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from serve_app.artifacts.dates import DateForm
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE
-from serve_app.inference.boosters import Booster, BoosterClassifier, BoosterRegressor
+from serve_app.inference.booster_estimators import Booster, BoosterClassifier, BoosterRegressor
 from serve_app.inference.date_parts import DateCoder, date_step
 from training import calibration
 from training.estimators import ESTIMATORS, STOPPING_ROUNDS, Estimator, Learner
@@ -108,6 +108,8 @@ def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any] | None) -> tup
 
     Raises UsageError when the estimator cannot learn this table.
     """
+    if target is not None and target.ndim == 2 and target.dtype == object:
+        target = target.astype(str)  # scikit-learn learns several targets of one type
     estimator = calibration.inner(final_estimator(model))
     # The parameter stays in the fitted forest, and one thread answers a single row fastest: so it is set for the fit only.
     one = not isinstance(estimator, MultiOutputClassifier | MultiOutputRegressor)  # others start processes, not threads

@@ -30,8 +30,8 @@ class TableModel:
         self._model = model
         self._signature = signature
 
-    def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> npt.NDArray[Any] | pd.DataFrame:
-        """The predicted class, value or cluster of each row, or whether it is an outlier, shape (rows,).
+    def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> Any:
+        """The predicted class, value or cluster of each row, or whether it is an outlier, as an array of shape (rows,).
 
         A table with a column for each target of a model with several, or for each level of a model with several quantiles. Columns
         that the model does not know are ignored. Raises ValueError for a column without which the model cannot predict, and for a

@@ -12,7 +12,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from serve_app.errors import UsageError
-from serve_app.inference.boosters import library
+from serve_app.inference.booster_estimators import library
 from training.boosters import native_categories
 from training.coded_booster import CodedBooster
 

@@ -20,7 +20,7 @@ from serve_app.artifacts.code_package import pack_package
 from serve_app.artifacts.manifest import MAX_BUNDLE_BYTES, sha256
 from serve_app.artifacts.memory_limit import memory_limit
 from serve_app.artifacts.regular_file import UnfitFile, read_regular
-from serve_app.artifacts.skops_format import TRUSTED, check_growth
+from serve_app.artifacts.skops_format import MODEL_TYPES, TRUSTED, check_growth
 from serve_app.errors import BundleRefused, UsageError
 from serve_app.inference.code_import import packages_imported
 from serve_app.printable import printable
@@ -31,16 +31,10 @@ NATIVE = {".ubj": "xgboost", ".json": "xgboost", ".txt": "lightgbm", ".cbm": "ca
 """The formats of the libraries themselves, by the ending of the file."""
 
 SKOPS_TYPES = (
-    *TRUSTED,
-    *("sklearn.tree._tree.Tree", "numpy.dtype", "sklearn.utils._bunch.Bunch", "functools.partial", "collections.OrderedDict"),
-    *("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.utils.validation.check_array"),
-    *("sklearn.ensemble._hist_gradient_boosting.binning._BinMapper", "sklearn.calibration._CalibratedClassifier"),
-    *("sklearn.calibration._SigmoidCalibration", "sklearn.compose._column_transformer.make_column_selector"),
-    *("sklearn.model_selection._split.StratifiedKFold", "sklearn.model_selection._split.KFold"),
-    *("sklearn.metrics._scorer._PassthroughScorer", "sklearn.metrics._scorer._Scorer", "sklearn.metrics._scorer._CurveScorer"),
-    *("sklearn.neighbors._kd_tree.KDTree", "sklearn.metrics._dist_metrics.EuclideanDistance64", "sklearn._loss.link.Interval"),
-    *("sklearn._loss.link.LogitLink", "sklearn._loss.link.IdentityLink", "sklearn._loss.link.MultinomialLogit"),
-    *("sklearn._loss.loss.HalfBinomialLoss", "sklearn._loss.loss.HalfMultinomialLoss", "sklearn._loss.loss.HalfSquaredError"),
+    *(*TRUSTED, *MODEL_TYPES, "collections.OrderedDict", "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper"),
+    *("sklearn._loss.link.Interval", "sklearn._loss.link.LogitLink", "sklearn._loss.link.IdentityLink"),
+    *("sklearn._loss.link.MultinomialLogit", "sklearn._loss.loss.HalfBinomialLoss"),
+    *("sklearn._loss.loss.HalfMultinomialLoss", "sklearn._loss.loss.HalfSquaredError"),
     *("xgboost.core.Booster", "xgboost.sklearn.XGBClassifier", "xgboost.sklearn.XGBRegressor", "xgboost.sklearn.XGBRFClassifier"),
     *("xgboost.sklearn.XGBRFRegressor", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier"),
     *("lightgbm.sklearn.LGBMRegressor", "catboost.core.CatBoostClassifier", "catboost.core.CatBoostRegressor"),

@@ -27,7 +27,7 @@ from sklearn.ensemble import (
 )
 from sklearn.impute import SimpleImputer
 
-from serve_app.inference.boosters import BoosterClassifier, BoosterRegressor
+from serve_app.inference.booster_estimators import BoosterClassifier, BoosterRegressor
 from training.booster_trees import LIBRARY_CLASSES, read_ensemble
 from training.trees import Ensemble, Tree
 
@@ -95,7 +95,10 @@ def register_boosters() -> None:
             kinds += [(getattr(sys.modules[library], name), name.endswith("Classifier")) for name in names]
     for kind, classifies in kinds:
         if classifies:
-            options = {"zipmap": [True, False, "columns"], "output_class_labels": [False, True], "nocl": [True, False]}
+            options: dict[str, list[Any]] = {"zipmap": [True, False, "columns"], "output_class_labels": [False, True]}
+            options["nocl"] = [True, False]
+            if hasattr(kind, "decision_function"):  # where there is one, a calibration learns from it
+                options["raw_scores"] = [True, False]
             update_registered_converter(
                 kind,
                 f"IrisApi{kind.__name__}",
@@ -181,6 +184,13 @@ def _parse_booster_classifier(scope: Any, model: Any, inputs: list[Any], custom_
 def _booster_classifier(scope: Any, operator: Any, container: Any) -> None:
     ensemble = read_ensemble(operator.raw_operator)
     raw = _raw_scores(scope, operator, container, ensemble)
+    options = container.get_options(operator.raw_operator, {"raw_scores": False}, fail=False) or {}
+    if options.get("raw_scores"):
+        if len(ensemble.base) == 1:
+            negated = _node(scope, container, "Neg", [raw])
+            raw = _node(scope, container, "Concat", [negated, raw], axis=1)
+        _classes(scope, operator, container, raw)
+        return
     if ensemble.link == "softmax":
         _classes(scope, operator, container, _node(scope, container, "Softmax", [raw], axis=1))
         return
@@ -346,7 +356,7 @@ def _constant(scope: Any, container: Any, value: npt.NDArray[Any]) -> str:
 def _node(scope: Any, container: Any, kind: str, inputs: list[str], **attributes: Any) -> str:
     output: str = scope.get_unique_variable_name(kind.lower())
     version = {"Cast": 19, "Gather": 13, "ReduceSum": 13, "Div": 14, "Softmax": 13, "Sigmoid": 13}
-    version |= {"Sub": 14, "Mul": 14, "Concat": 13, "Add": 14, "ArgMax": 13, "IsNaN": 20}
+    version |= {"Sub": 14, "Mul": 14, "Neg": 13, "Concat": 13, "Add": 14, "ArgMax": 13, "IsNaN": 20}
     container.add_node(kind, inputs, output, op_version=version[kind], name=scope.get_unique_operator_name(kind), **attributes)
     return output
 

@@ -25,7 +25,7 @@ from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.signing import Sign
 from serve_app.artifacts.store import Entry
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
-from serve_app.inference.boosters import library
+from serve_app.inference.booster_estimators import library
 from training import card, fit
 from training.boosters import distribution, is_booster
 from training.candidate import Candidate, GoldenExamples

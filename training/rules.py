@@ -52,7 +52,8 @@ class Evidence:
     served model, or the share by which rmse may grow. A floor in `constant` is what a constant answer reaches: the metric must be
     better. `compared_by` is what two classifiers are compared by. `never_predicted` are classes that the model does not predict,
     with their held-out rows. `servable` is whether replicas with the trainer's load policy open the candidate: it has an ONNX form
-    that is proven equal, or pickles are allowed. `coverage` is None for a model without one.
+    that is proven equal or is a booster in the format of its library, or pickles are allowed. `coverage` is None for a model
+    without one.
     """
 
     metrics: AnyMetrics

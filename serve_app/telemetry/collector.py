@@ -183,8 +183,9 @@ class MetricsCollector:
     def _count_answers(self, signature: Signature, scores: Scores) -> None:
         """Rows by what was answered: the class, cluster or flag, `value` for a number; of several targets by target and class."""
         if signature.outputs and signature.task == "classification":
-            for at, part in signature.parts[:MAX_TARGETS]:
-                self._count_classes(part, scores[:, at], f"{part.target}: ")
+            parts = signature.parts[:MAX_TARGETS]
+            for at, part in parts:
+                self._count_classes(part, scores[:, at], f"{part.target}: ", named=max(2, MAX_CLASSES // len(parts)))
         elif signature.task == "regression":
             self.state.predictions["value"] += len(scores)
         elif signature.task == "outlier detection":
@@ -194,11 +195,12 @@ class MetricsCollector:
         else:
             self._count_classes(signature, scores)
 
-    def _count_classes(self, signature: Signature, scores: Scores, prefix: str = "") -> None:
+    def _count_classes(self, signature: Signature, scores: Scores, prefix: str = "", *, named: int = MAX_CLASSES) -> None:
+        """Count rows by class; the classes after the `named` first ones in the signature are counted as `other`."""
         classes = predicted_positions(scores, signature)
         has_confidence = signature.probabilistic and signature.task == "classification"
         for index in np.unique(classes):
-            label = prefix + (label_text(signature.classes[index]) if index < MAX_CLASSES else OTHER)
+            label = prefix + (label_text(signature.classes[index]) if index < named else OTHER)
             rows = classes == index
             self.state.predictions[label] += int(np.count_nonzero(rows))
             if has_confidence:

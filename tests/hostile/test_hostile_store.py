@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import socket
+import subprocess
 import threading
 import time
 import zipfile
@@ -426,6 +427,15 @@ def test_a_model_in_the_format_of_skops_cannot_fill_the_memory(tmp_path: Path) -
 def test_a_good_model_in_the_format_of_skops_is_loaded(tmp_path: Path) -> None:
     path, _ = skops_file(tmp_path / "good.skops")
     assert skops_to_joblib(path, 256 << 20)
+
+
+def test_a_type_that_is_not_listed_is_named(tmp_path: Path) -> None:
+    estimator = LogisticRegression(max_iter=500).fit(*iris())
+    estimator.extra = subprocess.Popen
+    skops.io.dump(estimator, tmp_path / "model.skops")
+    with pytest.raises(BundleRefused, match=r"subprocess\.Popen") as refused:
+        skops_to_joblib(tmp_path / "model.skops", 256 << 20)
+    assert refused.value.reason == "forbidden"
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow warns of itself

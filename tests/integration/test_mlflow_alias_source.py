@@ -15,6 +15,7 @@ import mlflow
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
+from starlette.testclient import TestClient
 
 from serve_app.artifacts.bundle import check_bundle
 from serve_app.artifacts.mlflow_mirror import RECORD, Mirror
@@ -22,9 +23,11 @@ from serve_app.artifacts.mlflow_source import MlflowSource
 from serve_app.artifacts.names import BUNDLE_FOLDER, DIGEST_TAG, MANIFEST, SEAL
 from serve_app.artifacts.signing import Sign, signer, verifier
 from serve_app.artifacts.store import Entry, Store
+from serve_app.http.app import create_app
 from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.slot import Slot
 from serve_app.inference.sources import AliasSource, ModelSource
+from tests.support.apps import HEADERS, KEY, http_options
 from tests.support.hostile.signatures import key_pair
 from tests.support.mlflow_server import mlflow_server
 from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest, iris, logistic
@@ -293,6 +296,24 @@ def test_the_newest_of_pointer_and_alias_is_served(registry: Registry, tmp_path:
     late = replica(registry, tmp_path, uri=down(), decides="newest")
     assert late.refresh()
     assert late.digest == own.digest
+
+
+def test_the_application_shows_what_decides_and_whether_mlflow_answers(registry: Registry, tmp_path: Path) -> None:
+    registry.register(forest())
+    registry.point(1)
+    for uri, unreachable in ((registry.uri, 0.0), (down(), 1.0)):
+        one = replica(registry, tmp_path, uri=uri)
+        assert one.refresh(), one.slot.problem
+        client = TestClient(create_app(one.slot, http_options(api_key=KEY, poll_seconds=3600.0)))
+        assert client.get("/readyz").json()["model_source"] == "mlflow"
+        described = client.get("/model", headers=HEADERS).json()
+        assert (described["model_source"], described["source"]) == ("mlflow", "mlflow")
+        assert (described["registry_problem"] is not None) is bool(unreachable)
+        lines = client.get("/metrics").text.splitlines()
+        assert f"model_registry_unreachable {unreachable}" in lines
+        assert any(line.startswith("model_info{") and 'model_source="mlflow"' in line for line in lines)
+        answer = client.post("/predict", json=A_FLOWER, headers=HEADERS)
+        assert (answer.status_code, answer.json()["prediction"]) == (200, "setosa")
 
 
 def test_a_stage_is_followed_where_no_alias_has_its_name(registry: Registry, tmp_path: Path) -> None:

@@ -117,6 +117,36 @@ def test_a_model_that_somebody_else_logged_is_served_with_its_own_names(
     assert b'"prediction":"setosa"' in answer_row(slot.predictor, str(A_FLOWER).replace("'", '"').encode())
 
 
+def test_a_forest_in_the_format_of_skops_is_served_with_our_list_of_types_not_with_its_own(tracking: str, tmp_path: Path) -> None:
+    import mlflow
+    import pandas as pd
+    from sklearn.ensemble import RandomForestClassifier
+
+    X, y = iris()
+    frame = pd.DataFrame(X, columns=list(A_FLOWER))
+    mlflow.set_tracking_uri(tracking)
+    for name, extra in (("Forest", None), ("Spy", subprocess.Popen)):
+        model = RandomForestClassifier(5, random_state=1).fit(frame, y)
+        if extra is not None:
+            model.extra = extra
+        types = ["sklearn.tree._tree.Tree", "subprocess.Popen"]
+        signature = mlflow.models.infer_signature(frame, y)
+        mlflow.sklearn.log_model(
+            model,
+            name="m",
+            signature=signature,
+            skops_trusted_types=types,
+            serialization_format="skops",
+            registered_model_name=name,
+        )
+        mlflow.MlflowClient().set_registered_model_alias(name, "champion", "1")
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Forest"), policy=ALLOW_ALL)
+    assert slot.refresh(), slot.problem
+    spy = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Spy"), policy=ALLOW_ALL)
+    assert reason_of(spy) == "forbidden"
+    assert "subprocess.Popen" in str(spy.problem)
+
+
 def reason_of(slot: Slot) -> str:
     assert not slot.refresh()
     assert slot.refusal is not None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -34,7 +34,6 @@ from tests.support.fitted_models import (
     sample_of_regressor,
     table,
 )
-from tests.support.own_steps import age_and_size
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = 20
@@ -61,9 +60,20 @@ def numbers() -> pd.DataFrame:
     return table()[["size", "age"]].fillna(30.0)
 
 
+def author_steps() -> Any:
+    """The module of the author, under the name that it has beside the author's script."""
+    folder = str(ROOT / "tests" / "support")
+    sys.path.append(folder)
+    try:
+        return importlib.import_module("own_steps")
+    finally:
+        sys.path.remove(folder)
+
+
 def of_own_code() -> Pipeline:
     frame = table()[["size", "age", "day", "value"]].fillna({"age": 30.0})
-    model = make_pipeline(age_and_size(), StandardScaler(), RandomForestRegressor(5, random_state=0))
+    steps = author_steps()
+    model = make_pipeline(steps.age_and_size(), StandardScaler(), RandomForestRegressor(5, random_state=0))
     package = ("--package", str(ROOT / "tests/support/own_steps.py"))
     return Pipeline(model.fit(frame[:FITTED].drop(columns="value"), frame.value[:FITTED]), frame, "value", package, ("frame",))
 
@@ -171,6 +181,15 @@ def row_times(output: str) -> tuple[str, str]:
     return own.strip(), rest.partition("takes")[2].partition("for")[0].strip()
 
 
+def sent(value: Any) -> Any:
+    """A cell as clients send it."""
+    if pd.isna(value):
+        return None
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def largest_difference(pipeline: Pipeline, client: Any) -> float:
     """Between the served answers and the author's, row by row; labels must be equal."""
     targets = [] if pipeline.target is None else pipeline.target.split(",")
@@ -179,7 +198,7 @@ def largest_difference(pipeline: Pipeline, client: Any) -> float:
     predicted = np.asarray(pipeline.model.predict(asked))
     worst = 0.0
     for at in range(ASKED):
-        row = json.loads(features.iloc[[at]].to_json(orient="records", date_format="iso"))[0]
+        row = {name: sent(value) for name, value in features.iloc[at].items()}
         response = client.post("/predict", json=row, headers=HEADERS)
         assert response.status_code == 200, response.text
         answer = response.json()
@@ -193,7 +212,7 @@ def largest_difference(pipeline: Pipeline, client: Any) -> float:
         elif "cluster" in answer:
             assert answer["cluster"] == predicted[at]
             worst = max(worst, abs(answer["distance"] - pipeline.model.transform(asked)[at].min()))
-        elif "probabilities" in answer:
+        elif answer.get("probabilities"):
             assert str(answer["prediction"]) == str(predicted[at])
             own = np.asarray(pipeline.model.predict_proba(asked))[at]
             worst = max(worst, float(np.abs(np.array(list(answer["probabilities"].values())) - own).max()))

@@ -29,6 +29,7 @@ from sklearn.pipeline import make_pipeline
 
 from serve_app.artifacts.dates import DateForm
 from serve_app.artifacts.signature import Feature, Signature
+from tests.support import answers
 from tests.support.estimators import BOOSTERS, OF_SCIKIT_LEARN
 from tests.support.models import diabetes_signature, iris, iris_signature
 from training.convert import CONVERSIONS, to_onnx
@@ -129,6 +130,13 @@ def regressors() -> Iterator[Any]:
     yield neural_network.MLPRegressor(hidden_layer_sizes=(4,), max_iter=20)
 
 
+def others() -> Iterator[tuple[Any, Signature]]:
+    """Estimators of outliers, clusters and several targets, fitted."""
+    for name in answers.CONVERTED:
+        model = answers.fitted(name)
+        yield model.estimator, answers.signature_of(model)
+
+
 def with_loops() -> Iterator[Any]:
     """Estimators whose conversion needs a loop or functions of its own."""
     yield neighbors.KNeighborsClassifier(3)
@@ -146,6 +154,7 @@ def fitted() -> Iterator[tuple[Any, Signature]]:
         yield dated()
         for regressor in regressors():
             yield regressor.fit(wide, wide.sum(axis=1)), diabetes_signature()
+        yield from others()
 
 
 def dated() -> tuple[Any, Signature]:

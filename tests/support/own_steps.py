@@ -10,7 +10,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 def parts(frame: Any) -> Any:
     """Weekday and month of a date beside two numbers: it needs the names and the dtypes of a table."""
-    return np.column_stack([frame["day"].dt.dayofweek, frame["day"].dt.month, frame["age"], frame["size"]])
+    return np.column_stack([frame["day"].dt.day_of_week, frame["day"].dt.month, frame["age"], frame["size"]])
 
 
 def age_and_size() -> FunctionTransformer:

@@ -7,6 +7,7 @@ without it refuses the bundle with a sentence that names it.
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -135,7 +136,7 @@ def _load_catboost(data: bytes, signature: Signature) -> Loaded:
 
     classes = signature.task == "classification"
     model = (catboost.CatBoostClassifier if classes else catboost.CatBoostRegressor)()
-    model.load_model(blob=data)
+    model.load_model(stream=io.BytesIO(data))  # a stream is not read beyond its end, a `blob` is
     predict = model.predict_proba if classes else model.predict
     return lambda rows: predict(rows, thread_count=1), len(model.feature_names_), model.get_cat_feature_indices()
 

@@ -78,9 +78,22 @@ def strip_encoder(model: Any) -> Any:
     if steps and steps[0][0] == ENCODE:
         model = steps[1][1] if len(steps) == 2 else model[1:]
     first = model.steps[0][1] if hasattr(model, "steps") else model
-    with contextlib.suppress(AttributeError):
-        del first.feature_names_in_  # else each call warns that a matrix has no names
+    _forget_names(first)
     return model
+
+
+def _forget_names(estimator: Any) -> None:
+    """Remove the names of columns, also inside estimators of several targets and of corrected probabilities.
+
+    Otherwise each call warns that a matrix has no names.
+    """
+    with contextlib.suppress(AttributeError):
+        del estimator.feature_names_in_
+    for inner in getattr(estimator, "calibrated_classifiers_", ()):
+        _forget_names(inner.estimator)
+    if type(estimator).__module__ == "sklearn.multioutput":
+        for inner in estimator.estimators_:
+            _forget_names(inner)
 
 
 def _unpickle(data: bytes) -> Any:

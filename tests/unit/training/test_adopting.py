@@ -15,7 +15,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
+import scipy.sparse  # type: ignore[import-untyped]
 import sklearn
 import skops.io
 from sklearn.linear_model import LogisticRegression, Ridge

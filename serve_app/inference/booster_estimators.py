@@ -63,7 +63,7 @@ class Booster(BaseEstimator):  # type: ignore[misc]
         try:
             _FITS[module](estimator, matrix, target, self, _validation_rows(target, self))
         except Exception as error:
-            if isinstance(error, MemoryError) or type(error).__module__.partition(".")[0] != module:
+            if isinstance(error, MemoryError) or type(error).__module__.partition(".")[0].strip("_") != module:
                 raise
             raise ValueError(str(error)) from error
         self.estimator_ = estimator
