@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -24,18 +25,7 @@ from training import mlflow_model
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="NOT TESTED: kubectl is not installed")
 READY = {"metadata": {"name": "files"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-OWN_CODE = """
-import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-
-class Sizes(ClassifierMixin, BaseEstimator):
-    def fit(self, X, y):
-        self.classes_, self.feature_names_in_, self.n_features_in_ = np.unique(y), np.array(["size"], dtype=object), 1
-        return self
-
-    def predict(self, X):
-        return self.classes_[(X["size"].to_numpy() > 10.0).astype(int)]
-"""
+OWN_CODE = KUBERAY.parent / "tests" / "support" / "own_sizes.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +142,11 @@ def test_a_model_that_replicas_would_refuse_is_refused_before_it_is_published(
     cluster: Folders, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The settings are those of kuberay/base/config.yaml, where no pickle may be opened."""
-    (tmp_path / "own_sizes.py").write_text(OWN_CODE)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    import own_sizes  # type: ignore[import-not-found]
+    monkeypatch.syspath_prepend(str(OWN_CODE.parent))
+    own_sizes = importlib.import_module("own_sizes")
 
     path = saved(tmp_path, own_sizes.Sizes().fit(table(), table().label))
-    package = shlex.quote(str(tmp_path / "own_sizes.py"))
+    package = shlex.quote(str(OWN_CODE))
     with pytest.raises(CommandError) as error:
         adopt.adopt(cluster, "kuberay/adopt", str(path), str(rows), f"--target label --package {package}")
     assert f"exit code {adopt.REFUSED}" in str(error.value)
