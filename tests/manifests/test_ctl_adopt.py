@@ -10,13 +10,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import joblib
 import pytest
 
-from kuberay.ctl import adopt, data, short_job
+from kuberay.ctl import adopt, data, faults, short_job, waiting
 from kuberay.ctl.kube import KUBERAY, Cluster, CommandError, Json
 from serve_app.artifacts.store import Store
 from tests.manifests.shipped import one
@@ -243,6 +243,37 @@ def test_each_end_is_one_sentence(code: int, output: str, expected: str) -> None
     assert "\n" not in sentence
     if code > 0:
         assert f"exit code {code}" in sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder(Cluster):
+    """A cluster that takes every object, starts nothing and keeps the verbs of all calls."""
+
+    verbs: list[str] = field(default_factory=list)
+
+    def run(self, *arguments: str, text: str | None = None, namespaced: bool = True) -> str:
+        self.verbs.append(arguments[0])
+        return ""
+
+
+def test_a_job_that_cannot_start_is_deleted_so_that_it_publishes_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = faults.Fault("pod a", "the image is not on the node", "load it", grace=0.0)
+    monkeypatch.setattr(short_job, "pod_faults", lambda *_: [broken])
+    cluster = Recorder(("kubectl",), "mlops")
+    with pytest.raises(CommandError, match="image"):
+        short_job.run(cluster, [], name="a", app="a", timeout=60)
+    assert cluster.verbs.index("apply") < len(cluster.verbs) - 1
+    assert cluster.verbs[-1] == "delete"
+
+
+def test_a_job_waits_for_a_node_that_takes_its_pod_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = faults.Fault("pod a", "no node can take it", "add nodes", final=False, grace=0.0)
+    monkeypatch.setattr(short_job, "pod_faults", lambda *_: [full])
+    with pytest.raises(waiting.DeadlineExceeded):
+        short_job.run(Recorder(("kubectl",), "mlops"), [], name="a", app="a", timeout=0.1, waits_for_room=True)
+    with pytest.raises(CommandError) as error:
+        short_job.run(Recorder(("kubectl",), "mlops"), [], name="a", app="a", timeout=60)
+    assert not isinstance(error.value, waiting.DeadlineExceeded)
 
 
 def test_the_job_has_the_settings_and_the_keys_of_a_training() -> None:
