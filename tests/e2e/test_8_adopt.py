@@ -124,6 +124,7 @@ def test_a_file_that_is_no_model_is_told_in_one_sentence(files: Path, tmp_path: 
     assert answers(1)[1] == {"1"}
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow warns of its own modules
 def test_a_model_of_mlflow_in_the_cluster_is_adopted_by_its_alias(files: Path) -> None:
     with api_client.port_forward(CLUSTER, MLFLOW_SERVICE, 5000) as address:
         mlflow.set_tracking_uri(address)
