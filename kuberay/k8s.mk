@@ -66,8 +66,7 @@ k8s-train: ## train in the cluster, publish, wait until every replica serves it;
 	@$(K8S) train $(TRAIN) --data='$(subst ','\'',$(value DATA))' --arguments='$(subst ','\'',$(value ARGS))'
 
 k8s-adopt: ## adopt a fitted model in the cluster; MODEL=model.joblib SAMPLE=rows.csv ARGS="--target y --package steps.py"
-	@$(K8S) adopt $(ADOPT) --model='$(subst ','\'',$(value MODEL))' --sample='$(subst ','\'',$(value SAMPLE))' \
-		--arguments='$(subst ','\'',$(value ARGS))'
+	@$(K8S) adopt $(ADOPT) --model='$(subst ','\'',$(value MODEL))' --sample='$(subst ','\'',$(value SAMPLE))' --arguments='$(subst ','\'',$(value ARGS))'
 
 k8s-score: ## score a table in the cluster with the served model; DATA=table.csv ARGS="--keep id"
 	@$(K8S) score $(SCORE) --data='$(subst ','\'',$(value DATA))' --arguments='$(subst ','\'',$(value ARGS))'

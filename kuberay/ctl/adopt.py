@@ -46,7 +46,7 @@ def adopt(cluster: Cluster, folder: str, model: str, sample: str, flags: str) ->
             echo(lines[len(shown) :].rstrip("\n"))
             shown = lines
 
-    ended = short_job.run(cluster, documents, name=ADOPTING_JOB, app=ADOPTING_APP, timeout=TIMEOUT, show=show)
+    ended = short_job.run(cluster, documents, name=ADOPTING_JOB, app=ADOPTING_APP, timeout=TIMEOUT, show=show, waits_for_room=True)
     if ended.code:
         raise CommandError(failure(ended))
     wait_for_served(cluster, ended.output, progress)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kuberay.ctl import manifests
 from kuberay.ctl.faults import Fault, pod_faults
-from kuberay.ctl.kube import Cluster, Json, container_statuses, field
+from kuberay.ctl.kube import Cluster, CommandError, Json, container_statuses, field
 from kuberay.ctl.waiting import Progress, poll
 
 TIMED_OUT = -1
@@ -30,11 +30,14 @@ def run(
     app: str,
     timeout: float,
     show: Callable[[str], None] = lambda _: None,
+    waits_for_room: bool = False,
 ) -> Ended:
     """Start the Job `name` in place of an earlier one and wait for its end; `app` is the label of its pod.
 
-    `show` gets what the Job has printed so far, again and again. Raises CommandError when its pod cannot start, and when the Job
-    has not ended after `timeout` seconds.
+    `show` gets what the Job has printed so far, again and again. `waits_for_room`: a node may come that takes the pod.
+
+    Raises CommandError when the pod cannot start, and when the Job has not ended after `timeout` seconds. The Job is deleted then:
+    nothing happens later that the caller was told has failed.
     """
     cluster.run("delete", "job", name, "--ignore-not-found", "--wait", "--cascade=foreground")
     cluster.run("apply", "-f", "-", text=manifests.dump(documents))
@@ -53,10 +56,14 @@ def run(
         return status if status.get("succeeded") or status.get("failed") else None
 
     def faults() -> list[Fault]:
-        # The Job is short: a pod without room on a node ends the waiting too.
-        return [replace(fault, final=True) for fault in pod_faults(cluster, f"app={app}")]
+        found = pod_faults(cluster, f"app={app}")
+        return found if waits_for_room else [replace(fault, final=True) for fault in found]
 
-    status = poll(ended, timeout=timeout, failure=f"the Job {name} has not ended", interval=0.5, faults=faults)
+    try:
+        status = poll(ended, timeout=timeout, failure=f"the Job {name} has not ended", interval=0.5, faults=faults)
+    except CommandError:
+        cluster.try_run("delete", "job", name, "--wait=false")
+        raise
     code = 0 if status.get("succeeded") else _exit_code(cluster, app)
     return Ended(code, log())
 
