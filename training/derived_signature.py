@@ -18,6 +18,7 @@ from serve_app.artifacts.dates import DateForm, as_sent
 from serve_app.artifacts.manifest_bounds import MAX_CATEGORIES
 from serve_app.artifacts.signature import TEXT_LENGTH, Feature, Kind, Label, Signature
 from serve_app.errors import UsageError
+from serve_app.inference.backends.frame_backend import stamps
 from serve_app.tables.date_columns import date_column
 from serve_app.tables.unusable import UnusableColumn
 from training.coded_booster import whole_texts
@@ -86,9 +87,43 @@ def derive(
 ) -> DerivedSignature:
     """The signature of a model from a sample, which holds the columns that the model reads. Raises UsageError.
 
-    `targets` are the names of the columns that it predicts, none when they are not known.
+    `targets` are the names of the columns that it predicts, none when they are not known. A CSV file has no type of dates: when the
+    model does not answer texts, those columns are tried as dates whose every text is one.
     """
     _check_declared(model, declared)
+    try:
+        return _derive(model, sample, declared, targets, missing)
+    except NotAnswered:
+        dates = _dates_as_text(model, sample, declared)
+        if not dates:
+            raise
+        tried = replace(declared, date={**declared.date, **dict.fromkeys(dates, ())})
+        found = _derive(model, sample, tried, targets, missing)
+        remark = f"read as dates, because the model does not answer their texts: {', '.join(dates)} (--date declares them)"
+        return replace(found, remarks=(*found.remarks, remark))
+
+
+class NotAnswered(UsageError):
+    """The model answers no row of the sample."""
+
+
+def _dates_as_text(model: Original, sample: pd.DataFrame, declared: Declared) -> list[str]:
+    """The columns without a declaration that hold texts, each of which is a date."""
+    known = {*declared.category, *declared.number, *declared.date}
+    names = [name for name in model.columns.used if name not in known and _kind_of_type(sample[name]) == "text"]
+    return [name for name in names if _is_date(name, sample[name])]
+
+
+def _is_date(name: str, values: pd.Series[Any]) -> bool:
+    try:
+        return date_column(name, values) is not None
+    except UnusableColumn:
+        return False
+
+
+def _derive(
+    model: Original, sample: pd.DataFrame, declared: Declared, targets: Sequence[str], missing: tuple[str, ...] | None
+) -> DerivedSignature:
     asked = sample.reset_index(drop=True)
     columns, plain_columns, problems = [], {}, []
     for name in model.columns.used:
@@ -254,7 +289,7 @@ def _date(name: str, values: pd.Series[Any], formats: Sequence[str] | None) -> t
     if not len(present):
         raise UnusableColumn(name, "is empty", "fill some rows of the sample")
     if not pd.api.types.is_datetime64_any_dtype(values.dtype):
-        values = pd.Series(pd.to_datetime(codes, unit="D"))
+        values = pd.Series(stamps(codes, "us"))
     feature = Feature(
         name,
         "date",
@@ -276,7 +311,9 @@ def _complete_row(model: Original, asked: pd.DataFrame, table: pd.DataFrame) -> 
         failure = _failure(model, row)
         if failure is None:
             return row.reset_index(drop=True)
-    raise UsageError(f"the model does not answer a row of the sample ({one_line(failure)}): give a sample like the rows of its fit")
+    raise NotAnswered(
+        f"the model does not answer a row of the sample ({one_line(failure)}): give a sample like the rows of its fit"
+    )
 
 
 def _failure(model: Original, frame: pd.DataFrame) -> Exception | None:

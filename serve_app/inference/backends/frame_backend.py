@@ -271,16 +271,16 @@ def _dates(form: DateForm, dtype: str) -> Column:
     resolution: Any = match["unit"]
     zone = match["zone"]
     if zone is None:
-        return lambda codes: _stamps(codes, resolution)
+        return lambda codes: stamps(codes, resolution)
     try:
         zoneinfo.ZoneInfo(zone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise BundleRefused("load", "a column of dates has a time zone that is not known here") from None
     zoned = pd.DatetimeTZDtype(resolution, zone)
-    return lambda codes: pd.array(_stamps(codes, resolution).astype(f"M8[{resolution}]").view(np.int64), dtype=zoned)
+    return lambda codes: pd.array(stamps(codes, resolution).astype(f"M8[{resolution}]").view(np.int64), dtype=zoned)
 
 
-def _stamps(codes: Any, unit: str) -> Any:
+def stamps(codes: Any, unit: str) -> Any:
     """Codes as timestamps of the unit, in microseconds where the unit cannot hold them."""
     missing = np.isnan(codes)
     stamps = np.where(missing, np.datetime64("NaT"), moments(codes).astype("M8[us]"))

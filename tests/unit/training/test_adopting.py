@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 from contextlib import nullcontext
+from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,17 @@ def test_a_date_reaches_the_model_as_a_timestamp(tmp_path: Path) -> None:
     answer = client_of(Store(tmp_path)).post("/predict", json={"day": "2026-03-04"}, headers=HEADERS).json()
     expected = of_dates().predict(pd.DataFrame({"day": pd.Series(["2026-03-04"], dtype="datetime64[us]")}))[0]
     assert answer["prediction"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_texts_that_the_model_does_not_answer_are_tried_as_dates_to_the_microsecond(tmp_path: Path) -> None:
+    hours = FunctionTransformer(methodcaller("apply", attrgetter("dt.hour")))
+    days = pd.Series(pd.date_range("2026-03-04 01:00", periods=200, freq="h"))
+    frame = pd.DataFrame({"ordered": days, "price": days.dt.hour * 2.0 + 1})
+    model = make_pipeline(hours, Ridge(alpha=1e-9)).fit(frame[["ordered"]], frame.price)
+    published = quiet(model, frame.assign(ordered=days.astype(str)), "price", model_dir=tmp_path)
+    assert published.version == 1
+    answer = client_of(Store(tmp_path)).post("/predict", json={"ordered": "2027-05-06 04:00:00"}, headers=HEADERS).json()
+    assert answer["prediction"] == pytest.approx(9.0, abs=1e-6)
 
 
 # --- the command
