@@ -9,7 +9,6 @@ import pytest
 from tests.manifests.shipped import KUBERAY, ROOT
 
 PAGES = (
-    "docs/adopt.md",
     "docs/operations.md",
     "docs/backup.md",
     "docs/exposure.md",
