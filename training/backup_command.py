@@ -111,7 +111,8 @@ def restore(options: RestoreOptions) -> None:
             raise UsageError("an archive is not read from a terminal: name a file")
         for part in options.part or ():
             _target(part, options)
-        _restore_stream(sys.stdin.buffer, options)
+        with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
+            _restore_stream(stream, options)
         return
     with open(options.archive, "rb") as file:
         summaries = {summary.part: summary for summary in verify(file)}

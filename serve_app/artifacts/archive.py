@@ -23,6 +23,7 @@ import io
 import json
 import os
 import re
+import select
 import struct
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ MAX_SIZE = 2**62
 _BLOCK = 512
 END = bytes(2 * _BLOCK)
 """What a tar file ends with; an archive without it was cut off."""
+LATE_SECONDS = 0.5
 _MANIFEST = re.compile(rb"manifests/([a-z]{1,16})-([0-9a-f]{64})\.jsonl")
 _LONG_NAME = b"././@LongLink"
 _NAME_FIELD = 100
@@ -228,7 +230,8 @@ class Section:
 class Reader:
     """Reads an archive from its first byte to its last.
 
-    With `open_ended`, it does not wait for the end of the stream after the end of the archive: what sends it may keep it open.
+    With `open_ended`, the stream is an unbuffered file that the sender may keep open: what comes within LATE_SECONDS after the end
+    of the archive is refused, and the end of the stream is not waited for.
     """
 
     def __init__(self, stream: BinaryIO, *, open_ended: bool = False) -> None:
@@ -249,7 +252,7 @@ class Reader:
                 section.skip()
         if not seen:
             raise ArchiveError("the archive is empty")
-        if not self._open_ended and self._stream.read(1):
+        if (not self._open_ended or select.select([self._stream], [], [], LATE_SECONDS)[0]) and self._stream.read(1):
             raise ArchiveError("the archive goes on after its end")
 
     def read(self, size: int) -> bytes:

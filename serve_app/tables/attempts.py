@@ -9,7 +9,7 @@ MAX_FAILURES = 5
 
 PROGRESS = 1 << 20
 PAUSE = 0.5
-"""Seconds before the second attempt; each pause is twice as long as the one before."""
+"""Half of the first pause, in seconds; each pause is twice as long as the one before."""
 
 
 class Attempts:

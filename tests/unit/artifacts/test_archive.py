@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -29,14 +32,24 @@ def test_what_was_written_is_read_whatever_its_name_and_size() -> None:
     assert contents(archive(FILES)) == {f"data/{name}": data for name, data in FILES.items()}
 
 
-def test_a_stream_that_stays_open_ends_with_its_archive() -> None:
+@contextlib.contextmanager
+def open_stream(raw: bytes) -> Iterator[BinaryIO]:
+    """A pipe with these bytes whose writing end stays open."""
+    assert len(raw) < 65536  # what a pipe holds
     read, write = os.pipe()
-    with open(read, "rb", buffering=0) as stream, open(write, "wb") as sender:
-        raw = archive({"a.csv": b"1,2\n"})
-        assert len(raw) < 65536  # what a pipe holds
+    with open(read, "rb", buffering=0) as stream, open(write, "wb", buffering=0) as sender:
         sender.write(raw)
-        sender.flush()
+        yield stream
+
+
+def test_a_stream_that_stays_open_ends_with_its_archive() -> None:
+    with open_stream(archive({"a.csv": b"1,2\n"})) as stream:
         assert [section.summary.files for section in Reader(stream, open_ended=True).sections()] == [1]
+
+
+def test_a_second_archive_in_a_stream_that_stays_open_is_refused() -> None:
+    with open_stream(2 * archive({"a.csv": b"1,2\n"})) as stream, pytest.raises(ArchiveError):
+        list(Reader(stream, open_ended=True).sections())
 
 
 names = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=60)
