@@ -99,13 +99,7 @@ def patch_config(text: str) -> None:
 
 def roll_out(mark: str) -> None:
     """New pods, as docs/operations.md says for those who use kubectl alone."""
-    cluster_spec = "/spec/rayClusterConfig"
-    annotation = "template/metadata/annotations/iris-api~1config-checksum"
-    operations = [
-        {"op": "replace", "path": f"{cluster_spec}/headGroupSpec/{annotation}", "value": mark},
-        {"op": "replace", "path": f"{cluster_spec}/workerGroupSpecs/0/{annotation}", "value": mark},
-    ]
-    kubectl("-n", "mlops", "patch", "rayservice", "iris-api", "--type=json", "-p", json.dumps(operations))
+    kubectl("-n", "mlops", "patch", "rayservice", "iris-api", "--type=json", "-p", json.dumps(cluster.roll_out_operations(mark)))
 
 
 def train_overlay(folder: Path, operations: list[dict[str, Any]]) -> Path:

@@ -126,11 +126,7 @@ def test_a_second_installation_works_beside_the_first_and_leaves_it_alone(first:
 
 
 def test_an_upgrade_loses_no_request_through_the_port_of_the_nodes(first: Installation) -> None:
-    template = "template/metadata/annotations/iris-api~1config-checksum"
-    change = [
-        {"op": "replace", "path": f"/spec/rayClusterConfig/{group}/{template}", "value": "upgrade"}
-        for group in ("headGroupSpec", "workerGroupSpecs/0")
-    ]
+    change = cluster.roll_out_operations("upgrade")
     before = active_cluster(first)
     url = f"http://127.0.0.1:{first.port}"
     with open_loop(url, ROW, key=first.key, rate=50, check=cluster.predicts, retry=False, keep_alive=False) as record:

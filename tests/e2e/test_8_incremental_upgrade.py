@@ -17,7 +17,7 @@ import pytest
 
 from kuberay.ctl.kube import field
 from tests.support import cluster
-from tests.support.cluster import ROOT, kubectl
+from tests.support.cluster import ROOT, kubectl, roll_out_operations
 from tests.support.environment import RATE, Environment, deployed, images, write
 from tests.support.figures import note
 from tests.support.waiting import until
@@ -32,10 +32,7 @@ def upgrade_overlay(folder: Path, mark: str) -> Environment:
     """kuberay/overlays/incremental-upgrade; another `mark` is another pod template."""
     environment = Environment(folder, NAMESPACE, PORT)
     overlay = os.path.relpath(ROOT / "kuberay" / "overlays" / "incremental-upgrade", folder)
-    groups = ("headGroupSpec", "workerGroupSpecs/0")
-    annotation = "template/metadata/annotations/iris-api~1config-checksum"
-    operations = [{"op": "replace", "path": f"/spec/rayClusterConfig/{group}/{annotation}", "value": mark} for group in groups]
-    environment.write({"resources": [overlay]}, operations)
+    environment.write({"resources": [overlay]}, roll_out_operations(mark))
     return environment
 
 

@@ -84,12 +84,6 @@ def predicts(key: str) -> None:
     assert (reply.status, json.loads(reply.body)["prediction"]) == (200, "setosa")
 
 
-def names_of_pods() -> list[str]:
-    """The pods of the API; those that are being deleted finish the requests that they have, and answer new ones until then."""
-    items = json.loads(kubectl("-n", NAMESPACE, "get", "pods", "-l", SERVING, "-o", "json"))["items"]
-    return [item["metadata"]["name"] for item in items]
-
-
 class Client:
     """One that asks for a prediction again and again; it keeps what it gets, and when."""
 
@@ -134,7 +128,10 @@ def test_no_pod_runs_at_night_requests_get_503_and_the_morning_brings_everything
         until(lambda: client.answers, what="an answer")
         evening = time.monotonic()
         kubectl("-n", NAMESPACE, "create", "job", "evening", "--from=cronjob/iris-api-suspend")
-        until(lambda: not names_of_pods(), seconds=180, every=0.5, what="the end of all pods of the API")
+        # Pods that are being deleted finish the requests that they have, and answer new ones until then.
+        until(
+            lambda: not cluster.pods(SERVING, NAMESPACE, ending=True), seconds=180, every=0.5, what="the end of all pods of the API"
+        )
         asleep = time.monotonic()
         until(lambda: client.since(asleep, "503") is not None, what="an honest answer")
         time.sleep(10)  # a while of the night, in which every request is looked at

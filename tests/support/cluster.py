@@ -65,10 +65,17 @@ def get(kind: str, name: str, namespace: str = "mlops") -> dict[str, Any]:
     return dict(json.loads(output)) if output.strip() else {}
 
 
-def pods(selector: str, namespace: str = "mlops") -> list[dict[str, Any]]:
-    """The pods that are not being deleted."""
+def pods(selector: str, namespace: str = "mlops", *, ending: bool = False) -> list[dict[str, Any]]:
+    """The pods that are not being deleted; with `ending`, those that are as well."""
     items = json.loads(kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json"))["items"]
-    return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+    return [pod for pod in items if ending or "deletionTimestamp" not in pod["metadata"]]
+
+
+def roll_out_operations(mark: str) -> list[dict[str, str]]:
+    """Operations on the RayService that give its pods another template, as docs/operations.md has them; `mark` is a new text."""
+    annotation = "template/metadata/annotations/iris-api~1config-checksum"
+    groups = ("headGroupSpec", "workerGroupSpecs/0")
+    return [{"op": "replace", "path": f"/spec/rayClusterConfig/{group}/{annotation}", "value": mark} for group in groups]
 
 
 def api_key(namespace: str = "mlops") -> str:
