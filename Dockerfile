@@ -1,7 +1,10 @@
-# Two images from one file:
+# Images from one file:
 #   docker build --target serve -t iris-api:latest .     the API: Ray, FastAPI, the model's libraries
 #   docker build --target train -t iris-train:latest .   the same plus training and the MLflow server
-# Both run as uid 10001 and write only to /tmp (and to the model folder when training).
+# Two more hold XGBoost, LightGBM and CatBoost besides: for models that have no ONNX form, and to train them.
+#   docker build --target serve-boost -t iris-api:boost .
+#   docker build --target train-boost -t iris-train:boost .
+# All run as uid 10001 and write only to /tmp (and to the model folder when training).
 
 # The release workflow resolves the tag and builds from the digest; it records both as labels of the images. For the same content again:
 #   docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:… .
@@ -32,6 +35,16 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /opt/venv/bin/python -c "import matplotlib.pyplot, mlflow.server, mlflow.sklearn, pyarrow.dataset, pyarrow.fs, ray.data, skl2onnx" \
     && mkdir /added && cd / && find opt/venv -cnewer /build/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /added
 
+# What the libraries of boosters add to it, as a folder of its own.
+FROM serve-environment AS boost-environment
+COPY requirements/serve-boost.txt /build/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    touch /build/before \
+    && pip --python /opt/venv/bin/python install --require-hashes --no-deps --no-compile --only-binary :all: -r /build/serve-boost.txt \
+    && sh /build/slim.sh /opt/venv /build/before \
+    && /opt/venv/bin/python -c "import catboost, lightgbm, xgboost" \
+    && mkdir /added && cd / && find opt/venv -cnewer /build/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /added
+
 FROM base AS serve
 RUN groupadd --gid 10001 iris \
     && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin iris \
@@ -57,6 +70,16 @@ RUN python -m compileall -q /app
 ENV MLFLOW_DISABLE_TELEMETRY=true \
     MPLCONFIGDIR=/tmp/matplotlib \
     GIT_PYTHON_REFRESH=quiet
+USER 10001:10001
+
+FROM serve AS serve-boost
+USER 0
+COPY --from=boost-environment /added/ /
+USER 10001:10001
+
+FROM train AS train-boost
+USER 0
+COPY --from=boost-environment /added/ /
 USER 10001:10001
 
 # The last stage is what a plain `docker build .` makes.

@@ -20,7 +20,7 @@ UV := uv==0.13.9
 export MODEL_DIR PORT
 
 ##@ First steps
-.PHONY: help install serve train test
+.PHONY: help install serve train adopt test
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-28s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ serve: $(VENV)/.serve ## train if the store is empty, then serve on 127.0.0.1, p
 
 train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target y"
 	@$(IRIS_API) train $(value ARGS)
+
+adopt: $(VENV)/.train ## adopt a model that was fitted elsewhere; ARGS="model.joblib --sample rows.parquet --target y"
+	@$(IRIS_API) adopt $(value ARGS)
 
 test: $(VENV)/.dev ## the fast tests
 	$(BIN)/pytest -n auto --dist worksteal --durations 10 tests/unit $(value ARGS)
@@ -57,7 +60,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check check-python coverage format test-hostile test-timing test-integration test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
 
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
 	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
@@ -74,6 +77,9 @@ format: $(VENV)/.dev ## rewrite the code as ruff wants it
 
 test-hostile: $(VENV)/.dev ## ten thousand bad requests, a thousand malicious bundles, the OpenAPI document fuzzed
 	$(BIN)/pytest -n auto --dist loadfile --durations 10 tests/hostile $(value ARGS)
+
+test-pipelines: $(VENV)/.dev ## adopt fitted models of many sorts with one command each, serve them, and print one table
+	$(BIN)/pytest tests/pipelines $(value ARGS)
 
 test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
 	$(BIN)/pytest --durations 10 tests/timing $(value ARGS)
@@ -100,13 +106,15 @@ bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (n
 bench-machine: $(VENV)/.dev $(VENV)/.serve ## first answer, replacement while serving, stop, and one row in process
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks.one_machine $(value ARGS)
 
-sbom: $(VENV)/.uv ## CycloneDX lists of what the two images hold, in build/
+sbom: $(VENV)/.uv ## CycloneDX lists of what the images hold, in build/
 	@mkdir -p build
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/serve.txt --of JSON -o build/sbom-serve.json
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/train.txt --of JSON -o build/sbom-train.json
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/serve-boost.txt --of JSON -o build/sbom-serve-boost.json
 
 audit: $(VENV)/.uv ## known vulnerabilities of the locked dependencies; exceptions with a date in .ci/audit.json
 	$(PYTHON) .ci/audit $(BIN)/uv
+	$(PYTHON) .ci/audit $(BIN)/uv requirements/serve-boost.txt
 
 docs-settings: $(VENV)/.dev ## write docs/settings.md from the code
 	$(IRIS_API) settings --write docs/settings.md
@@ -117,7 +125,8 @@ docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/
 lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements/serve.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train -c requirements/serve.txt pyproject.toml -o requirements/train.txt
-	$(BIN)/uv pip compile $(LOCK) --extra train --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile $(LOCK) --extra boost -c requirements/train.txt $(NOT_IMPORTED) pyproject.toml -o requirements/serve-boost.txt
+	$(BIN)/uv pip compile $(LOCK) --extra train --extra boost --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
 
 clean: ## remove the environment and caches; models and runs stay
@@ -125,6 +134,9 @@ clean: ## remove the environment and caches; models and runs stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+# CatBoost names packages for drawing, which nothing that serves imports.
+NOT_IMPORTED := $(addprefix --no-emit-package ,matplotlib plotly contourpy cycler fonttools kiwisolver pillow pyparsing)
 
 # The command `iris-api` of an environment runs the code of this folder.
 INSTALL_COMMAND = $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements/build.txt --editable . --python

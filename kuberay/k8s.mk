@@ -6,10 +6,11 @@ KUBECTL ?= kubectl
 DOCKER ?= docker
 DOCKER_IMAGE ?= iris-api:latest
 TRAIN_IMAGE ?= iris-train:latest
-# A folder of kuberay/overlays (or any folder with a kustomization.yaml); the RayJob of `k8s-train` in the same way.
+# A folder of kuberay/overlays (or any folder with a kustomization.yaml); the jobs of `k8s-train` and others in the same way.
 OVERLAY ?= api
 TRAIN ?= kuberay/train
 SCORE ?= kuberay/score
+ADOPT ?= kuberay/adopt
 # The command that loads an image into the nodes; empty when they pull it. kind: 'kind load docker-image', minikube: 'minikube image load'.
 IMAGE_LOAD ?=
 # The command that builds an image; `make build` adds: -t NAME --target STAGE .
@@ -28,7 +29,7 @@ K8S := $(PYTHON) -m kuberay.ctl
 
 ##@ Kubernetes
 .PHONY: build k8s-load k8s-setup k8s-setup-kind k8s-secrets k8s-signing-keys k8s-deploy k8s-deploy-mlflow k8s-nodeport \
-	k8s-train k8s-score k8s-data k8s-status k8s-logs k8s-port-forward \
+	k8s-train k8s-adopt k8s-score k8s-data k8s-status k8s-logs k8s-port-forward \
 	k8s-mlflow-ui k8s-test k8s-models k8s-promote k8s-rollback k8s-backup k8s-restore k8s-delete k8s-clean k8s-doctor
 
 build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
@@ -63,6 +64,9 @@ k8s-deploy-mlflow: ## deploy the API with MLflow in the cluster and wait until b
 
 k8s-train: ## train in the cluster, publish, wait until every replica serves it; DATA=table.csv ARGS="--target y"
 	@$(K8S) train $(TRAIN) --data='$(subst ','\'',$(value DATA))' --arguments='$(subst ','\'',$(value ARGS))'
+
+k8s-adopt: ## adopt a fitted model in the cluster; MODEL=model.joblib SAMPLE=rows.csv ARGS="--target y --package steps.py"
+	@$(K8S) adopt $(ADOPT) --model='$(subst ','\'',$(value MODEL))' --sample='$(subst ','\'',$(value SAMPLE))' --arguments='$(subst ','\'',$(value ARGS))'
 
 k8s-score: ## score a table in the cluster with the served model; DATA=table.csv ARGS="--keep id"
 	@$(K8S) score $(SCORE) --data='$(subst ','\'',$(value DATA))' --arguments='$(subst ','\'',$(value ARGS))'

@@ -55,6 +55,7 @@ class LazyCommand:
 
 LAZY_COMMANDS: Mapping[str, LazyCommand] = {
     "train": LazyCommand("Train a model, evaluate it, and publish it when it is accepted.", _of_training("train")),
+    "adopt": LazyCommand("Adopt a model that was fitted elsewhere, and publish it when it is accepted.", _of_training("adopt")),
     "models": LazyCommand("List the models in the store, and show which one is served.", _of_training("models")),
     "promote": LazyCommand("Serve the given version from now on.", _of_training("promote")),
     "rollback": LazyCommand("Serve the version before the served one again.", _of_training("rollback")),

@@ -37,7 +37,10 @@ PredictorChoice = Annotated[
     typer.Option("--predictor", envvar="IRIS_PREDICTOR", help="What computes, as for a replica."),
 ]
 AllowJoblib = Annotated[
-    bool, typer.Option(envvar="IRIS_ALLOW_JOBLIB", help="Whether a model of the store without an ONNX form may be unpickled.")
+    bool,
+    typer.Option(
+        envvar="IRIS_ALLOW_JOBLIB", help="Whether a model may be unpickled that has neither an ONNX form nor a booster's own."
+    ),
 ]
 VerifyKey = Annotated[
     Path | None,
@@ -66,23 +69,25 @@ def options_command(options: type[Options], run: Callable[[Options], None]) -> C
     A field declares its flag with `Annotated[type, typer.Option(...)]`; its default is the flag's default. The command calls `run`
     with an instance of `options`; name and help are those of `run`.
     """
-    hints = get_type_hints(options, include_extras=True)
-    fields = dataclasses.fields(options)  # type: ignore[arg-type]
+    parameters = option_parameters(options)
 
     def command(**values: Any) -> None:
         run(options(**values))
 
     command.__name__, command.__doc__, command.__module__ = run.__name__, run.__doc__, run.__module__
-    command.__annotations__ = {field.name: hints[field.name] for field in fields} | {"return": None}
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=command.__annotations__[field.name]
-            )
-            for field in fields
-        ]
-    )
+    command.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": None}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
+
+
+def option_parameters(options: type[Any], names: Sequence[str] | None = None) -> list[inspect.Parameter]:
+    """The parameters of a command for the fields of a dataclass of options, those in `names` or all of them."""
+    hints = get_type_hints(options, include_extras=True)
+    return [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hints[field.name])
+        for field in dataclasses.fields(options)
+        if names is None or field.name in names
+    ]
 
 
 def run_command(app: typer.Typer, arguments: Sequence[str], prog: str) -> int:

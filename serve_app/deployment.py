@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -31,27 +32,41 @@ if TYPE_CHECKING:
 
 APPLICATION = "iris-api"
 CPUS = 0.5
+log = logging.getLogger("iris_api.deployment")
+_FOLLOWED = {
+    "store": "the store decides what is served, and the alias in MLflow is read only while the store is empty; "
+    "IRIS_MODEL_SOURCE=mlflow follows the alias",
+    "mlflow": "the alias in MLflow decides what is served",
+    "newest": "the store's pointer or the alias in MLflow decides what is served, whichever changed last",
+}
 
 
 def make_slot(settings: Settings) -> Slot:
-    """The slot that follows the store, and MLflow while the store is empty."""
+    """The slot that follows what IRIS_MODEL_SOURCE says: the store, and MLflow while the store is empty; or MLflow's alias."""
+    from serve_app.artifacts.mlflow_mirror import Mirror
     from serve_app.artifacts.mlflow_source import MlflowSource
     from serve_app.artifacts.runs_folder import RunsFolder
     from serve_app.artifacts.store import Store
     from serve_app.inference.slot import Slot
+    from serve_app.inference.sources import AliasSource
 
-    sources: list[Source] = [Store(settings.model_dir)]
+    store, decides = Store(settings.model_dir), settings.iris_model_source
+    sources: list[Source] = [store]
     if settings.mlflow_tracking_uri:
         export_mlflow_secrets(settings)
-        sources.append(
-            MlflowSource(
-                settings.mlflow_tracking_uri,
-                model_name=settings.iris_model_name,
-                alias=settings.iris_model_alias,
-                model_dir=settings.model_dir,
-                poll_seconds=settings.iris_registry_poll_seconds,
-            )
+        name, alias = settings.iris_model_name, settings.iris_model_alias
+        registry = MlflowSource(
+            settings.mlflow_tracking_uri,
+            model_name=name,
+            alias=alias,
+            legacy=settings.model_dir if decides == "store" else None,
+            poll_seconds=settings.iris_registry_poll_seconds,
         )
+        if decides == "store":
+            sources.append(registry)
+        else:
+            sources = [AliasSource(store, registry, Mirror(store, settings.cache_dir(), name=name, alias=alias), decides=decides)]
+        log.info(_FOLLOWED[decides], extra={"model_source": decides, "address": f"models:/{name}@{alias}"})
     sources.append(RunsFolder(settings.model_dir))
     return Slot(*sources, policy=settings.load_policy())
 

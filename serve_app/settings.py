@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -51,7 +52,7 @@ class Settings(BaseSettings):
     model_dir: Path = Path("models")
     """The store: bundles and the pointer to the served one (the image sets `/app/models`)."""
     mlflow_tracking_uri: str | None = None
-    """Where a model is taken from while the store is empty; otherwise it is not used."""
+    """MLflow server whose registry `IRIS_MODEL_SOURCE` may follow; with `store` it is used only while the store is empty."""
 
     iris_api_keys_file: Path | None = None
     """File of further keys, hashed, with names and dates; it is read again every two seconds (`docs/security.md`)."""
@@ -62,15 +63,19 @@ class Settings(BaseSettings):
     iris_model_name: str = Field("IrisClassifier", min_length=1, pattern=r"^[A-Za-z0-9 ._-]+$")
     """Registered name of the model: for the registry and the `X-Model-Name` header."""
     iris_model_alias: str = Field("champion", min_length=1)
-    """Alias that MLflow's registry keeps on the version to serve."""
+    """Alias that MLflow's registry keeps on the version to serve; a stage (`Production`) where no alias has this name."""
+    iris_model_source: Literal["store", "mlflow", "newest"] = Field("store")
+    """What decides which model is served: the store's pointer, the alias in MLflow, or what changed last (`docs/mlflow.md`)."""
+    iris_cache_dir: Path | None = None
+    """Folder for copies of MLflow's models where the store is read-only; none: one for this user below the temporary folder."""
     iris_poll_seconds: float = Field(1.0, gt=0, le=3600)
     """Seconds between two looks at the store's pointer."""
     iris_registry_poll_seconds: float = Field(20.0, gt=0, le=86400)
-    """Seconds between two looks at MLflow, while the store is empty."""
+    """Seconds between two looks at MLflow."""
     iris_predictor: Literal["auto", "onnx", "scikit-learn"] = Field("auto")
-    """`auto` prefers ONNX Runtime where training has proven it equal; `onnx` allows nothing else."""
+    """`auto` prefers ONNX Runtime where training has proven it equal, then the library of a booster; `onnx` allows nothing else."""
     iris_allow_joblib: bool = Field(True)
-    """Whether a model may be unpickled (after its digest was checked) when it has no ONNX form."""
+    """Whether a model may be unpickled (after its digest was checked) when it has neither an ONNX form nor a booster's own."""
     iris_verify_key: Path | None = None
     """PEM file of the Ed25519 public keys whose bundles are served; without it a bundle needs no signature (`docs/security.md`)."""
     iris_max_load_seconds: float = Field(60.0, gt=0, le=3600)
@@ -191,6 +196,14 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _registry_has_an_address(self) -> Settings:
+        if self.iris_model_source != "store" and not self.mlflow_tracking_uri:
+            raise ValueError(
+                f"IRIS_MODEL_SOURCE: `{self.iris_model_source}` needs an MLflow server; set MLFLOW_TRACKING_URI=http://HOST:PORT"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _production_is_closed(self) -> Settings:
         if self.environment == "production":
             self._check_keys()
@@ -245,6 +258,10 @@ class Settings(BaseSettings):
         folder = self.iris_secrets_dir
         is_followed = folder is not None and not os.environ.get("API_KEY", "").strip() and (folder / "API_KEY").is_file()
         return folder if is_followed else None
+
+    def cache_dir(self) -> Path:
+        """The folder for copies of models on this machine."""
+        return self.iris_cache_dir or Path(tempfile.gettempdir()) / f"iris-api-models-{os.getuid()}"
 
     def rate_limits(self) -> RateLimits:
         """The rates that are limited, and the proxies whose word on a client's address is believed."""

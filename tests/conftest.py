@@ -13,7 +13,7 @@ from tests.support.figures import is_promised, keep
 
 keep_loopback_direct()  # of the clients of the tests too, on a machine with a proxy
 TESTS = Path(__file__).parent
-TIERS = {"unit", "hostile", "timing", "manifests", "monitoring", "integration", "e2e", "faults", "soak"}
+TIERS = {"unit", "pipelines", "hostile", "timing", "manifests", "monitoring", "integration", "e2e", "faults", "soak"}
 
 # A busy machine is no failure.
 settings.register_profile("iris-api", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,23 +12,40 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.artifacts.decision import predicted_positions
+from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.manifest import Frame
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused, UsageError
+from serve_app.inference.backends.frame_backend import FramedEstimator, frame_builder
 from serve_app.inference.backends.sklearn_backend import ENCODE, SklearnBackend, strip_encoder
 from serve_app.inference.policy import LoadPolicy
-from training import evaluate, fit
-from training.comparison import Comparison, compare
+from training import calibration, coverage, evaluate, fit
+from training.answer_shape import answer_shape
+from training.comparison import Comparison, compare, compare_answers
 from training.dataset import Dataset, json_rows
-from training.evaluate import ClassificationMetrics, Metrics
-from training.rules import Evidence
+from training.evaluate import AnyMetrics, ClassificationMetrics, Unmeasured
+from training.rules import CoverageEvidence, Evidence
+from training.train_options import CalibrationMethod
+from training.unlabelled import UNLABELLED, answer_shares
 
 FEW_ROWS = 5
 """Held-out rows of a class from which on a model that predicts it for none of them is refused."""
 
+SHAPE_ROWS = 100
+"""Training rows that a model without a target is asked to find the shape of its answers."""
+
 COMPARED_ROWS = 10_000
 """Held-out rows on which the candidate and the served model are compared, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenExamples:
+    """Rows as clients send them, and the scores that the model must repeat, shape (rows, classes) or (rows,)."""
+
+    rows: list[dict[str, Label | None]]
+    scores: Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +55,9 @@ class Candidate:
     `model` takes a table; `pickle` is its joblib file. `estimator` is what the pickle contains without the `encode` step: it takes
     coded matrices like `train` and `held_out`, of shape (rows, features). `rows` are the held-out rows as clients send them, the
     first COMPARED_ROWS; `scores` are the estimator's for all held-out rows. `never_predicted` are the classes that the model does
-    not predict, with the number of held-out rows that have them.
+    not predict, with the number of held-out rows that have them. `golden` are the golden examples of a model that was fitted
+    elsewhere; None: they are taken from the held-out rows. Without labels, `metrics` are Unmeasured. `frame` is that of a model
+    that takes tables while serving; `packages` are files of the bundle with code that the pickle names.
     """
 
     dataset: Dataset
@@ -50,9 +69,17 @@ class Candidate:
     held_out: Matrix
     rows: list[dict[str, Label | None]]
     scores: Scores
-    metrics: Metrics
+    metrics: AnyMetrics
     notes: tuple[str, ...]
     never_predicted: Mapping[str, int] = field(default_factory=dict)
+    golden: GoldenExamples | None = None
+    frame: Frame | None = None
+    packages: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the true labels or values of the held-out rows are known."""
+        return not isinstance(self.metrics, Unmeasured)
 
     @property
     def target(self) -> npt.NDArray[Any]:
@@ -65,35 +92,79 @@ class Candidate:
         return evaluate.predictions(self.scores, self.signature)
 
 
-def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *, random_state: int) -> Candidate:
+def fit_candidate(
+    dataset: Dataset,
+    estimator: str,
+    params: Mapping[str, Any],
+    *,
+    random_state: int,
+    calibrate: CalibrationMethod | None = None,
+    level: float | None = None,
+) -> Candidate:
     """Fit, pickle, and measure the model that comes back from the pickle.
 
-    Raises UsageError when there is no such estimator or it cannot learn the table.
+    With `calibrate`, its probabilities are corrected; with a `level`, the calibration rows of the dataset give the bound of this
+    coverage. Raises UsageError when there is no such estimator or it cannot learn the table.
     """
     signature = dataset.signature
-    model = fit.build(signature, estimator, params, random_state=random_state)
-    notes = fit.fit(model, dataset.train, dataset.train_target)
+    model = fit.build(signature, estimator, params, random_state=random_state, calibrate=calibrate)
+    with calibration.cross_validation(fit.final_estimator(model), dataset, random_state):
+        notes = fit.fit(model, dataset.train, None if signature.task in UNLABELLED else dataset.train_target)
     if signature.task == "classification" and not hasattr(model, "predict_proba"):
         if signature.threshold is not None:
             raise UsageError(f"a threshold needs probabilities, which {estimator} does not give: use another --estimator")
-        signature = replace(signature, probabilistic=False)
+        outputs = tuple(replace(output, probabilistic=False) for output in signature.outputs)
+        signature = replace(signature, probabilistic=bool(outputs), outputs=outputs)
     buffer = io.BytesIO()
     joblib.dump(model, buffer, compress=("zlib", 3))
-    encode = dict(getattr(model, "steps", [])).get(ENCODE)
-    train, held_out = (
-        np.asarray(part if encode is None else encode.transform(part), dtype=np.float64) for part in (dataset.train, dataset.test)
-    )
-    unpickled = strip_encoder(joblib.load(io.BytesIO(buffer.getvalue())))
+    return measured_candidate(dataset, signature, model, buffer.getvalue(), notes=notes, level=level)
+
+
+def measured_candidate(
+    dataset: Dataset,
+    signature: Signature,
+    model: Any,
+    pickle: bytes,
+    *,
+    notes: Sequence[str] = (),
+    level: float | None = None,
+    is_labelled: bool = True,
+    golden: GoldenExamples | None = None,
+    frame: Frame | None = None,
+    packages: Mapping[str, bytes] | None = None,
+) -> Candidate:
+    """Measure the model that comes back from its `pickle`; `model` is the same one, and takes tables like those of the dataset.
+
+    Without labels, the target of the dataset is not looked at. With a `frame`, the model takes tables while serving, too. With a
+    `level`, the calibration rows of the dataset give the bound of this coverage.
+    """
+    unpickled = joblib.load(io.BytesIO(pickle))
+    parts = [part for part in (dataset.train, dataset.test, dataset.calibration) if part is not None]
+    if frame is None:
+        unpickled = strip_encoder(unpickled)
+        encode = dict(getattr(model, "steps", [])).get(ENCODE)
+        matrices = [np.asarray(part if encode is None else encode.transform(part), dtype=np.float64) for part in parts]
+    else:
+        unpickled = FramedEstimator(unpickled, frame_builder(signature, frame))
+        matrices = [read_rows(signature, json_rows(part, signature), unknown="unseen") for part in parts]
+    train, held_out, *held_back = matrices
     with fit.threads_for(len(train)):
+        if signature.task in UNLABELLED:  # the clusters are known after the fit
+            shape = answer_shape(unpickled, train[:SHAPE_ROWS])
+            signature = replace(signature, classes=shape.classes, probabilistic=shape.probabilistic, distance=shape.distance)
         backend = SklearnBackend(unpickled, signature)
+        if level is not None and dataset.calibration_target is not None:
+            signature = coverage.with_coverage(signature, backend.scores(held_back[0]), dataset.calibration_target, level)
         scores = backend.scores(held_out)
-        metrics = evaluate.measure(dataset.test_target, evaluate.predictions(scores, signature), signature, scores)
+        metrics = (
+            _measured(dataset, scores, signature) if is_labelled or signature.task in UNLABELLED else Unmeasured(len(held_out))
+        )
         never, seldom = _never_predicted(metrics, backend, train, signature)
     return Candidate(
         dataset=dataset,
         signature=signature,
         model=model,
-        pickle=buffer.getvalue(),
+        pickle=pickle,
         estimator=unpickled,
         train=train,
         held_out=held_out,
@@ -102,11 +173,22 @@ def fit_candidate(dataset: Dataset, estimator: str, params: Mapping[str, Any], *
         metrics=metrics,
         notes=(*notes, *seldom),
         never_predicted=never,
+        golden=golden,
+        frame=frame,
+        packages=packages or {},
     )
 
 
+def _measured(dataset: Dataset, scores: Scores, signature: Signature) -> AnyMetrics:
+    """The metrics on the held-out rows, given by their scores."""
+    if signature.task in UNLABELLED:
+        return answer_shares(scores, signature)
+    metrics = evaluate.measure(dataset.test_target, evaluate.predictions(scores, signature), signature, scores)
+    return coverage.measured(metrics, scores, dataset.test_target, signature)
+
+
 def _never_predicted(
-    metrics: Metrics, backend: SklearnBackend, train: Matrix, signature: Signature
+    metrics: AnyMetrics, backend: SklearnBackend, train: Matrix, signature: Signature
 ) -> tuple[dict[str, int], list[str]]:
     """The classes that are never predicted with their held-out rows, and notes on those that only the held-out rows do not show.
 
@@ -128,7 +210,7 @@ def gather_evidence(
     *,
     floors: Mapping[str, float],
     tolerance: float,
-    has_onnx: bool,
+    needs_pickle: bool,
     constant: Collection[str] = (),
     allow_unpredicted: bool = False,
 ) -> tuple[str | None, Evidence]:
@@ -140,8 +222,13 @@ def gather_evidence(
         comparison = Comparison(False, f"{error.reason}: {error}", refused=error.reason)
     else:
         count = len(candidate.rows)
-        predicted, target = candidate.predictions[:count], candidate.target[:count]
-        comparison = compare(served, candidate.rows, predicted, target, candidate.signature, policy)
+        if candidate.signature.task in UNLABELLED:
+            comparison = compare_answers(served, candidate.rows, candidate.scores[:count], candidate.signature, policy)
+        elif candidate.is_labelled:
+            predicted, target = candidate.predictions[:count], candidate.target[:count]
+            comparison = compare(served, candidate.rows, predicted, target, candidate.signature, policy)
+        else:
+            comparison = Comparison(False, "the sample has no labels")
     evidence = Evidence(
         metrics=candidate.metrics,
         comparison=comparison,
@@ -150,6 +237,16 @@ def gather_evidence(
         constant=constant,
         compared_by="accuracy" if candidate.signature.threshold is None else "balanced_accuracy",
         never_predicted={} if allow_unpredicted else candidate.never_predicted,
-        servable=has_onnx or policy.allow_joblib,
+        servable=policy.allow_joblib or not needs_pickle,
+        coverage=_coverage_evidence(candidate),
     )
     return pointer, evidence
+
+
+def _coverage_evidence(candidate: Candidate) -> CoverageEvidence | None:
+    promised, held_back = candidate.signature.coverage, candidate.dataset.calibration
+    share = candidate.metrics.scalars().get("coverage")
+    if promised is None or held_back is None or share is None:
+        return None
+    rows = candidate.metrics.rows
+    return CoverageEvidence(promised.level, share, rows, coverage.least_share(promised.level, rows, len(held_back)))

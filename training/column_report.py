@@ -29,7 +29,7 @@ _DATA = re.compile(r"[+-]?\d+(?:[.,]\d+)*(?:[eE][+-]?\d+)?|\d{1,4}[-/.]\d{1,2}[-
 
 _ANSWERS = frozenset({"yes", "no", "y", "n", "true", "false", "t", "f", "on", "off", "0", "1"})
 
-Source = Literal["declared", "by the file", "guessed"]
+Source = Literal["declared", "by the file", "by the model", "guessed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,10 @@ def describe(
 ) -> tuple[ColumnReport, ...]:
     """The target first, then the features in their order; `columns` are those of the whole table, `target` the labels (rows,)."""
     names = _names(signature)
-    labels = pd.Series(target)
-    reports = [_target(labels, signature, sources.get(signature.target, "guessed"), names)]
+    parts = [part for _, part in signature.parts] or [signature]
+    parts = [part for part in parts if part.task in ("classification", "regression")]  # others have no target
+    values_of = dict(enumerate(np.asarray(target).T)) if signature.outputs else {0: target}
+    reports = [_target(pd.Series(values_of[at]), part, sources.get(part.target, "guessed"), names) for at, part in enumerate(parts)]
     for feature in signature.features:
         values = columns[feature.name]
         distinct, missing = _counts(values)
@@ -121,7 +123,8 @@ class Names:
 def _names(signature: Signature) -> Names:
     """A text is data in the header when it is a value of its column, and that of another column looks like data as well."""
     texts = {feature.name: feature.categories for feature in signature.features}
-    texts[signature.target] = tuple(map(str, signature.classes))
+    for part in [part for _, part in signature.parts] or [signature]:
+        texts[part.target] = tuple(map(str, part.classes))
     numbers = {name for name in texts if _DATA.fullmatch(name.strip())}
     values = {name for name, categories in texts.items() if name in categories}
     return Names(frozenset(numbers | values if numbers or len(values) > 1 else ()), twins(list(texts)))

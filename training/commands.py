@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +29,7 @@ from serve_app.command_line import (
 )
 from serve_app.errors import BackendUnavailable, StoreError, UsageError
 from serve_app.progress import step
-from training import backup_command, models_table
+from training import adopt_command, backup_command, models_table
 from training.default_arguments import default_arguments
 from training.train_options import DEFAULT_MODEL_NAME, ModelName, TrackingUri, TrainOptions
 
@@ -45,12 +45,20 @@ app = typer.Typer(
 )
 
 
-class TrainCommand(TyperCommand):
-    """The command `train`; it accepts `--tag KEY VALUE`, although typer has no repeatable option with two values."""
+class TaggedCommand(TyperCommand):
+    """A command that accepts `--tag KEY VALUE`, although typer has no repeatable option with two values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command line after the defaults of the environment, with each `--tag KEY VALUE` as `--tag KEY=VALUE`."""
-        return super().parse_args(ctx, join_tags(default_arguments(args, os.environ) + args))
+        """Parse the command line with each `--tag KEY VALUE` as `--tag KEY=VALUE`."""
+        return super().parse_args(ctx, join_tags(args))
+
+
+class TrainCommand(TaggedCommand):
+    """The command `train`, whose flags may stand in the environment."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line after the defaults of the environment."""
+        return super().parse_args(ctx, default_arguments(args, os.environ) + args)
 
 
 def train(options: TrainOptions) -> None:
@@ -64,12 +72,12 @@ def train(options: TrainOptions) -> None:
             say("dry run: nothing was trained, recorded or published", err=True)
             return
         if not options.no_tracking:
-            _print_tracking_location(options.tracking_uri)
+            print_tracking_location(options.tracking_uri)
         outcome = pipeline.train(options, step)
     except KeyboardInterrupt:
         say("error: stopped; nothing was published", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    _print_outcome(outcome, options.model_dir, time.monotonic() - started)
+    print_outcome(outcome, options.model_dir, time.monotonic() - started)
     if outcome.entry is None:
         raise typer.Exit(options.exit_refused)
 
@@ -112,12 +120,30 @@ class PointerOptions:
 class PromoteOptions(PointerOptions):
     """The options of `promote`."""
 
-    version: Annotated[int, typer.Argument(help="A version that `models` lists.")]
+    version: Annotated[
+        str,
+        typer.Argument(
+            help="A version that `models` lists, or one with a bundle in MLflow: models:/NAME@ALIAS, models:/NAME/VERSION."
+        ),
+    ]
 
 
 def promote(options: PromoteOptions) -> None:
     """Serve this version from now on."""
-    _move_pointer(lambda store, check: store.promote(options.version, check=check), options)
+    if not options.version.isdigit() and not options.version.startswith("models:"):
+        raise UsageError(f"'{options.version}' is no version: write a number that `models` lists, or models:/NAME@ALIAS")
+
+    if options.version.isdigit():
+        _move_pointer(lambda store, check: store.promote(int(options.version), check=check), options)
+        return
+    from training.mlflow_model import parse_address
+    from training.registered_bundle import bring
+
+    def move(store: Store, check: Check) -> Entry:
+        return store.promote(bring(options.version, store, tracking_uri=options.tracking_uri), check=check)
+
+    name = parse_address(options.version).name
+    _move_pointer(move, options if name is None else replace(options, model_name=name))
 
 
 def rollback(options: PointerOptions) -> None:
@@ -128,6 +154,7 @@ def rollback(options: PointerOptions) -> None:
 app.command()(options_command(PromoteOptions, promote))
 app.command()(options_command(PointerOptions, rollback))
 backup_command.register(app)
+adopt_command.register(app, TaggedCommand)
 
 
 def join_tags(arguments: Sequence[str]) -> list[str]:
@@ -164,7 +191,8 @@ def _move_pointer(move: Callable[[Store, Check], Entry], options: PointerOptions
         say(f"note: {error}", err=True)
 
 
-def _print_tracking_location(uri: str | None) -> None:
+def print_tracking_location(uri: str | None) -> None:
+    """Say where runs go when the address names a place for files."""
     from training.tracking_uri import resolve
 
     server, artifact_root = resolve(uri)
@@ -172,10 +200,12 @@ def _print_tracking_location(uri: str | None) -> None:
         say(f"note: {uri} stores files and cannot record runs: runs go to {server}, files to {artifact_root}", err=True)
 
 
-def _print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
+def print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
+    """Print how a training or an adoption ended."""
     for note in outcome.notes:
         say(f"note: {note}", err=True)
-    numbers = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.scalars().items())
+    scalars: Mapping[str, float] = getattr(outcome.metrics, "means", outcome.metrics.scalars())  # of several targets, their means
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in scalars.items())
     if not outcome.comparison.compared:
         say(f"not compared: {outcome.comparison.why}", err=True)
     if not outcome.verdict.accepted:
@@ -184,7 +214,8 @@ def _print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
     if outcome.entry is None:
         say(f"metrics: {numbers}; report: {outcome.report}", err=True)
         return
-    onnx = outcome.manifest.onnx
-    kind = "ONNX Runtime" if onnx is not None and onnx.available else "scikit-learn"
-    say(f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}: {numbers}")
+    onnx, native = outcome.manifest.onnx, outcome.manifest.native
+    kind = "ONNX Runtime" if onnx is not None and onnx.available else "scikit-learn" if native is None else native.library
+    measured = f": {numbers}" if numbers else ""
+    say(f"version {outcome.entry.version} ({outcome.entry.digest[:12]}) is served from {model_dir} through {kind}{measured}")
     say(f"done in {seconds:.1f} s", err=True)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Signature
 from serve_app.errors import BundleRefused, InvalidInput, UsageError
 from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.predictor import open_predictor
-from training.evaluate import Metrics, measure, predictions
+from training import unlabelled
+from training.evaluate import AnyMetrics, measure, predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Comparison:
 
     `refused` is the reason (one of BundleRefused.REASONS, like `unsigned`) when the load policy does not open the served model.
     `version` and `digest` are the served model's; `new` and `served` are metrics on the same `rows`. A classification also counts
-    the rows that only one of the two predicts correctly.
+    the rows that only one of the two predicts correctly. Without labels there is the `agreement` of both (see
+    `training.unlabelled.agreement`), and `new` and `served` are shares of answers.
     """
 
     compared: bool
@@ -32,11 +35,12 @@ class Comparison:
     version: str | None = None
     digest: str | None = None
     rows: int | None = None
-    new: Metrics | None = None
-    served: Metrics | None = None
+    new: AnyMetrics | None = None
+    served: AnyMetrics | None = None
     only_new_right: int | None = None
     only_served_right: int | None = None
     refused: str | None = None
+    agreement: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As verdict and manifest hold it: without what is not known, metrics as numbers only."""
@@ -73,7 +77,7 @@ def compare(
         theirs = served_predictions(served, rows, signature, policy)
     except NotComparable as error:
         return Comparison(False, str(error), served.version, served.digest, refused=error.refused)
-    only_new, only_served = paired(predicted, theirs, target) if signature.task == "classification" else (None, None)
+    only_new, only_served = paired(predicted, theirs, target) if signature.classes else (None, None)
     return Comparison(
         compared=True,
         version=served.version,
@@ -83,6 +87,29 @@ def compare(
         served=measure(target, theirs, signature),
         only_new_right=only_new,
         only_served_right=only_served,
+    )
+
+
+def compare_answers(
+    served: Bundle | None, rows: Sequence[Mapping[str, Any]], scores: Scores, signature: Signature, policy: LoadPolicy
+) -> Comparison:
+    """Compare the answers of a candidate without labels, given by its scores, with those of the served bundle to the same rows."""
+    if served is None:
+        return Comparison(False, "no model is served yet")
+    try:
+        theirs = served_scores(served, rows, signature, policy)
+    except NotComparable as error:
+        return Comparison(False, str(error), served.version, served.digest, refused=error.refused)
+    return Comparison(
+        compared=True,
+        version=served.version,
+        digest=served.digest,
+        rows=len(rows),
+        new=unlabelled.answer_shares(scores, signature),
+        served=unlabelled.answer_shares(theirs.scores, theirs.signature),
+        agreement=unlabelled.agreement(
+            unlabelled.answers(scores, signature), unlabelled.answers(theirs.scores, theirs.signature), signature
+        ),
     )
 
 
@@ -112,7 +139,20 @@ def require_same_columns(served: Signature, new: Signature) -> None:
 def served_predictions(
     bundle: Bundle, rows: Sequence[Mapping[str, Any]], signature: Signature, policy: LoadPolicy
 ) -> npt.NDArray[Any]:
-    """What the served model answers to these rows; raises NotComparable.
+    """What the served model answers to these rows; raises NotComparable."""
+    theirs = served_scores(bundle, rows, signature, policy)
+    return predictions(theirs.scores, theirs.signature)
+
+
+class ServedScores(NamedTuple):
+    """The scores of the served model, and its signature, which says what they mean."""
+
+    scores: Scores
+    signature: Signature
+
+
+def served_scores(bundle: Bundle, rows: Sequence[Mapping[str, Any]], signature: Signature, policy: LoadPolicy) -> ServedScores:
+    """The scores of the served model for these rows; raises NotComparable.
 
     The bundle comes from a store that others may write: a model that the policy refuses, or that fails, is not compared.
     """
@@ -127,7 +167,7 @@ def served_predictions(
     except InvalidInput as error:
         raise NotComparable(f"the served model takes no such rows: {error.problems[0].message}") from None
     try:
-        return predictions(predictor.scores(matrix), predictor.signature)
+        return ServedScores(predictor.scores(matrix), predictor.signature)
     except Exception as error:  # any: what a model of somebody else's does is not known
         raise NotComparable(f"the served model failed on these rows ({type(error).__name__})", "load") from error
 
@@ -152,4 +192,7 @@ def _difference(served: Signature, new: Signature) -> str | None:
         return "other features"
     if sorted(map(str, served.classes)) != sorted(map(str, new.classes)):
         return "other classes"
+    targets = [[(part.target, sorted(map(str, part.classes))) for _, part in each.parts] for each in (served, new)]
+    if targets[0] != targets[1]:
+        return "other targets"
     return None

@@ -15,7 +15,8 @@ import pandas as pd
 
 from serve_app.artifacts.dates import DateForm, as_sent
 from serve_app.artifacts.manifest import sha256
-from serve_app.artifacts.signature import EXACT, IRIS_BOUNDS, MISSING, Feature, Kind, Label, Signature, Task
+from serve_app.artifacts.manifest_bounds import MAX_OUTPUTS
+from serve_app.artifacts.signature import EXACT, IRIS_BOUNDS, MISSING, Feature, Kind, Label, Output, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.tables.date_columns import date_column
 from serve_app.tables.dialect import DialectFlags
@@ -26,7 +27,7 @@ from training import held_out
 from training.column_report import ColumnReport, Source, describe, looks_like_identifier
 from training.complaints import DROP_RARE, DROP_UNLABELLED, Complaint, Complaints
 from training.held_out import Split
-from training.train_options import TaskChoice
+from training.train_options import WITHOUT_TARGET, TaskChoice
 
 MAX_CLASSES = 100
 """Different values of a target that is predicted as a class."""
@@ -40,6 +41,8 @@ Bounds = Mapping[str, tuple[float | None, float | None]]
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Features (float64, boolean or text columns; gaps are NaN) and the target, split into training rows and held-out rows.
+
+    Targets have the shape (rows,), or (rows, targets) when there are several.
 
     Dates are codes, float64 (serve_app.artifacts.dates). `by_time`: the training rows are in the order of a time column, and all
     held-out rows are newer. `groups` are the groups of the training rows, as numbers; no group is on both sides.
@@ -58,11 +61,14 @@ class Dataset:
     groups: npt.NDArray[Any] | None = None
     columns: tuple[ColumnReport, ...] = ()
     """What was made of each column, the target first."""
+    calibration: pd.DataFrame | None = None
+    """Rows that are held back from the fit, to find the bound of a coverage; None without one."""
+    calibration_target: npt.NDArray[Any] | None = None
 
     @property
     def rows(self) -> int:
         """The number of rows of the table."""
-        return len(self.train) + len(self.test)
+        return len(self.train) + len(self.test) + (0 if self.calibration is None else len(self.calibration))
 
 
 def load(
@@ -90,15 +96,22 @@ def load(
     `dates` the columns that flags declare as dates, with their formats. The newest rows by `time_column` are held out, or whole
     groups of `group_column`, or random rows.
     """
+    if source is not None and target is None and task not in WITHOUT_TARGET:
+        raise UsageError("--data needs --target, the name of the column to predict")
     ranges = {**(IRIS_BOUNDS if source is None else {}), **(bounds or {})}
     data, name, target = _read(source, target, flags, missing, kinds or {})
     forms, grouped = dates or {}, [] if group_column is None or group_column in drop else [group_column]
-    features = _features(data, name, target, [*drop, *grouped], ranges, [column for column in forms if column != time_column])
+    unlabelled = WITHOUT_TARGET.get(task)
+    targets = [] if unlabelled is not None else target_names(target, data.frame.columns)
+    features = _features(data, name, targets, [*drop, *grouped], ranges, [column for column in forms if column != time_column])
     complaints = Complaints()
     columns, date_forms = _usable(data, features.columns, forms, complaints)
     leaves = Leaves(drop_unlabelled, drop_rare)
     try:
-        labels, decided, kept, left_out = _labels(target, data, task, leaves, complaints)
+        if unlabelled is None:
+            labels, decided, kept, left_out = _all_labels(targets, data, task, leaves, complaints)
+        else:
+            labels, decided, kept, left_out = np.zeros(len(features)), unlabelled, np.ones(len(features), bool), []
     except UsageError as error:
         complaints.add(Complaint(str(error), ""))
     complaints.raise_any()
@@ -107,12 +120,19 @@ def load(
     if not kept.all():
         table, labels, frame = table[kept], labels[kept], frame[kept]
         columns = {column: table[column] for column in table.columns}
-    split = _split(frame, labels, decided, test_size, random_state, time_column, group_column, forms)
+    stratified: Task = decided if len(targets) == 1 else "regression"  # rows of several targets are held out by no class
+    split = _split(frame, labels, stratified, test_size, random_state, time_column, group_column, forms)
     train_rows, test_rows = split.train, split.test
     described = _describe(table, train_rows, ranges, whole, date_forms)
     described = tuple(replace(each, unit=unit) if (unit := data.unit(each.name)) is not None else each for each in described)
-    classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
-    signature = Signature(described, decided, classes, target, missing=data.missing)
+    if len(targets) > 1:
+        outputs = tuple(_output(each, labels[:, at], decided, train_rows) for at, each in enumerate(targets))
+        signature = _signature_of(described, decided, outputs, data.missing)
+    elif unlabelled is not None:
+        signature = _without_target(described, unlabelled, data.missing)
+    else:
+        classes = tuple(_plain(label) for label in np.unique(labels)) if decided == "classification" else ()
+        signature = Signature(described, decided, classes, targets[0], missing=data.missing)
     return Dataset(
         name=name,
         sha256=data.sha256,
@@ -154,14 +174,25 @@ def _read(
     """The raw table, its name, and the name of the target column."""
     if source is None:
         return Table(*_iris(), description="", missing=MISSING, kinds=kinds), "iris", target or "species"
-    if target is None:
-        raise UsageError("--data needs --target, the name of the column to predict")
     location = Location.of(source)
-    return read_table(location, flags=flags, missing=missing, kinds=kinds), location.name, target
+    return read_table(location, flags=flags, missing=missing, kinds=kinds), location.name, target or ""
+
+
+def target_names(target: str, columns: Collection[str]) -> list[str]:
+    """The targets that a flag names: one column, or several with commas between them."""
+    if target in columns or "," not in target:
+        return [target]
+    names = [name.strip() for name in target.split(",") if name.strip()]
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        raise UsageError(f"--target names the column '{twice}' twice: name it once")
+    if len(names) > MAX_OUTPUTS:
+        raise UsageError(f"--target names {len(names)} columns, more than {MAX_OUTPUTS}: train several models")
+    return names or [target]
 
 
 def _features(
-    table: Table, name: str, target: str, drop: Sequence[str], ranges: Collection[str], dates: Collection[str]
+    table: Table, name: str, targets: Sequence[str], drop: Sequence[str], ranges: Collection[str], dates: Collection[str]
 ) -> pd.DataFrame:
     """The columns to learn from; raises UsageError when a flag names a column that does not exist."""
     frame = table.frame
@@ -172,11 +203,13 @@ def _features(
         if column not in frame.columns and column not in table.left_out:
             raise UsageError(f"--drop '{column}' names no column; there are: {_joined(frame.columns)}")
     frame = frame.drop(columns=[column for column in drop if column in frame.columns])
-    if target not in frame.columns:
-        raise UsageError(f"the target column '{target}' is not in {name}; there are: {_joined(frame.columns)}")
-    features = frame.drop(columns=[target])
+    for target in targets:
+        if target not in frame.columns:
+            raise UsageError(f"the target column '{target}' is not in {name}; there are: {_joined(frame.columns)}")
+    features = frame.drop(columns=list(targets))
     if not len(features.columns):
-        raise UsageError(f"{name} has no column besides the target '{target}': there is nothing to learn from")
+        besides = f" besides the target '{', '.join(targets)}'" if targets else ""
+        raise UsageError(f"{name} has no column{besides}: there is nothing to learn from")
     for column in ranges:
         if column not in features.columns:
             raise UsageError(f"--bounds '{column}' names no feature; there are: {_joined(features.columns)}")
@@ -252,6 +285,53 @@ Labels = npt.NDArray[Any]
 """One label for each row: texts, booleans, whole numbers or numbers."""
 
 
+def _all_labels(
+    names: Sequence[str], table: Table, task: TaskChoice, leaves: Leaves, complaints: Complaints
+) -> tuple[Labels, Task, npt.NDArray[np.bool_], list[str]]:
+    """As `_labels`; the labels of several targets have the shape (rows, targets), as objects where their types differ."""
+    if len(names) == 1:
+        return _labels(names[0], table, task, leaves, complaints)
+    parts = [_labels(name, table, task, leaves, complaints) for name in names]
+    complaints.raise_any()
+    tasks = {name: decided for name, (_, decided, _, _) in zip(names, parts, strict=True)}
+    if len(set(tasks.values())) > 1:
+        classes = next(name for name, decided in tasks.items() if decided == "classification")
+        numbers = next(name for name, decided in tasks.items() if decided == "regression")
+        raise UsageError(
+            f"'{classes}' holds classes and '{numbers}' numbers: one model predicts several of one kind; use --task, or two models"
+        )
+    columns = [labels for labels, _, _, _ in parts]
+    if len({column.dtype.kind for column in columns}) > 1:
+        columns = [column.astype(object) for column in columns]
+    kept = np.logical_and.reduce([mask for _, _, mask, _ in parts])
+    return np.column_stack(columns), parts[0][1], kept, [remark for _, _, _, remarks in parts for remark in remarks]
+
+
+def _output(name: str, labels: Labels, task: Task, train: npt.NDArray[Any]) -> Output:
+    """One of several targets; raises UsageError when no training row has one of its classes."""
+    if task == "regression":
+        return Output(name)
+    classes = tuple(_plain(label) for label in np.unique(labels))
+    missing = sorted(set(map(str, classes)) - {str(label) for label in labels[train].tolist()})
+    if missing:
+        raise UsageError(f"class '{missing[0]}' of '{name}' has no row to learn it from: add rows, or change --random-state")
+    return Output(name, classes)
+
+
+def _without_target(features: tuple[Feature, ...], task: Task, missing: Any) -> Signature:
+    """The signature before the fit, which decides the number of clusters."""
+    if task == "clustering":
+        return Signature(features, task, (0,), target="cluster", probabilistic=False, missing=missing)
+    return Signature(features, task, target="outlier", missing=missing)
+
+
+def _signature_of(features: tuple[Feature, ...], task: Task, outputs: tuple[Output, ...], missing: Any) -> Signature:
+    try:
+        return Signature(features, task, target=", ".join(output.name for output in outputs), missing=missing, outputs=outputs)
+    except ValueError as error:
+        raise UsageError(f"--target: {error}") from None
+
+
 def _labels(
     name: str,
     table: Table,
@@ -311,7 +391,7 @@ def _labels(
 
 
 def _task(values: pd.Series[Any], task: TaskChoice, *, numeric: bool, whole: bool) -> Task:
-    if task != "auto":
+    if task == "classification" or task == "regression":
         return task
     distinct = int(values.nunique())
     few = distinct <= MAX_CLASS_NUMBERS and distinct <= max(2, len(values) // 10)

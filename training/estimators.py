@@ -5,12 +5,15 @@ The classes stand as paths: the names of the table are known without loading sci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Any
 
 from serve_app.artifacts.signature import Task
+from serve_app.errors import UsageError
 
 SearchSpace = Mapping[str, tuple[Any, ...]]
 """By parameter, the values that a search tries."""
@@ -18,7 +21,7 @@ SearchSpace = Mapping[str, tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """One class of scikit-learn: its import path `module:class`, the parameters it starts from, and what a search varies."""
+    """One class: its import path `module:class`, the parameters it starts from, and what a search varies."""
 
     path: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -34,7 +37,7 @@ class Learner:
 class Estimator:
     """A name of `--estimator`: the class for each task, and what the matrix must look like before it is fitted.
 
-    `parameter_names` translates common parameters into the class's own. Categories are always encoded one-hot.
+    `parameter_names` translates common parameters into the class's own.
     """
 
     classification: Learner
@@ -43,7 +46,23 @@ class Estimator:
     """Whether features are brought to mean 0 and variance 1 first."""
     takes_gaps: bool = False
     """Whether it learns from NaN; otherwise gaps are filled first."""
+    takes_categories: bool = False
+    """Whether it learns from the codes of categories; otherwise they are encoded one-hot."""
     parameter_names: Mapping[str, str] = field(default_factory=dict)
+    package: str | None = None
+    """The package that has to be installed besides, which is also the name of the extra of iris-api; None: scikit-learn."""
+    unlimited_depth: int | None = None
+    """What `max_depth` is where there is no limit."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its package is there."""
+        return self.package is None or find_spec(self.package) is not None
+
+    def check_installed(self) -> None:
+        """Raises UsageError with the name of the extra when its package is missing."""
+        if not self.is_installed:
+            raise UsageError(f"--estimator {self.package} needs a package that is missing: pip install 'iris-api[{self.package}]'")
 
     def learner(self, task: Task) -> Learner:
         """The class for this task."""
@@ -51,7 +70,15 @@ class Estimator:
 
     def own_parameters(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters under the names that the class knows."""
-        return {self.parameter_names.get(name, name): value for name, value in params.items()}
+        return {
+            self.parameter_names.get(name, name): self.unlimited_depth if name == "max_depth" and value is None else value
+            for name, value in params.items()
+        }
+
+    def accepted_parameters(self, factory: Callable[..., Any]) -> Collection[str]:
+        """The names that the class takes; those of the libraries pass some of them on to the classes that they extend."""
+        kinds = factory.__mro__ if self.package is not None and isinstance(factory, type) else (factory,)
+        return {name for kind in kinds for name in inspect.signature(kind).parameters}
 
 
 _FOREST_DEFAULTS = {"n_estimators": 200, "max_depth": 10}
@@ -68,6 +95,33 @@ _BOOSTING_SPACE: SearchSpace = {
     "min_samples_leaf": (5, 10, 20),
     "l2_regularization": (0.0, 0.1, 1.0),
 }
+
+_XGBOOST_DEFAULTS = {"n_estimators": 200, "learning_rate": 0.1}
+_XGBOOST_SPACE: SearchSpace = {
+    "learning_rate": (0.03, 0.1, 0.3),
+    "max_depth": (3, 5, 7, 9),
+    "min_child_weight": (1, 3, 10),
+    "subsample": (0.7, 1.0),
+    "colsample_bytree": (0.7, 1.0),
+    "reg_lambda": (1.0, 3.0, 10.0),
+}
+_LIGHTGBM_DEFAULTS = {"n_estimators": 200, "learning_rate": 0.1, "verbosity": -1}
+_LIGHTGBM_SPACE: SearchSpace = {
+    "learning_rate": (0.03, 0.1, 0.3),
+    "num_leaves": (7, 15, 31, 63),
+    "min_child_samples": (5, 10, 20, 50),
+    "colsample_bytree": (0.7, 1.0),
+    "reg_lambda": (0.0, 1.0, 10.0),
+}
+_CATBOOST_DEFAULTS = {"n_estimators": 300, "learning_rate": 0.1, "verbose": False, "allow_writing_files": False}
+_CATBOOST_SPACE: SearchSpace = {
+    "learning_rate": (0.03, 0.1, 0.3),
+    "depth": (4, 6, 8),
+    "l2_leaf_reg": (1.0, 3.0, 10.0),
+    "random_strength": (0.5, 1.0, 3.0),
+}
+STOPPING_ROUNDS = 20
+"""A booster stops after so many further trees that do not improve it."""
 
 ESTIMATORS: Mapping[str, Estimator] = {
     "random-forest": Estimator(
@@ -88,5 +142,29 @@ ESTIMATORS: Mapping[str, Estimator] = {
         regression=Learner("sklearn.ensemble:HistGradientBoostingRegressor", search_space=_BOOSTING_SPACE),
         takes_gaps=True,
         parameter_names={"n_estimators": "max_iter"},
+    ),
+    "xgboost": Estimator(
+        classification=Learner("xgboost:XGBClassifier", _XGBOOST_DEFAULTS, _XGBOOST_SPACE),
+        regression=Learner("xgboost:XGBRegressor", _XGBOOST_DEFAULTS, _XGBOOST_SPACE),
+        takes_gaps=True,
+        takes_categories=True,
+        package="xgboost",
+        unlimited_depth=0,
+    ),
+    "lightgbm": Estimator(
+        classification=Learner("lightgbm:LGBMClassifier", _LIGHTGBM_DEFAULTS, _LIGHTGBM_SPACE),
+        regression=Learner("lightgbm:LGBMRegressor", _LIGHTGBM_DEFAULTS, _LIGHTGBM_SPACE),
+        takes_gaps=True,
+        takes_categories=True,
+        package="lightgbm",
+        unlimited_depth=-1,
+    ),
+    "catboost": Estimator(
+        classification=Learner("catboost:CatBoostClassifier", _CATBOOST_DEFAULTS, _CATBOOST_SPACE),
+        regression=Learner("catboost:CatBoostRegressor", _CATBOOST_DEFAULTS, _CATBOOST_SPACE),
+        takes_gaps=True,
+        takes_categories=True,
+        parameter_names={"max_depth": "depth"},
+        package="catboost",
     ),
 }

@@ -12,6 +12,10 @@ import numpy.typing as npt
 from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Label, Signature, Task
+from training.unlabelled import AnswerShares
+
+COVERAGE_METRICS = ("coverage", "set_size", "interval_width")
+"""The metrics of intervals and prediction sets."""
 
 
 class _Metrics:
@@ -50,10 +54,14 @@ class ClassificationMetrics(_Metrics):
 
     `confusion_matrix[i][j]` counts the rows of class i that were predicted as class j, in the order of the signature's classes.
     `roc_auc` (of each class against the others, the plain mean of more than two), `log_loss` and `brier` need probabilities. The
-    Brier score is the mean squared error of the probability, with more than two classes summed over them. None: not known.
+    Brier score is the mean squared error of the probability, with more than two classes summed over them. `coverage` is the share
+    of the rows whose prediction set holds the true class, and `set_size` the mean number of classes in a set. None: not known.
     """
 
-    NAMES: ClassVar = ("accuracy", "precision", "recall", "f1_score", "balanced_accuracy", "roc_auc", "log_loss", "brier")
+    NAMES: ClassVar = (
+        *("accuracy", "precision", "recall", "f1_score", "balanced_accuracy", "roc_auc", "log_loss", "brier"),
+        *("coverage", "set_size"),
+    )
 
     accuracy: float
     precision: float
@@ -66,6 +74,8 @@ class ClassificationMetrics(_Metrics):
     roc_auc: float | None = None
     log_loss: float | None = None
     brier: float | None = None
+    coverage: float | None = None
+    set_size: float | None = None
 
     @property
     def never_predicted(self) -> Mapping[int, int]:
@@ -76,26 +86,74 @@ class ClassificationMetrics(_Metrics):
 
 @dataclass(frozen=True, slots=True)
 class RegressionMetrics(_Metrics):
-    """Mean absolute error and root mean squared error in units of the target; `r2` is the coefficient of determination."""
+    """Mean absolute error and root mean squared error in units of the target; `r2` is the coefficient of determination.
 
-    NAMES: ClassVar = ("mae", "rmse", "r2")
+    `coverage` is the share of the rows whose interval holds the true value, and `interval_width` the width of the intervals in
+    units of the target; None without intervals.
+    """
+
+    NAMES: ClassVar = ("mae", "rmse", "r2", "coverage", "interval_width")
 
     mae: float
     rmse: float
     r2: float
     rows: int
+    coverage: float | None = None
+    interval_width: float | None = None
 
 
-Metrics = ClassificationMetrics | RegressionMetrics
+@dataclass(frozen=True, slots=True)
+class Unmeasured(_Metrics):
+    """What is known of a model without labels: the number of rows that it was tried with."""
+
+    NAMES: ClassVar = ()
+
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeveralMetrics(_Metrics):
+    """The metrics of each of several targets, by its name."""
+
+    NAMES: ClassVar = ()
+
+    rows: int
+    per_target: Mapping[str, ClassificationMetrics | RegressionMetrics]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of each metric over the targets, without those that are not known of all, and those in units of a target."""
+        targets = [metrics.scalars() for metrics in self.per_target.values()]
+        names = [name for name in targets[0] if name not in ("mae", "rmse") and all(name in scalars for scalars in targets)]
+        return {name: float(np.mean([scalars[name] for scalars in targets])) for name in names}
+
+    def scalars(self) -> dict[str, float]:
+        """The means, and the metrics of each target as `METRIC_TARGET`."""
+        own = {f"{name}_{target}": value for target, each in self.per_target.items() for name, value in each.scalars().items()}
+        return {**self.means, **own}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds them: the means, and the metrics of each target below `per_target`."""
+        return {**self.means, "rows": self.rows, "per_target": {name: each.to_dict() for name, each in self.per_target.items()}}
+
+
+Metrics = ClassificationMetrics | RegressionMetrics | SeveralMetrics
+
+AnyMetrics = Metrics | AnswerShares | Unmeasured
+"""Metrics; for a model without a target the shares of its answers, for a sample without labels the number of its rows."""
 
 METRIC_NAMES: Mapping[Task, tuple[str, ...]] = {
     "classification": ClassificationMetrics.NAMES,
     "regression": RegressionMetrics.NAMES,
+    "outlier detection": ("outlier_share",),
+    "clustering": ("largest_cluster_share",),
 }
 
 
 def predictions(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
-    """What serving answers: the predicted class, or the value. One entry for each row."""
+    """What serving answers: the predicted class, or the value. One entry for each row; (rows, targets) for several targets."""
+    if signature.outputs:
+        return np.column_stack([predictions(scores[:, at], part) for at, part in signature.parts])
     if signature.task == "regression":
         return np.asarray(scores, dtype=np.float64)
     return positions_to_labels(predicted_positions(scores, signature), signature.classes)
@@ -114,6 +172,8 @@ def measure(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: Si
 
     Metrics of probabilities are known only with the `scores` of a classifier that gives probabilities.
     """
+    if signature.outputs:
+        return _several(target, predicted, signature, scores)
     if signature.task == "regression":
         return _regression(target, predicted)
     metrics = _classification(target, predicted, signature.classes)
@@ -161,6 +221,21 @@ def _positions(labels: npt.NDArray[Any], classes: Sequence[Label]) -> npt.NDArra
     """The position of each label: labels may be texts, numbers or booleans, which scikit-learn does not mix."""
     order = {str(label): position for position, label in enumerate(classes)}
     return np.array([order[str(label)] for label in labels.tolist()], dtype=np.intp)
+
+
+def _several(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: Signature, scores: Scores | None) -> SeveralMetrics:
+    measured: dict[str, ClassificationMetrics | RegressionMetrics] = {}
+    for column, (at, part) in enumerate(signature.parts):
+        own = measure(target[:, column], predicted[:, column], part, None if scores is None else scores[:, at])
+        assert not isinstance(own, SeveralMetrics)
+        measured[part.target] = own
+    return SeveralMetrics(len(target), measured)
+
+
+def metric_names(signature: Signature) -> tuple[str, ...]:
+    """The metrics that a floor can be set for; of several targets also those of each target."""
+    names = METRIC_NAMES[signature.task]
+    return (*names, *(f"{name}_{output.name}" for output in signature.outputs for name in names))
 
 
 def _roc_auc(true: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64]) -> float | None:

@@ -3,7 +3,7 @@
 A request reaches the model as a coded matrix (serve_app.protocols.decode). The first step, `encode`, turns a table with more than
 plain numbers into the same matrix; serving removes this step. The steps after it work on the matrix. They are classes of
 scikit-learn and functions of numpy, so the pickle loads wherever those are installed; a model with dates also needs the classes of
-`serve_app.inference.date_parts`.
+`serve_app.inference.date_parts`, a booster those of `serve_app.inference.booster_estimators` and its library.
 """
 
 from __future__ import annotations
@@ -19,41 +19,64 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.utils import get_tags
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from serve_app.artifacts.dates import DateForm
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE
-from serve_app.inference.date_parts import DateCoder, DateParts
-from training.estimators import ESTIMATORS, Estimator
+from serve_app.inference.booster_estimators import Booster, BoosterClassifier, BoosterRegressor
+from serve_app.inference.date_parts import DateCoder, date_step
+from training import calibration
+from training.estimators import ESTIMATORS, STOPPING_ROUNDS, Estimator, Learner
+from training.train_options import CalibrationMethod
+from training.unsupervised import UNSUPERVISED
 
 THREADED_ROWS = 2000
 """Rows from which on fitting uses several threads."""
 
+DATES = "dates"
+"""Name of the pipeline step that replaces dates by their parts."""
+
 _MISSING = -2.0  # the code of a gap before one-hot encoding: a category of its own, different from an unseen one
 
 
-def build(signature: Signature, name: str, params: Mapping[str, Any], *, random_state: int) -> Any:
+def build(
+    signature: Signature, name: str, params: Mapping[str, Any], *, random_state: int, calibrate: CalibrationMethod | None = None
+) -> Any:
     """An unfitted model for tables of this signature: the bare estimator, or a Pipeline of `encode`, `dates`, `prepare`, `scale`,
     `model`.
 
-    `name` is a key of ESTIMATORS or `package.module:factory`. Raises UsageError when there is no such estimator, or when it has no
-    such parameter.
+    `name` is a key of ESTIMATORS or `package.module:factory`; with `calibrate`, the probabilities are corrected. Raises UsageError
+    when there is no such estimator, or when it has no such parameter.
     """
     known = ESTIMATORS.get(name)
-    if known is None:
+    unsupervised = UNSUPERVISED.get(name)
+    if unsupervised is not None:
+        model = _of_class(unsupervised.learner, name, params, random_state)
+    elif known is None:
         model = _from_factory(signature.task, name, params, random_state)
     else:
-        model = _from_table(signature.task, name, known, params, random_state)
-    steps = [*_dates(signature), *_prepare(with_parts(signature), takes_gaps=known is not None and known.takes_gaps)]
-    if known is not None and known.needs_scaling:
+        model = _from_table(signature, name, known, params, random_state)
+    dates = date_step(signature)
+    steps: list[tuple[str, Any]] = [] if dates is None else [(DATES, dates)]
+    steps += _prepare(
+        with_parts(signature),
+        takes_gaps=known is not None and known.takes_gaps,
+        takes_categories=known is not None and known.takes_categories,
+    )
+    if (known is not None and known.needs_scaling) or (unsupervised is not None and unsupervised.needs_scaling):
         steps.append(("scale", StandardScaler()))
+    model = model if calibrate is None else calibration.calibrated(model, calibrate)
+    if signature.outputs and not get_tags(model).target_tags.multi_output:
+        model = MultiOutputClassifier(model) if signature.task == "classification" else MultiOutputRegressor(model)
     steps.append(("model", model))
     if any(feature.kind != "number" or feature.nullable for feature in signature.features):
         steps.insert(0, (ENCODE, encoder(signature)))
@@ -80,11 +103,17 @@ def encoder(signature: Signature) -> ColumnTransformer:
     return ColumnTransformer(runs)
 
 
-def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str, ...]:
-    """Fit in place and return the warnings of scikit-learn; raises UsageError when the estimator cannot learn this table."""
-    estimator = final_estimator(model)
+def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any] | None) -> tuple[str, ...]:
+    """Fit in place and return the warnings of scikit-learn; `target` is None for a task without one.
+
+    Raises UsageError when the estimator cannot learn this table.
+    """
+    if target is not None and target.ndim == 2 and target.dtype == object:
+        target = target.astype(str)  # scikit-learn learns several targets of one type
+    estimator = calibration.inner(final_estimator(model))
     # The parameter stays in the fitted forest, and one thread answers a single row fastest: so it is set for the fit only.
-    threads = len(frame) >= THREADED_ROWS and "n_jobs" in estimator.get_params(deep=False) and estimator.n_jobs is None
+    one = not isinstance(estimator, MultiOutputClassifier | MultiOutputRegressor)  # others start processes, not threads
+    threads = one and len(frame) >= THREADED_ROWS and "n_jobs" in estimator.get_params(deep=False) and estimator.n_jobs is None
     if threads:
         estimator.set_params(n_jobs=-1)
     try:
@@ -92,10 +121,15 @@ def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any]) -> tuple[str,
             warnings.simplefilter("always")
             model.fit(frame, target)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{type(estimator).__name__} cannot learn this table: {_one_line(error, 300)}") from error
+        raise UsageError(f"{model_type(model)} cannot learn this table: {_one_line(error, 300)}") from error
     if threads:
         estimator.set_params(n_jobs=None)
-    return tuple(dict.fromkeys(_one_line(warning.message, 300) for warning in caught))
+        calibration.inner(final_estimator(model)).set_params(n_jobs=None)  # the fitted copy inside a correction
+    notes = dict.fromkeys(_one_line(warning.message, 300) for warning in caught)
+    learner = calibration.inner(estimator)
+    if isinstance(learner, Booster):
+        notes[f"{model_type(model)} computes with {learner.tree_count_} rounds of trees"] = None
+    return tuple(notes)
 
 
 @contextmanager
@@ -109,14 +143,18 @@ def threads_for(rows: int) -> Iterator[None]:
 
 
 def final_estimator(model: Any) -> Any:
-    """The last step of a Pipeline, or the model itself."""
-    return model.steps[-1][1] if isinstance(model, Pipeline) else model
+    """The last step of a Pipeline, also of one inside another, or the model itself."""
+    while isinstance(model, Pipeline):
+        model = model.steps[-1][1]
+    return model
 
 
 def parameters(model: Any) -> dict[str, Any]:
     """The parameters of the final estimator, sorted by name; what JSON cannot hold becomes text."""
-    estimator = final_estimator(model)
+    estimator = _learner(model)
     values = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
+    if estimator is not final_estimator(model):  # the libraries list what they decide themselves as None
+        values = {name: value for name, value in values.items() if value is not None and name != "feature_types"}
     return {
         name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in sorted(values.items())
     }
@@ -124,7 +162,15 @@ def parameters(model: Any) -> dict[str, Any]:
 
 def model_type(model: Any) -> str:
     """The class name of the final estimator."""
-    return type(final_estimator(model)).__name__
+    return type(_learner(model)).__name__
+
+
+def _learner(model: Any) -> Any:
+    """The final estimator without a correction of its probabilities; of a booster, the estimator of the library."""
+    estimator = calibration.inner(final_estimator(model))
+    if isinstance(estimator, Booster):
+        return estimator.estimator_ if hasattr(estimator, "estimator_") else estimator.estimator
+    return estimator
 
 
 def with_parts(signature: Signature) -> list[Feature]:
@@ -138,16 +184,7 @@ def with_parts(signature: Signature) -> list[Feature]:
     return expanded
 
 
-def _dates(signature: Signature) -> list[tuple[str, Any]]:
-    """The step on the coded matrix that replaces dates by their parts; none without dates."""
-    dates = [(at, feature.date, feature.low or 0.0) for at, feature in enumerate(signature.features) if feature.date is not None]
-    if not dates:
-        return []
-    columns = [at for at, _, _ in dates]
-    return [("dates", DateParts(columns, [form.parts for _, form, _ in dates], [float(np.floor(low)) for _, _, low in dates]))]
-
-
-def _prepare(features: Sequence[Feature], *, takes_gaps: bool) -> list[tuple[str, Any]]:
+def _prepare(features: Sequence[Feature], *, takes_gaps: bool, takes_categories: bool) -> list[tuple[str, Any]]:
     """The step on the matrix of these columns that fills gaps and encodes categories one-hot; none where nothing needs it."""
     numbers = [at for at, feature in enumerate(features) if feature.kind == "number" and feature.nullable]
     booleans = [at for at, feature in enumerate(features) if feature.kind == "boolean" and feature.nullable]
@@ -157,7 +194,7 @@ def _prepare(features: Sequence[Feature], *, takes_gaps: bool) -> list[tuple[str
         parts.append(("numbers", SimpleImputer(strategy="median", keep_empty_features=True), numbers))
     if booleans and not takes_gaps:
         parts.append(("booleans", SimpleImputer(strategy="most_frequent", keep_empty_features=True), booleans))
-    if categories:
+    if categories and not takes_categories:
         parts.append(("categories", _one_hot([features[at] for at in categories]), categories))
     return [("prepare", ColumnTransformer(parts, remainder="passthrough"))] if parts else []
 
@@ -174,17 +211,37 @@ def _one_hot(features: Sequence[Feature]) -> Any:
     return Pipeline([("gaps", SimpleImputer(strategy="constant", fill_value=_MISSING)), ("one_hot", encoder)])
 
 
-def _from_table(task: Task, name: str, known: Estimator, params: Mapping[str, Any], random_state: int) -> Any:
-    learner = known.learner(task)
+def _from_table(signature: Signature, name: str, known: Estimator, params: Mapping[str, Any], random_state: int) -> Any:
+    known.check_installed()
+    learner = known.learner(signature.task)
     factory = learner.load()
-    accepted = inspect.signature(factory).parameters
+    accepted = known.accepted_parameters(factory)
     for parameter in params:
         if known.parameter_names.get(parameter, parameter) not in accepted:
             raise UsageError(f"{name} has no parameter {parameter}: leave --{parameter.replace('_', '-')} out")
     values = {**learner.defaults, **known.own_parameters(params)}
     if "random_state" in accepted:
         values["random_state"] = random_state
-    return factory(**values)
+    model = factory(**values)
+    return model if known.package is None else _booster(model, signature, random_state)
+
+
+def _booster(model: Any, signature: Signature, random_state: int) -> Any:
+    """The model of a boosting library around which the estimator stands that takes the coded matrix."""
+    kind = BoosterClassifier if signature.task == "classification" else BoosterRegressor
+    columns = [at for at, feature in enumerate(with_parts(signature)) if feature.kind == "category"]
+    return kind(model, columns, stopping_rounds=STOPPING_ROUNDS, random_state=random_state)
+
+
+def _of_class(learner: Learner, name: str, params: Mapping[str, Any], random_state: int) -> Any:
+    """An estimator that learns without a target."""
+    factory = learner.load()
+    accepted = inspect.signature(factory).parameters
+    for parameter in params:
+        if parameter not in accepted:
+            raise UsageError(f"{name} has no parameter {parameter}: leave --{parameter.replace('_', '-')} out")
+    values = {**learner.defaults, **params}
+    return factory(**values, **({"random_state": random_state} if "random_state" in accepted else {}))
 
 
 def _from_factory(task: Task, path: str, params: Mapping[str, Any], random_state: int) -> Any:
@@ -201,11 +258,23 @@ def _from_factory(task: Task, path: str, params: Mapping[str, Any], random_state
         estimator = factory(**{name: value for name, value in arguments.items() if name in accepted})
     except Exception as error:
         raise UsageError(f"the factory {path} failed ({type(error).__name__}: {_one_line(error, 200)})") from error
-    suits = is_classifier if task == "classification" else is_regressor
+    suits = _SUITS[task]
     if not hasattr(estimator, "fit") or not hasattr(estimator, "__sklearn_tags__") or not suits(estimator):
         kind = type(estimator).__name__
         raise UsageError(f"the factory {path} returned a {kind}, which is no scikit-learn estimator for a {task}")
     return estimator
+
+
+def _is_clustering(estimator: Any) -> bool:
+    return bool(is_clusterer(estimator)) or get_tags(estimator).estimator_type == "density_estimator"
+
+
+_SUITS: Mapping[Task, Callable[[Any], bool]] = {
+    "classification": is_classifier,
+    "regression": is_regressor,
+    "outlier detection": is_outlier_detector,
+    "clustering": _is_clustering,
+}
 
 
 def _load_factory(path: str) -> tuple[Callable[..., Any], Collection[str]]:

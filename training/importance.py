@@ -17,7 +17,6 @@ from serve_app.artifacts.signature import Signature
 from serve_app.inference.backends import Score
 from serve_app.progress import bar
 from training import evaluate
-from training.evaluate import ClassificationMetrics
 from training.fit import final_estimator
 
 ROWS = 500
@@ -132,4 +131,4 @@ def _shuffles(
 
 def _quality(score: Score, matrix: Matrix, truth: npt.NDArray[Any], signature: Signature) -> float:
     metrics = evaluate.measure(truth, evaluate.predictions(score(matrix), signature), signature)
-    return metrics.accuracy if isinstance(metrics, ClassificationMetrics) else metrics.r2
+    return metrics.scalars()["accuracy" if signature.task == "classification" else "r2"]

@@ -30,17 +30,25 @@ class TableModel:
         self._model = model
         self._signature = signature
 
-    def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> npt.NDArray[Any]:
-        """The predicted class or value of each row, shape (rows,).
+    def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> Any:
+        """The predicted class, value or cluster of each row, or whether it is an outlier, as an array of shape (rows,).
 
-        Columns that the model does not know are ignored. Raises ValueError for a column without which the model cannot predict, and
-        for a value that serving would refuse too.
+        A table with a column for each target of a model with several, or for each level of a model with several quantiles. Columns
+        that the model does not know are ignored. Raises ValueError for a column without which the model cannot predict, and for a
+        value that serving would refuse too.
         """
         features = self._signature["features"]
         missing = frozenset(self._signature.get("missing") or ())
         table = pd.DataFrame({feature["name"]: _column(feature, data, missing) for feature in features}, index=data.index)
+        several = [output["name"] for output in self._signature.get("outputs", ())] or _levels(self._signature)
+        if several:
+            return pd.DataFrame(np.asarray(self._model.predict(table)), index=data.index, columns=several)
         if self._signature["task"] == "regression":
             return np.asarray(self._model.predict(table), dtype=np.float64).ravel()
+        if self._signature["task"] == "outlier detection":
+            return np.asarray(self._model.decision_function(table)) < 0
+        if self._signature["task"] == "clustering":
+            return np.asarray(self._model.predict(table))
         if not self._signature.get("probabilistic", True):
             return np.asarray(self._model.predict(table))
         labels = _labels(self._signature["classes"])
@@ -61,6 +69,12 @@ def _load_pyfunc(path: str) -> TableModel:
     """What `mlflow.pyfunc.load_model` calls with the folder of the model."""
     signature = json.loads((Path(path) / SIGNATURE_FILE).read_text(encoding="utf-8"))
     return TableModel(mlflow.sklearn.load_model(path), signature)
+
+
+def _levels(signature: Mapping[str, Any]) -> list[str]:
+    """The levels of several quantiles as text."""
+    levels = signature.get("quantiles", ())
+    return [f"{level:g}" for level in levels] if len(levels) > 1 else []
 
 
 def _labels(classes: list[Any]) -> npt.NDArray[Any]:

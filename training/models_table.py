@@ -9,7 +9,7 @@ from typing import Any
 
 from serve_app.artifacts.manifest import Manifest
 from serve_app.artifacts.manifest_bounds import MAX_METRICS_BYTES
-from serve_app.artifacts.names import METRICS, ONNX
+from serve_app.artifacts.names import METRICS, NATIVE, ONNX
 from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.artifacts.store import Entry
 
@@ -28,13 +28,21 @@ def row(entry: Entry) -> dict[str, Any]:
         "digest": entry.digest,
         "served": entry.served,
         "damaged": entry.manifest is None,
-        "predictor": "onnx" if ONNX in manifest.files else "scikit-learn",
+        "predictor": _predictor(manifest),
         "model": manifest.model_type,
         "metrics": {name: metrics[name] for name in METRICS_SHOWN if isinstance(metrics.get(name), int | float)},
         "trained": manifest.trained_at,
         "run": manifest.mlflow_run_id,
         "forced": bool(manifest.forced),
     }
+
+
+def _predictor(manifest: Manifest) -> str:
+    """What computes on a replica that allows everything."""
+    if ONNX in manifest.files:
+        return "onnx"
+    native = next((library for file, library in NATIVE.items() if file in manifest.files), None)
+    return native or ("scikit-learn" if manifest.frame is None else "frame")
 
 
 def _metrics(entry: Entry) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Forests, boosted trees and filled gaps as ONNX graphs that compute in float64, as scikit-learn does.
+"""Forests, boosted trees of four libraries and filled gaps as ONNX graphs that compute in float64, as scikit-learn does.
 
 The converters of skl2onnx write the weights of trees as float32: 0.97 becomes 0.96999997, and a tie between two classes may be
 broken the other way. The operator TreeEnsemble (ai.onnx.ml 5) holds float64. Its leaves add to one output only. So the graph of a
@@ -7,8 +7,10 @@ forest of classes computes the leaf that each tree ends in, looks up the probabi
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,10 @@ from sklearn.ensemble import (
 )
 from sklearn.impute import SimpleImputer
 
+from serve_app.inference.booster_estimators import BoosterClassifier, BoosterRegressor
+from training.booster_trees import LIBRARY_CLASSES, read_ensemble
+from training.trees import Ensemble, Tree
+
 DOMAIN = "ai.onnx.ml"
 OPSET = {"": 21, DOMAIN: 3}
 """The versions that skl2onnx writes; `raise_opset` then declares the version of TreeEnsemble, which skl2onnx does not know yet."""
@@ -40,24 +46,16 @@ _NODE_ATTRIBUTES = (
 """Attributes of TreeEnsemble with one entry for each split."""
 
 
+_LESS_OR_EQUAL, _LESS, _MEMBER = 0, 1, 6
+"""Modes of a node of TreeEnsemble."""
+
+
 def raise_opset(model: Any) -> None:
     """Declare ai.onnx.ml 5, in place, if the graph has a TreeEnsemble; its other operators are the same in both versions."""
     if any(node.op_type == "TreeEnsemble" for node in model.graph.node):
         for entry in model.opset_import:
             if entry.domain == DOMAIN:
                 entry.version = 5
-
-
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    """One binary tree as arrays by node: `left` is -1 at a leaf, `missing` is 1 where a gap goes left, `value` counts at leaves."""
-
-    left: npt.NDArray[Any]
-    right: npt.NDArray[Any]
-    feature: npt.NDArray[Any]
-    threshold: npt.NDArray[Any]
-    missing: npt.NDArray[Any]
-    value: npt.NDArray[Any]
 
 
 def converters() -> Mapping[type, Callable[..., None]]:
@@ -84,24 +82,42 @@ def shapes() -> Mapping[type, Callable[..., None]]:
     }
 
 
+def register_boosters() -> None:
+    """Tell skl2onnx how boosters are converted, wherever one is part of a model.
+
+    Classes of a library that this process has not imported cannot be part of one.
+    """
+    from skl2onnx import update_registered_converter
+
+    kinds: list[tuple[type, bool]] = [(BoosterClassifier, True), (BoosterRegressor, False)]
+    for library, names in LIBRARY_CLASSES.items():
+        if library in sys.modules:
+            kinds += [(getattr(sys.modules[library], name), name.endswith("Classifier")) for name in names]
+    for kind, classifies in kinds:
+        if classifies:
+            options: dict[str, list[Any]] = {"zipmap": [True, False, "columns"], "output_class_labels": [False, True]}
+            options["nocl"] = [True, False]
+            if hasattr(kind, "decision_function"):  # where there is one, a calibration learns from it
+                options["raw_scores"] = [True, False]
+            update_registered_converter(
+                kind,
+                f"IrisApi{kind.__name__}",
+                _classifier_shape,
+                _booster_classifier,
+                parser=_parse_booster_classifier,
+                options=options,
+            )
+        else:
+            update_registered_converter(kind, f"IrisApi{kind.__name__}", _regressor_shape, _booster_regressor)
+
+
 def _forest_classifier(scope: Any, operator: Any, container: Any) -> None:
     forest = operator.raw_operator
     if forest.n_outputs_ != 1:
         raise NotImplementedError("several outputs")
-    trees, probabilities, leaves = [], [], 0
-    for member in forest.estimators_:
-        tree = member.tree_
-        leaf = np.flatnonzero(tree.children_left == -1)
-        numbers = np.zeros(tree.node_count)
-        numbers[leaf] = np.arange(len(leaf)) + leaves
-        leaves += len(leaf)
-        probabilities.append(tree.value[leaf, 0, :])
-        trees.append(_to_tree(tree, numbers))
+    trees = [_to_tree(member.tree_, member.tree_.value[:, 0, :]) for member in forest.estimators_]
     rounded = _round_to_float32(scope, operator.inputs[0].full_name, container)
-    reached = _ensemble(scope, container, rounded, trees, range(len(trees)))
-    indexes = _node(scope, container, "Cast", [reached], to=TensorProto.INT64)
-    by_tree = _node(scope, container, "Gather", [_constant(scope, container, np.vstack(probabilities)), indexes], axis=0)
-    total = _node(scope, container, "ReduceSum", [by_tree, _constant(scope, container, np.array([1], dtype=np.int64))], keepdims=0)
+    total = _sum_of_leaves(scope, container, rounded, trees)
     count = _constant(scope, container, np.array([len(trees)], dtype=np.float64))
     _classes(scope, operator, container, _node(scope, container, "Div", [total, count]))
 
@@ -145,11 +161,72 @@ def _boosted(scope: Any, operator: Any, container: Any) -> str:
             left = np.where(nodes["is_leaf"], -1, nodes["left"].astype(np.int64))
             missing = nodes["missing_go_to_left"].astype(np.int64)
             right, feature = nodes["right"].astype(np.int64), nodes["feature_idx"].astype(np.int64)
-            trees.append(_Tree(left, right, feature, nodes["num_threshold"], missing, nodes["value"]))
+            trees.append(Tree(left, right, feature, nodes["num_threshold"], missing, nodes["value"]))
             targets.append(target)
     total = _ensemble(scope, container, operator.inputs[0].full_name, trees, targets)
     base = np.asarray(model._baseline_prediction, dtype=np.float64).reshape(1, -1)  # noqa: SLF001
     return _node(scope, container, "Add", [total, _constant(scope, container, base)])
+
+
+def _parse_booster_classifier(scope: Any, model: Any, inputs: list[Any], custom_parsers: Any = None) -> list[Any]:
+    """The outputs of a classifier: skl2onnx does not take every class of the libraries for one."""
+    from skl2onnx._supported_operators import _get_sklearn_operator_name
+    from skl2onnx.common.data_types import Int64TensorType
+
+    operator = scope.declare_local_operator(_get_sklearn_operator_name(type(model)), model)
+    operator.inputs = inputs
+    operator.outputs.append(scope.declare_local_variable("label", Int64TensorType()))  # the shape function corrects the type
+    operator.outputs.append(scope.declare_local_variable("probabilities", DoubleTensorType()))
+    outputs: list[Any] = operator.outputs
+    return outputs
+
+
+def _booster_classifier(scope: Any, operator: Any, container: Any) -> None:
+    ensemble = read_ensemble(operator.raw_operator)
+    raw = _raw_scores(scope, operator, container, ensemble)
+    options = container.get_options(operator.raw_operator, {"raw_scores": False}, fail=False) or {}
+    if options.get("raw_scores"):
+        if len(ensemble.base) == 1:
+            negated = _node(scope, container, "Neg", [raw])
+            raw = _node(scope, container, "Concat", [negated, raw], axis=1)
+        _classes(scope, operator, container, raw)
+        return
+    if ensemble.link == "softmax":
+        _classes(scope, operator, container, _node(scope, container, "Softmax", [raw], axis=1))
+        return
+    if ensemble.link != "sigmoid":
+        raise NotImplementedError(f"a classifier with the link {ensemble.link}")
+    positive = _node(scope, container, "Sigmoid", [raw])
+    if len(ensemble.base) > 1:
+        _classes(scope, operator, container, positive)
+        return
+    negative = _node(scope, container, "Sub", [_constant(scope, container, np.array([1.0])), positive])
+    _classes(scope, operator, container, _node(scope, container, "Concat", [negative, positive], axis=1))
+
+
+def _booster_regressor(scope: Any, operator: Any, container: Any) -> None:
+    ensemble = read_ensemble(operator.raw_operator)
+    if len(ensemble.base) > 1 or ensemble.link not in ("identity", "exp"):
+        raise NotImplementedError("a regression with several values" if len(ensemble.base) > 1 else f"the link {ensemble.link}")
+    raw = _raw_scores(scope, operator, container, ensemble)
+    link, version = ("Exp", 13) if ensemble.link == "exp" else ("Identity", 19)
+    container.add_node(link, [raw], operator.outputs[0].full_name, op_version=version)
+
+
+def _raw_scores(scope: Any, operator: Any, container: Any, ensemble: Ensemble) -> str:
+    """What the link is applied to, shape (rows, outputs)."""
+    source = operator.inputs[0].full_name
+    if ensemble.rounded:
+        source = _round_to_float32(scope, source, container)
+    if ensemble.targets:
+        total = _ensemble(scope, container, source, ensemble.trees, ensemble.targets, strict=ensemble.strict)
+    else:
+        total = _sum_of_leaves(scope, container, source, ensemble.trees, strict=ensemble.strict)
+    if ensemble.scale != 1.0:
+        total = _node(scope, container, "Mul", [total, _constant(scope, container, np.array([ensemble.scale]))])
+    if ensemble.base.any():
+        total = _node(scope, container, "Add", [total, _constant(scope, container, ensemble.base.reshape(1, -1))])
+    return total
 
 
 def _imputer(scope: Any, operator: Any, container: Any) -> None:
@@ -163,16 +240,36 @@ def _imputer(scope: Any, operator: Any, container: Any) -> None:
     container.add_node("Where", [gaps, fill, source], operator.outputs[0].full_name, op_version=16)
 
 
-def _to_tree(tree: Any, value: npt.NDArray[Any]) -> _Tree:
+def _to_tree(tree: Any, value: npt.NDArray[Any]) -> Tree:
     missing = np.asarray(getattr(tree, "missing_go_to_left", np.zeros(tree.node_count)), dtype=np.int64)
-    return _Tree(tree.children_left, tree.children_right, tree.feature, tree.threshold, missing, value)
+    return Tree(tree.children_left, tree.children_right, tree.feature, tree.threshold, missing, value)
 
 
-def _ensemble(scope: Any, container: Any, source: str, trees: Iterable[_Tree], targets: Iterable[int]) -> str:
+def _sum_of_leaves(scope: Any, container: Any, source: str, trees: Iterable[Tree], *, strict: bool = False) -> str:
+    """The sums of leaves that have a value for each output, shape (rows, outputs)."""
+    numbered, values, leaves = [], [], 0
+    for tree in trees:
+        leaf = np.flatnonzero(tree.left == -1)
+        numbers = np.zeros(len(tree.left))
+        numbers[leaf] = np.arange(len(leaf)) + leaves
+        leaves += len(leaf)
+        values.append(tree.value[leaf])
+        numbered.append(replace(tree, value=numbers))
+    reached = _ensemble(scope, container, source, numbered, range(len(numbered)), strict=strict)
+    indexes = _node(scope, container, "Cast", [reached], to=TensorProto.INT64)
+    by_tree = _node(scope, container, "Gather", [_constant(scope, container, np.vstack(values)), indexes], axis=0)
+    return _node(scope, container, "ReduceSum", [by_tree, _constant(scope, container, np.array([1], dtype=np.int64))], keepdims=0)
+
+
+def _ensemble(
+    scope: Any, container: Any, source: str, trees: Iterable[Tree], targets: Iterable[int], *, strict: bool = False
+) -> str:
     """The sums of the trees' leaves by target, shape (rows, targets)."""
     roots: list[int] = []
-    attributes: dict[str, list[Any]] = {name: [] for name in _NODE_ATTRIBUTES}
+    attributes: dict[str, Any] = {name: [] for name in _NODE_ATTRIBUTES}
     splits: list[float] = []
+    modes: list[int] = []
+    memberships: list[float] = []
     weights: list[float] = []
     leaf_targets: list[int] = []
     for tree, target in zip(trees, targets, strict=True):
@@ -188,6 +285,7 @@ def _ensemble(scope: Any, container: Any, source: str, trees: Iterable[_Tree], t
             for name, value in zip(_NODE_ATTRIBUTES, (only, only, 1, 1, 0, 0), strict=True):
                 attributes[name].append(value)
             splits.append(0.0)
+            modes.append(_LESS_OR_EQUAL)
             continue
         left, right = tree.left[inner], tree.right[inner]
         columns = (
@@ -201,6 +299,13 @@ def _ensemble(scope: Any, container: Any, source: str, trees: Iterable[_Tree], t
         for name, column in zip(_NODE_ATTRIBUTES, columns, strict=True):
             attributes[name] += np.asarray(column).astype(np.int64).tolist()
         splits += tree.threshold[inner].tolist()
+        for node in inner.tolist():
+            known = tree.categories.get(node)
+            modes.append((_LESS if strict else _LESS_OR_EQUAL) if known is None else _MEMBER)
+            if known is not None:
+                memberships += [*known.tolist(), math.nan]
+    if memberships:
+        attributes["membership_values"] = numpy_helper.from_array(np.array(memberships), "memberships")
     output: str = scope.get_unique_variable_name("trees")
     container.add_node(
         "TreeEnsemble",
@@ -216,7 +321,7 @@ def _ensemble(scope: Any, container: Any, source: str, trees: Iterable[_Tree], t
         leaf_targetids=leaf_targets,
         leaf_weights=numpy_helper.from_array(np.array(weights, dtype=np.float64), "weights"),
         nodes_splits=numpy_helper.from_array(np.array(splits, dtype=np.float64), "splits"),
-        nodes_modes=numpy_helper.from_array(np.zeros(len(splits), dtype=np.uint8), "modes"),
+        nodes_modes=numpy_helper.from_array(np.array(modes, dtype=np.uint8), "modes"),
         **attributes,
     )
     return output
@@ -251,7 +356,7 @@ def _constant(scope: Any, container: Any, value: npt.NDArray[Any]) -> str:
 def _node(scope: Any, container: Any, kind: str, inputs: list[str], **attributes: Any) -> str:
     output: str = scope.get_unique_variable_name(kind.lower())
     version = {"Cast": 19, "Gather": 13, "ReduceSum": 13, "Div": 14, "Softmax": 13, "Sigmoid": 13}
-    version |= {"Sub": 14, "Concat": 13, "Add": 14, "ArgMax": 13, "IsNaN": 20}
+    version |= {"Sub": 14, "Mul": 14, "Neg": 13, "Concat": 13, "Add": 14, "ArgMax": 13, "IsNaN": 20}
     container.add_node(kind, inputs, output, op_version=version[kind], name=scope.get_unique_operator_name(kind), **attributes)
     return output
 

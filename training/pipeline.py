@@ -7,13 +7,13 @@ meanwhile, the candidate is compared with that one first.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serve_app.artifacts.manifest import Manifest, Verdict
+from serve_app.artifacts.manifest import Adopted, Manifest, Verdict
 from serve_app.artifacts.names import CARD, CONFUSION_IMAGE, IMPORTANCE_IMAGE, REPORT, RESIDUALS_IMAGE
 from serve_app.artifacts.signing import Sign, SigningError, signer
 from serve_app.artifacts.store import Entry, PointerMoved, Store
@@ -26,17 +26,19 @@ from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.fetch import fetched
 from serve_app.tables.location import Location
 from serve_app.tables.scratch import ScratchSpace
-from training import card, column_report, figures, fit, importance, publish, threshold
+from training import calibration, card, column_report, coverage, figures, fit, importance, threshold
+from training import publication as bundles
 from training.candidate import Candidate, fit_candidate, gather_evidence
 from training.comparison import Comparison, require_same_columns
 from training.convert import Converted, convert
 from training.dataset import Dataset, load
-from training.evaluate import METRIC_NAMES, ClassificationMetrics, Metrics
+from training.evaluate import COVERAGE_METRICS, AnyMetrics, ClassificationMetrics, RegressionMetrics, metric_names
 from training.importance import Importance
-from training.publish import Publication
+from training.publication import Publication
 from training.report import write_columns, write_report
 from training.rules import Evidence, constant_floors, default_floors, judge
 from training.train_options import TrainOptions
+from training.unlabelled import UNLABELLED
 
 if TYPE_CHECKING:
     from training.run_record import RunRecord
@@ -49,7 +51,7 @@ class Outcome:
 
     verdict: Verdict
     comparison: Comparison
-    metrics: Metrics
+    metrics: AnyMetrics
     manifest: Manifest
     entry: Entry | None
     report: Path
@@ -93,6 +95,22 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
 
     Raises UsageError, BackendUnavailable or StoreError; nothing was published then.
     """
+    keys = read_keys(options)
+    seed = _seed(options)
+    dataset, required = _prepare(options, seed, progress)
+    return run_job(Job(options, dataset, required, seed, progress, keys.policy, keys.sign), _train)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What bundles of the store are opened under, and what signs a new one."""
+
+    policy: LoadPolicy
+    sign: Sign | None
+
+
+def read_keys(options: TrainOptions) -> Keys:
+    """The load policy and the signer of the options; raises UsageError for a file that is no key."""
     sign = None if options.signing_key is None else _load_signer(options.signing_key)
     policy = load_policy(
         allow_joblib=options.allow_joblib,
@@ -100,18 +118,22 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
         verify_key=options.verify_key,
         signing_key=options.signing_key,
     )
-    seed = _seed(options)
-    dataset, floors = _prepare(options, seed, progress)
+    return Keys(policy, sign)
+
+
+def run_job(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
+    """Do the work in a run of MLflow, or without one when the options say so; raises what `train` raises."""
+    options = job.options
     if options.same_columns:
-        _require_same_columns(Store(options.model_dir), policy, dataset)
+        _require_same_columns(Store(options.model_dir), job.policy, job.dataset)
     if options.no_tracking:
-        return _train(Job(options, dataset, floors, seed, progress, policy, sign))
-    with progress("connect to MLflow"):
+        return work(job)
+    with job.progress("connect to MLflow"):
         from training import tracking
 
         server = tracking.connect(options.tracking_uri, options.experiment_name)
     with tracking.running(server, options.run_name) as run:
-        return _train(Job(options, dataset, floors, seed, progress, policy, sign, run))
+        return work(replace(job, run=run))
 
 
 def _require_same_columns(store: Store, policy: LoadPolicy, dataset: Dataset) -> None:
@@ -143,20 +165,39 @@ def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Data
         dataset = _load_dataset(options, source, seed)
         if options.threshold_rule is not None:
             dataset = replace(dataset, signature=threshold.check(dataset.signature, options.threshold_rule))
-        floors = _floors(options, dataset)
+        if options.search and dataset.signature.outputs:
+            raise UsageError("--search compares candidates for one target: leave it out, or name one --target")
+        if options.calibrate is not None:
+            calibration.check(dataset.signature)
+        if options.coverage is not None:
+            dataset = coverage.hold_back(dataset, options.coverage, seed)
+        required = floors(options, dataset)
         fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # an unknown name fails before the fit
     for line in (*dataset.remarks, *column_report.lines(dataset.columns)):
         note(line)
-    return dataset, floors
+    return dataset, required
 
 
 def _train(job: Job) -> Outcome:
     params, search = _search(job)
     job, threshold_record = _decide_threshold(job, params)
     candidate = _fit(job, params)
-    store = Store(job.options.model_dir, keep=job.options.keep)
     with job.progress("convert to ONNX and compare"):
         converted = convert(candidate.estimator, candidate.signature, candidate.train, candidate.held_out)
+    return judge_and_publish(job, candidate, converted, search=search, decision=threshold_record)
+
+
+def judge_and_publish(
+    job: Job,
+    candidate: Candidate,
+    converted: Converted,
+    *,
+    search: Mapping[str, Any] | None = None,
+    decision: Mapping[str, Any] | None = None,
+    adoption: Adopted | None = None,
+) -> Outcome:
+    """The gate: compare the candidate with the served model, judge it, and publish it when it is accepted."""
+    store = Store(job.options.model_dir, keep=job.options.keep)
     with job.progress(f"evaluate on {len(job.dataset.test)} held-out rows"):
         pointer, evidence = _gather_evidence(job, candidate, converted, store)
     measured = _measure_importance(job, candidate, converted)
@@ -171,11 +212,12 @@ def _train(job: Job) -> Outcome:
         plots,
         importance=measured.by_feature(candidate.signature.names),
         search=search,
-        decision=threshold_record,
+        decision=decision,
+        adoption=adoption,
     )
     record = _record_run(job, publication)
-    decision = _decide(job, publication, store, pointer, evidence, record)
-    return _finish(job, publication, store, decision)
+    decided = _decide(job, publication, store, pointer, evidence, record)
+    return _finish(job, publication, store, decided)
 
 
 def _load_signer(file: Path) -> Sign:
@@ -205,12 +247,14 @@ def _load_dataset(options: TrainOptions, source: Location | None, seed: int) -> 
     )
 
 
-def _floors(options: TrainOptions, dataset: Dataset) -> dict[str, float]:
+def floors(options: TrainOptions, dataset: Dataset) -> dict[str, float]:
     """The default floors, and over them those of the flags."""
-    known = METRIC_NAMES[dataset.signature.task]
+    known = metric_names(dataset.signature)
     for name in options.floors:
         if name not in known:
             raise UsageError(f"a {dataset.signature.task} has no metric '{name}': use {', '.join(known)}")
+        if name in COVERAGE_METRICS and options.coverage is None:
+            raise UsageError(f"--floor {name} needs --coverage, which gives intervals and prediction sets")
     defaults = default_floors(dataset.test_target, dataset.signature, built_in=options.data is None)
     return {**defaults, **options.floors}
 
@@ -234,14 +278,28 @@ def _decide_threshold(job: Job, params: Mapping[str, Any]) -> tuple[Job, Mapping
     if rule is None:
         return job, None
     with job.progress("decide the threshold"):
-        signature, decision = threshold.decide(job.dataset, rule, job.options.estimator, params, random_state=job.random_state)
+        signature, decision = threshold.decide(
+            job.dataset,
+            rule,
+            job.options.estimator,
+            params,
+            random_state=job.random_state,
+            calibrate=job.options.calibrate,
+        )
     note(f"class '{decision['positive']}' is predicted from a probability of {decision['threshold']:g} on")
     return replace(job, dataset=replace(job.dataset, signature=signature)), decision
 
 
 def _fit(job: Job, params: Mapping[str, Any]) -> Candidate:
     with job.progress(f"fit {job.options.estimator} on {len(job.dataset.train)} rows"):
-        return fit_candidate(job.dataset, job.options.estimator, params, random_state=job.random_state)
+        return fit_candidate(
+            job.dataset,
+            job.options.estimator,
+            params,
+            random_state=job.random_state,
+            calibrate=job.options.calibrate,
+            level=job.options.coverage,
+        )
 
 
 def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store: Store) -> tuple[str | None, Evidence]:
@@ -252,7 +310,7 @@ def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store
         job.policy,
         floors=job.floors,
         tolerance=options.tolerance,
-        has_onnx=converted.model is not None,
+        needs_pickle=converted.model is None and converted.native is None,
         constant=constant_floors(candidate.signature, options.floors, built_in=options.data is None),
         allow_unpredicted=options.allow_unpredicted_classes,
     )
@@ -260,6 +318,8 @@ def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store
 
 def _measure_importance(job: Job, candidate: Candidate, converted: Converted) -> Importance:
     signature, seconds = candidate.signature, job.options.importance_seconds
+    if not candidate.is_labelled or signature.task in UNLABELLED:
+        return Importance({}, {})
     if converted.model is None:
         score = SklearnBackend(candidate.estimator, signature).scores
     else:
@@ -282,7 +342,7 @@ def _plots(candidate: Candidate, measured: Importance) -> dict[str, bytes]:
     plots = {IMPORTANCE_IMAGE: figures.importances(measured, signature)} if measured.mean else {}
     if isinstance(candidate.metrics, ClassificationMetrics):
         plots[CONFUSION_IMAGE] = figures.confusion(candidate.metrics.confusion_matrix, signature.classes)
-    else:
+    elif isinstance(candidate.metrics, RegressionMetrics):
         plots[RESIDUALS_IMAGE] = figures.residuals(candidate.target, candidate.predictions)
     return plots
 
@@ -303,10 +363,10 @@ def _decide(
     while True:
         verdict = judge(evidence)
         if not verdict.accepted and not job.options.force:
-            return Decision(verdict, evidence.comparison, publish.manifest(publication, verdict, record), record, None)
+            return Decision(verdict, evidence.comparison, bundles.manifest(publication, verdict, record), record, None)
         record = _register(job, record)
-        manifest = publish.manifest(publication, verdict, record)
-        files = publish.files(publication, manifest)
+        manifest = bundles.manifest(publication, verdict, record)
+        files = bundles.files(publication, manifest)
         try:
             with job.progress(f"publish to {job.options.model_dir}"):
                 entry = store.publish(
@@ -321,7 +381,7 @@ def _decide(
             with job.progress("compare with the model that was published meanwhile"):
                 pointer, evidence = _gather_evidence(job, publication.candidate, publication.converted, store)
         else:
-            bundle = publish.bundle_files(files, manifest, entry, job.sign)
+            bundle = bundles.bundle_files(files, manifest, entry, job.sign)
             return Decision(verdict, evidence.comparison, manifest, record, entry, bundle)
 
 

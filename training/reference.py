@@ -17,22 +17,32 @@ BINS = 10
 def reference(frame: pd.DataFrame, target: npt.NDArray[Any], signature: Signature) -> dict[str, Any]:
     """Histograms of the features, shares of the classes (or a histogram of a regression's target), over the training rows.
 
+    `target` has the shape (rows,), or (rows, targets). Of an outlier detection it holds the scores, of a clustering the clusters.
+
     The `edges` of a number are inner quantiles; `counts` has one entry more: the first counts values below the first edge, the last
-    counts values from the last edge on. The counts of a category or boolean are by value.
+    counts values from the last edge on. The counts of a category or boolean are by value. Of a text the characters are counted.
     """
     features = {feature.name: _feature(feature.kind, frame[feature.name]) for feature in signature.features if feature.is_compared}
     document: dict[str, Any] = {"rows": len(frame), "features": features}
-    if signature.task == "regression":
-        document["target"] = _numbers(np.asarray(target, dtype=np.float64))
-    else:
-        texts = np.array([str(label) for label in target.tolist()])
-        document["classes"] = {str(label): float(np.mean(texts == str(label))) for label in signature.classes}
-    return document
+    if signature.outputs:
+        parts = enumerate(part for _, part in signature.parts)
+        return {**document, "outputs": {part.target: _answers(target[:, at], part) for at, part in parts}}
+    return {**document, **_answers(target, signature)}
+
+
+def _answers(target: npt.NDArray[Any], signature: Signature) -> dict[str, Any]:
+    """The distribution of one target; of a model without a target, that of its answers."""
+    if signature.task in ("regression", "outlier detection"):
+        return {"target": _numbers(np.asarray(target, dtype=np.float64))}
+    texts = np.array([str(label) for label in target.tolist()])
+    return {"classes": {str(label): float(np.mean(texts == str(label))) for label in signature.classes}}
 
 
 def _feature(kind: str, column: pd.Series[Any]) -> dict[str, Any]:
     filled = column.dropna()
     missing = len(column) - len(filled)
+    if kind == "text":
+        return {"kind": kind, **_numbers(filled.map(len).to_numpy(dtype=np.float64)), "missing": missing}
     if kind in ("number", "date"):
         return {"kind": kind, **_numbers(filled.to_numpy(dtype=np.float64)), "missing": missing}
     if kind == "boolean":

@@ -12,7 +12,7 @@ from serve_app.artifacts.manifest import Manifest, Verdict
 from serve_app.artifacts.store import Entry
 from serve_app.artifacts.training_report import PublishedVersion, TrainingReport
 from training.column_report import ColumnReport
-from training.publish import Publication
+from training.publication import Publication
 
 
 def write_report(path: Path, publication: Publication, manifest: Manifest, verdict: Verdict, entry: Entry | None) -> list[str]:

@@ -16,16 +16,32 @@ import numpy.typing as npt
 from serve_app.artifacts.manifest import Verdict
 from serve_app.artifacts.signature import Signature
 from training.comparison import Comparison
-from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics, baseline_f1_score
+from training.evaluate import AnyMetrics, ClassificationMetrics, RegressionMetrics, SeveralMetrics, baseline_f1_score
+from training.unlabelled import INLIER, OUTLIER, UNLABELLED, AnswerShares
 
-LOWER_IS_BETTER = frozenset({"mae", "rmse", "log_loss", "brier"})
+LOWER_IS_BETTER = frozenset(
+    {"mae", "rmse", "log_loss", "brier", "interval_width", "set_size", "outlier_share", "largest_cluster_share"}
+)
 """Metrics whose floor is a ceiling."""
+
+MAX_SHARE_CHANGE = 0.1
+"""By how much the share of outliers may differ from that of the served model on the same rows."""
 
 IRIS_ACCURACY = 0.85
 """The accuracy that a model of the built-in iris flowers must reach."""
 
 _ROUNDING = 1e-12  # equal metrics may differ by this much
 _BARELY = 1e-6  # a metric that is better than a constant answer is better by more
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageEvidence:
+    """What the held-out rows say of a coverage of `level`: the share that is covered, and the least that chance explains."""
+
+    level: float
+    share: float
+    rows: int
+    least: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +52,11 @@ class Evidence:
     served model, or the share by which rmse may grow. A floor in `constant` is what a constant answer reaches: the metric must be
     better. `compared_by` is what two classifiers are compared by. `never_predicted` are classes that the model does not predict,
     with their held-out rows. `servable` is whether replicas with the trainer's load policy open the candidate: it has an ONNX form
-    that is proven equal, or pickles are allowed.
+    that is proven equal or is a booster in the format of its library, or pickles are allowed. `coverage` is None for a model
+    without one.
     """
 
-    metrics: Metrics
+    metrics: AnyMetrics
     comparison: Comparison
     floors: Mapping[str, float]
     tolerance: float
@@ -47,6 +64,7 @@ class Evidence:
     compared_by: Literal["accuracy", "balanced_accuracy"] = "accuracy"
     never_predicted: Mapping[str, int] = field(default_factory=dict)
     servable: bool = True
+    coverage: CoverageEvidence | None = None
 
 
 Rule = Callable[[Evidence], Iterable[str]]
@@ -60,12 +78,18 @@ def floors_are_met(evidence: Evidence) -> Iterable[str]:
         value = scalars.get(name, math.nan)
         if name not in scalars:
             yield f"{name} is not known, because the model gives no probabilities or the held-out rows have one class only"
-        elif name in LOWER_IS_BETTER and not value <= floor:
+        elif _base(name, evidence.metrics) in LOWER_IS_BETTER and not value <= floor:
             yield f"{name} is {value:.4f}, above the allowed {floor:g}"
         elif name in evidence.constant and not value > floor + _BARELY:
             yield f"{name} is {value:.4f}, not better than the {floor:.4f} of always giving the same answer"
-        elif name not in LOWER_IS_BETTER and not value >= floor:
+        elif _base(name, evidence.metrics) not in LOWER_IS_BETTER and not value >= floor:
             yield f"{name} is {value:.4f}, below the required {floor:g}"
+
+
+def _base(name: str, metrics: AnyMetrics) -> str:
+    """The name of a metric without that of a target."""
+    targets = metrics.per_target if isinstance(metrics, SeveralMetrics) else {}
+    return next((name.removesuffix(f"_{target}") for target in targets if name.endswith(f"_{target}")), name)
 
 
 def every_class_is_predicted(evidence: Evidence) -> Iterable[str]:
@@ -87,6 +111,10 @@ def not_worse_than_served(evidence: Evidence) -> Iterable[str]:
         name: str = evidence.compared_by
         value, other = (metrics.scalars()[name] for metrics in (new, served))
         worse = value < other - evidence.tolerance - _ROUNDING
+    elif isinstance(new, SeveralMetrics) and isinstance(served, SeveralMetrics):
+        name = "the mean accuracy" if "accuracy" in new.means else "the mean r2"
+        value, other = (metrics.means[name.rpartition(" ")[2]] for metrics in (new, served))
+        worse = value < other - evidence.tolerance - _ROUNDING
     elif isinstance(new, RegressionMetrics) and isinstance(served, RegressionMetrics):
         name, value, other = "rmse", new.rmse, served.rmse
         worse = value > other * (1.0 + evidence.tolerance) + _ROUNDING
@@ -106,7 +134,47 @@ def replicas_can_open(evidence: Evidence) -> Iterable[str]:
         )
 
 
-VERDICT_RULES: tuple[Rule, ...] = (floors_are_met, every_class_is_predicted, not_worse_than_served, replicas_can_open)
+def coverage_is_reached(evidence: Evidence) -> Iterable[str]:
+    """Intervals or prediction sets hold the true value as often as they promise, within what chance explains."""
+    coverage = evidence.coverage
+    if coverage is not None and coverage.share < coverage.least:
+        yield (
+            f"the coverage is {coverage.share:.4f} on {coverage.rows} held-out rows, below the {coverage.least:.4f} that chance "
+            f"explains at least for {coverage.level:g}: these rows differ from those that the bound was found with"
+        )
+
+
+def answers_differ(evidence: Evidence) -> Iterable[str]:
+    """A model without labels does not give all rows the same answer, unless that is `inlier`."""
+    shares = evidence.metrics
+    if isinstance(shares, AnswerShares) and len(shares.shares) > 1 and shares.shares[shares.largest] == 1.0:
+        if shares.largest == OUTLIER:
+            yield f"all {shares.rows} held-out rows are outliers"
+        elif shares.largest != INLIER:
+            yield f"all {shares.rows} held-out rows are in the cluster {shares.largest}"
+
+
+def outliers_stay_as_rare(evidence: Evidence) -> Iterable[str]:
+    """On the same rows, the share of outliers is near that of the served model; nothing tells which of the two is right."""
+    new, served = evidence.comparison.new, evidence.comparison.served
+    if isinstance(new, AnswerShares) and isinstance(served, AnswerShares) and OUTLIER in new.shares:
+        share, other = new.shares[OUTLIER], served.shares[OUTLIER]
+        if abs(share - other) > MAX_SHARE_CHANGE:
+            yield (
+                f"{share:.4f} of the held-out rows are outliers, and {other:.4f} for version {evidence.comparison.version}, "
+                f"which is served now: more than {MAX_SHARE_CHANGE:g} apart (--force accepts that)"
+            )
+
+
+VERDICT_RULES: tuple[Rule, ...] = (
+    floors_are_met,
+    every_class_is_predicted,
+    not_worse_than_served,
+    replicas_can_open,
+    coverage_is_reached,
+    answers_differ,
+    outliers_stay_as_rare,
+)
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -120,6 +188,12 @@ def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: 
 
     With a threshold, which is set to find more of one class at the cost of the other, the F1 does not count.
     """
+    if signature.task in UNLABELLED:
+        return {}
+    if signature.outputs:
+        parts = enumerate(part for _, part in signature.parts)
+        by_target = {part.target: default_floors(target[:, at], part, built_in=False) for at, part in parts}
+        return {f"{metric}_{name}": floor for name, own in by_target.items() for metric, floor in own.items()}
     if signature.task == "regression":
         return {"r2": 0.0}
     if built_in:
@@ -132,6 +206,11 @@ def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: 
 
 def constant_floors(signature: Signature, own: Collection[str], *, built_in: bool) -> frozenset[str]:
     """The metrics that must be better than those of a constant answer: the default floors, except those that a flag sets."""
+    if signature.task in UNLABELLED:
+        return frozenset()
+    if signature.outputs:
+        names = [f"{name}_{part.target}" for _, part in signature.parts for name in constant_floors(part, (), built_in=False)]
+        return frozenset(names) - frozenset(own)
     if signature.task == "regression":
         return frozenset({"r2"}) - frozenset(own)
     if built_in:

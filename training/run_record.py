@@ -18,9 +18,10 @@ from serve_app.artifacts.names import (
 from serve_app.artifacts.store import Entry, Store
 from serve_app.errors import IrisApiError
 from serve_app.inference.policy import LoadPolicy
-from training import fit, publish, tracking
-from training.evaluate import ClassificationMetrics, Metrics
-from training.publish import Publication
+from training import fit, tracking
+from training import publication as bundles
+from training.evaluate import AnyMetrics, ClassificationMetrics
+from training.publication import Publication
 from training.tracking import Run
 
 
@@ -53,14 +54,13 @@ def record(run: Run, publication: Publication) -> RunRecord:
     params = {
         **fit.parameters(candidate.model),
         "estimator": options.estimator,
-        "random_state": publication.random_state,
-        "test_size": options.test_size,
+        **({} if publication.adoption else {"random_state": publication.random_state, "test_size": options.test_size}),
         "data": candidate.dataset.name,
         "data_sha256": candidate.dataset.sha256,
         **(publication.decision or {}),
     }
     run.log(params=params, metrics=flat_metrics(candidate.metrics), tags=options.tags)
-    model_uri = tracking.log_model(run, candidate.model, candidate.signature, publish.requirements())
+    model_uri = tracking.log_model(run, candidate.model, candidate.signature, bundles.requirements(candidate.model))
     return RunRecord(
         run_uri=run.uri,
         model_uri=model_uri,
@@ -71,7 +71,7 @@ def record(run: Run, publication: Publication) -> RunRecord:
     )
 
 
-def flat_metrics(metrics: Metrics) -> dict[str, float]:
+def flat_metrics(metrics: AnyMetrics) -> dict[str, float]:
     """Every metric under one name; those of a class end in `_` and the class."""
     flat = {**metrics.scalars(), "rows": metrics.rows}
     if isinstance(metrics, ClassificationMetrics):

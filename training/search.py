@@ -22,7 +22,6 @@ from serve_app.ray_workers import workers
 from training import evaluate, fit
 from training.dataset import Dataset
 from training.estimators import ESTIMATORS
-from training.evaluate import ClassificationMetrics
 
 FOLDS = 5
 """Folds of the cross-validation; fewer when a class has fewer rows."""
@@ -146,4 +145,5 @@ def _cv_score(
         model.fit(frame.iloc[train], target[train])
         predictions = model.predict(frame.iloc[test])
     metrics = evaluate.measure(target[test], np.asarray(predictions), signature)
-    return metrics.accuracy if isinstance(metrics, ClassificationMetrics) else -metrics.rmse
+    scalars = metrics.scalars()
+    return scalars["accuracy"] if signature.task == "classification" else -scalars["rmse"]

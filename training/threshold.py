@@ -12,9 +12,9 @@ import numpy.typing as npt
 from serve_app.artifacts.decision import SLACK
 from serve_app.artifacts.signature import Signature, label_text
 from serve_app.errors import UsageError
-from training import fit, search
+from training import calibration, fit, search
 from training.dataset import Dataset
-from training.train_options import ThresholdRule
+from training.train_options import CalibrationMethod, ThresholdRule
 
 
 def check(signature: Signature, rule: ThresholdRule) -> Signature:
@@ -24,6 +24,7 @@ def check(signature: Signature, rule: ThresholdRule) -> Signature:
     """
     if len(signature.classes) != 2:
         what = "a regression" if signature.task == "regression" else f"{len(signature.classes)} classes"
+        what = "several targets" if signature.outputs else what
         raise UsageError(f"a threshold needs a target with two classes, and '{signature.target}' has {what}: leave it out")
     positive = signature.classes[1]
     if rule.positive is not None:
@@ -36,18 +37,25 @@ def check(signature: Signature, rule: ThresholdRule) -> Signature:
 
 
 def decide(
-    dataset: Dataset, rule: ThresholdRule, estimator: str, params: Mapping[str, Any], *, random_state: int
+    dataset: Dataset,
+    rule: ThresholdRule,
+    estimator: str,
+    params: Mapping[str, Any],
+    *,
+    random_state: int,
+    calibrate: CalibrationMethod | None = None,
 ) -> tuple[Signature, dict[str, Any]]:
     """The signature with the threshold, and the record of the decision for the manifest. Raises UsageError.
 
-    With costs, the training rows are predicted by cross-validation; held-out rows are not looked at.
+    With costs, the training rows are predicted by cross-validation; held-out rows are not looked at. With `calibrate`, the
+    probabilities are corrected as in the model that is published.
     """
     signature = check(dataset.signature, rule)
     label = signature.classes[signature.positive_position]
     if rule.costs is None:
         return signature, {"positive": label, "threshold": rule.threshold}
     truth = np.array([str(value) == str(label) for value in dataset.train_target.tolist()])
-    probabilities = _cross_validated(dataset, signature, truth, estimator, params, random_state)
+    probabilities = _cross_validated(dataset, signature, truth, estimator, params, random_state, calibrate)
     predicted = ~np.isnan(probabilities)
     threshold, cost = cheapest(probabilities[predicted], truth[predicted], *rule.costs)
     record = {
@@ -95,6 +103,7 @@ def _cross_validated(
     estimator: str,
     params: Mapping[str, Any],
     random_state: int,
+    calibrate: CalibrationMethod | None,
 ) -> npt.NDArray[np.float64]:
     """The probability of the positive class for each training row, from a model that has not seen the row.
 
@@ -105,8 +114,11 @@ def _cross_validated(
     probabilities = np.full(len(truth), np.nan)
     label = str(signature.classes[signature.positive_position])
     for train, test in search.folds(dataset, random_state):
-        model = fit.build(signature, estimator, params, random_state=random_state)
-        fit.fit(model, dataset.train.iloc[train], dataset.train_target[train])
+        model = fit.build(signature, estimator, params, random_state=random_state, calibrate=calibrate)
+        groups = None if dataset.groups is None else dataset.groups[train]
+        part = replace(dataset, train=dataset.train.iloc[train], train_target=dataset.train_target[train], groups=groups)
+        with calibration.cross_validation(fit.final_estimator(model), part, random_state):
+            fit.fit(model, part.train, part.train_target)
         if not hasattr(model, "predict_proba"):
             raise UsageError(f"a threshold needs probabilities, which {estimator} does not give: use another --estimator")
         column = [str(known) for known in model.classes_].index(label)

@@ -1,4 +1,4 @@
-"""MLflow: records runs and numbers the versions of the registered model. The only module of training that imports mlflow.
+"""MLflow: records runs and numbers the versions of the registered model. `mlflow_model.py` reads models back from it.
 
 It is imported only when a command uses tracking, because the import takes seconds.
 """
@@ -31,7 +31,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, Schema
 from mlflow.types.schema import AnyType
 
 from serve_app.artifacts.names import DIGEST_TAG
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import Feature, Signature, label_text
 from serve_app.artifacts.store import Store
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
 from serve_app.inference.policy import LoadPolicy
@@ -45,6 +45,9 @@ CHAMPION = "champion"
 
 PREVIOUS = "previous"
 """Alias of the version that was served before."""
+
+CHALLENGER = "challenger"
+"""Alias of a version that people want to try; a version that becomes the champion loses it."""
 
 MAX_KEY = 250
 """Characters of a key of MLflow, at most."""
@@ -110,7 +113,7 @@ def connect(uri: str | None, experiment: str) -> Server:
     files elsewhere.
     """
     tracking, root = resolve(uri)
-    _quiet()
+    quiet()
     try:
         with fail_fast(), first_use(tracking):
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
@@ -219,7 +222,11 @@ def tag_version(server: Server, name: str, version: str, tags: Mapping[str, obje
 
 
 def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
-    """Move the alias `champion` to this version; the version that had it gets the alias `previous`."""
+    """Move the alias `champion` to this version; the version that had it gets the alias `previous`.
+
+    A version that was the challenger is none any more. Where versions have stages, this one goes to Production, and the one that
+    was there is archived.
+    """
     before = None
     with contextlib.suppress(MlflowException):
         before = str(client.get_model_version_by_alias(name, CHAMPION).version)
@@ -229,6 +236,22 @@ def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
     if before is not None:
         with contextlib.suppress(MlflowException):
             retry_when_locked(lambda: client.set_registered_model_alias(name, PREVIOUS, before))
+    with contextlib.suppress(MlflowException):
+        if str(client.get_model_version_by_alias(name, CHALLENGER).version) == version:
+            retry_when_locked(lambda: client.delete_registered_model_alias(name, CHALLENGER))
+    with contextlib.suppress(MlflowException):
+        _set_stage(client, name, version)
+
+
+def _set_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
+    """Move the version to the stage Production, unless the registered model has no version in a stage."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow says that stages are deprecated
+        staged = client.get_latest_versions(name, stages=["Staging", "Production"])
+        if staged and not any(str(found.version) == version and found.current_stage == "Production" for found in staged):
+            retry_when_locked(
+                lambda: client.transition_model_version_stage(name, version, "Production", archive_existing_versions=True)
+            )
 
 
 def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -> str | None:
@@ -239,7 +262,7 @@ def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -
     after each move: when two trainings publish at once, the last reader corrects the alias. Raises StoreError when the served
     bundle is not followed, BackendUnavailable.
     """
-    _quiet()
+    quiet()
     tracking, _ = resolve(uri)
     champion = None
     try:
@@ -314,14 +337,25 @@ def example(signature: Signature) -> pd.DataFrame:
 
 def _signature(signature: Signature) -> ModelSignature:
     columns = [ColSpec(_column_type(feature), feature.name, required=not feature.nullable) for feature in signature.features]
-    if signature.task == "regression":
-        output = DataType.double
-    else:
-        label = signature.classes[0]
-        output = DataType.boolean if isinstance(label, bool) else DataType.long if isinstance(label, int) else DataType.string
-        if isinstance(label, float):
-            output = DataType.double
-    return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec(output)]), params=ParamSchema([]))
+    return ModelSignature(inputs=Schema(columns), outputs=Schema(_output_columns(signature)), params=ParamSchema([]))
+
+
+def _output_columns(signature: Signature) -> list[ColSpec]:
+    """What `training.iris_api_pyfunc` gives: a value for each row, or a column for each target or quantile."""
+    if signature.outputs:
+        return [ColSpec(_answer_type(part), part.target) for _, part in signature.parts]
+    if len(signature.quantiles) > 1:
+        return [ColSpec(DataType.double, label_text(level)) for level in signature.quantiles]
+    return [ColSpec(_answer_type(signature))]
+
+
+def _answer_type(signature: Signature) -> DataType:
+    if signature.task in ("regression", "outlier detection"):
+        return DataType.double if signature.task == "regression" else DataType.boolean
+    label = signature.classes[0]
+    if isinstance(label, bool):
+        return DataType.boolean
+    return DataType.long if isinstance(label, int) else DataType.double if isinstance(label, float) else DataType.string
 
 
 def _column_type(feature: Feature) -> DataType | AnyType:
@@ -372,7 +406,8 @@ def allowed_key(name: str) -> str:
     return f"{key[: MAX_KEY - len(mark) - 1]}-{mark}"
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Keep MLflow's telemetry off, and its libraries to errors."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)

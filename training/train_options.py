@@ -13,7 +13,7 @@ import typer
 
 from serve_app.artifacts.dates import EPOCHS
 from serve_app.artifacts.names import REPORT
-from serve_app.artifacts.signature import Kind
+from serve_app.artifacts.signature import Kind, Task
 from serve_app.artifacts.store import KEEP
 from serve_app.command_line import (
     MODEL_DIR,
@@ -33,6 +33,7 @@ from serve_app.command_line import (
 from serve_app.errors import UsageError
 from training.estimators import ESTIMATORS
 from training.tracking_uri import DEFAULT_URI
+from training.unsupervised import CLUSTERS, DEFAULT_ESTIMATORS, OUTLIER_SHARE, UNSUPERVISED
 
 TrackingUri = Annotated[
     str | None,
@@ -40,7 +41,10 @@ TrackingUri = Annotated[
 ]
 DEFAULT_MODEL_NAME = "IrisClassifier"
 ModelName = Annotated[str, typer.Option(help="Name of the registered model.")]
-TaskChoice = Literal["auto", "classification", "regression"]
+TaskChoice = Literal["auto", "classification", "regression", "outlier-detection", "clustering"]
+WITHOUT_TARGET: Mapping[str, Task] = {"outlier-detection": "outlier detection", "clustering": "clustering"}
+"""The choices of `--task` that need no target."""
+CalibrationMethod = Literal["sigmoid", "isotonic"]
 _FOREST = ESTIMATORS["random-forest"].classification.defaults
 
 
@@ -172,10 +176,10 @@ class TrainOptions:
         str | None,
         typer.Option(help="CSV or Parquet: a file, a folder, gs://…, s3://…, or https://…. (default: the iris flowers)"),
     ] = None
-    target: Annotated[str | None, typer.Option(help="Column to predict.")] = None
-    task: Annotated[TaskChoice, typer.Option(help="Predict a class or a number; auto decides by the values of the target.")] = (
-        "auto"
-    )
+    target: Annotated[str | None, typer.Option(help="Column to predict, or several of one kind as A,B.")] = None
+    task: Annotated[
+        TaskChoice, typer.Option(help="What to learn; auto decides between a class and a number by the values of the target.")
+    ] = "auto"
     drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave a column out; repeatable.")] = field(default_factory=list)
     drop_rows_without_target: Annotated[
         bool, typer.Option("--drop-rows-without-target", help="Leave out rows where the target has no value.")
@@ -230,7 +234,22 @@ class TrainOptions:
             help="Requests outside are refused; either end may be empty; repeatable.",
         ),
     ] = field(default_factory=list)
-    estimator: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)} or package.module:factory.")] = "random-forest"
+    estimator: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(ESTIMATORS)} or package.module:factory; for outlier-detection isolation-forest or one-class-svm, "
+            "for clustering k-means or gaussian-mixture."
+        ),
+    ] = "random-forest"
+    clusters: Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of clusters of a clustering. (default: 8)")] = (
+        None
+    )
+    outlier_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of the training rows that are outliers, as 0.05. (default: the estimator decides)"
+        ),
+    ] = None
     n_estimators: Annotated[
         int | None, typer.Option(metavar="N", min=1, help=f"Number of trees. (default: {_FOREST['n_estimators']})")
     ] = None
@@ -259,6 +278,16 @@ class TrainOptions:
     cost_false_negative: Annotated[float | None, typer.Option(help="What it costs to miss the positive class.")] = None
     positive_class: Annotated[
         str | None, typer.Option(help="The class that the threshold and the costs mean. (default: the second one)")
+    ] = None
+    calibrate: Annotated[
+        CalibrationMethod | None,
+        typer.Option(help="Correct the probabilities in a cross-validation, so that of rows with 0.8 about 80 in 100 are right."),
+    ] = None
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Answer with an interval or a set of classes that holds the true value so often, as 0.9."
+        ),
     ] = None
     allow_unpredicted_classes: Annotated[
         bool, typer.Option("--allow-unpredicted-classes", help="Accept a model that never predicts one of the classes.")
@@ -312,10 +341,15 @@ class TrainOptions:
             raise UsageError(f"--test-size {self.test_size:g} must be a share between 0 and 1, like 0.2")
         if self.max_depth is not None and self.max_depth.value is not None and self.max_depth.value < 1:
             raise UsageError(f"--max-depth {self.max_depth} must be at least 1, or None for no limit")
+        if self.estimator in ESTIMATORS:
+            ESTIMATORS[self.estimator].check_installed()
         if self.model_dir.exists() and not self.model_dir.is_dir():
             raise UsageError(f"--model-dir {self.model_dir} is a file: name a folder")
+        if self.coverage is not None and not 0.0 < self.coverage < 1.0:
+            raise UsageError(f"--coverage {self.coverage:g} must be a share between 0 and 1, like 0.9")
         self._check_columns()
         self._check_threshold()
+        self._check_unsupervised()
 
     def _check_columns(self) -> None:
         if self.time_column is not None and self.group_column is not None:
@@ -337,6 +371,43 @@ class TrainOptions:
             raise UsageError("--cost-false-positive and --cost-false-negative must be numbers above 0")
         if self.positive_class is not None and self.threshold_rule is None:
             raise UsageError("--positive-class needs --threshold, or --cost-false-positive and --cost-false-negative")
+
+    def _check_unsupervised(self) -> None:
+        """Flags of tasks without a target, and those that need one."""
+        task, table = WITHOUT_TARGET.get(self.task), UNSUPERVISED
+        if task is None:
+            if self.estimator in table:
+                raise UsageError(f"--estimator {self.estimator} learns without a target: use --task {table[self.estimator].choice}")
+            if self.clusters is not None or self.outlier_share is not None:
+                raise UsageError("--clusters needs --task clustering, and --outlier-share needs --task outlier-detection")
+            return
+        if self.estimator == "random-forest":  # the default, which needs a target
+            object.__setattr__(self, "estimator", DEFAULT_ESTIMATORS[task])
+        elif self.estimator in ESTIMATORS or (self.estimator in table and table[self.estimator].task != task):
+            names = [name for name, known in table.items() if known.task == task]
+            raise UsageError(f"--task {self.task} has no estimator {self.estimator}: use {' or '.join(names)}")
+        flags = {
+            "--target": self.target is not None,
+            "--coverage": self.coverage is not None,
+            "--calibrate": self.calibrate is not None,
+            "--threshold": self.threshold_rule is not None,
+            "--search": bool(self.search),
+        }
+        needless = [flag for flag, is_set in flags.items() if is_set]
+        if needless:
+            raise UsageError(f"--task {self.task} learns without a target, which {' and '.join(needless)} would need: leave it out")
+        if self.data is None:
+            raise UsageError(f"--task {self.task} needs --data, a table of rows without a target")
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        """Flags of the estimators that learn without a target."""
+        if self.clusters is not None and self.estimator not in CLUSTERS:
+            raise UsageError(f"{self.estimator} has no number of clusters: leave --clusters out")
+        if self.outlier_share is not None and self.estimator not in OUTLIER_SHARE:
+            raise UsageError(f"{self.estimator} has no share of outliers: leave --outlier-share out")
+        if self.outlier_share is not None and not 0.0 < self.outlier_share <= 0.5:
+            raise UsageError(f"--outlier-share {self.outlier_share:g} must be a share above 0 and at most 0.5, like 0.05")
 
     @property
     def threshold_rule(self) -> ThresholdRule | None:
@@ -360,6 +431,10 @@ class TrainOptions:
             params["n_estimators"] = self.n_estimators
         if self.max_depth is not None:
             params["max_depth"] = self.max_depth.value
+        if self.clusters is not None:
+            params[CLUSTERS[self.estimator]] = self.clusters
+        if self.outlier_share is not None:
+            params[OUTLIER_SHARE[self.estimator]] = self.outlier_share
         return params
 
     @property

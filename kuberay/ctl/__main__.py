@@ -7,7 +7,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from kuberay.ctl import api_client, backup, clean, data, deploy, doctor, node_port, secrets, status, train
+from kuberay.ctl import adopt, api_client, backup, clean, data, deploy, doctor, node_port, secrets, status, train
 from kuberay.ctl.kube import Cluster, CommandError
 from kuberay.ctl.smoke_test import smoke_test
 from kuberay.ctl.store_job import store_command
@@ -52,6 +52,17 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--data", default="", help="a table: a file or folder of this machine, an address, or a path in the claim"
         )
+    command = add(
+        "adopt",
+        "run the job that adopts a fitted model and wait for it",
+        lambda cluster, options: adopt.adopt(cluster, options.folder, options.model, options.sample, options.arguments),
+    )
+    command.add_argument("folder")
+    command.add_argument(
+        "--model", default="", help="a file or folder of this machine, an address in MLflow, or a path in the claim"
+    )
+    command.add_argument("--sample", default="", help="a table, as `--data` of train takes it")
+    command.add_argument("--arguments", default="", help="flags of `iris-api adopt`")
     _add_data(add("data", "the files of the claim: list, get, remove", lambda cluster, _: data.list_files(cluster)))
     add("status", "what runs", lambda cluster, _: status.status(cluster))
     command = add("logs", "the application's logs", lambda cluster, options: status.logs(cluster, options.lines, options.follow))

@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -59,35 +59,57 @@ def carry(cluster: Cluster, source: str) -> str:
 
     An address with a scheme, and a path below /data that this machine does not have, are returned as they are. Raises CommandError.
     """
-    if "://" in source:
-        return source
-    path = Path(source).expanduser()
-    if not path.exists():
-        if source.startswith(f"{ROOT}/"):
-            return source
+    return carry_all(cluster, [source])[0]
+
+
+def carry_all(cluster: Cluster, sources: Sequence[str]) -> list[str]:
+    """What `carry` returns for each of several sources; one pod takes them all. Nothing is carried unless all of them exist."""
+    local = {source: Path(source).expanduser() for source in sources if _is_local(source)}
+    missing = [source for source, path in local.items() if not path.exists()]
+    if missing:
         raise CommandError(
-            f"{source} does not exist: name a file or folder of this machine, an address like s3://…, or a path below /data"
+            f"{', '.join(missing)} does not exist: name a file or folder of this machine, an address like s3://…, "
+            "or a path below /data"
         )
-    name = path.resolve().name
-    files = {f"{INPUT}/{name}": path} if path.is_file() else folder_files(path, f"{INPUT}/{name}")
-    progress = Progress()
-    with pod(cluster, progress) as files_pod:
-        if path.is_dir():
-            _require_no_others(files_pod, f"{INPUT}/{name}", files)
-        for target, file in files.items():
-            files_pod.put(file, target, progress)
-    return f"{INPUT}/{name}"
+    targets = {source: f"{INPUT}/{path.resolve().name}" for source, path in local.items()}
+    _require_different(local, targets)
+    files = {
+        source: {targets[source]: path} if path.is_file() else folder_files(path, targets[source]) for source, path in local.items()
+    }
+    if files:
+        progress = Progress()
+        with pod(cluster, progress) as files_pod:
+            for source, parts in files.items():
+                if local[source].is_dir():
+                    _require_no_others(files_pod, targets[source], parts)
+                for target, file in parts.items():
+                    files_pod.put(file, target, progress)
+    return [targets.get(source, source) for source in sources]
+
+
+def _is_local(source: str) -> bool:
+    """Whether this names a file of this machine: no address, and no path of the claim that this machine does not have, too."""
+    return "://" not in source and (not source.startswith(f"{ROOT}/") or Path(source).exists())
+
+
+def _require_different(local: Mapping[str, Path], targets: Mapping[str, str]) -> None:
+    """Raise CommandError when two files of this machine would become one in the claim."""
+    owners: dict[str, str] = {}
+    for source, path in local.items():
+        other = owners.setdefault(targets[source], source)
+        if path.resolve() != local[other].resolve():
+            raise CommandError(f"{other} and {source} would both be {targets[source]} in the claim: rename one")
 
 
 def folder_files(folder: Path, target: str) -> dict[str, Path]:
-    """The files of a folder by their path in the claim, without hidden ones; raises CommandError when there are none."""
+    """The files of a folder by their path in the claim, without hidden and compiled ones; raises CommandError without any."""
     files = {
         f"{target}/{file.relative_to(folder).as_posix()}": file
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in file.relative_to(folder).parts)
     }
     if not files:
-        raise CommandError(f"{folder} holds no file: put the tables there")
+        raise CommandError(f"{folder} holds no file: put the files there")
     return files
 
 

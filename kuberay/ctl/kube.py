@@ -18,7 +18,7 @@ NAMESPACE = "mlops"
 """The namespace of an installation that is the only one of its cluster."""
 PART_OF = "app.kubernetes.io/part-of=iris-api"
 APPS = (
-    *("iris-api", "iris-train", "iris-score", "iris-data", "iris-store", "iris-backup", "iris-train-schedule"),
+    *("iris-api", "iris-train", "iris-score", "iris-data", "iris-store", "iris-backup", "iris-train-schedule", "iris-adopt"),
     *("mlflow-server", "iris-redis", "fake-gcs"),
 )
 PODS = f"app in ({', '.join(APPS)})"
@@ -31,6 +31,9 @@ TRAINING_APP = "iris-train"
 """The label `app` of the pods of trainings, by hand or on a schedule."""
 SCHEDULE = "iris-train-schedule"
 SCORING_JOB = "iris-score"
+ADOPTING_JOB = "iris-adopt-job"
+ADOPTING_APP = "iris-adopt"
+"""The label `app` of the pod that adopts."""
 SECRET = "iris-api-secrets"  # noqa: S105  the name of a Secret
 CONFIG = "iris-api-config"
 OVERRIDES = "iris-api-overrides"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from kuberay.ctl import manifests
-from kuberay.ctl.faults import Fault, pod_faults
-from kuberay.ctl.kube import KUBERAY, RAYSERVICE, Cluster, CommandError, Json, echo, field
+from kuberay.ctl import manifests, short_job
+from kuberay.ctl.kube import KUBERAY, RAYSERVICE, Cluster, CommandError, echo
 from kuberay.ctl.readiness import wait_for_version
 from kuberay.ctl.train import served_version
-from kuberay.ctl.waiting import Progress, poll
+from kuberay.ctl.waiting import Progress
 
 JOB = "iris-store"
 MANIFEST = KUBERAY / "train" / "store-job.yaml"
@@ -37,21 +34,9 @@ def run(cluster: Cluster, *arguments: str) -> str:
     for job in manifests.of_kind(documents, "Job"):
         for container in job["spec"]["template"]["spec"]["containers"]:
             container["args"] = list(arguments)
-    cluster.run("delete", "job", JOB, "--ignore-not-found", "--wait", "--cascade=foreground")
-    cluster.run("apply", "-f", "-", text=manifests.dump(documents))
-
-    def ended(progress: Progress) -> Json | None:
-        status: Json = field(cluster.get("job", JOB), "status", {})
-        return status if status.get("succeeded") or status.get("failed") else None
-
-    def faults() -> list[Fault]:
-        # The Job is short: a pod without room on a node ends the waiting too.
-        return [replace(fault, final=True) for fault in pod_faults(cluster, f"app={JOB}")]
-
-    status = poll(ended, timeout=TIMEOUT, failure=f"the Job {JOB} has not ended", interval=0.5, faults=faults)
-    output = cluster.try_run("logs", f"job/{JOB}") or ""
+    ended = short_job.run(cluster, documents, name=JOB, app=JOB, timeout=TIMEOUT)
     cluster.try_run("delete", "job", JOB, "--wait=false")
-    if status.get("failed"):
-        lines = [line for line in output.splitlines() if line.strip()]
+    if ended.code:
+        lines = [line for line in ended.output.splitlines() if line.strip()]
         raise CommandError(lines[-1].removeprefix("error: ") if lines else f"the Job {JOB} failed without output")
-    return output
+    return ended.output

@@ -37,10 +37,7 @@ def train(cluster: Cluster, folder: str, flags: str, source: str = "") -> None:
     submit(cluster, documents)
     progress = Progress()
     output = follow(cluster, TRAINING_JOB, TRAINING_APP, TRAINING_TIMEOUT, progress)
-    version = served_version(output)
-    if version and cluster.get("rayservice", RAYSERVICE) is not None:
-        wait_for_version(cluster, version, progress)
-        progress(f"every replica answers with version {version}")
+    wait_for_served(cluster, output, progress)
 
 
 def score(cluster: Cluster, folder: str, flags: str, source: str = "") -> None:
@@ -70,6 +67,14 @@ def served_version(output: str) -> str | None:
     """The version that the training's command line says it has put into service; None when it kept the one before."""
     match = re.search(r"^version (\d+) \(\w+\) is served", output, re.MULTILINE)
     return match.group(1) if match else None
+
+
+def wait_for_served(cluster: Cluster, output: str, progress: Progress) -> None:
+    """Wait until every replica serves the version that a command says it has published; at once when it published none."""
+    version = served_version(output)
+    if version and cluster.get("rayservice", RAYSERVICE) is not None:
+        wait_for_version(cluster, version, progress)
+        progress(f"every replica answers with version {version}")
 
 
 def submit(cluster: Cluster, documents: list[Json]) -> None:

@@ -36,7 +36,7 @@ class Bundle:
     """One version, read and verified.
 
     `files` holds the files that are used, as the bytes that were hashed, so that the disk is not read again. A version that could
-    not stand in a header is refused: `manifest`.
+    not stand in a header is refused: `manifest`. `advice` says what to do when the model cannot be loaded.
     """
 
     version: str
@@ -46,6 +46,7 @@ class Bundle:
     files: Mapping[str, bytes] = field(repr=False)
     source: str = "store"
     seal: bytes | None = field(default=None, repr=False)
+    advice: str | None = None
 
     def __post_init__(self) -> None:
         if not VERSION.fullmatch(self.version):

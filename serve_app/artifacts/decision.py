@@ -1,4 +1,4 @@
-"""From probabilities to the predicted class: the highest one, or the threshold of the signature.
+"""From scores to answers: the predicted class (the highest probability, or by a threshold), outliers, intervals, sets of classes.
 
 This is the one place that decides; training, serving, scoring and telemetry call it, so that they answer the same.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.artifacts.matrix import Scores
-from serve_app.artifacts.signature import Signature
+from serve_app.artifacts.signature import Coverage, Signature
 
 SLACK = 1e-6
 """A probability so little below the threshold reaches it: backends compute 0.3 as 0.29999998 or 0.30000001, and a forest of ten
@@ -17,7 +17,12 @@ trees gives it often."""
 
 
 def predicted_positions(scores: Scores, signature: Signature) -> npt.NDArray[np.intp]:
-    """The position of the predicted class of each row, shape (rows,); `scores` are those of a classification (see `Scores`)."""
+    """The position of the predicted class or cluster of each row, shape (rows,).
+
+    `scores` are those of a classification of one target, or of a clustering (see `Scores`).
+    """
+    if signature.task == "clustering":
+        return scores[:, 0].astype(np.intp)
     if not signature.probabilistic:
         return scores.astype(np.intp)
     bound = decision_bound(signature)
@@ -31,3 +36,45 @@ def predicted_positions(scores: Scores, signature: Signature) -> npt.NDArray[np.
 def decision_bound(signature: Signature) -> float | None:
     """The smallest probability of the positive class that predicts it; None when the highest probability decides."""
     return None if signature.threshold is None else signature.threshold - SLACK
+
+
+def outliers(scores: Scores) -> npt.NDArray[np.bool_]:
+    """Whether each row is an outlier, shape (rows,); `scores` are those of an outlier detection.
+
+    This is the rule by which the outlier detectors of scikit-learn predict -1.
+    """
+    return scores < 0
+
+
+def interval(scores: Scores, coverage: Coverage) -> tuple[Scores, Scores]:
+    """The lower and the upper ends of the intervals around the values of a regression, each of shape (rows,)."""
+    return scores - coverage.bound, scores + coverage.bound
+
+
+def prediction_sets(scores: Scores, signature: Signature, coverage: Coverage) -> npt.NDArray[np.bool_]:
+    """Whether each class is in the prediction set of each row, shape (rows, classes); the predicted class always is."""
+    members: npt.NDArray[np.bool_] = scores >= 1.0 - coverage.bound - SLACK
+    members[np.arange(len(scores)), predicted_positions(scores, signature)] = True
+    return members
+
+
+def single_value(signature: Signature) -> int | None:
+    """The column of the scores of a regression that is its prediction: the median, or the only value; None without one."""
+    if len(signature.quantiles) < 2:
+        return 0
+    return signature.quantiles.index(0.5) if 0.5 in signature.quantiles else None
+
+
+def outcomes(scores: Scores, signature: Signature) -> npt.NDArray[np.float64]:
+    """One number for each row that stands for its answer, shape (rows,); shape (rows, targets) for several targets.
+
+    The value of a regression (the median of quantiles, or the level nearest to it), the score of an outlier detection, the position
+    of the predicted class or cluster.
+    """
+    if signature.outputs:
+        return np.column_stack([outcomes(scores[:, at], part) for at, part in signature.parts])
+    if signature.task in ("classification", "clustering"):
+        return predicted_positions(scores, signature).astype(np.float64)
+    if len(signature.quantiles) > 1:
+        scores = scores[:, int(np.argmin(np.abs(np.array(signature.quantiles) - 0.5)))]
+    return scores.ravel().astype(np.float64)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from serve_app.artifacts.dates import DateForm, InvalidDate, parser
-from serve_app.artifacts.matrix import Matrix
+from serve_app.artifacts.matrix import Matrix, Value, matrix_type
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import InvalidInput, Problem
 
@@ -40,7 +40,7 @@ def read_rows(signature: Signature, rows: Sequence[Any], *, unknown: Unknown = "
     matrix = [read_row(signature, item, f"[{index}].", problems, unknown) for index, item in enumerate(rows)]
     if problems:
         raise InvalidInput(problems[:MAX_PROBLEMS])
-    return np.array(matrix, dtype=np.float64)
+    return np.array(matrix, dtype=matrix_type(has_texts=signature.has_texts))
 
 
 def read_row(
@@ -50,8 +50,8 @@ def read_row(
     problems: list[Problem],
     unknown: Unknown,
     unknown_fields: UnknownFields = "ignore",
-) -> list[float]:
-    """The numbers of one row, in the order of the signature; every broken rule is appended to `problems`.
+) -> list[Value]:
+    """The values of one row, in the order of the signature; every broken rule is appended to `problems`.
 
     `prefix` is put before the names of the fields, for example `instances[3].`.
     """
@@ -66,7 +66,8 @@ def read_row(
         return []
     if unknown_fields == "refuse" and known < len(row):
         problems.append(Problem(whole, "unknown_field", f"holds a field that is none of the model's: {_first_names(signature)}"))
-    values = []
+    values: list[Value] = []
+    value: Value
     for feature in signature.features:
         if feature.name in row:
             value, problem = read_value(feature, row[feature.name], unknown, signature.missing_texts)
@@ -85,8 +86,8 @@ def _first_names(signature: Signature) -> str:
     return ", ".join(signature.names[:MAX_NAMES]) + (", …" if len(signature.names) > MAX_NAMES else "")
 
 
-def read_value(feature: Feature, value: Any, unknown: Unknown, missing: tuple[str, ...] = ()) -> tuple[float, Rule | None]:
-    """The number that the model takes for one value, and the rule that the value breaks (the number is NaN then).
+def read_value(feature: Feature, value: Any, unknown: Unknown, missing: tuple[str, ...] = ()) -> tuple[Value, Rule | None]:
+    """What the model takes for one value, a number or a text, and the rule that the value breaks (it is NaN then).
 
     Texts in `missing` are null for a feature that takes null, unless they are categories.
     """
@@ -94,6 +95,8 @@ def read_value(feature: Feature, value: Any, unknown: Unknown, missing: tuple[st
         return math.nan, None if feature.nullable else ("type", "must not be null")
     if feature.kind == "category":
         return _read_category(feature, value, unknown)
+    if feature.kind == "text":
+        return _read_text(feature, value)
     if feature.kind == "boolean":
         return (float(value), None) if isinstance(value, bool) else (math.nan, ("type", "must be true or false"))
     return _read_number(feature, value) if feature.date is None else _read_date(feature.date, value)
@@ -125,6 +128,21 @@ def _read_category(feature: Feature, value: Any, unknown: Unknown) -> tuple[floa
         return float(feature.categories.index(value)), None
     except ValueError:
         return (UNSEEN, None) if unknown == "unseen" else (math.nan, ("unknown_category", UNKNOWN_CATEGORY))
+
+
+def _read_text(feature: Feature, value: Any) -> tuple[Value, Rule | None]:
+    if not isinstance(value, str):
+        return math.nan, ("type", "must be a string")
+    if len(value) > feature.longest:
+        return math.nan, ("too_long", length_rule(feature))
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        return math.nan, ("type", "must be a string of Unicode characters")  # half a pair of surrogates, which JSON can escape
+    return value, None
+
+
+def length_rule(feature: Feature) -> str:
+    """The rule that a longer text breaks."""
+    return f"must have at most {feature.longest} characters"
 
 
 def _read_number(feature: Feature, value: Any) -> tuple[float, Rule | None]:

@@ -78,6 +78,40 @@ class OnnxConversion(Section, frozen=True, kw_only=True, omit_defaults=True):
     rows_compared: int | None = None
 
 
+class Frame(Section, frozen=True, kw_only=True, omit_defaults=True):
+    """The pandas frame that a pickled model takes in place of the coded matrix: its columns are the features, in their order.
+
+    `dtypes` has the dtype of each column when the model was fitted. `values` has, for a column of categories that are no texts, the
+    value of each code. `order` has, for a column of dtype category, the codes in the order of the dtype where that is another one;
+    `ordered` are the columns whose dtype has an order. serve_app/artifacts/frame_columns.py checks them.
+    """
+
+    dtypes: Mapping[str, str]
+    values: Mapping[str, tuple[Label, ...]] = {}
+    order: Mapping[str, tuple[int, ...]] = {}
+    ordered: tuple[str, ...] = ()
+
+
+class NativeForm(Section, frozen=True, kw_only=True, omit_defaults=True):
+    """The model in the format of its library, for a bundle without an ONNX form.
+
+    `file` is the name in the bundle, `version` that of the `library` that wrote it. `order` are the positions of the signature's
+    classes in the library's answer (None: the same order). With `texts`, CatBoost gets the texts of categories, and `gap` where
+    there is none; otherwise their codes. With `dates`, the library takes the parts of dates in their place. `largest_difference`
+    from the trained model was found on `rows_compared` rows.
+    """
+
+    file: str
+    library: str
+    version: str
+    order: tuple[int, ...] | None = None
+    texts: bool | None = None
+    gap: str | None = None
+    dates: bool | None = None
+    largest_difference: float | None = None
+    rows_compared: int | None = None
+
+
 class Libraries(Section, frozen=True, kw_only=True, omit_defaults=True):
     """Versions of the libraries that the model was trained and converted with."""
 
@@ -112,6 +146,26 @@ class Verdict(Section, frozen=True, kw_only=True):
     accepted: bool
     reasons: tuple[str, ...] = ()
     comparison: Mapping[str, Any] = {}
+
+
+class Adopted(Section, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a model comes from that was fitted elsewhere.
+
+    `file`, `file_format` and `sha256` are those of the model that was given, `model_class` is its class. `packages` are the
+    libraries that its file names. `largest_difference` between the given model and the one of the bundle was found on
+    `rows_compared` rows. `labelled`: the sample had labels; `held_out`: its owner says that the model has not learnt from it.
+    """
+
+    file: str | None = None
+    file_format: str | None = None
+    sha256: str | None = None
+    model_class: str | None = None
+    packages: tuple[str, ...] = ()
+    largest_difference: float | None = None
+    rows_compared: int | None = None
+    labelled: bool | None = None
+    held_out: bool | None = None
+    unused_columns: tuple[str, ...] = ()
 
 
 class Manifest(Section, frozen=True, kw_only=True):
@@ -153,6 +207,9 @@ class Manifest(Section, frozen=True, kw_only=True):
     code: SourceCode | None = None
     libraries: Libraries | None = None
     onnx: OnnxConversion | None = None
+    frame: Frame | None = None
+    """The frame that the pickled model takes; None for a model that takes the coded matrix."""
+    native: NativeForm | None = None
     trained_at: str | None = None
     test_size: float | None = None
     reference: Mapping[str, Any] | None = None
@@ -163,6 +220,8 @@ class Manifest(Section, frozen=True, kw_only=True):
     """Metric, number of folds, candidates and the position of the best one, when parameters were searched."""
     decision: Mapping[str, Any] | None = None
     """How the threshold of the signature was decided: the positive class, the threshold and, when they decided, the costs."""
+    calibration: Mapping[str, Any] | None = None
+    """The `method` that corrected the probabilities; the number of `rows` that gave the bound of the coverage."""
     limits: Mapping[str, float | None] | None = None
     """Metric floors and ceilings that the verdict applied."""
     verdict: Verdict | None = None
@@ -173,6 +232,8 @@ class Manifest(Section, frozen=True, kw_only=True):
     """`mlflow`, or `none` for a training without tracking."""
     origin: str | None = None
     """`plain` for a bundle that was made of a legacy layout."""
+    adopted: Adopted | None = None
+    """Where a model comes from that was fitted elsewhere; None for one that was trained here."""
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:

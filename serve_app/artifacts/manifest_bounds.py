@@ -15,6 +15,9 @@ MAX_VALUES = 200_000
 """Values in one JSON file, counted by its commas: one of 4 MB could hold a million lists, which take 25 times as much memory."""
 MAX_FEATURES = 10_000
 MAX_CLASSES = 1_000
+MAX_OUTPUTS = 100
+"""Targets of one model."""
+MAX_QUANTILES = 100
 MAX_CATEGORIES = 10_000
 """Categories of one feature."""
 MAX_BINS = 100
@@ -64,6 +67,7 @@ def _lists(document: Mapping[str, Any]) -> Iterator[Size]:
     yield from _names("target_names", document.get("target_names"))
     yield from _signature(document.get("signature"))
     yield from _reference(document.get("reference"))
+    yield from _frame(document.get("frame"))
 
 
 def _signature(signature: Any) -> Iterator[Size]:
@@ -73,6 +77,8 @@ def _signature(signature: Any) -> Iterator[Size]:
     yield "the list of features", _size(features), MAX_FEATURES
     yield "the list of classes", _size(classes), MAX_CLASSES
     yield from _names("classes", classes)
+    yield from _outputs(signature.get("outputs"))
+    yield "the list of quantiles", _size(signature.get("quantiles")), MAX_QUANTILES
     for feature in features if isinstance(features, list) else ():
         if isinstance(feature, dict):
             categories = feature.get("categories")
@@ -81,14 +87,41 @@ def _signature(signature: Any) -> Iterator[Size]:
             yield from _names("categories", categories)
 
 
+def _frame(frame: Any) -> Iterator[Size]:
+    if not isinstance(frame, dict):
+        return
+    yield "the dtypes of the frame", _size(frame.get("dtypes")), MAX_FEATURES
+    yield "the ordered columns of the frame", _size(frame.get("ordered")), MAX_FEATURES
+    for name in ("values", "order"):
+        columns = frame.get(name)
+        yield f"the {name} of the frame", _size(columns), MAX_FEATURES
+        for values in columns.values() if isinstance(columns, dict) else ():
+            yield f"the {name} of a column of the frame", _size(values), MAX_CATEGORIES
+            yield from _names(f"the {name} of the frame", values)
+
+
+def _outputs(outputs: Any) -> Iterator[Size]:
+    """Several targets; together they may have as many classes as one."""
+    targets = [output for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
+    yield "the list of outputs", _size(outputs), MAX_OUTPUTS
+    yield "the list of classes", sum(_size(output.get("classes")) for output in targets), MAX_CLASSES
+    yield from _names("outputs", [output.get("name") for output in targets])
+    for output in targets:
+        yield from _names("classes", output.get("classes"))
+
+
 def _reference(reference: Any) -> Iterator[Size]:
     if not isinstance(reference, dict):
         return
     features = reference.get("features")
     columns = features.values() if isinstance(features, dict) else ()
     yield "the drift reference", _size(features), MAX_FEATURES
-    yield "the classes of the drift reference", _size(reference.get("classes")), MAX_CLASSES
-    for column in (*columns, reference.get("target")):
+    outputs = reference.get("outputs")
+    answers = [reference, *(outputs.values() if isinstance(outputs, dict) else ())]
+    answers = [answer for answer in answers if isinstance(answer, dict)]
+    yield "the targets of the drift reference", _size(outputs), MAX_OUTPUTS
+    yield "the classes of the drift reference", sum(_size(answer.get("classes")) for answer in answers), MAX_CLASSES
+    for column in (*columns, *(answer.get("target") for answer in answers)):
         if isinstance(column, dict):
             yield "the bins of a column", _size(column.get("edges")) + 1, MAX_BINS
             counts = column.get("counts")

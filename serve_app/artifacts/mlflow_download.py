@@ -14,6 +14,7 @@ import resource
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from serve_app.artifacts.mlflow_version import UNKNOWN
 from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.errors import BundleRefused
 
@@ -29,10 +31,17 @@ SECONDS = 300.0
 ANSWER_BYTES = 4096
 
 
-class Download:
-    """A process that downloads files of one run, until `close`."""
+class MissingArtifact(BundleRefused):
+    """MLflow was asked and holds no such file."""
 
-    def __init__(self, tracking_uri: str, run_id: str, folder: Path, *, seconds: float = SECONDS) -> None:
+    def __init__(self, artifact: str) -> None:
+        super().__init__("manifest", f"MLflow holds no file {artifact} for it")
+
+
+class Download:
+    """A process that downloads files below one address of MLflow (`runs:/ID` or `models:/NAME/VERSION`), until `close`."""
+
+    def __init__(self, tracking_uri: str, root: str, folder: Path, *, seconds: float = SECONDS) -> None:
         self._folder = folder
         self._deadline = time.monotonic() + seconds
         self._process = subprocess.Popen(
@@ -42,17 +51,21 @@ class Download:
             stderr=subprocess.DEVNULL,
             env=_environment(),
         )
-        self._send({"tracking_uri": tracking_uri, "run_id": run_id})
+        self._send({"tracking_uri": tracking_uri, "root": root})
 
     def fetch(self, artifact: str, limit: int) -> bytes:
-        """The bytes of one artifact of the run.
+        """The bytes of one artifact.
 
-        Raises BundleRefused `manifest` when it has more than `limit` bytes, and `unreadable` when MLflow does not give it.
+        Raises BundleRefused `manifest` when it has more than `limit` bytes, MissingArtifact when MLflow holds none of this name,
+        and `unreadable` when MLflow does not give it now.
         """
         path = self._folder / "download"
         path.unlink(missing_ok=True)
         self._send({"artifact": artifact, "path": str(path), "limit": limit})
-        error = self._answer().get("error")
+        answer = self._answer()
+        error = answer.get("error")
+        if answer.get("missing"):
+            raise MissingArtifact(artifact)
         try:
             if error is None:
                 return read_regular(path, limit)
@@ -99,49 +112,73 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def downloading(tracking_uri: str, run_id: str, folder: Path) -> Iterator[Download]:
-    """A Download that is closed at the end of the block."""
-    download = Download(tracking_uri, run_id, folder)
-    try:
-        yield download
-    finally:
-        download.close()
+def downloading(tracking_uri: str, root: str) -> Iterator[Download]:
+    """A Download with a folder of its own, which is closed at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="iris-api-") as folder:
+        download = Download(tracking_uri, root, Path(folder))
+        try:
+            yield download
+        finally:
+            download.close()
 
 
 def main() -> None:
-    """Carry out the orders of standard input, and answer each with a line: `{}`, or the name of the error."""
+    """Carry out the orders of standard input, and answer each with a line: `{}`, or the name of the error.
+
+    `missing` is true in the answer when MLflow answered that there is no such artifact.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
-    run = orjson.loads(sys.stdin.buffer.readline())
+    address = orjson.loads(sys.stdin.buffer.readline())
     for line in sys.stdin.buffer:
         order = orjson.loads(line)
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        answer = {}
+        answer: dict[str, Any] = {}
+        repositories: list[tuple[Any, str]] = []
         try:
-            repositories = list(_repositories(run["tracking_uri"], run["run_id"], order["artifact"]))
+            repositories = list(_repositories(address["tracking_uri"], address["root"], order["artifact"]))
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], hard))
             _download(repositories, order["path"])
         except Exception as error:  # any: it is the other side that decides
-            answer = {"error": type(error).__name__}
+            is_partial = os.path.exists(order["path"]) and os.path.getsize(order["path"]) > 0
+            answer = {"error": type(error).__name__, "missing": not is_partial and _is_missing(error, repositories)}
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         answers.write(orjson.dumps(answer) + b"\n")
         answers.flush()
 
 
-def _repositories(tracking_uri: str, run_id: str, artifact: str) -> Iterator[tuple[Any, str]]:
-    """Where the artifact may be, and its path there: the run's own artifacts, then those of the logged model of that name."""
+def _repositories(tracking_uri: str, root: str, artifact: str) -> Iterator[tuple[Any, str]]:
+    """Where the artifact may be, and its path there: below the address; for a run, below its logged model of that name, too."""
     import mlflow
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     mlflow.set_tracking_uri(tracking_uri)
-    yield get_artifact_repository(f"runs:/{run_id}"), artifact
+    yield get_artifact_repository(root), artifact
+    scheme, _, run_id = root.partition(":/")
+    if scheme != "runs":
+        return
     name, _, rest = artifact.partition("/")
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
     experiment = client.get_run(run_id).info.experiment_id
     for model in client.search_logged_models(experiment_ids=[experiment], filter_string=f"name = '{name}'"):
         if model.source_run_id == run_id:
             yield get_artifact_repository(f"models:/{model.model_id}"), rest
+
+
+def _is_missing(error: Exception, repositories: list[tuple[Any, str]]) -> bool:
+    """Whether MLflow says that there is no such file: it does not know the address, or lists the folder without the file."""
+    if not repositories:
+        return getattr(error, "error_code", None) in UNKNOWN
+    try:
+        return not any(_lists(repository, artifact) for repository, artifact in repositories)
+    except Exception as failure:
+        return getattr(failure, "error_code", None) in UNKNOWN
+
+
+def _lists(repository: Any, artifact: str) -> bool:
+    folder = os.path.dirname(artifact)
+    return any(os.path.basename(item.path) == os.path.basename(artifact) for item in repository.list_artifacts(folder or None))
 
 
 def _download(repositories: list[tuple[Any, str]], path: str) -> None:

@@ -16,6 +16,11 @@ MANIFEST = "metadata.json"
 METRICS = "metrics.json"
 JOBLIB = "model.joblib"
 ONNX = "model.onnx"
+XGBOOST = "model.ubj"
+LIGHTGBM = "model.lgb.txt"
+CATBOOST = "model.cbm"
+NATIVE = {XGBOOST: "xgboost", LIGHTGBM: "lightgbm", CATBOOST: "catboost"}
+"""Models in the formats of their libraries, which hold no code, by file; the value is the library's package."""
 GOLDEN = "golden.json"
 """Held-out rows with the scores that the model gave at training; serving replays them before it answers."""
 SEAL = "metadata.json.sig"
@@ -25,6 +30,9 @@ CARD = "card.html"
 IMPORTANCE_IMAGE = "feature_importance.png"
 CONFUSION_IMAGE = "confusion_matrix.png"
 RESIDUALS_IMAGE = "predicted_and_true.png"
+
+PACKAGE = re.compile(r"package-[A-Za-z0-9._-]{1,100}\.zip")
+"""Code of the user that a pickled model imports (serve_app/artifacts/code_package.py)."""
 
 LEGACY_FILES = (JOBLIB, MANIFEST, METRICS)
 """The files of the legacy layout. A store offers the served version under these names, too."""

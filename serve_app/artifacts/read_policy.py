@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal, Protocol
 
-from serve_app.artifacts.names import GOLDEN, JOBLIB, METRICS, ONNX
+from serve_app.artifacts.code_package import package_files
+from serve_app.artifacts.names import GOLDEN, JOBLIB, METRICS, NATIVE, ONNX
 from serve_app.artifacts.signing import Verify
 from serve_app.errors import BundleRefused
 
 BackendChoice = Literal["auto", "onnx", "scikit-learn"]
-"""`auto` takes ONNX Runtime for a bundle with an ONNX form; the others allow one backend only."""
+"""`auto` takes ONNX Runtime for a bundle with an ONNX form, else the library of a booster for a bundle in the library's format; the
+others allow one backend only."""
 
 
 class ReadPolicy(Protocol):
@@ -41,12 +43,19 @@ def model_file(names: Collection[str], policy: ReadPolicy) -> str:
         return ONNX
     if policy.backend == "onnx":
         raise BundleRefused("forbidden", "the model has no ONNX form and the settings allow no other")
+    native = next((name for name in NATIVE if name in names), None)
+    if native is not None and policy.backend == "auto":
+        return native
     if not policy.allow_joblib:
         raise BundleRefused("forbidden", "the model would have to be unpickled, which the settings forbid")
     return JOBLIB
 
 
 def used_files(names: Collection[str], policy: ReadPolicy | None) -> set[str]:
-    """The files that are read: metrics, golden examples, and the model; without a policy, every form of the model."""
-    models = {JOBLIB, ONNX} if policy is None else {model_file(names, policy)}
-    return {METRICS, GOLDEN, *models} & set(names)
+    """The files that are read: metrics, golden examples, and the model; without a policy, every form of the model.
+
+    Packages of code are read with a pickled model, which imports them.
+    """
+    models = {JOBLIB, ONNX, *NATIVE} if policy is None else {model_file(names, policy)}
+    packages = package_files(names) if JOBLIB in models else ()
+    return ({METRICS, GOLDEN, *models} & set(names)).union(packages)

@@ -6,15 +6,15 @@ import contextlib
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import msgspec
 
 from serve_app.artifacts.dates import DateForm, as_sent
 
-Kind = Literal["number", "boolean", "category", "date"]
-Task = Literal["classification", "regression"]
+Kind = Literal["number", "boolean", "category", "date", "text"]
+Task = Literal["classification", "regression", "outlier detection", "clustering"]
 Label = str | int | float | bool
 
 EXACT = 2**53
@@ -29,6 +29,13 @@ MISSING = (
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
 """Texts that mean a missing value unless training is told others; the same as in pandas (a test compares them)."""
+
+LONGEST_TEXT = 100_000
+"""Characters of one text, at most, whatever a signature says."""
+TEXT_LENGTH = 10_000
+"""Characters of one text, at most, where a signature does not say it."""
+EXAMPLE_TEXT = "text"
+"""The example of a text where a signature has none."""
 
 LARGEST = 3.4028234663852886e38
 """The largest float32: trees compare float32, so a number beyond it has no answer."""
@@ -56,7 +63,8 @@ class Feature:
     training saw: a value outside is answered, and counted. `categories` are sorted; a category's code is its
     position. `nullable` columns take null, and may be left out. `example` is a value that training saw. `unit` is the sign beside
     the numbers of a table, like % or €, empty for thousands separators alone (None: tables hold plain numbers, as requests do).
-    `date` is the form of a column of dates, whose `low` and `high` are codes: days since 1970-01-01.
+    `date` is the form of a column of dates, whose `low` and `high` are codes: days since 1970-01-01. `max_length` is the contract
+    of a column of texts, in characters (None: TEXT_LENGTH).
     """
 
     name: str
@@ -70,10 +78,18 @@ class Feature:
     example: Label | None = None
     unit: str | None = None
     date: DateForm | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "date") != (self.date is not None):
             raise ValueError("a date, and no other feature, has a form of dates")
+        if self.max_length is not None and not (self.kind == "text" and 1 <= self.max_length <= LONGEST_TEXT):
+            raise ValueError(f"a text, and no other feature, has a length of 1 to {LONGEST_TEXT} characters")
+
+    @property
+    def longest(self) -> int:
+        """The most characters of a text that is answered."""
+        return TEXT_LENGTH if self.max_length is None else self.max_length
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -98,6 +114,33 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """One of several targets: its name, and its classes as in `Signature` (empty for a number)."""
+
+    name: str
+    classes: tuple[Label, ...] = ()
+    probabilistic: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which share of the answers holds the true value, and the bound that split conformal prediction found for it.
+
+    A regression answers the interval of `bound` on both sides of the prediction, in units of the target. A classification answers
+    the set of the classes with a probability of at least 1 - `bound`, and the predicted class.
+    """
+
+    level: float
+    bound: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.level < 1.0:
+            raise ValueError("a coverage is a share between 0 and 1")
+        if not 0.0 <= self.bound <= LARGEST:
+            raise ValueError("the bound of a coverage is a finite number of at least 0")
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """The features in the model's column order, and what comes out.
 
@@ -106,6 +149,11 @@ class Signature:
     value, the empty text among them (None: a manifest from before they were kept). With a `threshold`, a classifier
     of two classes predicts `positive` (None: the second class) from this probability of it on, else the other class;
     without one, the class of the highest probability.
+
+    `outputs` are the targets of a model with several; `classes` are empty then. `quantiles` are the levels of a regression that
+    predicts quantiles, ascending. Of a clustering, `classes` are the numbers of the clusters; it gives their probabilities when it
+    is `probabilistic`, and the distance to the nearest centre when it has a `distance`. `coverage` adds an interval or a set of
+    classes to each answer.
     """
 
     features: tuple[Feature, ...]
@@ -116,6 +164,10 @@ class Signature:
     missing: tuple[str, ...] | None = None
     threshold: float | None = None
     positive: Label | None = None
+    outputs: tuple[Output, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    distance: bool = False
+    coverage: Coverage | None = None
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
@@ -123,17 +175,23 @@ class Signature:
             raise ValueError("a signature needs at least one feature")
         if len(set(names)) != len(names):
             raise ValueError("feature names must be unique")
-        if self.task == "classification" and len(self.classes) < 2:
+        if self.task == "classification" and len(self.classes) < 2 and not self.outputs:
             raise ValueError("a classification needs at least two classes")
         if len(set(self.class_names)) != len(self.classes):
             raise ValueError("class names must be unique when they are written as text")
         if self.threshold is not None:
             _check_threshold(self.threshold, self)
+        _check_answer(self)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the features, in the order of the matrix's columns."""
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether rows hold texts besides numbers: their matrix is one of objects then (serve_app/artifacts/matrix.py)."""
+        return any(feature.kind == "text" for feature in self.features)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -146,6 +204,35 @@ class Signature:
         return 1 if self.positive is None else [str(label) for label in self.classes].index(str(self.positive))
 
     @property
+    def score_shape(self) -> tuple[int, ...]:
+        """The shape of the scores of one row: () for one number, (columns,) for several; see `Scores`."""
+        if self.outputs:
+            return (sum(math.prod(part.score_shape) for _, part in self.parts),)
+        if self.task == "clustering":
+            return (1 + (len(self.classes) if self.probabilistic else int(self.distance)),)
+        if self.task == "classification" and self.probabilistic:
+            return (len(self.classes),)
+        return (len(self.quantiles),) if len(self.quantiles) > 1 else ()
+
+    @property
+    def parts(self) -> tuple[tuple[int | slice, Signature], ...]:
+        """For each of several targets: its column or columns of the scores, and its signature alone."""
+        parts: list[tuple[int | slice, Signature]] = []
+        at = 0
+        for output in self.outputs:
+            part = replace(
+                self,
+                outputs=(),
+                classes=output.classes,
+                probabilistic=output.probabilistic or not output.classes,
+                target=output.name,
+            )
+            columns = part.score_shape
+            parts.append((slice(at, at + columns[0]) if columns else at, part))
+            at += columns[0] if columns else 1
+        return tuple(parts)
+
+    @property
     def missing_texts(self) -> tuple[str, ...]:
         """The texts that mean a missing value."""
         return MISSING if self.missing is None else self.missing
@@ -153,11 +240,14 @@ class Signature:
     def to_dict(self) -> dict[str, Any]:
         """The signature as plain Python objects, for JSON."""
         document = asdict(self)
-        for name in ("missing", "threshold", "positive"):
+        for name in ("missing", "threshold", "positive", "coverage"):
             if document[name] is None:
                 del document[name]
+        for name in ("outputs", "quantiles", "distance"):
+            if not document[name]:
+                del document[name]
         for feature in document["features"]:
-            for name in ("unit", "date"):
+            for name in ("unit", "date", "max_length"):
                 if feature[name] is None:
                     del feature[name]
         return document
@@ -180,6 +270,43 @@ def _check_threshold(threshold: float, signature: Signature) -> None:
     _ = signature.positive_position
 
 
+def _check_answer(signature: Signature) -> None:
+    """Raises ValueError for parts of an answer that do not belong to the task."""
+    task, several = signature.task, bool(signature.outputs)
+    if several:
+        _check_outputs(signature)
+    if signature.quantiles and (task != "regression" or several):
+        raise ValueError("only a regression of one target has quantiles")
+    if list(signature.quantiles) != sorted(set(signature.quantiles)) or not all(0.0 < level < 1.0 for level in signature.quantiles):
+        raise ValueError("quantiles are different levels between 0 and 1, ascending")
+    if task == "clustering" and not signature.classes:
+        raise ValueError("a clustering needs at least one cluster")
+    if task == "clustering" and not all(type(label) is int for label in signature.classes):
+        raise ValueError("a cluster is a whole number")
+    if task in ("outlier detection", "regression") and signature.classes:
+        raise ValueError(f"a model for {task} has no classes")
+    if signature.distance and (task != "clustering" or signature.probabilistic):
+        raise ValueError("only a clustering without probabilities has a distance")
+    covered = task == "regression" or (task == "classification" and signature.probabilistic)
+    if signature.coverage is not None and (several or signature.quantiles or not covered):
+        raise ValueError("only a regression of one target, or a classification with probabilities, has a coverage")
+
+
+def _check_outputs(signature: Signature) -> None:
+    names = [output.name for output in signature.outputs]
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError("several targets have different names")
+    if signature.task not in ("classification", "regression") or signature.classes:
+        raise ValueError("several targets have classes of their own, or are numbers")
+    if any(bool(output.classes) != (signature.task == "classification") for output in signature.outputs):
+        raise ValueError("several targets are all classes, or all numbers")
+    labels = [
+        f"{part.target}_{name}" for _, part in signature.parts for name in part.class_names
+    ]  # makes every part, and checks it
+    if len(set(labels)) != len(labels):
+        raise ValueError("names of targets and their classes must differ when they are joined")
+
+
 @functools.cache
 def missing_numbers(missing: tuple[str, ...]) -> frozenset[float]:
     """The numbers among the texts that mean a missing value, like -999."""
@@ -197,6 +324,8 @@ def _example(feature: Feature) -> Label | None:
         return feature.categories[0] if feature.categories else ""
     if feature.kind == "boolean":
         return True
+    if feature.kind == "text":
+        return EXAMPLE_TEXT[: feature.longest]
     low, high = feature.usual
     middle = low / 2 + high / 2
     if feature.date is not None:

@@ -7,6 +7,10 @@ object that names it, so a small file can ask for any amount of memory.
 from __future__ import annotations
 
 import io
+import os
+import resource
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,29 +30,86 @@ NODE_BYTES = 4096
 SCHEMA = "schema.json"
 TRUSTED = ["serve_app.inference.date_parts.DateCoder", "serve_app.inference.date_parts.DateParts"]
 """Our own classes in a model with dates; they hold numbers and texts."""
+_FAILED, _UNTRUSTED = 3, 4
 SCHEMA_GROWTH = 20
 """Memory of a parsed JSON document, in multiples of its bytes."""
 
 
+MODEL_TYPES = (
+    *("numpy.dtype", "functools.partial", "sklearn.utils._bunch.Bunch", "sklearn.utils.validation.check_array"),
+    *("sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"),
+    *("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration"),
+    *("sklearn.compose._column_transformer.make_column_selector", "sklearn.neural_network._stochastic_optimizers.AdamOptimizer"),
+    *("sklearn.model_selection._split.StratifiedKFold", "sklearn.model_selection._split.KFold"),
+    *("sklearn.metrics._scorer._PassthroughScorer", "sklearn.metrics._scorer._Scorer", "sklearn.metrics._scorer._CurveScorer"),
+    *("sklearn.metrics._classification.balanced_accuracy_score", "sklearn.utils._metadata_requests.MetadataRequest"),
+    *("sklearn.utils._metadata_requests.MethodMetadataRequest", "sklearn.neighbors._kd_tree.KDTree"),
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+)
+"""Parts of scikit-learn's own models that skops does not trust by itself. The list is ours and never taken from a file.
+
+They execute no code of the file. The compiled ones copy what the file holds, so a file is loaded in a process of its own.
+"""
+SECONDS = 120.0
+"""How long a file may take."""
+BASE_BYTES = 1024**3
+"""Memory of the process that loads a file, besides that of the model."""
+
+
 def skops_to_joblib(file: Path, limit: int) -> bytes:
-    """The model of a file as a pickle. Only TRUSTED types and those that skops trusts by itself are loaded.
+    """The model of a file as a pickle. TRUSTED, MODEL_TYPES and what skops trusts by itself are loaded, in a process of its own.
 
     `limit` is the memory in bytes that loading may need. Raises BundleRefused `forbidden` or `load`.
     """
-    import joblib
-    import skops.io
-
-    buffer = io.BytesIO()
     try:
         check_growth(file, limit)
-        joblib.dump(skops.io.load(file, trusted=TRUSTED), buffer)
-    except skops.io.exceptions.UntrustedTypesFoundException:
-        raise BundleRefused("forbidden", "the model in MLflow holds types that skops does not trust") from None
     except BundleRefused:
         raise
     except Exception as error:  # any: the file may hold anything
         raise BundleRefused("load", f"the model in MLflow cannot be loaded by skops ({type(error).__name__})") from error
-    return buffer.getvalue()
+    command = [sys.executable, "-P", "-m", "serve_app.artifacts.skops_format", str(file), str(limit)]
+    environment = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    environment |= {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(  # noqa: S603, our own module
+            command, env=environment, capture_output=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise BundleRefused("load", f"the model in MLflow was not loaded by skops within {SECONDS:g} seconds") from None
+    if done.returncode == _UNTRUSTED:
+        names = done.stdout.decode(errors="replace")[:300]
+        raise BundleRefused("forbidden", f"the model in MLflow holds types that are not trusted, {names}")
+    if done.returncode != 0 or len(done.stdout) > limit:
+        why = done.stdout.decode(errors="replace")[:100] if done.returncode == _FAILED else f"exit code {done.returncode}"
+        raise BundleRefused("load", f"the model in MLflow cannot be loaded by skops ({why})")
+    return done.stdout
+
+
+def _convert(file: str, limit: int) -> int:
+    """Write the model of the file as a pickle to standard output, or the reason why not; returns the exit code."""
+    import joblib
+    import skops.io
+
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no answer
+    memory = BASE_BYTES + 2 * limit
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    buffer = io.BytesIO()
+    code = 0
+    try:
+        untrusted = set(skops.io.get_untrusted_types(file=file)) - {*TRUSTED, *MODEL_TYPES}
+        if untrusted:
+            buffer.write(", ".join(sorted(untrusted)).encode())
+            code = _UNTRUSTED
+        else:
+            joblib.dump(skops.io.load(file, trusted=[*TRUSTED, *MODEL_TYPES]), buffer)
+    except Exception as error:  # any: the file may hold anything
+        buffer = io.BytesIO(type(error).__name__.encode())
+        code = _FAILED
+    answer.write(buffer.getvalue())
+    answer.flush()
+    return code
 
 
 def check_growth(file: Path, limit: int) -> None:
@@ -139,3 +200,7 @@ def _array_bytes(file: Any, size: int) -> int:
     if dtype.hasobject or count * dtype.itemsize > size:
         raise BundleRefused("forbidden", "the model in MLflow holds an array whose header does not fit its bytes")
     return int(count * dtype.itemsize)
+
+
+if __name__ == "__main__":
+    os._exit(_convert(sys.argv[1], int(sys.argv[2])))

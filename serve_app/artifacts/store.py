@@ -187,6 +187,11 @@ class Store:
                 raise StoreError(f"version {served} is the oldest that {self.root} keeps; nothing to roll back to")
             return self._promote_newest(reversed(older), check)
 
+    def prune(self) -> None:
+        """Remove the oldest bundles beyond those that are kept; raises StoreError."""
+        with self._writing():
+            self._prune()
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other writer away from the bundles and the pointer; raises StoreError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import NamedTuple
@@ -191,7 +192,7 @@ def _predict(predictor: Predictor, codec: Codec, body: Buffer, headers: RequestH
 
 def _inline_bytes(predictor: Predictor, codec: Codec) -> float:
     """The largest body whose rows, as short as they can be, are read, predicted and written in a turn of the event loop."""
-    width = max(len(predictor.signature.features), len(predictor.signature.classes))
+    width = max(len(predictor.signature.features), math.prod(predictor.signature.score_shape))
     size = float(INLINE_BYTES)
     while size >= 1:
         rows = codec.most_rows_in(int(size))

@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 
@@ -94,34 +95,67 @@ class AdaptiveBatcher:
         result: asyncio.Future[tuple[Scores, float]]
         if expected_seconds * self._slowdown > THREAD_SECONDS:
             result = loop.run_in_executor(self._executor, _timed_scores, predictor, rows)
-            result.add_done_callback(partial(self._finish, loop, futures, expected_seconds))
+            result.add_done_callback(partial(self._finish, loop, predictor, rows, futures, expected_seconds))
             return
         result = loop.create_future()
         try:
             result.set_result(_timed_scores(predictor, rows))
         except Exception as error:
             result.set_exception(error)
-        self._finish(loop, futures, expected_seconds, result)
+        self._finish(loop, predictor, rows, futures, expected_seconds, result)
 
     def _finish(
         self,
         loop: asyncio.AbstractEventLoop,
+        predictor: Predictor,
+        rows: list[Matrix],
         futures: list[asyncio.Future[Scores]],
         expected_seconds: float,
         result: asyncio.Future[tuple[Scores, float]],
     ) -> None:
-        error = result.exception()
-        if error is None:
-            scores, seconds = result.result()
-        if error is None and expected_seconds >= SLOW_SECONDS:
+        if result.exception() is not None:
+            self._finish_failed(loop, predictor, rows, futures, result)
+            return
+        scores, seconds = result.result()
+        if expected_seconds >= SLOW_SECONDS:
             self._slowdown += 0.2 * (min(max(seconds / expected_seconds, 0.2), 10.0) - self._slowdown)
         for position, future in enumerate(futures):
-            if future.done():  # its client is gone
-                continue
-            if error is None:
+            if not future.done():  # else its client is gone
                 future.set_result(scores[position : position + 1])
+        self._call_next(loop)
+
+    def _finish_failed(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        predictor: Predictor,
+        rows: list[Matrix],
+        futures: list[asyncio.Future[Scores]],
+        result: asyncio.Future[tuple[Scores, float]],
+    ) -> None:
+        """One row may have made the model fail: each is predicted alone, so that the others get their answers."""
+        error = result.exception()
+        assert error is not None
+        if len(rows) == 1:
+            self._answer(loop, futures, [error])
+            return
+        alone = loop.run_in_executor(self._executor, _each_alone, predictor, rows)
+        alone.add_done_callback(
+            lambda done: self._answer(loop, futures, [error] * len(rows) if done.exception() else done.result())
+        )
+
+    def _answer(
+        self, loop: asyncio.AbstractEventLoop, futures: list[asyncio.Future[Scores]], answers: Sequence[Scores | BaseException]
+    ) -> None:
+        for future, answer in zip(futures, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
             else:
-                future.set_exception(error)
+                future.set_result(answer)
+        self._call_next(loop)
+
+    def _call_next(self, loop: asyncio.AbstractEventLoop) -> None:
         self._call_scheduled = bool(self._queues)
         if self._call_scheduled:
             loop.call_soon(self._call, loop)
@@ -130,3 +164,14 @@ class AdaptiveBatcher:
 def _timed_scores(predictor: Predictor, rows: list[Matrix]) -> tuple[Scores, float]:
     started = time.perf_counter()
     return predictor.rows_scores(rows), time.perf_counter() - started
+
+
+def _each_alone(predictor: Predictor, rows: list[Matrix]) -> list[Scores | BaseException]:
+    """The scores of each row, or the error that it makes."""
+    answers: list[Scores | BaseException] = []
+    for row in rows:
+        try:
+            answers.append(predictor.row_scores(row))
+        except Exception as error:
+            answers.append(error)
+    return answers

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from serve_app.artifacts.dates import DateForm, parser
+from serve_app.artifacts.signature import Signature
 
 Values = npt.NDArray[np.float64]
 
@@ -62,6 +63,15 @@ class DateParts(_Stateless):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
+
+
+def date_step(signature: Signature) -> DateParts | None:
+    """The step on the coded matrix that replaces the dates of this signature by their parts; None without dates."""
+    dates = [(at, feature, feature.date) for at, feature in enumerate(signature.features) if feature.date is not None]
+    if not dates:
+        return None
+    origins = [float(np.floor(feature.low or 0.0)) for _, feature, _ in dates]
+    return DateParts([at for at, _, _ in dates], [form.parts for _, _, form in dates], origins)
 
 
 class DateCoder(_Stateless):

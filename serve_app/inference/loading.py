@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from serve_app.artifacts.bundle import Bundle
+from serve_app.errors import BundleRefused
 from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.predictor import Predictor, check_policy, open_predictor
 from serve_app.inference.sources import Source
@@ -46,18 +47,23 @@ class Loading:
 
     def _run(self) -> None:
         try:
-            self._predictor = open_predictor(self._tried_bundle(), self._policy)
+            bundle = self.source.read(self.pointer, self._policy)
+            self.is_reading = False
+            try:
+                self._try(bundle)
+                self._predictor = open_predictor(bundle, self._policy)
+            except BundleRefused as error:
+                if bundle.advice is None or not error.final:
+                    raise
+                raise BundleRefused(error.reason, f"{error}: {bundle.advice}") from error
         except BaseException as error:
             self._error = error
         finally:
             self.finished.set()
 
-    def _tried_bundle(self) -> Bundle:
-        bundle = self.source.read(self.pointer, self._policy)
-        self.is_reading = False
+    def _try(self, bundle: Bundle) -> None:
         check_policy(bundle, self._policy)
         if self._trial is not None:
             self._trial.run(bundle, allow_joblib=self._policy.allow_joblib, backend=self._policy.backend)
         if self._stopped:
             raise TrialStopped
-        return bundle

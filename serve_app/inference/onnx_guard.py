@@ -28,8 +28,8 @@ def _names(*lines: str) -> frozenset[str]:
 
 
 _CORE = _names(
-    "Abs Add ArgMax ArgMin Cast Clip Concat ConstantOfShape CumSum Div Equal Exp Flatten Floor Gather GatherElements Greater",
-    "Identity IsNaN Less Log MatMul Mul Neg Not Pow Reciprocal ReduceLogSumExp ReduceMax ReduceMean ReduceProd ReduceSum",
+    "Abs Add ArgMax ArgMin Cast Clip Concat ConstantOfShape CumSum Div Equal Exp Flatten Floor Gather GatherElements Gemm Greater",
+    "Identity IsNaN Less Log MatMul Mul Neg Not Pow Reciprocal ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum",
     "ReduceSumSquare Relu Reshape Shape Sigmoid Softmax Sqrt Sub Sum Tanh TopK Transpose Where",
 )
 _ML = _names(

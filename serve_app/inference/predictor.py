@@ -1,7 +1,7 @@
 """The predictor: a verified bundle made ready to answer.
 
-ONNX Runtime computes when the bundle has a converted model whose parity training has proven: no pickle is executed. Otherwise
-scikit-learn does.
+ONNX Runtime computes when the bundle has a converted model whose parity training has proven, and the library of a booster when the
+bundle has the library's own format: no pickle is executed. Otherwise scikit-learn computes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from serve_app.artifacts.bundle import Bundle
+from serve_app.artifacts.code_package import package_files
 from serve_app.artifacts.matrix import Matrix, Scores
-from serve_app.artifacts.names import GOLDEN, JOBLIB, ONNX
+from serve_app.artifacts.names import GOLDEN, JOBLIB, NATIVE, ONNX
 from serve_app.artifacts.read_policy import check_seal, model_file
 from serve_app.artifacts.signature import Signature
 from serve_app.inference.backends import Backend, Kind
+from serve_app.inference.backends.booster_backend import open_booster
+from serve_app.inference.backends.frame_backend import open_frame
 from serve_app.inference.backends.onnx_backend import open_onnx
 from serve_app.inference.backends.sklearn_backend import open_sklearn
 from serve_app.inference.padding import pad_row, pad_rows
@@ -77,13 +80,17 @@ def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
     """Load, check library versions, replay the golden examples, warm up, all in this process. Raises BundleRefused."""
     check_policy(bundle, policy)
     backend: Backend
-    if model_file(bundle.files, policy) == ONNX:
+    file = model_file(bundle.files, policy)
+    if file == ONNX:
         bundle = _without(bundle, JOBLIB)  # before ONNX Runtime makes its own copy of the model
         backend, signature = open_onnx(bundle)
+    elif file in NATIVE:
+        backend, signature = open_booster(bundle, file)
     else:
-        backend, signature = open_sklearn(bundle)
+        backend, signature = open_sklearn(bundle) if bundle.manifest.frame is None else open_frame(bundle)
     replay_golden(backend, signature, bundle.files)
-    return Predictor(_without(bundle, JOBLIB, ONNX, GOLDEN), signature, backend, warm_up(backend, signature))
+    read = (JOBLIB, ONNX, *NATIVE, GOLDEN, *package_files(bundle.files))
+    return Predictor(_without(bundle, *read), signature, backend, warm_up(backend, signature))
 
 
 def _without(bundle: Bundle, *names: str) -> Bundle:

@@ -17,7 +17,7 @@ from serve_app.errors import BundleRefused
 from serve_app.inference.loading import Loading
 from serve_app.inference.policy import LoadPolicy
 from serve_app.inference.predictor import Predictor
-from serve_app.inference.sources import Source
+from serve_app.inference.sources import AliasSource, ModelSource, Source
 from serve_app.printable import printable
 
 log = logging.getLogger("iris_api.slot")
@@ -56,11 +56,22 @@ class Slot:
         self.refreshed_at = time.monotonic()
         """When the last refresh ended with a decision (the candidate is served, or refused for good); at first, the start."""
         self._sources = sources
+        self._alias_source = next((source for source in sources if isinstance(source, AliasSource)), None)
         self._policy = policy
         self._abandoned: list[Loading] = []  # given up; their threads still run
         self._closed = threading.Event()
         self._pointer: str | None = None  # of the served predictor
         self._final_refusal: tuple[str, Refusal] | None = None  # its candidate is not read again until the pointer moves
+
+    @property
+    def model_source(self) -> ModelSource:
+        """What decides which model is served."""
+        return self._alias_source.decides if self._alias_source is not None else "store"
+
+    @property
+    def registry_problem(self) -> str | None:
+        """Why the alias in MLflow cannot be followed now; None when it can, and when the store alone decides."""
+        return self._alias_source.problem if self._alias_source is not None else None
 
     @property
     def problem(self) -> str | None:
@@ -185,6 +196,8 @@ class Slot:
                 "seconds": round(self.load_seconds, 3),
             },
         )
+        if self._alias_source is not None:
+            self._alias_source.served(pointer, predictor)
 
     def _refuse(self, candidate: str, error: BundleRefused) -> None:
         name = _name(candidate)

@@ -14,7 +14,7 @@ from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.manifest_bounds import MAX_GOLDEN_VALUES
 from serve_app.artifacts.matrix import Matrix, Scores, batched
 from serve_app.artifacts.names import GOLDEN
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import EXAMPLE_TEXT, Feature, Signature
 from serve_app.errors import BundleRefused, InvalidInput
 from serve_app.inference.backends import Backend
 from serve_app.inference.padding import pad_row
@@ -109,6 +109,8 @@ def _sample_column(feature: Feature, rows: int, random: np.random.Generator) -> 
         return random.integers(0, 2, rows).astype(np.float64)
     if feature.kind == "category":
         return random.integers(0, max(1, len(feature.categories)), rows).astype(np.float64)
+    if feature.kind == "text":
+        return np.array([EXAMPLE_TEXT if feature.example is None else feature.example] * rows, object)
     return random.uniform(*feature.usual, rows)
 
 

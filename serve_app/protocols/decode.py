@@ -1,4 +1,4 @@
-"""From the bytes of a request to numbers, compiled once for a signature.
+"""From the bytes of a request to a matrix, compiled once for a signature.
 
 A body is decoded twice at most: msgspec takes the rows that are right, in a microsecond; only what it refuses is read again,
 slowly, to say which field breaks which rule (or to accept a number written as a string, as the legacy clients do). Whatever either
@@ -20,12 +20,15 @@ import numpy as np
 
 from serve_app.artifacts.dates import InvalidDate, parser
 from serve_app.artifacts.fields import MAX_PROBLEMS, Unknown, UnknownFields, read_row
-from serve_app.artifacts.matrix import Matrix
+from serve_app.artifacts.matrix import Matrix, Value, matrix_type
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import InvalidInput, Malformed, Problem, TooLarge, TooManyRows
 from serve_app.protocols.codec import Buffer
 from serve_app.protocols.json_reader import JsonReader, load_object
 from serve_app.protocols.limits import rows_within
+
+Values = Any
+"""The values of rows one after the other: an array of float64, or a list when some of them are texts."""
 
 PIECE_BYTES = 128 * 1024
 """A larger batch is read in pieces of so many bytes, because all other requests wait while a single call runs."""
@@ -38,18 +41,19 @@ def row_decoder(signature: Signature, *, unknown: Unknown, unknown_fields: Unkno
     decode = _decoder(signature, unknown_fields)
     vector = _vector(signature, unknown)
     astuple = msgspec.structs.astuple
+    dtype = matrix_type(has_texts=signature.has_texts)
 
     def decode_row(body: Buffer) -> Matrix:
         try:
             values = astuple(decode(body))
-            return np.array((values if vector is None else vector(values),), dtype=np.float64)
+            return np.array((values if vector is None else vector(values),), dtype)
         except _NOT_FAST:
             document = _load_row(body)
         problems: list[Problem] = []
-        numbers = read_row(signature, document, "", problems, unknown, unknown_fields)
+        read = read_row(signature, document, "", problems, unknown, unknown_fields)
         if problems:
             raise InvalidInput(problems[:MAX_PROBLEMS])
-        return np.array((numbers,), dtype=np.float64)
+        return np.array((read,), dtype)
 
     return decode_row
 
@@ -66,12 +70,12 @@ def rows_decoder(
     decode_whole = _decoder(signature, unknown_fields, many=True, whole=True)
     vector = _vector(signature, unknown)
     astuple = msgspec.structs.astuple
-    width = len(signature.features)
+    width, dtype = len(signature.features), matrix_type(has_texts=signature.has_texts)
     max_rows = rows_within(signature, max_rows)
 
     def vectors(rows: list[Any]) -> Matrix:
         values = map(astuple, rows) if vector is None else (vector(astuple(row)) for row in rows)
-        return np.fromiter(chain.from_iterable(values), np.float64, len(rows) * width).reshape(len(rows), width)
+        return np.fromiter(chain.from_iterable(values), dtype, len(rows) * width).reshape(len(rows), width)
 
     def in_pieces(body: Buffer, careful: BatchReader) -> Matrix:
         matrices = []
@@ -119,6 +123,7 @@ class BatchReader:
         self._max_row_bytes = max_row_bytes
         self._unknown = unknown
         self._unknown_fields = unknown_fields
+        self._has_texts = signature.has_texts
         self.count = 0
         self._problems: list[Problem] = []
 
@@ -139,23 +144,23 @@ class BatchReader:
         """
         reader = JsonReader(piece, self._max_row_bytes)
         try:
-            numbers = self._rows(reader, self.count)
+            values = self._rows(reader, self.count)
             reader.end()
         except (Malformed, TooLarge):
             raise NotFastPath from None
-        return self._matrix(numbers)
+        return self._matrix(values)
 
     def read(self, body: Buffer) -> Matrix:
         """The matrix of `{"instances": [row, ...]}`. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
         reader = JsonReader(body, self._max_row_bytes)
-        numbers: array[float] | None = None
+        values: Values | None = None
         other_members = False
         beside = start = 0  # characters that belong to no row
         for name in reader.members():
             beside += reader.offset - start
             start = reader.offset
             if name == "instances":
-                numbers = self._instances(reader)  # of two equal names the last counts
+                values = self._instances(reader)  # of two equal names the last counts
                 start = reader.offset
             else:
                 reader.value()
@@ -163,40 +168,44 @@ class BatchReader:
             if beside + reader.offset - start > self._max_row_bytes:
                 raise TooLarge([Problem("body", "too_long", f"must hold at most {self._max_row_bytes} bytes beside its rows")])
         reader.end()
-        if numbers is None:
+        if values is None:
             self._problems.append(Problem("instances", "missing", "this field is required"))
         if other_members and self._unknown_fields == "refuse":
             self._problems.append(Problem("body", "unknown_field", "must hold no other field than instances"))
         self.check()
-        assert numbers is not None
-        matrix = self._matrix(numbers)
+        assert values is not None
+        matrix = self._matrix(values)
         _check_count(len(matrix), self._max_rows)
         return matrix
 
-    def _instances(self, reader: JsonReader) -> array[float]:
+    def _instances(self, reader: JsonReader) -> Values:
         self._problems = []
         if reader.peek() == "[":
             return self._rows(reader, 0)
         reader.value()
         self._problems.append(Problem("instances", "type", "must be a list of objects"))
-        return array("d")
+        return self._no_values()
 
-    def _rows(self, reader: JsonReader, first: int) -> array[float]:
-        numbers = array("d")
+    def _rows(self, reader: JsonReader, first: int) -> Values:
+        values = self._no_values()
         for index, row in enumerate(reader.items(), first):
             self.check_count(1)
             self.count += 1
             prefix = f"instances[{index}]."
-            numbers.extend(read_row(self._signature, row, prefix, self._problems, self._unknown, self._unknown_fields))
+            values.extend(read_row(self._signature, row, prefix, self._problems, self._unknown, self._unknown_fields))
             if len(self._problems) >= MAX_PROBLEMS:
                 self.check()
-        return numbers
+        return values
 
-    def _matrix(self, numbers: array[float]) -> Matrix:
+    def _no_values(self) -> Values:
+        return [] if self._has_texts else array("d")
+
+    def _matrix(self, values: Values) -> Matrix:
         width = len(self._signature.features)
-        if self._problems or not numbers:
-            return np.empty((0, width))
-        return np.frombuffer(numbers, np.float64).reshape(-1, width)
+        if self._problems or not values:
+            return np.empty((0, width), matrix_type(has_texts=self._has_texts))
+        flat = np.frombuffer(values, np.float64) if isinstance(values, array) else np.array(values, object)
+        return flat.reshape(-1, width)
 
 
 class NotFastPath(Exception):
@@ -251,7 +260,7 @@ def _leave_it(_: Buffer) -> Any:
     raise NotFastPath
 
 
-_TYPES: Any = {"number": float, "boolean": bool, "category": str, "date": str}
+_TYPES: Any = {"number": float, "boolean": bool, "category": str, "date": str, "text": str}
 
 
 def _row_type(signature: Signature, *, forbid_unknown_fields: bool) -> type[msgspec.Struct]:
@@ -264,6 +273,8 @@ def _row_type(signature: Signature, *, forbid_unknown_fields: bool) -> type[msgs
         if feature.kind == "number":
             minimum, maximum = feature.bounds
             kind = Annotated[kind, msgspec.Meta(ge=minimum, le=maximum)]
+        elif feature.kind == "text":
+            kind = Annotated[kind, msgspec.Meta(max_length=feature.longest)]
         fields.append((name, kind | None, None) if feature.nullable else (name, kind))
     in_order = sorted(fields, key=len) == fields  # those that may be left out come last
     return msgspec.defstruct(
@@ -271,16 +282,16 @@ def _row_type(signature: Signature, *, forbid_unknown_fields: bool) -> type[msgs
     )
 
 
-def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]], Sequence[float]] | None:
-    """A function from the values of a row to its numbers; None when they are numbers already."""
+def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]], Sequence[Value]] | None:
+    """A function from the values of a row as JSON has them to those of the matrix; None when they are numbers already."""
     if all(feature.kind == "number" and not feature.nullable for feature in signature.features):
         return None
     columns = [_column(feature, unknown, signature.missing_texts) for feature in signature.features]
 
-    def vector(values: tuple[Any, ...]) -> list[float]:
+    def vector(values: tuple[Any, ...]) -> list[Value]:
         return [column(value) for column, value in zip(columns, values, strict=True)]
 
-    def vector_of_gaps(values: tuple[Any, ...]) -> list[float]:
+    def vector_of_gaps(values: tuple[Any, ...]) -> list[Value]:
         if values.count(None) == len(columns):
             raise NotFastPath  # the typed decoder does not tell null from a field that was left out
         return vector(values)
@@ -288,11 +299,14 @@ def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]
     return vector_of_gaps if all(feature.nullable for feature in signature.features) else vector
 
 
-def _column(feature: Feature, unknown: Unknown, missing: tuple[str, ...]) -> Callable[[Any], float]:
+def _column(feature: Feature, unknown: Unknown, missing: tuple[str, ...]) -> Callable[[Any], Value]:
     if feature.kind == "number" and feature.nullable and (gaps := missing_numbers(missing)):
         return lambda value: math.nan if value is None or value in gaps else float(value)
     if feature.date is not None:
         return _date(parser(feature.date), missing_numbers(missing) if feature.nullable else frozenset())
+    if feature.kind == "text":
+        texts = frozenset(missing) if feature.nullable else frozenset()
+        return lambda value: math.nan if value is None or value in texts else value
     if feature.kind != "category":
         return lambda value: math.nan if value is None else float(value)
     codes = {name: float(code) for code, name in enumerate(feature.categories)}

@@ -6,43 +6,47 @@ result that is not finite, at no cost to any other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import orjson
 
-from serve_app.artifacts.decision import decision_bound, predicted_positions
+from serve_app.artifacts.decision import decision_bound
 from serve_app.artifacts.fields import MAX_PROBLEMS
 from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
-from serve_app.artifacts.signature import Label, Signature, json_label
+from serve_app.artifacts.signature import Signature
 from serve_app.errors import NotFinite
+from serve_app.protocols.answer_columns import NULL, Column, answer_columns, json_text
 from serve_app.protocols.codec import Buffer
 
 PIECE_SCORES = 16 * 1024
 """A response is written in pieces of so many scores, because all other requests wait while a single call runs."""
-_NULL = b"null"
 
 
 def row_encoder(signature: Signature) -> Callable[[Scores], bytes]:
     """A function from the scores of one row to the body of its answer.
 
-    Scores are the probabilities, shape (1, classes), or for a regression the values, shape (1,); a classifier without
-    probabilities gives the positions of its classes, shape (1,). Raises NotFinite.
+    The scores have the shape (1, *signature.score_shape); see `Scores`. Raises NotFinite.
     """
-    return _answer(signature)
+    task = signature.task
+    if task not in ("regression", "classification") or signature.outputs or signature.quantiles or signature.coverage is not None:
+        columns = answer_columns(signature)
+        return lambda scores: b"".join(_pieces(columns(scores), 1))
+    return _value() if task == "regression" else _class(signature)
 
 
 def rows_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
     """A function from the scores of many rows to `{"predictions": [...]}`, order kept. Raises NotFinite."""
-    cells = _cells(signature)
-    piece_rows = min(PIECE_ROWS, max(1, PIECE_SCORES // max(1, len(signature.classes))))
+    columns = answer_columns(signature)
+    piece_rows = min(PIECE_ROWS, max(1, PIECE_SCORES // math.prod(signature.score_shape)))
 
     def encode_rows(scores: Scores) -> Buffer:
         scores = np.ascontiguousarray(scores)  # some estimators give columns side by side
         text = bytearray(b'{"predictions":[')
         for piece in batched(scores, piece_rows):  # joining all at the end would keep Python's lock for milliseconds
             try:
-                text += b"".join(cells(piece))
+                text += b"".join(_pieces(_with_comma(columns(piece)), len(piece)))
             except NotFinite:
                 raise NotFinite(not_finite(scores)) from None
         text[-1:] = b"]}"  # in place of the last comma
@@ -63,30 +67,33 @@ def not_finite(scores: Scores) -> list[int]:
     return [int(row) for row in np.flatnonzero(~finite)[:MAX_PROBLEMS]]
 
 
-def _answer(signature: Signature) -> Callable[[Scores], bytes]:
+def _value() -> Callable[[Scores], bytes]:
     dumps, option = orjson.dumps, orjson.OPT_SERIALIZE_NUMPY
-    if signature.task == "regression":
 
-        def value(scores: Scores) -> bytes:
-            text = dumps(scores, option=option)[1:-1]
-            if text == _NULL:
-                raise NotFinite(())
-            return b'{"prediction":' + text + b"}"
+    def value(scores: Scores) -> bytes:
+        text = dumps(scores, option=option)[1:-1]
+        if text == NULL:
+            raise NotFinite(())
+        return b'{"prediction":' + text + b"}"
 
-        return value
-    labels = [_json(label) for label in signature.classes]
+    return value
+
+
+def _class(signature: Signature) -> Callable[[Scores], bytes]:
+    dumps, option = orjson.dumps, orjson.OPT_SERIALIZE_NUMPY
+    labels = [json_text(label) for label in signature.classes]
     if not signature.probabilistic:
         heads = [b'{"prediction":' + label + b',"confidence":null,"probabilities":null}' for label in labels]
         return lambda scores: heads[int(scores[0])]
     starts = [b'{"prediction":' + label + b',"confidence":' for label in labels]
-    names = [_json(name) + b":" for name in signature.class_names]
+    names = [json_text(name) + b":" for name in signature.class_names]
     first, *others = [b',"probabilities":{' + names[0], *(b"," + name for name in names[1:])]
     bound = decision_bound(signature)
     positive = 0 if bound is None else signature.positive_position
 
     def answer(scores: Scores) -> bytes:
         texts = dumps(scores[0], option=option)[1:-1].split(b",")
-        if _NULL in texts:
+        if NULL in texts:
             raise NotFinite(())
         best = int(scores[0].argmax()) if bound is None else positive if scores[0, positive] >= bound else 1 - positive
         pieces = [starts[best], texts[best], first, texts[0]]
@@ -99,40 +106,16 @@ def _answer(signature: Signature) -> Callable[[Scores], bytes]:
     return answer
 
 
-def _cells(signature: Signature) -> Callable[[Scores], list[bytes]]:
-    """A function from scores to the pieces of all their rows, each with a comma behind it: no Python per row."""
-    dumps, option = orjson.dumps, orjson.OPT_SERIALIZE_NUMPY
-
-    def texts(values: Scores) -> list[bytes]:
-        text = dumps(values.ravel(), option=option)[1:-1]
-        if _NULL in text:
-            raise NotFinite(())
-        return text.split(b",")
-
-    def interleave(count: int, *columns: bytes | list[bytes]) -> list[bytes]:
-        pieces = [b""] * (count * len(columns))
-        for position, column in enumerate(columns):
-            pieces[position :: len(columns)] = [column] * count if isinstance(column, bytes) else column
-        return pieces
-
-    if signature.task == "regression":
-        return lambda scores: interleave(len(scores), b'{"prediction":', texts(scores), b"},")
-    labels = [b'{"prediction":' + _json(label) + b',"confidence":' for label in signature.classes]
-    if not signature.probabilistic:
-        whole = [label + b'null,"probabilities":null},' for label in labels]
-        return lambda scores: [whole[int(position)] for position in scores]
-    names = [_json(name) + b":" for name in signature.class_names]
-    names = [b',"probabilities":{' + names[0], *(b"," + name for name in names[1:])]
-    classes = len(labels)
-
-    def cells(scores: Scores) -> list[bytes]:
-        numbers, best = texts(scores), predicted_positions(scores, signature)
-        confidence = [numbers[index] for index in (np.arange(len(scores)) * classes + best).tolist()]
-        probabilities = [part for column in range(classes) for part in (names[column], numbers[column::classes])]
-        return interleave(len(scores), [labels[position] for position in best.tolist()], confidence, *probabilities, b"}},")
-
-    return cells
+def _with_comma(columns: list[Column]) -> list[Column]:
+    """The columns with a comma behind the last one, which is the same for all rows."""
+    last = columns[-1]
+    assert isinstance(last, bytes)
+    return [*columns[:-1], last + b","]
 
 
-def _json(label: Label) -> bytes:
-    return orjson.dumps(json_label(label))
+def _pieces(columns: list[Column], count: int) -> list[bytes]:
+    """The pieces of all rows in their order: no Python per row."""
+    pieces = [b""] * (count * len(columns))
+    for position, column in enumerate(columns):
+        pieces[position :: len(columns)] = [column] * count if isinstance(column, bytes) else column
+    return pieces

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import orjson
 
 from serve_app.artifacts.signature import Feature, Signature
@@ -10,16 +12,16 @@ MAX_CELLS = 4 * 1024 * 1024
 """Numbers in the matrix of one request, at most (32 MB). A row of columns that may be left out takes three bytes of JSON, but
 all of its columns in the matrix."""
 MAX_SCORES = 1024 * 1024
-"""Probabilities in one response, at most: with a thousand classes each row of a request becomes kilobytes of the response."""
+"""Scores in one response, at most: with a thousand classes each row of a request becomes kilobytes of the response."""
 NUMBER_BYTES = 32
 """A number as JSON is shorter."""
+CHARACTER_BYTES = 4
+"""Bytes of a character in UTF-8, at most."""
 
 
 def rows_within(signature: Signature, max_rows: int) -> int:
     """The most rows in one request: `max_rows`, or fewer when the rows of this signature or their scores are wide."""
-    rows = min(max_rows, MAX_CELLS // len(signature.features))
-    if signature.classes:
-        rows = min(rows, MAX_SCORES // len(signature.classes))
+    rows = min(max_rows, MAX_CELLS // len(signature.features), MAX_SCORES // math.prod(signature.score_shape))
     return max(rows, 1)
 
 
@@ -35,4 +37,6 @@ def least_row_bytes(signature: Signature) -> int:
 
 
 def _value_bytes(feature: Feature) -> int:
+    if feature.kind == "text":
+        return CHARACTER_BYTES * feature.longest
     return max([NUMBER_BYTES, *(len(orjson.dumps(category)) for category in feature.categories)])

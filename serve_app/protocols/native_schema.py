@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.artifacts.dates import DateForm, as_sent
+from serve_app.artifacts.decision import single_value
 from serve_app.artifacts.fields import UnknownFields
-from serve_app.artifacts.signature import Feature, Label, Signature, json_label
+from serve_app.artifacts.signature import EXAMPLE_TEXT, Feature, Label, Signature, json_label, label_text
 
 
 def row(signature: Signature | None, unknown_fields: UnknownFields = "ignore") -> dict[str, Any]:
@@ -43,22 +44,66 @@ def rows(signature: Signature | None, unknown_fields: UnknownFields = "ignore", 
 def prediction(signature: Signature | None) -> dict[str, Any]:
     """The prediction of one row."""
     if signature is None:
-        return {"type": "object", "required": ["prediction"]}
-    if signature.task == "regression":
-        return {"type": "object", "required": ["prediction"], "properties": {"prediction": {"type": "number"}}}
-    names = signature.class_names
-    probability = {"type": "number", "minimum": 0, "maximum": 1}
-    return {
-        "type": "object",
-        "required": ["prediction", "confidence", "probabilities"],
-        "properties": {
-            "prediction": {"enum": [json_label(label) for label in signature.classes]},
-            "confidence": probability if signature.probabilistic else {"type": "null"},
-            "probabilities": {"type": "object", "required": list(names), "properties": dict.fromkeys(names, probability)}
-            if signature.probabilistic
-            else {"type": "null"},
-        },
+        return {"type": "object"}
+    if signature.outputs:
+        return _object({"outputs": _object({part.target: prediction(part) for _, part in signature.parts})})
+    if signature.task == "outlier detection":
+        score = {"type": "number", "description": "Below 0 for an outlier; the lower, the more unusual the row."}
+        return _object({"outlier": {"type": "boolean"}, "score": score})
+    if signature.task == "clustering":
+        return _cluster(signature)
+    return _number(signature) if signature.task == "regression" else _class(signature)
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _number(signature: Signature) -> dict[str, Any]:
+    number = {"type": "number"}
+    properties: dict[str, Any] = {"prediction": number} if single_value(signature) is not None else {}
+    if signature.quantiles:
+        properties["quantiles"] = _object({label_text(level): number for level in signature.quantiles})
+    if signature.coverage is not None:
+        description = f"The true value is inside for a share of {signature.coverage.level:g} of the rows."
+        properties["interval"] = {"type": "array", "items": number, "minItems": 2, "maxItems": 2, "description": description}
+    return _object(properties)
+
+
+def _class(signature: Signature) -> dict[str, Any]:
+    label = {"enum": [json_label(label) for label in signature.classes]}
+    null = {"type": "null"}
+    properties: dict[str, Any] = {
+        "prediction": label,
+        "confidence": _PROBABILITY if signature.probabilistic else null,
+        "probabilities": _probabilities(signature) if signature.probabilistic else null,
     }
+    if signature.coverage is not None:
+        description = f"The true class is among them for a share of {signature.coverage.level:g} of the rows."
+        properties["prediction_set"] = {
+            "type": "array",
+            "items": label,
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": description,
+        }
+    return _object(properties)
+
+
+def _cluster(signature: Signature) -> dict[str, Any]:
+    properties: dict[str, Any] = {"cluster": {"enum": list(signature.classes)}}
+    if signature.probabilistic:
+        properties["probabilities"] = _probabilities(signature)
+    elif signature.distance:
+        properties["distance"] = {"type": "number", "minimum": 0, "description": "To the nearest centre of a cluster."}
+    return _object(properties)
+
+
+_PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
+
+
+def _probabilities(signature: Signature) -> dict[str, Any]:
+    return _object(dict.fromkeys(signature.class_names, _PROBABILITY))
 
 
 def predictions() -> dict[str, Any]:
@@ -80,6 +125,8 @@ def _example(feature: Feature) -> Label:
         return feature.categories[0] if feature.categories else ""
     if feature.kind == "boolean":
         return True
+    if feature.kind == "text":
+        return EXAMPLE_TEXT[: feature.longest]
     if feature.date is not None:
         return _example_date(feature.date)
     least, most = feature.bounds
@@ -103,6 +150,8 @@ def _feature(feature: Feature) -> dict[str, Any]:
         schema: dict[str, Any] = {"type": "string", "enum": list(feature.categories)}
     elif feature.kind == "boolean":
         schema = {"type": "boolean"}
+    elif feature.kind == "text":
+        schema = {"type": "string", "maxLength": feature.longest}
     elif feature.date is not None:
         schema = {"type": "string" if feature.date.epoch is None else "number", "description": _date_description(feature.date)}
     else:

@@ -16,8 +16,8 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from serve_app.artifacts.dates import DateForm
-from serve_app.artifacts.fields import UNKNOWN_CATEGORY, Unknown, range_rule, read_value
-from serve_app.artifacts.matrix import Matrix
+from serve_app.artifacts.fields import UNKNOWN_CATEGORY, Unknown, length_rule, range_rule, read_value
+from serve_app.artifacts.matrix import Matrix, matrix_type
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import UsageError
 from serve_app.tables.arrow_dates import arrow_codes, date_type
@@ -84,8 +84,13 @@ def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
                 fits, takes = text or date_type(feature.date, kind), feature.date.rule.removeprefix("must be ")
             else:
                 digits = number and all(map(_WHOLE.fullmatch, feature.categories))
-                fits = {"number": number or text, "boolean": pa.types.is_boolean(kind), "category": text or digits}[feature.kind]
-                takes = {"number": "numbers", "boolean": "true or false", "category": "texts"}[feature.kind]
+                fits = {
+                    "number": number or text,
+                    "boolean": pa.types.is_boolean(kind),
+                    "category": text or digits,
+                    "text": text,
+                }[feature.kind]
+                takes = {"number": "numbers", "boolean": "true or false", "category": "texts", "text": "texts"}[feature.kind]
             if not fits and not pa.types.is_null(kind):
                 raise UsageError(f"{path}: column '{feature.name}' holds {kind} where the model takes {takes}")
 
@@ -187,7 +192,7 @@ def _rows(
 ) -> Rows:
     """The rows of columns by name, and of the keys of the folders; `decimal`: texts are CSV cells with this decimal mark."""
     by_row = dict(problems or {})
-    matrix = np.full((count, len(reading.signature.features)), np.nan)
+    matrix = np.full((count, len(reading.signature.features)), np.nan, matrix_type(has_texts=reading.signature.has_texts))
     for at, feature in enumerate(reading.signature.features):
         if feature.name in columns:
             values, wrong = _feature(feature, columns[feature.name], reading, decimal)
@@ -207,13 +212,16 @@ def _rows(
 
 
 def _key(feature: Feature, value: str | None, reading: Reading, count: int) -> tuple[Any, dict[int, str]]:
-    """The value of a folder's key as float64 for every row."""
-    values, wrong = _one_by_one(feature, pa.chunked_array([pa.array([value], pa.string())]), reading, ".")
+    """The value of a folder's key for every row, as float64 or as text."""
+    column = pa.chunked_array([pa.array([value], pa.string())])
+    values, wrong = (
+        _texts(feature, column, reading, cells=True) if feature.kind == "text" else _one_by_one(feature, column, reading, ".")
+    )
     return np.full(count, values[0]), dict.fromkeys(range(count), wrong[0]) if wrong else {}
 
 
 def _feature(feature: Feature, column: pa.ChunkedArray, reading: Reading, decimal: str | None) -> tuple[Any, dict[int, str]]:
-    """A column as float64, and its problems by row."""
+    """A column as float64, or as texts with NaN in the gaps, and its problems by row."""
     kind = column.type
     if pa.types.is_null(kind):
         values: Any = np.full(len(column), np.nan)
@@ -222,6 +230,8 @@ def _feature(feature: Feature, column: pa.ChunkedArray, reading: Reading, decima
         return _dates(feature, feature.date, column, reading, cells=decimal is not None)
     elif feature.kind == "category":
         return _category(feature, column, reading, cells=decimal is not None)
+    elif feature.kind == "text":
+        return _texts(feature, column, reading, cells=decimal is not None)
     elif feature.kind == "boolean" and pa.types.is_boolean(kind):
         values, missing = _floats(column)
     elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
@@ -313,6 +323,19 @@ def _category(feature: Feature, column: pa.ChunkedArray, reading: Reading, *, ce
     if reading.unknown == "refuse" and unseen.any():
         wrong |= dict.fromkeys(np.flatnonzero(unseen).tolist(), UNKNOWN_CATEGORY)
     return values, wrong
+
+
+def _texts(feature: Feature, column: pa.ChunkedArray, reading: Reading, *, cells: bool) -> tuple[Any, dict[int, str]]:
+    """Texts as an array of objects."""
+    if cells:
+        column = compute.utf8_ltrim(column, " ")
+    gaps = pa.array(_gap_texts(feature, reading, cells=cells), pa.string())
+    missing = column.is_null().to_numpy() | compute.is_in(column, gaps).to_numpy()
+    values = column.to_numpy(zero_copy_only=False)
+    values[missing] = np.nan
+    wrong = {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
+    long = compute.greater(compute.utf8_length(column), feature.longest).fill_null(False).to_numpy() & ~missing
+    return values, wrong | dict.fromkeys(np.flatnonzero(long).tolist(), length_rule(feature))
 
 
 def _one_by_one(feature: Feature, column: pa.ChunkedArray, reading: Reading, decimal: str | None) -> tuple[Any, dict[int, str]]:

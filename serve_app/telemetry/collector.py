@@ -14,18 +14,17 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from prometheus_client.core import Metric
 
 from serve_app.artifacts.bundle import Bundle
-from serve_app.artifacts.decision import predicted_positions
-from serve_app.artifacts.matrix import Matrix, Scores
+from serve_app.artifacts.decision import outcomes, outliers, predicted_positions
+from serve_app.artifacts.matrix import Matrix, Scores, measured
 from serve_app.artifacts.signature import Signature, label_text
 from serve_app.artifacts.volume import read_volume
 from serve_app.inference.predictor import Predictor
 from serve_app.inference.slot import Refusal, Slot
 from serve_app.telemetry import exposition, histogram
-from serve_app.telemetry.drift import MAX_FEATURES, OTHER, Reference, read_reference
+from serve_app.telemetry.drift import MAX_FEATURES, MAX_TARGETS, OTHER, Reference, read_reference
 from serve_app.telemetry.histogram import CONFIDENCE_BOUNDS, ROWS_BOUNDS, SECONDS_BOUNDS
 from serve_app.telemetry.state import BinCounts, MetricsState
 
@@ -132,7 +131,7 @@ class MetricsCollector:
         if predictor is not self._predictor:
             self.flush()
             self._predictor = predictor
-        self._matrices.append(matrix)
+        self._matrices.append(measured(matrix) if matrix.dtype.hasobject else matrix)  # texts are not kept
         self._scores.append(scores)
         self._pending_rows += len(scores)
         if self._pending_rows >= PENDING_ROWS:
@@ -164,20 +163,14 @@ class MetricsCollector:
     def _count_predictions(self, predictor: Predictor, matrix: Matrix, scores: Scores) -> None:
         signature = predictor.signature
         self._count_out_of_range(signature, matrix)
-        if signature.task == "regression":
-            outcomes = scores.ravel().astype(np.float64)
-            self.state.predictions["value"] += len(outcomes)
-        else:
-            classes = predicted_positions(scores, signature)
-            outcomes = classes.astype(np.float64)
-            self._count_classes(signature, classes, scores)
+        self._count_answers(signature, scores)
         counts = self.state.bins.get(predictor.version)
         if counts is None or counts.digest != predictor.digest:
             return  # the last rows of a replaced model
         for bins, rows in zip(counts.reference.features, counts.features, strict=True):
             rows += bins.count(matrix[:, bins.column])
         if counts.predictions is not None and counts.reference.predictions is not None:
-            counts.predictions[:] += counts.reference.predictions.count(outcomes)
+            counts.predictions[:] += counts.reference.predictions.count(outcomes(scores, signature))
 
     def _count_out_of_range(self, signature: Signature, matrix: Matrix) -> None:
         for index, feature in enumerate(signature.features[:MAX_FEATURES]):
@@ -187,13 +180,30 @@ class MetricsCollector:
                 if outside and feature.is_compared:
                     self.state.out_of_range[feature.name] += outside
 
-    def _count_classes(self, signature: Signature, classes: npt.NDArray[np.intp], scores: Scores) -> None:
-        """`classes` holds the position of the predicted class of each row."""
+    def _count_answers(self, signature: Signature, scores: Scores) -> None:
+        """Rows by what was answered: the class, cluster or flag, `value` for a number; of several targets by target and class."""
+        if signature.outputs and signature.task == "classification":
+            parts = signature.parts[:MAX_TARGETS]
+            for at, part in parts:
+                self._count_classes(part, scores[:, at], f"{part.target}: ", named=max(2, MAX_CLASSES // len(parts)))
+        elif signature.task == "regression":
+            self.state.predictions["value"] += len(scores)
+        elif signature.task == "outlier detection":
+            odd = int(np.count_nonzero(outliers(scores)))
+            self.state.predictions["outlier"] += odd
+            self.state.predictions["inlier"] += len(scores) - odd
+        else:
+            self._count_classes(signature, scores)
+
+    def _count_classes(self, signature: Signature, scores: Scores, prefix: str = "", *, named: int = MAX_CLASSES) -> None:
+        """Count rows by class; the classes after the `named` first ones in the signature are counted as `other`."""
+        classes = predicted_positions(scores, signature)
+        has_confidence = signature.probabilistic and signature.task == "classification"
         for index in np.unique(classes):
-            label = label_text(signature.classes[index]) if index < MAX_CLASSES else OTHER
+            label = prefix + (label_text(signature.classes[index]) if index < named else OTHER)
             rows = classes == index
             self.state.predictions[label] += int(np.count_nonzero(rows))
-            if signature.probabilistic:
+            if has_confidence:
                 confidence = self.state.confidence.setdefault(label, histogram.empty(CONFIDENCE_BOUNDS))
                 histogram.add(confidence, CONFIDENCE_BOUNDS, scores[rows, index].astype(np.float64))
 

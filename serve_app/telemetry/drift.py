@@ -7,7 +7,7 @@ Prometheus adds up the counts of all replicas and compares the sum with the refe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,6 +22,9 @@ MAX_FEATURES = 100
 """Features that are counted; of a wider table the first ones, so that the number of series stays bounded."""
 MAX_BINS = 20
 """Categories or classes counted by name; the rarest ones share the bin `other`."""
+
+MAX_TARGETS = 20
+"""Targets of a model with several that are counted."""
 
 OTHER = "other"
 MISSING = "missing"
@@ -77,7 +80,7 @@ def read_reference(raw: Mapping[str, Any] | None, signature: Signature) -> Refer
 def _feature(feature: Feature, column: int, raw: Mapping[str, Any]) -> Bins:
     missing = float(raw["missing"])
     missing_count = missing if feature.nullable or missing else None
-    if feature.kind in ("number", "date"):
+    if feature.kind in ("number", "date", "text"):  # of a text, its length
         return Bins(feature.name, column, *_numbers(raw, missing_count))
     counts = {str(name): float(count) for name, count in raw["counts"].items()}
     known = feature.categories if feature.kind == "category" else ("false", "true")
@@ -85,11 +88,29 @@ def _feature(feature: Feature, column: int, raw: Mapping[str, Any]) -> Bins:
 
 
 def _predictions(raw: Mapping[str, Any], signature: Signature) -> Bins:
-    if signature.task == "regression":
+    """The bins of the answers, as `serve_app.artifacts.decision.outcomes` gives them."""
+    if signature.outputs:
+        return _joined([_predictions({"rows": raw["rows"], **raw["outputs"][part.target]}, part) for _, part in signature.parts])
+    if signature.task in ("regression", "outlier detection"):
         return Bins(signature.target, 0, *_numbers(raw["target"], None))
     shares, rows = raw["classes"], float(raw["rows"])  # keyed by Python's text of a label, `True` for `true`
     counts = {label_text(label): float(shares.get(str(label), 0.0)) * rows for label in signature.classes}
     return Bins(signature.target, 0, *_names(signature.class_names, counts, None, unknown=False))
+
+
+def _joined(targets: Sequence[Bins]) -> Bins:
+    """The bins of several targets side by side, for the first MAX_TARGETS: each row is counted once for each target."""
+    counted = targets[:MAX_TARGETS]
+    labels = tuple(f"{bins.name}: {label}" for bins in counted for label in bins.labels)
+    expected = tuple(share / len(counted) for bins in counted for share in bins.expected)
+    starts = np.cumsum([0, *(len(bins.labels) for bins in counted)]).tolist()
+
+    def binner(values: Matrix) -> Positions:
+        return np.concatenate(
+            [bins.binner(values[:, at]) + start for at, (bins, start) in enumerate(zip(counted, starts, strict=False))]
+        )
+
+    return Bins(", ".join(bins.name for bins in counted), 0, labels, expected, binner)
 
 
 Parts = tuple[tuple[str, ...], tuple[float, ...], Binner]

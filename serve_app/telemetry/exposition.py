@@ -67,6 +67,12 @@ def _model(slot: Slot, refusals: int, age_seconds: float | None) -> Iterator[Met
     for reason in BundleRefused.REASONS:
         refused.add_metric([reason], float(slot.refusal is not None and slot.refusal.reason == reason))
     yield refused
+    if slot.model_source != "store":
+        yield _gauge(
+            "model_registry_unreachable",
+            "1 while MLflow gives no version for the alias that is followed, 0 while it does.",
+            slot.registry_problem is not None,
+        )
     yield _gauge("model_load_seconds", "Duration of the last load of a model.", slot.load_seconds)
     yield _gauge(
         "model_refresh_age_seconds",
@@ -79,6 +85,7 @@ def _model(slot: Slot, refusals: int, age_seconds: float | None) -> Iterator[Met
             "digest": predictor.digest[:12],
             "predictor": predictor.kind,
             "source": predictor.bundle.source,
+            "model_source": slot.model_source,
         }
         yield _info("model_info", "The model in use; the value is always 1.", labels)
     if age_seconds is not None:
@@ -110,7 +117,7 @@ def _drift(bin_counts: Mapping[str, BinCounts]) -> Iterator[Metric]:
     )
     predictions = CounterMetricFamily(
         "model_prediction_bin",
-        "Number of predictions by class, or by the bins of the training target of a regression.",
+        "Number of predictions by class or cluster, or by the bins of the training target or of the scores of outliers.",
         labels=["model_version", "bin"],
     )
     expected_predictions = GaugeMetricFamily(

@@ -48,7 +48,7 @@ class MetricsState:
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Requests that ended in an error, by type of the error and route."""
     predictions: Counter[str] = field(default_factory=Counter)
-    """Predicted rows by class; `value` for a regression."""
+    """Predicted rows by class or cluster; `value` for a regression, `outlier` and `inlier` for an outlier detection."""
     confidence: dict[str, Histogram] = field(default_factory=dict)
     """Probability of the predicted class (CONFIDENCE_BOUNDS), by class."""
     rows: Histogram = field(default_factory=lambda: histogram.empty(ROWS_BOUNDS))

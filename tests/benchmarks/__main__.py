@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.artifacts.store import Store
-from tests.benchmarks import report
+from serve_app.inference.booster_estimators import BoosterClassifier
+from tests.benchmarks import mixed, report
 from tests.benchmarks.disturbance import disturbances
 from tests.benchmarks.process import cpu_seconds, flush, life
 from tests.benchmarks.wrk import Run, wrk
@@ -31,10 +33,29 @@ from tests.support.models import bundle_files, bundle_manifest, dumped, iris
 from tests.support.server import HEADERS, PYTHON, ROOT, environment, free_port, serving
 from tests.support.waiting import until
 
+TREES = 200
+
+
+def boosters() -> dict[str, Any]:
+    """XGBoost and LightGBM, where they are installed."""
+    found = {}
+    if find_spec("xgboost"):
+        from xgboost import XGBClassifier
+
+        found[f"XGBoost, {TREES} trees"] = BoosterClassifier(XGBClassifier(n_estimators=TREES))
+    if find_spec("lightgbm"):
+        from lightgbm import LGBMClassifier
+
+        found[f"LightGBM, {TREES} trees"] = BoosterClassifier(LGBMClassifier(n_estimators=TREES, verbosity=-1))
+    return found
+
+
 MODELS: Mapping[str, Any] = {
     "logistic regression": LogisticRegression(max_iter=500),
     "random forest, 200 trees": RandomForestClassifier(200, max_depth=10, random_state=42),
     "k-nearest neighbours": KNeighborsClassifier(),
+    **boosters(),
+    **mixed.MODELS,
 }
 LOADS = {
     "32 connections": ("/predict", 32, 1),
@@ -79,8 +100,9 @@ def main() -> int:
 
 
 def measure(name: str, folder: Path, *, seconds: int, repeat: int) -> dict[str, Any]:
-    with ours(folder, name) as (url, _, _), plain(MODELS[name], folder) as base:
-        rows = samples()
+    estimator = mixed.on_frame(name) if name in mixed.MODELS else MODELS[name]
+    with ours(folder, name) as (url, _, _), plain(estimator, folder, table=name in mixed.MODELS) as base:
+        rows = samples(name)
         check(base, url, rows)
         runs: dict[str, list[tuple[Run, Run]]] = {load: [] for load in LOADS}
         for _ in range(repeat):
@@ -92,7 +114,7 @@ def measure(name: str, folder: Path, *, seconds: int, repeat: int) -> dict[str, 
     return {"model": name, "predictor": kind, "loads": {load: summary(pairs, LOADS[load][2]) for load, pairs in runs.items()}}
 
 
-def check(base: str, ours: str, rows: list[dict[str, float]]) -> None:
+def check(base: str, ours: str, rows: list[dict[str, Any]]) -> None:
     """Both must give the same classes and, within 1e-5, the same probabilities before one of them is timed."""
     for path, body in (("/predict/batch", {"instances": rows}), *(("/predict", row) for row in rows[::30])):
         one, other = (
@@ -106,12 +128,21 @@ def check(base: str, ours: str, rows: list[dict[str, float]]) -> None:
 
 
 @contextlib.contextmanager
-def plain(estimator: Any, folder: Path) -> Iterator[str]:
+def plain(estimator: Any, folder: Path, *, table: bool = False) -> Iterator[str]:
     """The plain application; its address."""
     file = folder / "plain.joblib"
     file.write_bytes(dumped(estimator))
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "tests.benchmarks.plain:app", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        f"tests.benchmarks.{'plain_table' if table else 'plain'}:app",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     variables = {**os.environ, "PLAIN_MODEL": str(file), "PYTHONPATH": str(ROOT)}
     with (
         (folder / "plain.log").open("wb") as log,
@@ -200,10 +231,12 @@ def ours(folder: Path, name: str, *, replicas: int = 1) -> Iterator[tuple[str, s
     store = published(folder, name, name if name in MODELS else "logistic regression")
     with serving(store.root, folder, replicas=replicas, IRIS_ACCESS_LOG_EVERY="0") as server:
         flush(server.process.pid)
-        yield server.url, json.dumps(samples()[7]), server.process.pid
+        yield server.url, json.dumps(samples(name)[7]), server.process.pid
 
 
 def published(folder: Path, name: str, model: str) -> Store:
+    if model in mixed.MODELS:
+        return mixed.publish(model, folder / name / "models")
     estimator = MODELS[model].fit(*iris())
     store = Store(folder / name / "models")
     onnx = not isinstance(estimator, KNeighborsClassifier)
@@ -211,12 +244,14 @@ def published(folder: Path, name: str, model: str) -> Store:
     return store
 
 
-def samples() -> list[dict[str, float]]:
+def samples(model: str = "") -> list[dict[str, Any]]:
+    if model in mixed.MODELS:
+        return mixed.samples()
     names = ("sepal_length", "sepal_width", "petal_length", "petal_width")
     return [dict(zip(names, map(float, row), strict=True)) for row in iris()[0]]
 
 
-def repeated(rows: list[dict[str, float]], count: int) -> list[dict[str, float]]:
+def repeated(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     return (rows * (count // len(rows) + 1))[:count]
 
 

@@ -21,6 +21,7 @@ from tests.support.hostile.cases import Case
 from tests.support.hostile.damage import damaged, pointers
 from tests.support.hostile.graphs import graphs
 from tests.support.hostile.manifests import goldens, manifests
+from tests.support.hostile.packages import forbidden_packages, wrong_packages
 from tests.support.hostile.pickles import pickles_of_other_libraries, proven_pickles, traps, unproven_pickles
 from tests.support.hostile.signatures import badly_sealed, key_pair
 from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, logistic, logistic_store, write_legacy
@@ -29,7 +30,7 @@ from tests.support.policies import ALLOW_ALL, load_policy
 
 BODY = json.dumps(A_FLOWER).encode()
 FLIPS = int(os.environ.get("IRIS_TEST_FLIPS", "110"))
-KINDS = 9
+KINDS = 10
 """Tests that call `all_are_refused`, each with bundles of another kind."""
 tried: Counter[str] = Counter()
 """Bundles by the reason for which they were refused."""
@@ -189,6 +190,18 @@ def test_keys_can_be_changed_while_both_are_trusted(store: Store, tmp_path: Path
         assert slot.refresh()
         assert slot.predictor is not None
         assert slot.predictor.version == str(entry.version)
+
+
+def test_the_code_of_a_right_package_would_run(store: Store, canary: Path) -> None:
+    (right,) = forbidden_packages(canary)
+    point(store, right.build(store.root))
+    Slot(store, policy=ALLOW_ALL).refresh()
+    assert canary.exists()
+
+
+def test_no_package_of_code_that_is_wrong_or_not_allowed_is_run(store: Store, canary: Path) -> None:
+    assert all_are_refused(store, wrong_packages(canary), canary) >= 15
+    assert all_are_refused(store, forbidden_packages(canary), canary, load_policy(allow_joblib=False)) == 1
 
 
 def test_more_than_a_thousand_were_tried() -> None:

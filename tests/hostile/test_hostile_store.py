@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import socket
+import subprocess
 import threading
 import time
 import zipfile
@@ -428,6 +429,15 @@ def test_a_good_model_in_the_format_of_skops_is_loaded(tmp_path: Path) -> None:
     assert skops_to_joblib(path, 256 << 20)
 
 
+def test_a_type_that_is_not_listed_is_named(tmp_path: Path) -> None:
+    estimator = LogisticRegression(max_iter=500).fit(*iris())
+    estimator.extra = subprocess.Popen
+    skops.io.dump(estimator, tmp_path / "model.skops")
+    with pytest.raises(BundleRefused, match=r"subprocess\.Popen") as refused:
+        skops_to_joblib(tmp_path / "model.skops", 256 << 20)
+    assert refused.value.reason == "forbidden"
+
+
 @pytest.mark.filterwarnings("ignore")  # MLflow warns of itself
 def test_a_download_is_bounded_in_bytes_and_time(tmp_path: Path) -> None:
     """A tracking folder whose run keeps an endless file where a model should be."""
@@ -442,7 +452,7 @@ def test_a_download_is_bounded_in_bytes_and_time(tmp_path: Path) -> None:
     os.mkfifo(artifacts / "pipe.bin")
     (artifacts / "good.bin").write_bytes(b"right")
     (tmp_path / "target").mkdir()
-    download = Download(uri, run.info.run_id, tmp_path / "target", seconds=60)
+    download = Download(uri, f"runs:/{run.info.run_id}", tmp_path / "target", seconds=60)
     try:
         assert download.fetch("model/good.bin", 5) == b"right"
         with pytest.raises(BundleRefused) as refused:
@@ -451,7 +461,7 @@ def test_a_download_is_bounded_in_bytes_and_time(tmp_path: Path) -> None:
         assert sum(path.stat().st_blocks * 512 for path in (tmp_path / "target").iterdir()) <= 2_000_000
     finally:
         download.close()
-    download = Download(uri, run.info.run_id, tmp_path / "target", seconds=1)
+    download = Download(uri, f"runs:/{run.info.run_id}", tmp_path / "target", seconds=1)
     try:
         with pytest.raises(BundleRefused) as refused:
             download.fetch("model/pipe.bin", 1_000_000)

@@ -48,7 +48,7 @@ def trained(tracking: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def registry(tracking: str, model_dir: Path, *, name: str = NAME, poll_seconds: float = 60.0) -> MlflowSource:
-    return MlflowSource(tracking, model_name=name, alias="champion", model_dir=model_dir, poll_seconds=poll_seconds)
+    return MlflowSource(tracking, model_name=name, alias="champion", legacy=model_dir, poll_seconds=poll_seconds)
 
 
 def test_the_champion_is_fetched_verified_and_answers_like_the_store(tracking: str, trained: Store, tmp_path: Path) -> None:
@@ -117,6 +117,36 @@ def test_a_model_that_somebody_else_logged_is_served_with_its_own_names(
     assert b'"prediction":"setosa"' in answer_row(slot.predictor, str(A_FLOWER).replace("'", '"').encode())
 
 
+def test_a_forest_in_the_format_of_skops_is_served_with_our_list_of_types_not_with_its_own(tracking: str, tmp_path: Path) -> None:
+    import mlflow
+    import pandas as pd
+    from sklearn.ensemble import RandomForestClassifier
+
+    X, y = iris()
+    frame = pd.DataFrame(X, columns=list(A_FLOWER))
+    mlflow.set_tracking_uri(tracking)
+    for name, extra in (("Forest", None), ("Spy", subprocess.Popen)):
+        model = RandomForestClassifier(5, random_state=1).fit(frame, y)
+        if extra is not None:
+            model.extra = extra
+        types = ["sklearn.tree._tree.Tree", "subprocess.Popen"]
+        signature = mlflow.models.infer_signature(frame, y)
+        mlflow.sklearn.log_model(
+            model,
+            name="m",
+            signature=signature,
+            skops_trusted_types=types,
+            serialization_format="skops",
+            registered_model_name=name,
+        )
+        mlflow.MlflowClient().set_registered_model_alias(name, "champion", "1")
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Forest"), policy=ALLOW_ALL)
+    assert slot.refresh(), slot.problem
+    spy = Slot(Store(tmp_path), registry(tracking, tmp_path, name="Spy"), policy=ALLOW_ALL)
+    assert reason_of(spy) == "forbidden"
+    assert "subprocess.Popen" in str(spy.problem)
+
+
 def reason_of(slot: Slot) -> str:
     assert not slot.refresh()
     assert slot.refusal is not None
@@ -166,6 +196,106 @@ def test_nothing_is_fetched_that_the_settings_do_not_allow(
     monkeypatch.setattr(Download, "fetch", lambda self, artifact, limit: fetched.append(artifact))
     slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=f"Not{reason}{policy.backend}"), policy=policy)
     assert (reason_of(slot), fetched) == (reason, [])
+
+
+WITHOUT_PANDAS = """
+import sys
+from pathlib import Path
+sys.modules["pandas"] = None
+from serve_app.artifacts.mlflow_source import MlflowSource
+from serve_app.artifacts.store import Store
+from serve_app.inference.policy import LoadPolicy
+from serve_app.inference.slot import Slot
+source = MlflowSource(sys.argv[1], model_name=sys.argv[2], alias="champion", legacy=None, poll_seconds=60)
+slot = Slot(Store(Path(sys.argv[3])), source, policy=LoadPolicy(allow_joblib=True, backend="auto", verify=None))
+assert slot.refresh(), slot.problem
+print(slot.predictor.signature.names)
+"""
+
+
+@pytest.mark.parametrize("serialization_format", ["cloudpickle", "skops"])
+def test_a_model_of_somebody_else_is_served_where_there_is_no_pandas(
+    tracking: str, tmp_path: Path, serialization_format: str
+) -> None:
+    log_model(tracking, f"Bare{serialization_format}", serialization_format)
+    command = [sys.executable, "-c", WITHOUT_PANDAS, tracking, f"Bare{serialization_format}", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sepal_length" in done.stdout
+
+
+def log_what_cannot_be_served(tracking: str, name: str, what: str) -> None:
+    """A version with the alias `champion` that no replica can serve as it is."""
+    import mlflow
+    import pandas as pd
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    X, y = iris()
+    frame = pd.DataFrame(X, columns=list(A_FLOWER))
+    mixed = frame.assign(colour=["red", "blue"] * (len(frame) // 2))
+    model: object = LogisticRegression(max_iter=500).fit(frame, y)
+    if what == "text":
+        encoder = make_column_transformer((OneHotEncoder(), ["colour"]), remainder="passthrough")
+        model = make_pipeline(encoder, LogisticRegression(max_iter=500)).fit(mixed, y)
+    mlflow.set_tracking_uri(tracking)
+    client = mlflow.MlflowClient()
+    with mlflow.start_run() as run:
+        options = {"signature": mlflow.models.infer_signature(mixed if what == "text" else frame, y)}
+        info = mlflow.sklearn.log_model(
+            model, name="other", serialization_format="cloudpickle", **({} if what == "unsigned" else options)
+        )
+        if what == "flavor":
+            info = mlflow.pyfunc.log_model(name="function", python_model=lambda model_input: model_input, pip_requirements=[])
+        mlflow.log_text("a note", "notes/readme.txt")
+    client.create_registered_model(name)
+    source = f"{run.info.artifact_uri}/notes" if what == "empty" else info.model_uri
+    client.create_model_version(name, source, run.info.run_id, model_id=None if what == "empty" else info.model_id)
+    if what == "file":
+        (logged,) = client.search_logged_models([run.info.experiment_id], filter_string=f"model_id = '{info.model_id}'")
+        files = [path for path in Path(os.environ["ARTIFACTS"]).rglob("model.pkl") if info.model_id in str(path)]
+        files[0].unlink()
+        assert logged.model_id == info.model_id
+    client.set_registered_model_alias(name, "champion", "1")
+
+
+@pytest.mark.parametrize(
+    ("what", "reason", "is_adoptable"),
+    [
+        ("text", "signature", True),
+        ("unsigned", "signature", True),
+        ("flavor", "format", True),
+        ("empty", "manifest", False),
+        ("file", "manifest", False),
+    ],
+)
+def test_a_model_that_can_never_be_served_is_refused_once_until_the_alias_moves(
+    tracking: str,
+    trained: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path_factory: pytest.TempPathFactory,
+    what: str,
+    reason: str,
+    is_adoptable: bool,
+) -> None:
+    monkeypatch.setenv("ARTIFACTS", str(tmp_path_factory.getbasetemp()))
+    name = f"Never{what}"
+    log_what_cannot_be_served(tracking, name, what)
+    slot = Slot(Store(tmp_path), registry(tracking, tmp_path, name=name, poll_seconds=0), policy=ALLOW_ALL)
+    assert reason_of(slot) == reason
+    assert (f"iris-api adopt models:/{name}@champion" in str(slot.problem)) is is_adoptable
+    reads: list[str] = []
+    monkeypatch.setattr(MlflowSource, "_read", lambda self, version, policy: reads.append(version))
+    for _ in range(3):
+        assert not slot.refresh()
+    assert reads == []
+    assert sum(record.getMessage() == "model refused" for record in caplog.records) == 1
 
 
 def test_bytes_that_differ_from_the_digest_are_refused(tracking: str, trained: Store, tmp_path: Path) -> None:

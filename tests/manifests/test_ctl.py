@@ -135,7 +135,7 @@ def test_generated_names_reach_the_pods_of_every_ray_kind(tmp_path: Path) -> Non
 
 
 @needs_kubectl
-@pytest.mark.parametrize("folder", ["train", "score", "overlays/raycronjob"])
+@pytest.mark.parametrize("folder", ["train", "score", "adopt", "overlays/raycronjob"])
 def test_a_prefix_reaches_the_claims_of_jobs_beside_them(tmp_path: Path, folder: str) -> None:
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models-pvc"}}
     (tmp_path / "claim.yaml").write_text(json.dumps(claim))
@@ -143,7 +143,7 @@ def test_a_prefix_reaches_the_claims_of_jobs_beside_them(tmp_path: Path, folder:
     document = json.loads((overlay / "kustomization.yaml").read_text())
     document["resources"].append("claim.yaml")
     (overlay / "kustomization.yaml").write_text(json.dumps(document))
-    jobs = [one for one in manifests.build(DEFAULT, overlay) if one["kind"] in ("RayJob", "RayCronJob")]
+    jobs = [one for one in manifests.build(DEFAULT, overlay) if one["kind"] in ("RayJob", "RayCronJob", "Job")]
     assert jobs
     assert '"claimName": "a-models-pvc"' in json.dumps(jobs)
 

@@ -22,8 +22,22 @@ def test_a_file_that_does_not_exist_is_named_before_the_cluster_is_asked(tmp_pat
         data.carry(CLUSTER, str(tmp_path / "houses.csv"))
 
 
-def test_a_folder_is_carried_without_its_hidden_files(tmp_path: Path) -> None:
-    for name in ("a.csv", "2026/b.parquet", ".git/config", ".DS_Store"):
+def test_all_files_that_do_not_exist_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(CommandError) as error:
+        data.carry_all(CLUSTER, [str(tmp_path / "model.joblib"), "/data/in/t.csv", str(tmp_path / "rows.csv")])
+    assert {"model.joblib", "rows.csv"} <= {Path(word.strip(",")).name for word in str(error.value).split()}
+
+
+def test_two_files_that_would_replace_each_other_in_the_claim_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.csv").write_text("x")
+    with pytest.raises(CommandError, match="rename one"):
+        data.carry_all(CLUSTER, [str(tmp_path / "a" / "t.csv"), str(tmp_path / "b" / "t.csv")])
+
+
+def test_a_folder_is_carried_without_its_hidden_and_compiled_files(tmp_path: Path) -> None:
+    for name in ("a.csv", "2026/b.parquet", ".git/config", ".DS_Store", "__pycache__/a.pyc"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     assert list(data.folder_files(tmp_path, "/data/in/t")) == ["/data/in/t/2026/b.parquet", "/data/in/t/a.csv"]

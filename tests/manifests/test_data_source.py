@@ -35,13 +35,20 @@ def rendered(folder: Path, *resources: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("resource", "kind"),
-    [("train", "RayJob"), ("score", "RayJob"), ("overlays/search", "RayJob"), ("overlays/raycronjob", "RayCronJob")],
+    [
+        ("train", "RayJob"),
+        ("score", "RayJob"),
+        ("overlays/search", "RayJob"),
+        ("overlays/raycronjob", "RayCronJob"),
+        ("adopt", "Job"),
+    ],
 )
 def test_the_pod_that_reads_tables_gets_credentials_and_account(tmp_path: Path, resource: str, kind: str) -> None:
     jobs = [document for document in rendered(tmp_path, resource) if document["kind"] == kind]
     assert jobs
     for job in jobs:
-        (head,) = [template for _, template in pod_templates(job) if template["metadata"]["labels"].get("component") == "head"]
+        reads = ("head", None)  # the pod of a plain Job is no component of a Ray cluster
+        (head,) = [template for _, template in pod_templates(job) if template["metadata"]["labels"].get("component") in reads]
         container = head["spec"]["containers"][0]
         assert {"secretRef": {"name": "iris-data-credentials", "optional": True}} in container["envFrom"]
         mounts = {mount["name"]: mount for mount in container["volumeMounts"]}

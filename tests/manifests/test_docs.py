@@ -9,6 +9,7 @@ import pytest
 from tests.manifests.shipped import KUBERAY, ROOT
 
 PAGES = (
+    "docs/adopt.md",
     "docs/operations.md",
     "docs/backup.md",
     "docs/exposure.md",

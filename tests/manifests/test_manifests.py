@@ -215,7 +215,7 @@ def test_every_job_ends_by_itself_and_is_cleaned_up() -> None:
         assert job["shutdownAfterJobFinishes"] is True
         assert job["ttlSecondsAfterFinished"] > 0
         assert job["activeDeadlineSeconds"] > 0
-    for name in ("iris-store", "iris-data", "iris-backup-models", "iris-backup-mlflow", "iris-backup-data"):
+    for name in ("iris-store", "iris-adopt-job", "iris-data", "iris-backup-models", "iris-backup-mlflow", "iris-backup-data"):
         short = one("Job", name)["spec"]
         assert short["ttlSecondsAfterFinished"] > 0
         assert short["activeDeadlineSeconds"] > 0
@@ -235,7 +235,7 @@ def test_every_make_target_that_users_know_is_there() -> None:
         "k8s-logs",
     }
     assert targets >= {"k8s-port-forward", "k8s-mlflow-ui", "k8s-test", "k8s-models", "k8s-promote", "k8s-rollback", "k8s-delete"}
-    assert targets >= {"k8s-clean", "k8s-doctor", "k8s-score", "k8s-backup", "k8s-restore"}
+    assert targets >= {"k8s-clean", "k8s-doctor", "k8s-score", "k8s-adopt", "k8s-backup", "k8s-restore"}
 
 
 def ray_objects() -> list[Json]:

@@ -59,13 +59,16 @@ def test_strict_spreading_changes_the_workers_alone(tmp_path: Path) -> None:
     assert strict == plain
 
 
-@pytest.mark.parametrize("folder", ["train", "score", "overlays/search", "overlays/gcs/train"])
-def test_pods_of_jobs_have_the_lower_priority_and_never_preempt(tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [*((folder, "RayJob") for folder in ("train", "score", "overlays/search", "overlays/gcs/train")), ("adopt", "Job")],
+)
+def test_pods_of_jobs_have_the_lower_priority_and_never_preempt(tmp_path: Path, folder: str, kind: str) -> None:
     documents = render(tmp_path, [folder], ["priority"])
     classes = {document["metadata"]["name"]: document for document in documents if document["kind"] == "PriorityClass"}
     assert classes["iris-api-serving"]["value"] > 0 > classes["iris-api-training"]["value"] > -10
     assert classes["iris-api-training"]["preemptionPolicy"] == "Never"
-    assert {pod["spec"]["priorityClassName"] for pod in pods(documents, "RayJob")} == {"iris-api-training"}
+    assert {pod["spec"]["priorityClassName"] for pod in pods(documents, kind)} == {"iris-api-training"}
 
 
 def test_all_pods_of_the_api_have_the_higher_priority(tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_a_second_installation_has_priority_classes_of_its_own_by_one_patch(tmp_
 
 @pytest.mark.parametrize(
     ("folder", "kind", "pool", "count"),
-    [("overlays/api", "RayService", "serving", 2), ("overlays/search", "RayJob", "training", 3)],
+    [("overlays/api", "RayService", "serving", 2), ("overlays/search", "RayJob", "training", 3), ("adopt", "Job", "training", 1)],
 )
 def test_a_pool_of_nodes_takes_all_pods_of_its_kind(tmp_path: Path, folder: str, kind: str, pool: str, count: int) -> None:
     documents = render(tmp_path, [folder], ["node-pools"])

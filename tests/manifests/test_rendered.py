@@ -27,19 +27,20 @@ PLAIN_FILES = ("train/store-job.yaml", "data/files-job.yaml")
 SERVING = {"RayService iris-api ray-head", "RayService iris-api ray-worker"}
 TRAINING = {"RayJob iris-train-job ray-head", "RayJob iris-train-template ray-head", "RayCronJob iris-train ray-head"}
 STORE = {"Job iris-store store"}
+ADOPTING = {"Job iris-adopt-job adopt"}
 SECRETS = {
     # The API key. The head checks it when it builds the application, a replica at each request.
     "iris-api-secrets": SERVING,
     # One key of that Secret, which is no secret.
-    "iris-api-secrets/MLFLOW_TRACKING_URI": TRAINING | STORE | {"Deployment mlflow-server mlflow"},
-    "iris-api-signing-key": TRAINING,
-    "iris-api-verify-key": SERVING | TRAINING | STORE | {"RayJob iris-score ray-head"},
-    "iris-data-credentials": TRAINING | {"RayJob iris-score ray-head"},
+    "iris-api-secrets/MLFLOW_TRACKING_URI": TRAINING | ADOPTING | STORE | {"Deployment mlflow-server mlflow"},
+    "iris-api-signing-key": TRAINING | ADOPTING,
+    "iris-api-verify-key": SERVING | TRAINING | ADOPTING | STORE | {"RayJob iris-score ray-head"},
+    "iris-data-credentials": TRAINING | ADOPTING | {"RayJob iris-score ray-head"},
     "iris-redis/password": {"StatefulSet iris-redis redis", "RayService iris-api"},
     "mlflow-admin/MLFLOW_AUTH_ADMIN_USERNAME": {"Deployment mlflow-server users", "Deployment mlflow-server mlflow"},
     "mlflow-admin/MLFLOW_AUTH_ADMIN_PASSWORD": {"Deployment mlflow-server users"},
     "mlflow-admin/MLFLOW_FLASK_SERVER_SECRET_KEY": {"Deployment mlflow-server mlflow"},
-    "mlflow-trainer": TRAINING | STORE,
+    "mlflow-trainer": TRAINING | ADOPTING | STORE,
     "mlflow-trainer/MLFLOW_TRACKING_USERNAME": {"Deployment mlflow-server users"},
     "mlflow-trainer/MLFLOW_TRACKING_PASSWORD": {"Deployment mlflow-server users"},
     "mlflow-replica": SERVING,
@@ -355,14 +356,15 @@ def test_signing_reaches_everything_that_opens_a_bundle() -> None:
         assert mounted(template, "iris-api-verify-key") == public.parent, where
         (volume,) = [one for one in template["spec"]["volumes"] if one.get("secret", {}).get("secretName") == "iris-api-verify-key"]
         assert not volume["secret"].get("optional"), "a pod without the key would refuse nothing"
-    jobs = [one for _, one in every() if one["kind"] in ("RayJob", "RayCronJob") or one["metadata"]["name"] == "iris-store"]
-    assert len(jobs) >= 5
+    plain = ("iris-store", "iris-adopt-job")
+    jobs = [one for _, one in every() if one["kind"] in ("RayJob", "RayCronJob") or one["metadata"]["name"] in plain]
+    assert len(jobs) >= 6
     for job in jobs:
         heads = [template for where, template in pod_templates(job) if "workerGroupSpecs" not in where and "submitter" not in where]
         for template in heads:
             assert {"configMapRef": {"name": "iris-api-config"}} in template["spec"]["containers"][0]["envFrom"]
             assert mounted(template, "iris-api-verify-key") == public.parent, name_of(job)
-            if job["metadata"]["name"] == "iris-train-job":
+            if job["metadata"]["name"] in ("iris-train-job", "iris-adopt-job"):
                 assert mounted(template, "iris-api-signing-key") == private.parent
 
 

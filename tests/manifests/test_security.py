@@ -137,6 +137,7 @@ def test_mlflow_gives_its_clients_users_of_their_own() -> None:
         ("RayService", "iris-api", "mlflow-replica"),
         ("RayJob", "iris-train-job", "mlflow-trainer"),
         ("Job", "iris-store", "mlflow-trainer"),
+        ("Job", "iris-adopt-job", "mlflow-trainer"),
     ):
         for where, template in pod_templates(one(kind, name)):
             if "submitterPodTemplate" in where:

@@ -29,6 +29,8 @@ from sklearn.pipeline import make_pipeline
 
 from serve_app.artifacts.dates import DateForm
 from serve_app.artifacts.signature import Feature, Signature
+from tests.support import answers
+from tests.support.estimators import BOOSTERS, OF_SCIKIT_LEARN
 from tests.support.models import diabetes_signature, iris, iris_signature
 from training.convert import CONVERSIONS, to_onnx
 from training.estimators import ESTIMATORS
@@ -40,8 +42,10 @@ FEW: dict[str, Any] = {"n_estimators": 3, "max_depth": 3}
 
 def classifiers() -> Iterator[Any]:
     """Classifiers with probabilities."""
-    for estimator in ESTIMATORS.values():
-        yield estimator.classification.load()()
+    for name in OF_SCIKIT_LEARN:
+        yield ESTIMATORS[name].classification.load()()
+    for name in BOOSTERS:
+        yield build(iris_signature(), name, {"n_estimators": 5}, random_state=0)
     logistic = linear_model.LogisticRegression(max_iter=500)
     few = FEW
     yield linear_model.LogisticRegressionCV(cv=2, max_iter=100)
@@ -105,8 +109,10 @@ def transformers() -> Iterator[Any]:
 
 def regressors() -> Iterator[Any]:
     """Estimators of a number."""
-    for estimator in ESTIMATORS.values():
-        yield estimator.regression.load()()
+    for name in OF_SCIKIT_LEARN:
+        yield ESTIMATORS[name].regression.load()()
+    for name in BOOSTERS:
+        yield build(diabetes_signature(), name, {"n_estimators": 5}, random_state=0)
     for name in ("LinearRegression", "Lasso", "ElasticNet", "BayesianRidge", "HuberRegressor", "SGDRegressor", "Lars"):
         yield getattr(linear_model, name)()
     for name in ("PoissonRegressor", "GammaRegressor", "TweedieRegressor", "RANSACRegressor", "TheilSenRegressor"):
@@ -122,6 +128,13 @@ def regressors() -> Iterator[Any]:
     yield ensemble.VotingRegressor([("a", linear_model.Ridge()), ("b", linear_model.Lasso())])
     yield ensemble.StackingRegressor([("a", linear_model.Ridge()), ("b", linear_model.Lasso())], cv=2)
     yield neural_network.MLPRegressor(hidden_layer_sizes=(4,), max_iter=20)
+
+
+def others() -> Iterator[tuple[Any, Signature]]:
+    """Estimators of outliers, clusters and several targets, fitted."""
+    for name in answers.CONVERTED:
+        model = answers.fitted(name)
+        yield model.estimator, answers.signature_of(model)
 
 
 def with_loops() -> Iterator[Any]:
@@ -141,6 +154,7 @@ def fitted() -> Iterator[tuple[Any, Signature]]:
         yield dated()
         for regressor in regressors():
             yield regressor.fit(wide, wide.sum(axis=1)), diabetes_signature()
+        yield from others()
 
 
 def dated() -> tuple[Any, Signature]:

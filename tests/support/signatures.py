@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from serve_app.artifacts.dates import LAST, DateForm, as_sent
-from serve_app.artifacts.signature import Feature, Label, Signature, label_text
+from serve_app.artifacts.signature import Coverage, Feature, Label, Output, Signature, label_text
 
 names = st.text(st.characters(codec="utf-8"), max_size=12)
 """Any name a column may have: empty, with quotes, line breaks, emoji."""
@@ -28,13 +28,15 @@ date_forms = st.sampled_from(
 
 @st.composite
 def features(draw: st.DrawFn, name: st.SearchStrategy[str] = names) -> Feature:
-    kind = draw(st.sampled_from(("number", "boolean", "category", "date")))
+    kind = draw(st.sampled_from(("number", "boolean", "category", "date", "text")))
     nullable = draw(st.booleans())
     if kind == "category":
         categories = tuple(sorted(draw(st.sets(names, min_size=1, max_size=4))))
         return Feature(draw(name), "category", categories=categories, nullable=nullable)
     if kind == "boolean":
         return Feature(draw(name), "boolean", nullable=nullable)
+    if kind == "text":
+        return Feature(draw(name), "text", nullable=nullable, max_length=draw(st.sampled_from((None, 1, 6))))
     if kind == "date":
         first, last = sorted(draw(st.tuples(numbers, numbers)))
         return Feature(draw(name), "date", low=first, high=last, nullable=nullable, date=draw(date_forms))
@@ -51,11 +53,42 @@ labels: st.SearchStrategy[Label] = st.text(max_size=8) | st.integers(-(2**53), 2
 @st.composite
 def signatures(draw: st.DrawFn, name: st.SearchStrategy[str] = names) -> Signature:
     columns = draw(st.lists(features(name), min_size=1, max_size=5, unique_by=lambda feature: feature.name))
-    target = draw(st.text(max_size=8))
-    if draw(st.booleans()):
-        return Signature(tuple(columns), "regression", target=target)
-    classes = draw(st.lists(labels, min_size=2, max_size=4, unique_by=label_text))
-    return Signature(tuple(columns), "classification", tuple(classes), target, draw(st.booleans()))
+    return Signature(tuple(columns), target=draw(st.text(max_size=8)), **draw(shapes()))
+
+
+coverages = st.none() | st.builds(Coverage, st.floats(0.01, 0.99), st.floats(0.0, 1e6))
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, Any]:
+    """The part of a signature that says what comes out."""
+    classes = tuple(draw(st.lists(labels, min_size=2, max_size=4, unique_by=label_text)))
+    match draw(st.sampled_from(("number", "class", "label", "quantiles", "outlier", "clusters", "numbers", "classes"))):
+        case "number":
+            return {"task": "regression", "coverage": draw(coverages)}
+        case "class":
+            return {"task": "classification", "classes": classes, "coverage": draw(coverages)}
+        case "label":
+            return {"task": "classification", "classes": classes, "probabilistic": False}
+        case "quantiles":
+            levels = draw(st.sets(st.floats(0.001, 0.999), min_size=1, max_size=4))
+            return {"task": "regression", "quantiles": tuple(sorted(levels))}
+        case "outlier":
+            return {"task": "outlier detection"}
+        case "clusters":
+            kind = draw(
+                st.sampled_from(({"probabilistic": True}, {"probabilistic": False}, {"probabilistic": False, "distance": True}))
+            )
+            return {"task": "clustering", "classes": tuple(range(draw(st.integers(1, 4)))), **kind}
+        case "numbers":
+            targets = draw(st.lists(names, min_size=2, max_size=3, unique=True))
+            return {"task": "regression", "outputs": tuple(Output(name) for name in targets)}
+        case _:
+            probabilistic = draw(st.booleans())
+            return {
+                "task": "classification",
+                "outputs": (Output("a", classes, probabilistic), Output("b b", (0, 1), probabilistic)),
+            }
 
 
 anything: st.SearchStrategy[Any] = st.recursive(
@@ -92,6 +125,8 @@ def value_of(feature: Feature) -> st.SearchStrategy[Any]:
         return st.sampled_from(feature.categories)
     if feature.kind == "boolean":
         return st.booleans()
+    if feature.kind == "text":
+        return st.text(st.characters(codec="utf-8"), max_size=7) | st.sampled_from(("NA", ""))
     if feature.date is not None:
         last = 1.0 if feature.date.is_time else LAST
         form = feature.date

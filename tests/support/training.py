@@ -22,7 +22,7 @@ SMALL = ("--n-estimators", "10")
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_") and name != "RAY_ADDRESS"}
     return {**kept, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(folder / "models"), **more}
 
 

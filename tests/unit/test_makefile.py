@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def last_command(target: str, flags: str) -> list[str]:
+def last_command(target: str, flags: str, **variables: str) -> list[str]:
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # these tests may run under make
-    command = ["make", "-n", target, f"ARGS={flags}"]
+    command = ["make", "-n", target, f"ARGS={flags}", *(f"{name}={value}" for name, value in variables.items())]
     done = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True, timeout=60, check=True)
     return shlex.split(done.stdout.splitlines()[-1])
 
@@ -28,6 +28,12 @@ def test_a_name_of_a_column_is_not_read_by_make(name: str) -> None:
 def test_the_flags_of_a_job_are_one_argument_with_their_quotes() -> None:
     flags = "--data /data/t.csv --target 'Price ($)'"
     assert last_command("k8s-train", flags)[-1] == f"--arguments={flags}"
+
+
+@pytest.mark.parametrize("path", ["model.joblib", "a model's $1.joblib", "models:/Churn@champion"])
+def test_a_path_is_not_read_by_make(path: str) -> None:
+    command = last_command("k8s-adopt", "--target y", MODEL=path, SAMPLE=path)
+    assert command[-3:] == [f"--model={path}", f"--sample={path}", "--arguments=--target y"]
 
 
 def test_the_images_are_built_by_the_docker_of_the_environment(tmp_path: Path) -> None:

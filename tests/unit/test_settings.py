@@ -26,6 +26,7 @@ def test_defaults_are_those_of_a_laptop() -> None:
     assert settings.environment == "development"
     assert settings.api_key is None
     assert settings.model_dir == Path("models")
+    assert settings.iris_model_source == "store"
 
 
 KEY = "6f1c0d9b7ae24853bd0e94c7f2a1586d"
@@ -84,6 +85,8 @@ def test_a_secret_is_read_from_its_file_and_a_variable_takes_precedence(monkeypa
         ({"IRIS_SECRETS_DIR": "/nowhere"}, "IRIS_SECRETS_DIR: /nowhere is no folder"),
         ({"IRIS_POLL_SECONDS": "soon"}, "IRIS_POLL_SECONDS: "),
         ({"IRIS_POLL_SECONDS": "0"}, "IRIS_POLL_SECONDS: "),
+        ({"IRIS_MODEL_SOURCE": "registry"}, "IRIS_MODEL_SOURCE: "),
+        ({"IRIS_MODEL_SOURCE": "mlflow"}, "IRIS_MODEL_SOURCE: `mlflow` needs an MLflow server; set MLFLOW_TRACKING_URI="),
         ({"IRIS_MAX_ROWS": "-1"}, "IRIS_MAX_ROWS: "),
         ({"IRIS_RATE_LIMIT_PER_KEY": "600"}, "IRIS_RATE_LIMIT_PER_KEY: write a rate as 600/minute"),
         ({"IRIS_RATE_LIMIT_PER_CLIENT": "0/minute"}, "IRIS_RATE_LIMIT_PER_CLIENT: write a rate as 600/minute"),

@@ -48,7 +48,14 @@ def health_router(slot: Slot, collector: MetricsCollector, refuse_key: RefuseKey
         predictor = slot.predictor
         if predictor is None:
             return to_starlette(problem_response(problem(503, "not_ready", f"No model is loaded: {slot.problem}.")))
-        return JSONResponse({"status": "ready", "model_version": predictor.version, "digest": predictor.digest})
+        return JSONResponse(
+            {
+                "status": "ready",
+                "model_version": predictor.version,
+                "digest": predictor.digest,
+                "model_source": slot.model_source,
+            }
+        )
 
     @router.get(METRICS, operation_id="metrics", summary="Counts of the replica that answers, as Prometheus text")
     async def metrics(request: Request) -> Response:

@@ -65,6 +65,8 @@ def model_router(service: PredictionService, *, model_name: str) -> APIRouter:
             "version": predictor.version,
             "digest": predictor.digest,
             "source": predictor.bundle.source,
+            "model_source": slot.model_source,
+            "registry_problem": slot.registry_problem,
             "predictor": predictor.kind,
             "loaded_at": slot.loaded_at,
             "load_seconds": round(slot.load_seconds, 4),
@@ -95,5 +97,5 @@ def _info(predictor: Predictor) -> dict[str, Any]:
         "target_names": list(signature.class_names),
     }
     info = {key: derived[key] if manifest[key] is None else manifest[key] for key in INFO_KEYS}
-    keys = METRIC_KEYS if signature.task == "classification" else tuple(metrics)
+    keys = METRIC_KEYS if signature.task == "classification" and not signature.outputs else tuple(metrics)
     return {**info, **{key: metrics.get(key) for key in keys}}

@@ -1,4 +1,4 @@
-"""What computes: ONNX Runtime or scikit-learn behind one interface."""
+"""What computes: ONNX Runtime, a booster's own library, or scikit-learn on the coded matrix or a frame, behind one interface."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from serve_app.artifacts.matrix import Matrix, Scores
 
-Kind = Literal["onnx", "scikit-learn"]
+Kind = Literal["onnx", "xgboost", "lightgbm", "catboost", "scikit-learn", "frame"]
 Score = Callable[[Matrix], Scores]
 """The type of `Backend.scores`, for code that needs no more of a backend."""
 
@@ -20,8 +20,4 @@ class Backend(Protocol):
         """The library that computes."""
 
     def scores(self, matrix: Matrix) -> Scores:
-        """Scores of coded rows, shape (rows, features).
-
-        Probabilities of a classification, shape (rows, classes); positions of the classes for a classifier without
-        probabilities, or values of a regression, shape (rows,).
-        """
+        """Scores of coded rows, shape (rows, features); `Scores` says what they are for each task."""

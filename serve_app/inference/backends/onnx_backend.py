@@ -38,7 +38,7 @@ class OnnxBackend:
         self._outputs = [session.get_outputs()[-1].name]  # a classifier gives label and probabilities, a regressor its value
         self._run = session.run
         self._rounded = rounded
-        self._flat = signature.task == "regression"
+        self._flat = not signature.score_shape
 
     @property
     def kind(self) -> Kind:
@@ -66,7 +66,7 @@ def open_onnx(bundle: Bundle) -> tuple[OnnxBackend, Signature]:
         raise
     except Exception as error:
         raise BundleRefused("load", f"{ONNX} cannot be loaded ({type(error).__name__})") from error
-    expected = (1,) if signature.task == "regression" else (1, len(signature.classes))
+    expected = (1, *signature.score_shape)
     if shape != expected:
         raise BundleRefused("signature", f"{ONNX} gives {shape} where the signature says {expected}")
     return backend, signature

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,12 @@ from serve_app.artifacts.legacy import signature_of
 from serve_app.artifacts.manifest import Libraries
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.names import JOBLIB
-from serve_app.artifacts.signature import Label, Signature
+from serve_app.artifacts.signature import Signature
 from serve_app.errors import BundleRefused
 from serve_app.inference.backends import Kind
+from serve_app.inference.backends.estimator_scores import estimator_scores
+from serve_app.inference.code_import import packages_imported
+from serve_app.printable import printable
 
 ENCODE = "encode"
 """Name of the pipeline step that codes the categories of a table; requests arrive coded already."""
@@ -36,7 +38,7 @@ class SklearnBackend:
         width = getattr(estimator, "n_features_in_", None)
         if width not in (None, len(signature.features)):
             raise BundleRefused("signature", f"the model takes {width} features, the signature names {len(signature.features)}")
-        self._scores = _score_function(estimator, signature)
+        self._scores = estimator_scores(estimator, signature)
 
     @property
     def kind(self) -> Kind:
@@ -49,12 +51,8 @@ class SklearnBackend:
 
 
 def open_sklearn(bundle: Bundle) -> tuple[SklearnBackend, Signature]:
-    """The backend of a pickled model, and its signature, which a legacy layout does not bring; raises BundleRefused.
-
-    Versions of libraries are compared before the pickle is opened.
-    """
-    _check_libraries(bundle.manifest.libraries or Libraries())
-    model = _unpickle(bundle.files[JOBLIB])
+    """The backend of a pickled model, and its signature, which a legacy layout does not bring; raises BundleRefused."""
+    model = load_estimator(bundle)
     signature = bundle.signature or signature_of(bundle.manifest, getattr(model, "classes_", ()))
     try:
         return SklearnBackend(strip_encoder(model), signature), signature
@@ -64,15 +62,38 @@ def open_sklearn(bundle: Bundle) -> tuple[SklearnBackend, Signature]:
         raise BundleRefused("load", f"{JOBLIB} holds no fitted estimator ({type(error).__name__})") from error
 
 
+def load_estimator(bundle: Bundle) -> Any:
+    """Unpickle the model of a bundle, which imports and runs the packages of code that the bundle brings; raises BundleRefused.
+
+    Versions of libraries are compared before the pickle is opened.
+    """
+    _check_libraries(bundle.manifest.libraries or Libraries())
+    with packages_imported(bundle.files):
+        return _unpickle(bundle.files[JOBLIB])
+
+
 def strip_encoder(model: Any) -> Any:
     """The part of a trained pipeline behind its first step, which turns a table into the matrix that requests are decoded to."""
     steps = getattr(model, "steps", None)
     if steps and steps[0][0] == ENCODE:
         model = steps[1][1] if len(steps) == 2 else model[1:]
     first = model.steps[0][1] if hasattr(model, "steps") else model
-    with contextlib.suppress(AttributeError):
-        del first.feature_names_in_  # else each call warns that a matrix has no names
+    _forget_names(first)
     return model
+
+
+def _forget_names(estimator: Any) -> None:
+    """Remove the names of columns, also inside estimators of several targets and of corrected probabilities.
+
+    Otherwise each call warns that a matrix has no names.
+    """
+    with contextlib.suppress(AttributeError):
+        del estimator.feature_names_in_
+    for inner in getattr(estimator, "calibrated_classifiers_", ()):
+        _forget_names(inner.estimator)
+    if type(estimator).__module__ == "sklearn.multioutput":
+        for inner in estimator.estimators_:
+            _forget_names(inner)
 
 
 def _unpickle(data: bytes) -> Any:
@@ -86,6 +107,11 @@ def _unpickle(data: bytes) -> Any:
     except sklearn.exceptions.InconsistentVersionWarning as error:
         raise BundleRefused(
             "libraries", f"the model was trained with scikit-learn {error.original_sklearn_version}, this is {sklearn.__version__}"
+        ) from error
+    except ModuleNotFoundError as error:
+        name = printable(str(error.name)[:100])
+        raise BundleRefused(
+            "libraries", f"the model needs the Python module {name}, which is neither installed nor in the bundle"
         ) from error
     except Exception as error:
         raise BundleRefused("load", f"{JOBLIB} cannot be loaded ({type(error).__name__})") from error
@@ -103,28 +129,3 @@ def _check_libraries(libraries: Libraries) -> None:
             raise BundleRefused(
                 "libraries", f"the model was trained with {name} {trained}, {installed} is installed: train it again here"
             )
-
-
-def _score_function(estimator: Any, signature: Signature) -> Callable[[Matrix], Scores]:
-    if signature.task == "regression":
-        return lambda matrix: np.asarray(estimator.predict(matrix), dtype=np.float64).ravel()
-    order = _class_order(list(estimator.classes_), signature.classes)
-    if not signature.probabilistic:
-        position = {label: order.index(i) for i, label in enumerate(estimator.classes_)}
-        return lambda matrix: np.array([position[label] for label in estimator.predict(matrix)], dtype=np.float64)
-    if not hasattr(estimator, "predict_proba"):
-        raise BundleRefused("signature", "the model gives no probabilities though its signature says so")
-    if order == list(range(len(order))):
-        return lambda matrix: estimator.predict_proba(matrix)
-    return lambda matrix: estimator.predict_proba(matrix)[:, order]
-
-
-def _class_order(known: list[Any], classes: Sequence[Label]) -> list[int]:
-    """Positions in the estimator's classes, in the order of the signature's."""
-    labels = [label.item() if hasattr(label, "item") else label for label in known]
-    if sorted(map(str, labels)) == sorted(map(str, classes)):
-        texts = [str(label) for label in labels]
-        return [texts.index(str(label)) for label in classes]
-    if labels == list(range(len(classes))):  # numbers that stand for target_names, as in a legacy layout
-        return labels
-    raise BundleRefused("signature", "the model's classes are not those of its signature")

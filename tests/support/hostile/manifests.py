@@ -81,6 +81,7 @@ def manifests() -> Iterator[Case]:
     for version in anything(1, 3, "2", None, 2.5, [], True):
         yield case(f"says version {version!r}", "manifest", with_changes(version=version))
     yield from _signatures(document, with_changes)
+    yield from _frames(files, document)
 
 
 def _signatures(document: Mapping[str, Any], with_changes: Callable[..., Callable[[Path], str]]) -> Iterator[Case]:
@@ -94,6 +95,13 @@ def _signatures(document: Mapping[str, Any], with_changes: Callable[..., Callabl
     odd += [{**signature, "classes": value} for value in anything(None, [], ["one"], "setosa", [{}], ["a", "a", "b"])]
     odd += [{**signature, "features": [{**features[0], "kind": "picture"}, *features[1:]]}]
     odd += [{**signature, "features": [{**features[0], "minimum": value}, *features[1:]]} for value in anything("0", [], {})]
+    one = {"name": "a", "classes": ["x", "y"]}
+    bare = {**signature, "classes": []}
+    odd += [{**bare, "outputs": value} for value in anything(None, {}, "a", [1], [one], [one, one], [one, {"name": 5}])]
+    odd += [{**signature, "coverage": value} for value in anything([], {}, "0.9", {"level": 2, "bound": 0.1}, {"level": 0.9})]
+    odd += [{**signature, "quantiles": value} for value in anything(None, {}, "0.5", [0.5], ["a"], [2.0])]
+    odd += [{**signature, "distance": value} for value in anything(None, 1, "yes", True)]
+    odd += [{**signature, "task": "outlier detection"}, {**bare, "task": "clustering"}]
     for number, value in enumerate(odd):
         yield case(f"signature {number}: {str(value)[:40]}", "signature", with_changes(signature=value))
     wider = {**signature, "features": [*features, {**features[0], "name": "fifth"}]}
@@ -102,7 +110,43 @@ def _signatures(document: Mapping[str, Any], with_changes: Callable[..., Callabl
     yield case("one feature too few", "signature load golden", with_changes(signature=narrower))
     for classes in (["setosa", "versicolor"], ["setosa", "versicolor", "virginica", "rose"]):
         yield case(f"{len(classes)} classes", "signature golden", with_changes(signature={**signature, "classes": classes}))
+    wide = [{"name": str(at), "classes": ["x", "y"]} for at in range(101)]
+    yield case("101 targets", "manifest", with_changes(signature={**bare, "outputs": wide}))
+    deep = [{"name": name, "classes": list(range(501))} for name in "ab"]
+    yield case("two targets of 501 classes", "manifest", with_changes(signature={**bare, "outputs": deep}))
+    levels = [at / 1000 for at in range(1, 102)]
+    yield case("101 quantiles", "manifest", with_changes(signature={**bare, "task": "regression", "quantiles": levels}))
+    others = {
+        "outliers": {**bare, "task": "outlier detection"},
+        "clusters": {**bare, "task": "clustering", "classes": [0, 1]},
+        "several targets": {**bare, "outputs": [one, {**one, "name": "b"}]},
+        "quantiles": {**bare, "task": "regression", "quantiles": [0.1, 0.9]},
+    }
+    for name, other in others.items():
+        yield case(f"says {name}", "signature golden load", with_changes(signature=other))
     yield case("a regression", "signature golden load", with_changes(signature={**signature, "task": "regression", "classes": []}))
+
+
+def _frames(files: Mapping[str, bytes], document: Mapping[str, Any]) -> Iterator[Case]:
+    """Descriptions of frames in the manifest of a bundle whose pickle would be called with them."""
+    names = [feature["name"] for feature in document["signature"]["features"]]
+    right = dict.fromkeys(names, "float64")
+    pickled = {name: data for name, data in files.items() if name != ONNX}
+
+    def with_frame(frame: Any) -> Callable[[Path], str]:
+        listed = {name: document["files"][name] for name in pickled}
+        return lambda root: put(root, pickled, orjson.dumps({**document, "files": listed, "frame": frame}))
+
+    odd: list[Any] = ["x", 5, [], {}, {"dtypes": None}, {"dtypes": "float64"}, {"dtypes": dict.fromkeys(names, 1)}]
+    odd += [{"dtypes": {**right, names[0]: dtype}} for dtype in ("", "O", "<f8", "S10", "V8", "datetime64[ns]", "x" * 5000)]
+    odd += [{"dtypes": {**right, **{f"column {number}": "float64" for number in range(20_000)}}}]
+    odd += [
+        {"dtypes": right, "values": value} for value in anything([], "x", {"a": 1}, {names[0]: [1]}, {names[0]: ["x"] * 20_000})
+    ]
+    odd += [{"dtypes": right, "order": value} for value in anything([], {names[0]: ["a"]}, {names[0]: [0]}, {"a": [0]})]
+    odd += [{"dtypes": right, "ordered": value} for value in anything("x", [5], [names[0]], ["\n" * 500])]
+    for number, value in enumerate(odd):
+        yield case(f"frame {number}: {str(value)[:40]}", "manifest", with_frame(value))
 
 
 def goldens() -> Iterator[Case]:

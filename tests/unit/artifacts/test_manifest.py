@@ -127,7 +127,7 @@ def test_the_manifest_of_the_first_release_is_read() -> None:
 
 def test_the_manifest_of_the_first_release_is_written_as_it_was() -> None:
     document = written(parse_manifest(WRITTEN_BY_1_0_0))
-    assert (document.pop("origin"), document.pop("decision")) == (None, None)
+    assert [document.pop(name) for name in ("origin", "decision", "frame", "native", "adopted", "calibration")] == [None] * 6
     assert document == {**first_release(), "files": document["files"]}
 
 
@@ -139,7 +139,8 @@ def test_a_manifest_is_written_with_sorted_keys_and_the_list_of_its_files() -> N
 
 
 def test_keys_of_a_newer_release_are_kept_through_reading_and_writing() -> None:
-    newer = first_release() | {"extra": {"a": 1}, "origin": None, "decision": None, "receipts": [1, {"b": None}]}
+    unknown = dict.fromkeys(("origin", "decision", "frame", "native", "adopted", "calibration"))
+    newer = first_release() | {"extra": {"a": 1}, **unknown, "receipts": [1, {"b": None}]}
     newer["onnx"]["opset"] = 24
     newer["verdict"]["rule"] = "no worse than the champion"
     newer["libraries"]["scipy"] = "1.17.0"

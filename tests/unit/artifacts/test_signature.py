@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.artifacts.signature import LARGEST, Feature, Signature, legacy_name, legacy_signature
+from serve_app.artifacts.signature import LARGEST, LONGEST_TEXT, Feature, Signature, legacy_name, legacy_signature
 from serve_app.inference.warm_up import sample_rows
 from serve_app.protocols import decode as codec
 from tests.support.signatures import anything, signatures
@@ -35,6 +35,13 @@ def test_sample_rows_stay_inside_the_bounds_and_are_always_the_same(signature: S
             assert (column <= most).all()
 
 
+@given(signatures())
+def test_a_signature_of_one_class_or_number_has_the_keys_of_old(signature: Signature) -> None:
+    new = {"outputs", "quantiles", "distance", "coverage"}
+    used = {name for name in new if getattr(signature, name)}
+    assert new & signature.to_dict().keys() == used
+
+
 @given(
     anything
     | st.fixed_dictionaries({"features": anything, "task": st.sampled_from(["regression", "classification"]), "classes": anything})
@@ -56,6 +63,9 @@ def test_anything_else_is_refused_with_a_value_error(raw: Any) -> None:
         {"features": [{"name": "a", "kind": "date", "date": {"parts": ["century"]}}]},
         {"features": [{"name": "a", "kind": "date", "date": {"parts": ["days"], "formats": ["(a+)+"]}}]},
         {"features": [{"name": "a", "kind": "date", "date": {"parts": ["days"], "formats": ["%Y"] * 9}}]},
+        {"features": [{"name": "a", "max_length": 5}]},
+        {"features": [{"name": "a", "kind": "text", "max_length": 0}]},
+        {"features": [{"name": "a", "kind": "text", "max_length": LONGEST_TEXT + 1}]},
         {"features": [{"name": "a", "minimum": "0"}]},
         {"features": [{"name": "a", "nullable": "yes"}]},
         {"features": [{"name": "a", "kind": "category", "categories": "abc"}]},
@@ -72,6 +82,82 @@ def test_a_signature_with_one_wrong_part_is_refused(change: dict[str, Any]) -> N
     assert Signature.from_dict(right).names == ("a",)
     with pytest.raises(ValueError):
         Signature.from_dict({**right, **change})
+
+
+NUMBERS = [{"name": "a"}, {"name": "b"}]
+CLASSES = [{"name": "a", "classes": ["x", "y"]}, {"name": "b", "classes": [0, 1, 2], "probabilistic": False}]
+
+
+@pytest.mark.parametrize(
+    ("right", "shape", "wrong"),
+    [
+        (
+            {"task": "regression", "outputs": NUMBERS},
+            (2,),
+            [
+                {"outputs": NUMBERS[:1]},
+                {"outputs": [NUMBERS[0]] * 2},
+                {"classes": ["x", "y"]},
+                {"outputs": CLASSES},
+                {"task": "clustering"},
+            ],
+        ),
+        (
+            {"task": "classification", "outputs": CLASSES},
+            (3,),
+            [
+                {"outputs": NUMBERS},
+                {"outputs": [CLASSES[0], {"name": "b", "classes": [1]}]},
+                {"outputs": [{"name": "a", "classes": ["b_x", "y"]}, {"name": "a_b", "classes": ["x", "y"]}]},
+                {"threshold": 0.5},
+                {"coverage": {"level": 0.9, "bound": 0.1}},
+                {"quantiles": [0.5]},
+            ],
+        ),
+        (
+            {"task": "regression", "quantiles": [0.1, 0.9]},
+            (2,),
+            [{"quantiles": value} for value in ([0.9, 0.1], [0.1, 0.1], [0.0, 0.5], [0.5, 1.0], ["0.1"], 0.5)]
+            + [{"coverage": {"level": 0.9, "bound": 1.0}}, {"task": "outlier detection"}],
+        ),
+        (
+            {"task": "regression", "coverage": {"level": 0.9, "bound": 1.0}},
+            (),
+            [
+                {"coverage": {"level": level, "bound": bound}}
+                for level, bound in ((0, 1), (1, 1), (0.9, -1), (0.9, 1e39), (0.9, None))
+            ]
+            + [{"task": "outlier detection"}],
+        ),
+        (
+            {"task": "classification", "classes": ["x", "y"], "coverage": {"level": 0.9, "bound": 0.5}},
+            (2,),
+            [{"probabilistic": False}],
+        ),
+        ({"task": "outlier detection"}, (), [{"classes": [0, 1]}, {"distance": True}]),
+        (
+            {"task": "clustering", "classes": [0, 1, 2], "probabilistic": False, "distance": True},
+            (2,),
+            [{"classes": []}, {"classes": ["a", "b"]}, {"classes": [0, 0]}, {"classes": [True, False]}, {"probabilistic": True}],
+        ),
+        ({"task": "clustering", "classes": [0, 1, 2]}, (4,), []),
+    ],
+    ids=["numbers", "classes", "quantiles", "interval", "prediction set", "outlier", "distance", "clusters"],
+)
+def test_the_shape_of_an_answer_is_checked(right: dict[str, Any], shape: tuple[int, ...], wrong: list[dict[str, Any]]) -> None:
+    features = {"features": [{"name": "x"}]}
+    assert Signature.from_dict({**features, **right}).score_shape == shape
+    for change in wrong:
+        with pytest.raises(ValueError):
+            Signature.from_dict({**features, **right, **change})
+
+
+def test_several_targets_have_their_columns_of_the_scores_in_order() -> None:
+    signature = Signature.from_dict({"features": [{"name": "x"}], "task": "classification", "outputs": CLASSES})
+    assert [(at, part.target, part.classes) for at, part in signature.parts] == [
+        (slice(0, 2), "a", ("x", "y")),
+        (2, "b", (0, 1, 2)),
+    ]
 
 
 @pytest.mark.parametrize(

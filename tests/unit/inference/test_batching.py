@@ -77,6 +77,31 @@ async def test_an_error_reaches_every_waiting_request_and_the_next_call_works(pr
     assert np.array_equal(await batcher.scores(predictor, X[:1]), predictor.scores(X[:1]))
 
 
+class FailingBackend(CountingBackend):
+    """Fails in every call that holds a row whose first value is negative."""
+
+    def scores(self, matrix: Matrix) -> Scores:
+        scores = super().scores(matrix)
+        if (matrix[:, 0] < 0).any():
+            raise ValueError("negative")
+        return scores
+
+
+async def test_a_row_that_makes_the_model_fail_leaves_the_others_their_answers(predictor: Predictor) -> None:
+    X = iris()[0][:5].copy()
+    X[2, 0] = -1.0
+    backend = FailingBackend(predictor.backend)
+    batcher = AdaptiveBatcher()
+    failing = replace(predictor, backend=backend)
+    results = await asyncio.gather(*(batcher.scores(failing, X[i : i + 1]) for i in range(5)), return_exceptions=True)
+    assert backend.calls == [5, 1, 1, 1, 1, 1]
+    assert [isinstance(result, ValueError) for result in results] == [False, False, True, False, False]
+    expected = predictor.scores(X)
+    found = [result for result in results if not isinstance(result, BaseException)]
+    assert np.array_equal(np.concatenate(found), expected[[0, 1, 3, 4]])
+    assert np.array_equal(await batcher.scores(predictor, X[:1]), expected[:1])
+
+
 async def test_a_client_that_went_away_leaves_the_others_their_answers(predictor: Predictor) -> None:
     X, _ = iris()
     batcher = AdaptiveBatcher()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.artifacts.fields import MAX_PROBLEMS, read_rows
-from serve_app.artifacts.signature import UNSEEN, Feature, Signature
+from serve_app.artifacts.signature import TEXT_LENGTH, UNSEEN, Feature, Signature
 from serve_app.errors import InvalidInput, Malformed, TooLarge, TooManyRows
 from serve_app.protocols import decode as codec
 from serve_app.protocols.limits import MAX_CELLS, row_bytes, rows_within
@@ -53,9 +53,14 @@ def refusals(raw: bytes) -> list[tuple[str, str]]:
     return [(problem.field, problem.code) for problem in refused.value.problems]
 
 
+def exact(matrix: Any) -> Any:
+    """The values of a matrix to the last bit."""
+    return matrix.dtype, matrix.tobytes() if matrix.dtype == np.float64 else repr(matrix.tolist())
+
+
 def outcome(read: Any, *arguments: Any, **options: Any) -> Any:
     try:
-        return read(*arguments, **options).tobytes()
+        return exact(read(*arguments, **options))
     except InvalidInput as error:
         return [(problem.code, problem.message) for problem in error.problems]
 
@@ -80,7 +85,46 @@ def test_a_batch_is_its_rows_in_their_order(data: st.DataObject, signature: Sign
         with pytest.raises(InvalidInput):
             many(json.dumps({"instances": table}).encode())
     else:
-        np.testing.assert_array_equal(many(json.dumps({"instances": table}).encode()), expected)
+        assert exact(many(json.dumps({"instances": table}).encode())) == exact(expected)
+
+
+WITH_TEXT = Signature((Feature("note", "text", max_length=5), Feature("n"), Feature("more", "text", nullable=True)), "regression")
+decode_text = codec.row_decoder(WITH_TEXT, unknown="refuse")
+
+
+def test_texts_stay_texts_beside_the_numbers_and_a_gap_is_nan() -> None:
+    ((note, number, more),) = decode_text('{"note": "Zü 😀", "n": 1, "more": null}'.encode()).tolist()
+    assert (note, number) == ("Zü 😀", 1.0)
+    assert math.isnan(more)
+
+
+def test_a_text_that_means_a_gap_is_one_only_where_null_is_taken() -> None:
+    ((note, _, more),) = decode_text(b'{"note": "NA", "n": "1.5", "more": "NA"}').tolist()
+    assert note == "NA"
+    assert math.isnan(more)
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b'{"note": "sixsix", "n": 1}', "too_long"),
+        (b'{"note": 5, "n": 1}', "type"),
+        (b'{"note": null, "n": 1}', "type"),
+        (b'{"n": 1}', "missing"),
+        (b'{"note": "\\ud800", "n": 1}', "type"),
+    ],
+)
+def test_a_wrong_text_is_refused_by_its_rule(raw: bytes, code: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        decode_text(raw)
+    assert [(problem.field, problem.code) for problem in refused.value.problems] == [("note", code)]
+
+
+def test_a_text_of_a_signature_that_names_no_length_is_bounded_too() -> None:
+    read = codec.row_decoder(Signature((Feature("note", "text"),), "regression"), unknown="refuse")
+    assert read(orjson.dumps({"note": "x" * TEXT_LENGTH})).tolist() == [["x" * TEXT_LENGTH]]
+    with pytest.raises(InvalidInput):
+        read(orjson.dumps({"note": "x" * (TEXT_LENGTH + 1)}))
 
 
 @given(st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))

@@ -14,13 +14,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from sklearn.naive_bayes import GaussianNB
 
 from serve_app.artifacts.manifest import Manifest
-from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.signature import Feature, Output, Signature
 from serve_app.artifacts.store import Store
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.inference.slot import Slot
 from serve_app.telemetry import collector as module
 from serve_app.telemetry.collector import KEPT_VERSIONS, MetricsCollector, age_seconds
 from serve_app.telemetry.drift import MAX_FEATURES
+from tests.support import answers
 from tests.support.bundles import bundle
 from tests.support.models import diabetes_signature, forest, iris, iris_signature, linear, publish_iris, without_probabilities
 from tests.support.policies import ALLOW_ALL
@@ -90,6 +92,40 @@ def test_a_regression_and_a_classifier_without_probabilities_are_counted_too(col
     assert samples["model_predictions_total", (("predicted_class", "value"),)] == 3
     assert samples["model_predictions_total", (("predicted_class", "setosa"),)] == np.count_nonzero(scores == 0)
     assert not any(name.startswith("model_confidence") for name, _ in samples)
+
+
+def test_answers_of_every_shape_are_counted_by_a_few_labels(collector: MetricsCollector) -> None:
+    rows = answers.rows()
+    expected: dict[str, int] = {}
+    for name in ("isolation forest", "k-means", "forest of classes", "forest of numbers", "three quantiles"):
+        model = answers.fitted(name)
+        signature = answers.signature_of(model)
+        scores = SklearnBackend(model.estimator, signature).scores(rows)
+        collector.predicted(SimpleNamespace(signature=signature, version="1", digest=""), rows, scores)  # type: ignore[arg-type]
+        collector.flush()
+        if name == "isolation forest":
+            odd = int((model.estimator.predict(rows) == -1).sum())
+            expected |= {"outlier": odd, "inlier": len(rows) - odd}
+        elif name == "k-means":
+            expected |= {str(label): int(n) for label, n in enumerate(np.bincount(model.estimator.predict(rows)))}
+        elif name == "forest of classes":
+            for target, column in zip(model.targets, model.estimator.predict(rows).T, strict=True):
+                labels, counts = np.unique(column, return_counts=True)
+                expected |= {f"{target}: {label}": int(n) for label, n in zip(labels, counts, strict=True)}
+    expected["value"] = 2 * len(rows)
+    assert dict(collector.state.predictions) == expected
+    assert set(collector.state.confidence) == {label for label in expected if ": " in label}
+
+
+def test_many_targets_with_many_classes_do_not_add_a_series_for_each(collector: MetricsCollector) -> None:
+    outputs = tuple(Output(f"t{at}", tuple(range(40)), probabilistic=False) for at in range(25))
+    signature = Signature((Feature("x"),), "classification", outputs=outputs)
+    scores = np.tile(np.arange(40.0)[:, None], (1, 25))
+    stub = SimpleNamespace(signature=signature, version="1", digest="")
+    collector.predicted(stub, np.zeros((40, 1)), scores)  # type: ignore[arg-type]
+    collector.flush()
+    assert len(collector.state.predictions) == 20 * 3
+    assert collector.state.predictions["t0: other"] == 38
 
 
 def test_requests_and_their_time_are_counted_by_route_kind_of_answer_and_model(collector: MetricsCollector) -> None:
@@ -200,7 +236,7 @@ def test_the_state_of_the_slot_is_exported_with_and_without_a_model(tmp_path: Pa
     samples = values(collector)
     swaps = {result: samples["model_swaps_total", (("result", result),)] for result in ("swapped", "refused")}
     assert (samples["model_loaded", ()], swaps) == (1, {"swapped": 1, "refused": 0})
-    labels = {"version": "1", "digest": entry.digest[:12], "predictor": "scikit-learn", "source": "store"}
+    labels = {"version": "1", "digest": entry.digest[:12], "predictor": "scikit-learn", "source": "store", "model_source": "store"}
     assert samples["model_info", tuple(sorted(labels.items()))] == 1
     assert samples["model_age_seconds", ()] >= 0
     assert 0 <= samples["model_refresh_age_seconds", ()] < 60

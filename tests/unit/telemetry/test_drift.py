@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from serve_app.artifacts.decision import outcomes
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.artifacts.store import Store
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.predictor import open_predictor
 from serve_app.inference.slot import Slot
 from serve_app.telemetry.collector import MetricsCollector
 from serve_app.telemetry.drift import MAX_BINS, MAX_FEATURES, Bins, read_reference
+from tests.support import answers
 from tests.support.bundles import bundle
 from tests.support.models import diabetes_signature, forest, iris, iris_signature, linear
 from tests.support.policies import ALLOW_ALL
@@ -45,6 +48,31 @@ def test_the_rows_of_training_fill_the_bins_as_the_reference_says() -> None:
     assert drift_reference.predictions is not None
     assert drift_reference.predictions.labels == ("setosa", "versicolor", "virginica")
     assert drift_reference.predictions.expected == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+
+@pytest.mark.parametrize("name", ["isolation forest", "k-means", "forest of classes", "forest of numbers", "calibrated"])
+def test_answers_of_every_shape_are_compared_with_the_reference(name: str) -> None:
+    model, rows = answers.fitted(name), answers.rows()
+    signature = answers.signature_of(model)
+    scores = SklearnBackend(model.estimator, signature).scores(rows)
+    frame = pd.DataFrame(rows, columns=list(signature.names))
+    target = {
+        "isolation forest": scores,
+        "k-means": model.estimator.predict(rows),
+        "forest of classes": model.estimator.predict(rows),
+        "forest of numbers": model.estimator.predict(rows),
+        "calibrated": model.estimator.predict(rows),
+    }[name]
+    drift_reference = read_reference(reference(frame, target, signature), signature)
+    assert drift_reference is not None
+    bins = drift_reference.predictions
+    assert bins is not None
+    assert sum(bins.expected) == pytest.approx(1)
+    assert bins.count(outcomes(scores, signature)).sum() == len(rows) * max(1, len(signature.outputs))
+    assert psi(bins, outcomes(scores, signature)) < 0.001
+    extreme = scores.copy()
+    extreme[:] = scores[scores.reshape(len(scores), -1)[:, 0].argmin()]
+    assert psi(bins, outcomes(extreme, signature)) > 0.5  # all rows get one answer
 
 
 def test_shifted_values_are_far_from_the_reference() -> None:

@@ -15,11 +15,11 @@ from serve_app.artifacts.signature import Feature, Signature
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from tests.support import tables
+from tests.support.estimators import INSTALLED, OF_SCIKIT_LEARN
 from training import convert
 from training.candidate import Candidate, fit_candidate
 from training.convert import Converted
 from training.dataset import load
-from training.estimators import ESTIMATORS
 from training.onnx_float64 import converters
 
 
@@ -43,7 +43,7 @@ def candidate(case: str, estimator: str, folder: Path, **params: Any) -> Candida
     return fit_candidate(dataset, estimator, params, random_state=1)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", OF_SCIKIT_LEARN)
 @pytest.mark.parametrize("case", CASES)
 def test_every_built_in_estimator_converts_to_the_last_bit_or_nearly(case: str, estimator: str, tmp_path: Path) -> None:
     fitted = candidate(case, estimator, tmp_path)
@@ -65,7 +65,7 @@ def test_classes_that_are_booleans_convert(tmp_path: Path) -> None:
     frame = tables.spam()
     frame["spam"] = frame["spam"].astype(bool)
     dataset = load(tables.written(frame, tmp_path), target="spam")
-    for estimator in ESTIMATORS:
+    for estimator in INSTALLED:
         fitted = fit_candidate(dataset, estimator, {}, random_state=1)
         assert convert.convert(fitted.estimator, fitted.signature, fitted.train, fitted.held_out).model is not None
 

@@ -105,7 +105,7 @@ def test_the_metrics_of_probabilities_are_those_of_scikit_learn(classes: tuple[s
     assert metrics.log_loss == pytest.approx(log_loss(true, scores))
     assert metrics.brier == pytest.approx(brier_score_loss(true, ranked))
     assert metrics.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, scores.argmax(axis=1)))
-    assert list(metrics.scalars()) == list(ClassificationMetrics.NAMES)
+    assert list(metrics.scalars()) == [name for name in ClassificationMetrics.NAMES if name not in ("coverage", "set_size")]
 
 
 def test_metrics_that_the_held_out_rows_do_not_tell_are_left_out() -> None:

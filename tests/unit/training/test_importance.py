@@ -17,12 +17,13 @@ from serve_app.artifacts.manifest import OnnxConversion, Verdict
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from tests.support import tables
 from tests.support.models import iris_signature
-from training import card, figures, publish
+from training import card, figures
+from training import publication as bundles
 from training.candidate import Candidate, fit_candidate
 from training.convert import Converted
 from training.dataset import load
 from training.importance import Importance, measure, ranking
-from training.publish import Publication
+from training.publication import Publication
 from training.train_options import TrainOptions
 
 COLUMNS = 200
@@ -130,7 +131,7 @@ def test_card_and_manifest_tell_what_was_not_measured(tmp_path: Path) -> None:
     whole = replace(part, importance=dict.fromkeys(candidate.signature.names, 0.5))
     pages = []
     for publication in (part, whole):
-        manifest = publish.manifest(publication, Verdict(accepted=True, comparison=NOT_COMPARED), None)
+        manifest = bundles.manifest(publication, Verdict(accepted=True, comparison=NOT_COMPARED), None)
         pages.append(card.render(manifest, candidate.metrics.to_dict(), {}).decode())
     sentence = f"{len(importance.mean)} of {COLUMNS} features"
     assert sentence in pages[0]

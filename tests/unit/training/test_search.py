@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from serve_app.artifacts.signature import Task
 from serve_app.errors import UsageError
+from tests.support.estimators import INSTALLED
 from training import fit, search
 from training.estimators import ESTIMATORS
 
@@ -34,7 +35,7 @@ def test_more_candidates_of_one_seed_begin_with_the_same() -> None:
     assert many[:5] == few
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", INSTALLED)
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_every_parameter_is_known_to_its_estimator(estimator: str, task: Any) -> None:
     from serve_app.artifacts.signature import Feature, Signature

@@ -21,12 +21,13 @@ from serve_app.inference.predictor import open_predictor
 from tests.support import tables
 from tests.support.native import answer_row
 from tests.support.policies import ALLOW_ALL, load_policy
-from training import card, figures, importance, publish
+from training import card, figures, importance
+from training import publication as bundles
 from training.candidate import Candidate, fit_candidate
 from training.convert import Converted, convert
 from training.dataset import load
 from training.evaluate import ClassificationMetrics
-from training.publish import Publication
+from training.publication import Publication
 from training.reference import reference
 from training.tracking_uri import resolve
 from training.train_options import TrainOptions
@@ -52,8 +53,8 @@ def publication(candidate: Candidate, converted: Converted = NOT_CONVERTED) -> P
 
 
 def published(store: Store, publication: Publication) -> Bundle:
-    manifest = publish.manifest(publication, VERDICT, None)
-    store.publish(publish.files(publication, manifest), manifest)
+    manifest = bundles.manifest(publication, VERDICT, None)
+    store.publish(bundles.files(publication, manifest), manifest)
     bundle = store.current()
     assert bundle is not None
     return bundle
@@ -85,25 +86,25 @@ def test_a_classifier_without_probabilities_is_published_and_answers(tmp_path: P
 
 
 def test_the_manifest_has_every_key_of_the_legacy_layout(tmp_path: Path) -> None:
-    assert set(publish.manifest(publication(candidate(tmp_path)), VERDICT, None).to_dict()) >= LEGACY_KEYS
+    assert set(bundles.manifest(publication(candidate(tmp_path)), VERDICT, None).to_dict()) >= LEGACY_KEYS
 
 
 def test_the_files_are_the_agreed_ones(tmp_path: Path) -> None:
     complete = publication(
         candidate(tmp_path), Converted(b"onnx", OnnxConversion(available=True, largest_difference=0.0, rows_compared=1))
     )
-    manifest = publish.manifest(complete, VERDICT, None)
-    assert set(publish.files(complete, manifest)) == {JOBLIB, METRICS, GOLDEN, ONNX, "card.html"}
+    manifest = bundles.manifest(complete, VERDICT, None)
+    assert set(bundles.files(complete, manifest)) == {JOBLIB, METRICS, GOLDEN, ONNX, "card.html"}
 
 
 def test_golden_examples_hold_every_class_category_and_gap(tmp_path: Path) -> None:
     unconverted = publication(candidate(tmp_path))
-    manifest = publish.manifest(unconverted, VERDICT, None)
-    rows = orjson.loads(publish.files(unconverted, manifest)[GOLDEN])["rows"]
+    manifest = bundles.manifest(unconverted, VERDICT, None)
+    rows = orjson.loads(bundles.files(unconverted, manifest)[GOLDEN])["rows"]
     for name in ("age", "plan", "newsletter"):
         assert None in {row[name] for row in rows}
     assert {"basic", "gold", "silver"} < {row["plan"] for row in rows}
-    assert len(rows) <= publish.GOLDEN_ROWS
+    assert len(rows) <= bundles.GOLDEN_ROWS
 
 
 def test_golden_examples_hold_the_rarest_class() -> None:
@@ -111,7 +112,7 @@ def test_golden_examples_hold_the_rarest_class() -> None:
     signature = load(None).signature
     target = np.array(["setosa"] * 397 + ["versicolor", "virginica", "setosa"], dtype=object)
     signature = type(signature)((type(signature.features[0])("x"),), "classification", signature.classes)
-    assert {397, 398} < set(publish.select_golden_rows(rows, target, signature))
+    assert {397, 398} < set(bundles.select_golden_rows(rows, target, signature))
 
 
 def test_the_reference_counts_every_training_row(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_the_card_is_one_page_that_loads_nothing(tmp_path: Path) -> None:
     assert isinstance(fitted.metrics, ClassificationMetrics)
     image = figures.confusion(fitted.metrics.confusion_matrix, fitted.signature.classes)
     forced = replace(publication(fitted), options=TrainOptions(force=True, no_tracking=True))
-    manifest = publish.manifest(forced, verdict, None)
+    manifest = bundles.manifest(forced, verdict, None)
     page = card.render(manifest, fitted.metrics.to_dict(), {"confusion_matrix.png": image}).decode()
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)""", page)
     assert "data:image/png;base64," in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -18,16 +19,20 @@ import numpy.typing as npt
 import orjson
 
 from serve_app import __version__
-from serve_app.artifacts.manifest import DataSource, Libraries, Manifest, SourceCode, Verdict, describe, sha256
+from serve_app.artifacts.manifest import Adopted, DataSource, Libraries, Manifest, SourceCode, Verdict, describe, sha256
 from serve_app.artifacts.names import CARD, GOLDEN, JOBLIB, MANIFEST, METRICS, ONNX, SEAL
 from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.signing import Sign
 from serve_app.artifacts.store import Entry
+from serve_app.inference.backends.sklearn_backend import SklearnBackend
+from serve_app.inference.booster_estimators import library
 from training import card, fit
-from training.candidate import Candidate
+from training.boosters import distribution, is_booster
+from training.candidate import Candidate, GoldenExamples
 from training.convert import Converted
 from training.reference import reference
 from training.train_options import TrainOptions
+from training.unlabelled import UNLABELLED, answers
 
 if TYPE_CHECKING:
     from training.run_record import RunRecord
@@ -45,7 +50,7 @@ class Publication:
     """Everything that goes into a bundle, apart from the verdict and the version.
 
     `plots` are PNG files by name, `importance` the mean loss by feature (None: not measured), `search` the record of a search, None
-    without one, `decision` that of a threshold.
+    without one, `decision` that of a threshold. `adoption` says where a model that was fitted elsewhere comes from.
     """
 
     candidate: Candidate
@@ -57,27 +62,32 @@ class Publication:
     importance: Mapping[str, float | None]
     search: Mapping[str, Any] | None = None
     decision: Mapping[str, Any] | None = None
+    adoption: Adopted | None = None
     trained_at: str = field(default_factory=_now)
 
 
 def files(publication: Publication, manifest: Manifest) -> dict[str, bytes]:
     """The files of the bundle by name: the model in one or two forms, metrics, golden examples, plots and the card."""
     candidate = publication.candidate
-    golden_rows = select_golden_rows(candidate.rows, candidate.target[: len(candidate.rows)], candidate.signature)
-    golden = {
-        "rows": [candidate.rows[at] for at in golden_rows],
-        "scores": np.asarray(candidate.scores, dtype=np.float64)[golden_rows].tolist(),
-    }
+    examples = candidate.golden or _golden_examples(candidate)
+    golden = {"rows": examples.rows, "scores": np.asarray(examples.scores, dtype=np.float64).tolist()}
     metrics = candidate.metrics.to_dict()
-    onnx = publication.converted.model
+    onnx, native = publication.converted.model, publication.converted.native
     return {
         JOBLIB: candidate.pickle,
+        **candidate.packages,
         METRICS: orjson.dumps(metrics, option=orjson.OPT_INDENT_2) + b"\n",
         GOLDEN: orjson.dumps(golden) + b"\n",
         **({} if onnx is None else {ONNX: onnx}),
+        **({} if native is None else {native.form.file: native.data}),
         **publication.plots,
         CARD: card.render(manifest, metrics, publication.plots),
     }
+
+
+def _golden_examples(candidate: Candidate) -> GoldenExamples:
+    selected = select_golden_rows(candidate.rows, candidate.target[: len(candidate.rows)], candidate.signature)
+    return GoldenExamples([candidate.rows[at] for at in selected], candidate.scores[selected])
 
 
 def bundle_files(files: Mapping[str, bytes], manifest: Manifest, entry: Entry, sign: Sign | None) -> dict[str, bytes]:
@@ -99,35 +109,55 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
         model_type=fit.model_type(candidate.model),
         n_estimators=parameters.get("n_estimators"),
         max_depth=parameters.get("max_depth"),
-        random_state=publication.random_state,
+        random_state=publication.random_state if publication.adoption is None else None,
         n_features=len(signature.features),
         n_samples=dataset.rows,
         local_model_path=JOBLIB,
         **({} if record is None else record.manifest_keys()),
-        estimator=options.estimator,
+        estimator=options.estimator if publication.adoption is None else publication.adoption.model_class,
         parameters=parameters,
         data=DataSource(
             name=dataset.name,
             sha256=dataset.sha256,
             rows=dataset.rows,
-            columns=len(signature.features) + 1,
+            columns=len(signature.features) + (0 if signature.task in UNLABELLED else max(1, len(signature.outputs))),
             held_out=len(dataset.test),
         ),
         code=source_code(),
-        libraries=libraries(),
+        libraries=libraries(() if publication.adoption is None else publication.adoption.packages),
         onnx=publication.converted.facts,
+        native=None if publication.converted.native is None else publication.converted.native.form,
         trained_at=publication.trained_at,
-        test_size=options.test_size,
-        reference=reference(dataset.train, dataset.train_target, signature),
+        test_size=options.test_size if publication.adoption is None else None,
+        reference=reference(dataset.train, _reference_target(candidate), signature),
         importance=publication.importance,
         search=publication.search,
         decision=publication.decision,
+        calibration=_calibration(publication),
         limits=publication.floors,
         verdict=verdict,
         forced=options.force and not verdict.accepted,
         tags=options.tags,
         tracking="none" if record is None else "mlflow",
+        adopted=publication.adoption,
+        frame=candidate.frame,
     )
+
+
+def _reference_target(candidate: Candidate) -> npt.NDArray[Any]:
+    """The targets of the training rows; of a model without a target, the scores or clusters that it gives them."""
+    signature = candidate.signature
+    if signature.task not in UNLABELLED:
+        return candidate.dataset.train_target
+    scores = SklearnBackend(candidate.estimator, signature).scores(candidate.train)
+    return scores if signature.task == "outlier detection" else answers(scores, signature)
+
+
+def _calibration(publication: Publication) -> dict[str, Any] | None:
+    """How the probabilities were corrected, and with how many rows the bound of the coverage was found."""
+    held_back = publication.candidate.dataset.calibration
+    record = {"method": publication.options.calibrate, "rows": None if held_back is None else len(held_back)}
+    return {key: value for key, value in record.items() if value is not None} or None
 
 
 def select_golden_rows(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[Any], signature: Signature) -> list[int]:
@@ -154,9 +184,18 @@ def select_golden_rows(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[An
     return sorted(selected)
 
 
-def libraries() -> Libraries:
-    """The versions of the libraries that trained; serving compares the first two before it unpickles."""
+def libraries(packages: Sequence[str] = ()) -> Libraries:
+    """The versions of the libraries that trained; serving compares the first two before it unpickles.
+
+    `packages` are further ones, by the name of their import; those without a version are left out.
+    """
+    others = {}
+    for name in packages:
+        if name not in ("sklearn", "numpy"):
+            with contextlib.suppress(PackageNotFoundError):
+                others[name] = version(distribution(name))
     return Libraries(
+        extra=others,
         scikit_learn=version("scikit-learn"),
         numpy=version("numpy"),
         onnxruntime=version("onnxruntime"),
@@ -165,9 +204,12 @@ def libraries() -> Libraries:
     )
 
 
-def requirements() -> list[str]:
+def requirements(model: Any) -> list[str]:
     """What a program needs to load the model from MLflow, as `pip` reads it."""
-    return [f"{name}=={version(name)}" for name in ("scikit-learn", "numpy", "scipy", "pandas", "skops", "joblib")]
+    names = ["scikit-learn", "numpy", "scipy", "pandas", "skops", "joblib"]
+    if is_booster(fit.final_estimator(model)):
+        names.append(distribution(library(fit.final_estimator(model))))
+    return [f"{name}=={version(name)}" for name in names]
 
 
 def source_code() -> SourceCode:

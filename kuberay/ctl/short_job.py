@@ -1,0 +1,73 @@
+"""A Job of one pod: started anew, its output shown while it grows, its exit code when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from kuberay.ctl import manifests
+from kuberay.ctl.faults import Fault, pod_faults
+from kuberay.ctl.kube import Cluster, CommandError, Json, container_statuses, field
+from kuberay.ctl.waiting import Progress, poll
+
+TIMED_OUT = -1
+"""In the place of the exit code of a pod that is gone, which happens when the Job has passed its deadline."""
+
+
+class Ended(NamedTuple):
+    """How a Job has ended: the exit code of its container, and what that has printed."""
+
+    code: int
+    output: str
+
+
+def run(
+    cluster: Cluster,
+    documents: list[Json],
+    *,
+    name: str,
+    app: str,
+    timeout: float,
+    show: Callable[[str], None] = lambda _: None,
+    waits_for_room: bool = False,
+) -> Ended:
+    """Start the Job `name` in place of an earlier one and wait for its end; `app` is the label of its pod.
+
+    `show` gets what the Job has printed so far, again and again. `waits_for_room`: a node may come that takes the pod.
+
+    Raises CommandError when the pod cannot start, and when the Job has not ended after `timeout` seconds. The Job is deleted then:
+    nothing happens later that the caller was told has failed.
+    """
+    cluster.run("delete", "job", name, "--ignore-not-found", "--wait", "--cascade=foreground")
+    cluster.run("apply", "-f", "-", text=manifests.dump(documents))
+    output = ""
+
+    def log() -> str:
+        nonlocal output
+        # A pod that is gone or not there yet has no log; what was read before stays.
+        output = cluster.try_run("logs", f"job/{name}") or output
+        show(output)
+        return output
+
+    def ended(progress: Progress) -> Json | None:
+        status: Json = field(cluster.get("job", name), "status", {})
+        log()
+        return status if status.get("succeeded") or status.get("failed") else None
+
+    def faults() -> list[Fault]:
+        found = pod_faults(cluster, f"app={app}")
+        return found if waits_for_room else [replace(fault, final=True) for fault in found]
+
+    try:
+        status = poll(ended, timeout=timeout, failure=f"the Job {name} has not ended", interval=0.5, faults=faults)
+    except CommandError:
+        cluster.try_run("delete", "job", name, "--wait=false")
+        raise
+    code = 0 if status.get("succeeded") else _exit_code(cluster, app)
+    return Ended(code, log())
+
+
+def _exit_code(cluster: Cluster, app: str) -> int:
+    codes = [field(status, "state.terminated.exitCode") for pod in cluster.pods(f"app={app}") for status in container_statuses(pod)]
+    return next((int(code) for code in codes if code is not None), TIMED_OUT)

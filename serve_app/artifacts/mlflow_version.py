@@ -1,0 +1,78 @@
+"""A version of a registered model in MLflow, and the pointer that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve_app.artifacts.names import DIGEST_TAG, VERSION
+from serve_app.errors import BundleRefused
+
+PREFIX = "mlflow:"
+"""How the pointer of a version in MLflow begins; a pointer of the store begins otherwise."""
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+STAGES = ("production", "staging")
+"""Names of stages, which MLflow had before it had aliases; they are looked up when no alias has such a name."""
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""Error codes of MLflow for a model, a version, an alias or a run that does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """A version as MLflow describes it. `run_id` is None for one without a run, `digest` for one without a bundle.
+
+    `changed_at` is when it was registered, or when its stage changed last, in seconds since 1970.
+    """
+
+    name: str
+    version: str
+    run_id: str | None = None
+    source: str = ""
+    digest: str | None = None
+    changed_at: float = 0.0
+    pointer: str = field(init=False)
+    """`mlflow:<version>:<key>`. The key changes with everything that decides which bytes are served."""
+
+    def __post_init__(self) -> None:
+        if not VERSION.fullmatch(self.version) or (self.run_id is not None and not RUN_ID.fullmatch(self.run_id)):
+            raise BundleRefused("manifest", "MLflow names a run or a version that is not made of letters, digits and dashes")
+        key = hashlib.sha256("\n".join([self.name, self.run_id or "", self.source, self.digest or ""]).encode()).hexdigest()[:16]
+        object.__setattr__(self, "pointer", f"{PREFIX}{self.version}:{key}")
+
+
+def look_up(client: Any, name: str, alias: str) -> RegisteredVersion | None:
+    """The version with this alias, else the newest one in the stage of this name; None without one. Raises what MLflow raises."""
+    try:
+        found = client.get_model_version_by_alias(name, alias)
+    except Exception as error:
+        if getattr(error, "error_code", None) not in UNKNOWN:
+            raise
+        found = _in_stage(client, name, alias)
+    return None if found is None else registered(found)
+
+
+def registered(found: Any) -> RegisteredVersion:
+    """What MLflow's `ModelVersion` says; raises BundleRefused `manifest` for one that cannot stand in a header or in an address."""
+    tags: Mapping[str, str] = found.tags or {}
+    changed = found.last_updated_timestamp or found.creation_timestamp or 0
+    return RegisteredVersion(
+        str(found.name), str(found.version), found.run_id or None, str(found.source or ""), tags.get(DIGEST_TAG), changed / 1000
+    )
+
+
+def _in_stage(client: Any, name: str, stage: str) -> Any:
+    if stage.lower() not in STAGES:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow says that stages are deprecated
+            versions = client.get_latest_versions(name, stages=[stage.capitalize()])
+    except Exception as error:
+        if getattr(error, "error_code", None) not in UNKNOWN:
+            raise
+        return None
+    return max(versions, key=lambda version: int(version.version), default=None)

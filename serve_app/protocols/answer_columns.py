@@ -1,0 +1,150 @@
+"""The answers of many rows as columns of text, by the signature: what stands in each row, and what is the same in all.
+
+A column is a text for all rows, or a list with the text of each row. The last column of an answer is a text for all rows. An answer
+has what the model gives: what it cannot give is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import orjson
+
+from serve_app.artifacts.decision import interval, outliers, predicted_positions, prediction_sets, single_value
+from serve_app.artifacts.matrix import Scores
+from serve_app.artifacts.signature import Coverage, Label, Signature, json_label
+from serve_app.errors import NotFinite
+
+Column = bytes | list[bytes]
+Columns = Callable[[Scores], list[Column]]
+"""From the scores of some rows to the columns of their answers. Raises NotFinite."""
+
+NULL = b"null"
+"""What orjson writes for a number that is not finite."""
+
+
+def answer_columns(signature: Signature) -> Columns:
+    """The columns of the answers of this signature; they are chosen once, for all requests."""
+    if signature.outputs:
+        return _outputs(signature)
+    if signature.task == "outlier detection":
+        return _outlier
+    if signature.task == "clustering":
+        return _cluster(signature)
+    if signature.task == "regression":
+        return _quantiles(signature) if signature.quantiles else _value(signature.coverage)
+    return _classes(signature)
+
+
+def json_text(label: Label) -> bytes:
+    """The label as a response has it."""
+    return orjson.dumps(json_label(label))
+
+
+def texts(values: Scores) -> list[bytes]:
+    """The numbers as JSON, row by row; raises NotFinite."""
+    text = orjson.dumps(np.ascontiguousarray(values).ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    if NULL in text:
+        raise NotFinite(())
+    return text.split(b",")
+
+
+def _value(coverage: Coverage | None) -> Columns:
+    if coverage is None:
+        return lambda scores: [b'{"prediction":', texts(scores), b"}"]
+
+    def with_interval(scores: Scores) -> list[Column]:
+        low, high = interval(scores, coverage)
+        return [b'{"prediction":', texts(scores), b',"interval":[', texts(low), b",", texts(high), b"]}"]
+
+    return with_interval
+
+
+def _quantiles(signature: Signature) -> Columns:
+    position = single_value(signature)
+    names = _members_of(b"quantiles", [text.decode() for text in texts(np.array(signature.quantiles))])
+    if position is None:
+        names[0] = b"{" + names[0][1:]  # without the comma behind the prediction
+
+    def quantiles(scores: Scores) -> list[Column]:
+        numbers = texts(scores)
+        prediction: list[Column] = [] if position is None else [b'{"prediction":', numbers[position :: len(names)]]
+        return [*prediction, *_named(names, numbers), b"}}"]
+
+    return quantiles
+
+
+def _classes(signature: Signature) -> Columns:
+    labels = [json_text(label) for label in signature.classes]
+    starts = [b'{"prediction":' + label for label in labels]
+    if not signature.probabilistic:
+        return lambda scores: [[starts[int(position)] for position in scores], b',"confidence":null,"probabilities":null}']
+    starts = [start + b',"confidence":' for start in starts]
+    names, count, coverage = _members_of(b"probabilities", signature.class_names), len(labels), signature.coverage
+
+    def classes(scores: Scores) -> list[Column]:
+        numbers, best = texts(scores), predicted_positions(scores, signature)
+        confidence = [numbers[index] for index in (np.arange(len(scores)) * count + best).tolist()]
+        predicted: Column = [starts[position] for position in best.tolist()]
+        columns = [predicted, confidence, *_named(names, numbers)]
+        if coverage is None:
+            return [*columns, b"}}"]
+        return [*columns, b'},"prediction_set":[', *_members(labels, best.tolist(), scores, signature, coverage), b"]}"]
+
+    return classes
+
+
+def _members(
+    labels: Sequence[bytes], best: Sequence[int], scores: Scores, signature: Signature, coverage: Coverage
+) -> list[Column]:
+    """The predicted class, then the others of the set in the order of the classes."""
+    members = prediction_sets(scores, signature, coverage)
+    members[np.arange(len(scores)), best] = False
+    further = [b"," + label for label in labels]
+    others: list[Column] = [
+        [further[at] if member else b"" for member in column] for at, column in enumerate(members.T.tolist()) if any(column)
+    ]
+    return [[labels[position] for position in best], *others]
+
+
+def _outlier(scores: Scores) -> list[Column]:
+    flags: Column = [b'{"outlier":true,"score":' if flag else b'{"outlier":false,"score":' for flag in outliers(scores).tolist()]
+    return [flags, texts(scores), b"}"]
+
+
+def _cluster(signature: Signature) -> Columns:
+    starts = [b'{"cluster":' + json_text(label) for label in signature.classes]
+    probabilistic, distance = signature.probabilistic, signature.distance
+    names = _members_of(b"probabilities", signature.class_names)
+
+    def cluster(scores: Scores) -> list[Column]:
+        predicted: Column = [starts[position] for position in predicted_positions(scores, signature).tolist()]
+        if probabilistic:
+            return [predicted, *_named(names, texts(scores[:, 1:])), b"}}"]
+        return [predicted, b',"distance":', texts(scores[:, 1]), b"}"] if distance else [predicted, b"}"]
+
+    return cluster
+
+
+def _outputs(signature: Signature) -> Columns:
+    outputs = [(json_text(part.target) + b":", at, answer_columns(part)) for at, part in signature.parts]
+
+    def several(scores: Scores) -> list[Column]:
+        columns: list[Column] = []
+        for number, (name, at, part) in enumerate(outputs):
+            columns += [(b"," if number else b'{"outputs":{') + name, *part(scores[:, at])]
+        return [*columns, b"}}"]
+
+    return several
+
+
+def _members_of(key: bytes, names: Sequence[str]) -> list[bytes]:
+    """What stands before each number of an object with these names, which is a member of the answer behind another one."""
+    first, *others = [orjson.dumps(name) + b":" for name in names]
+    return [b',"%b":{' % key + first, *(b"," + name for name in others)]
+
+
+def _named(names: Sequence[bytes], numbers: list[bytes]) -> list[Column]:
+    """Names, and behind each its numbers of all rows, which are given row by row."""
+    return [column for at, name in enumerate(names) for column in (name, numbers[at :: len(names)])]

@@ -1,0 +1,71 @@
+"""A model that somebody logged in MLflow is adopted by its address, and recorded by the gate like a trained one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from unittest.mock import patch
+
+import mlflow
+import pytest
+
+from serve_app.artifacts.store import Store
+from serve_app.cli import main
+from tests.support.fitted_models import MIXED, classifier, table
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A server with the registered model `Churn`, whose alias is `champion`; three hundred rows were logged with it."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    with patch.dict(os.environ):  # MLflow writes the experiment into it, and the trainings of other tests would inherit that
+        _log(uri, folder)
+    return uri
+
+
+def _log(uri: str, folder: Path) -> None:
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=client.create_experiment("authors", artifact_location=str(folder / "files")))
+    example = table()[[*MIXED, "unused"]].head(300)
+    mlflow.sklearn.log_model(
+        classifier("one-hot and logistic regression"),
+        name="model",
+        input_example=example,
+        registered_model_name="Churn",
+        serialization_format="cloudpickle",
+    )
+    client.set_registered_model_alias("Churn", "champion", "1")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_of_mlflow_is_adopted_by_its_alias_and_recorded_in_a_run(tmp_path: Path, tracking: str) -> None:
+    table()[[*MIXED, "unused", "label"]].to_parquet(tmp_path / "rows.parquet", index=False)
+    arguments = ["--sample", str(tmp_path / "rows.parquet"), "--target", "label", "--model-dir", str(tmp_path / "models")]
+    flags = ["--tracking-uri", tracking, "--model-name", "Adopted", "--importance-seconds", "0"]
+    assert main(["adopt", "models:/Churn@champion", *arguments, *flags]) == 0
+    entry = Store(tmp_path / "models").entries()[0]
+    assert entry.manifest is not None
+    assert entry.manifest.mlflow_model_name == "Adopted"
+    client = mlflow.MlflowClient(tracking_uri=tracking)
+    assert str(client.get_model_version_by_alias("Adopted", "champion").version) == "1"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_logged_example_is_the_sample_when_none_is_given(
+    tmp_path: Path, tracking: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gate = ["--no-tracking", "--model-dir", str(tmp_path / "models")]
+    assert main(["adopt", "models:/Churn/1", "--tracking-uri", tracking, *gate]) == 0
+    assert "the sample has no labels" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "address", ["models:/Chrun@champion", "models:/Churn@other", "models:/Churn/7", "runs:/0123/model", "models:Churn"]
+)
+def test_a_wrong_address_is_one_sentence(tmp_path: Path, tracking: str, address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--tracking-uri", tracking, "--no-tracking", "--model-dir", str(tmp_path / "models")]
+    assert main(["adopt", address, *arguments]) == 2
+    assert capfd.readouterr().err.strip().splitlines()[-1].startswith("error: ")
+    assert not Store(tmp_path / "models").entries()
