@@ -11,6 +11,8 @@ MLFLOW_SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLO
 SECRETS = ("API_KEY", "API_KEY_PREVIOUS", "MLFLOW_TRACKING_URI", *MLFLOW_SECRETS)
 """What may be a file in IRIS_SECRETS_DIR instead of a variable; an address may have a password in it."""
 SECRETS_DIR = "IRIS_SECRETS_DIR"
+MOVED_SECRETS_DIR = "IRIS_MOVED_SECRETS_DIR"
+"""The folder of the secrets that `iris-api serve` took out of the environment: they still take precedence, as variables do."""
 
 
 def strip_variables() -> None:

@@ -20,7 +20,7 @@ from serve_app.http.options import HttpOptions
 from serve_app.http.prefix import is_prefix
 from serve_app.http.rate_limit import COMPAT_RATES, RateLimits, parse_proxies
 from serve_app.http.rate_window import parse_rate
-from serve_app.secret_variables import MLFLOW_SECRETS, SECRETS_DIR, strip_variables
+from serve_app.secret_variables import MLFLOW_SECRETS, MOVED_SECRETS_DIR, SECRETS_DIR, strip_variables
 
 if TYPE_CHECKING:
     from serve_app.inference.policy import LoadPolicy
@@ -256,8 +256,9 @@ class Settings(BaseSettings):
     def _api_key_folder(self) -> Path | None:
         """The folder whose file API_KEY is the plain key; None when there is none or the variable takes precedence."""
         folder = self.iris_secrets_dir
-        is_followed = folder is not None and not os.environ.get("API_KEY", "").strip() and (folder / "API_KEY").is_file()
-        return folder if is_followed else None
+        moved = _folder_in(MOVED_SECRETS_DIR)
+        is_variable = os.environ.get("API_KEY", "").strip() or (moved is not None and (moved / "API_KEY").is_file())
+        return folder if folder is not None and not is_variable and (folder / "API_KEY").is_file() else None
 
     def cache_dir(self) -> Path:
         """The folder for copies of models on this machine."""
@@ -284,11 +285,11 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """The settings of this process, from its environment and IRIS_SECRETS_DIR; raises SettingsError with one sentence."""
-    folder = os.environ.get(SECRETS_DIR, "").strip() or None
-    if folder is not None and not os.path.isdir(folder):
+    folder = _folder_in(SECRETS_DIR)
+    if folder is not None and not folder.is_dir():
         raise SettingsError(f"{SECRETS_DIR}: {folder} is no folder; name one with a file for each secret")
     try:
-        return Settings(_secrets_dir=folder)
+        return Settings(_secrets_dir=[each for each in (folder, _folder_in(MOVED_SECRETS_DIR)) if each is not None])
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         message = str(first["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
@@ -297,12 +298,19 @@ def load_settings() -> Settings:
 
 
 def export_mlflow_secrets(settings: Settings) -> None:
-    """Set the variables that MLflow's client reads from the files in IRIS_SECRETS_DIR; a replica calls it, and nothing else."""
+    """Set the variables that MLflow's client reads from the files of the secrets; a replica calls it, and nothing else."""
     strip_variables()
-    for name in MLFLOW_SECRETS if settings.iris_secrets_dir else ():
-        file = settings.iris_secrets_dir / name  # type: ignore[operator]
-        if file.is_file():
-            os.environ.setdefault(name, file.read_text().strip())
+    for folder in (_folder_in(MOVED_SECRETS_DIR), settings.iris_secrets_dir):
+        for name in MLFLOW_SECRETS if folder is not None else ():
+            file = folder / name  # type: ignore[operator]
+            if file.is_file():
+                os.environ.setdefault(name, file.read_text().strip())
+
+
+def _folder_in(variable: str) -> Path | None:
+    """The folder that a variable names; None when it is empty or not set."""
+    value = os.environ.get(variable, "").strip()
+    return Path(value) if value else None
 
 
 def wants_json(settings: Settings) -> bool:

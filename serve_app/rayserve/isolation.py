@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serve_app.ray_workers import LOOPBACK_FLAG, listen_on_loopback
-from serve_app.secret_variables import SECRETS, SECRETS_DIR, pop_secrets
+from serve_app.secret_variables import MOVED_SECRETS_DIR, SECRETS, pop_secrets
 from serve_app.settings import SettingsError
 
 PAGE_PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
@@ -54,6 +54,7 @@ def isolated_environment(port: int) -> Iterator[None]:
         listen_on_loopback()
         if any(os.environ.get(name) for name in SECRETS):
             move_secrets(folders.enter_context(_folder(MEMORY if os.access(MEMORY, os.W_OK) else Path("/tmp"))))  # noqa: S108
+            folders.callback(os.environ.pop, MOVED_SECRETS_DIR, None)
         yield
 
 
@@ -80,14 +81,15 @@ def _folder(parent: Path) -> Iterator[Path]:
 
 
 def move_secrets(folder: Path) -> None:
-    """Move the secrets from the environment to files in `folder`, where `load_settings` finds them (IRIS_SECRETS_DIR)."""
-    given = os.environ.get(SECRETS_DIR)
-    secrets = {file.name.upper(): file.read_text() for file in Path(given).iterdir() if file.is_file()} if given else {}
-    for name, value in (secrets | pop_secrets()).items():
+    """Move the secrets from the environment to files in `folder`, where `load_settings` finds them (IRIS_MOVED_SECRETS_DIR).
+
+    The user's own folder (IRIS_SECRETS_DIR) stays beside it and is not copied: a key that changes there is read again.
+    """
+    for name, value in pop_secrets().items():
         file = folder / name
         file.touch(mode=0o600)
         file.write_text(value)
-    os.environ[SECRETS_DIR] = str(folder)
+    os.environ[MOVED_SECRETS_DIR] = str(folder)
 
 
 def _haproxy() -> str | None:

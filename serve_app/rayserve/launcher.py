@@ -90,7 +90,7 @@ def _start(application: Callable[[], Any], settings: Settings, name: str, host: 
     # Ray's processes have another working directory, and import this package.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     for setting, value in settings:
-        if isinstance(value, Path) and setting != "iris_secrets_dir":  # `isolated_environment` has set that one
+        if isinstance(value, Path):
             os.environ[setting.upper()] = str(value.absolute())  # a replica has another working directory
     try:
         session = _start_ray(settings)

@@ -45,7 +45,9 @@ def test_a_changed_key_is_taken_by_every_replica_without_a_restart_or_a_refused_
     secret.set(API_KEY=old)
     folder = tmp_path / "server"
     folder.mkdir()
-    with serving(store.root, folder, replicas=2, API_KEY="", IRIS_SECRETS_DIR=str(secret.folder)) as server:
+    variables = {"API_KEY": "", "IRIS_SECRETS_DIR": str(secret.folder)}
+    variables["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"  # a secret beside those of the folder; nothing asks for it
+    with serving(store.root, folder, replicas=2, **variables) as server:
 
         def statuses(key: str) -> set[int]:
             url, headers = f"{server.url}/predict", {"X-API-Key": key}

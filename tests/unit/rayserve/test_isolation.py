@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from serve_app.http.auth import Key, Keys
 from serve_app.ray_workers import LOOPBACK_FLAG
 from serve_app.rayserve.isolation import FILES, FREE_PORTS, HAPROXY, MAX_PORT, MIN_PORT, PAGE_PORTS, isolated_environment
-from serve_app.secret_variables import SECRETS, SECRETS_DIR
-from serve_app.settings import load_settings
+from serve_app.secret_variables import MOVED_SECRETS_DIR, SECRETS, SECRETS_DIR
+from serve_app.settings import export_mlflow_secrets, load_settings
 
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*FREE_PORTS, MIN_PORT, MAX_PORT, *FILES, *SECRETS, SECRETS_DIR, HAPROXY, LOOPBACK_FLAG):
+    for name in (*FREE_PORTS, MIN_PORT, MAX_PORT, *FILES, *SECRETS, SECRETS_DIR, MOVED_SECRETS_DIR, HAPROXY, LOOPBACK_FLAG):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     monkeypatch.setenv(LOOPBACK_FLAG, "0")
@@ -62,7 +64,7 @@ def test_the_secrets_are_files_of_this_user_and_no_variables(monkeypatch: pytest
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "p" * 40)
     with isolated_environment(8000):
         assert not set(SECRETS) & set(os.environ)
-        folder = Path(os.environ[SECRETS_DIR])
+        folder = Path(os.environ[MOVED_SECRETS_DIR])
         assert folder.stat().st_mode & 0o777 == 0o700
         assert {(file.name, file.stat().st_mode & 0o777) for file in folder.iterdir()} == {
             ("API_KEY", 0o600),
@@ -72,6 +74,7 @@ def test_the_secrets_are_files_of_this_user_and_no_variables(monkeypatch: pytest
         assert key is not None
         assert key.get_secret_value() == "k" * 40
     assert not folder.exists()
+    assert MOVED_SECRETS_DIR not in os.environ
 
 
 def test_secrets_in_the_users_own_folder_stay_beside_those_in_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,6 +89,34 @@ def test_secrets_in_the_users_own_folder_stay_beside_those_in_variables(monkeypa
         assert settings.api_key is not None
         assert settings.api_key.get_secret_value() == "from-the-variable"
         assert settings.mlflow_tracking_uri == "http://mlflow:5000"
+        assert settings.http_options(sends_request_id=False).api_key_folder is None
+
+
+def test_a_key_in_the_users_own_folder_is_read_again_also_when_another_secret_is_a_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old, new = secrets.token_hex(32), secrets.token_hex(32)
+    (tmp_path / "API_KEY").write_text(old)
+    monkeypatch.setenv(SECRETS_DIR, str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "from-the-variable")
+    (tmp_path / "MLFLOW_TRACKING_PASSWORD").write_text("from-the-file")
+    with isolated_environment(8000):
+        settings = load_settings()
+        assert settings.mlflow_tracking_uri == "http://mlflow:5000"
+        options = settings.http_options(sends_request_id=False)
+        keys = Keys(options.api_key, previous=options.api_key_previous, folder=options.api_key_folder)
+        assert isinstance(keys.check(old.encode(), None), Key)
+        (tmp_path / "API_KEY_PREVIOUS").write_text(old)
+        (tmp_path / "API_KEY").write_text(new)
+        keys.refresh()
+        assert isinstance(keys.check(new.encode(), None), Key)
+        assert isinstance(keys.check(old.encode(), None), Key)
+        (tmp_path / "API_KEY_PREVIOUS").unlink()
+        keys.refresh()
+        assert keys.check(old.encode(), None) == "wrong"
+        export_mlflow_secrets(settings)
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "from-the-variable"
 
 
 def test_the_pages_of_haproxy_are_bound_to_loopback_and_the_api_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
