@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, settings
 from serve_app.loopback import keep_loopback_direct
 from tests.support.figures import is_promised, keep
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has it ignored in what it starts in the background. Programs of the tests would inherit that, and never stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 keep_loopback_direct()  # of the clients of the tests too, on a machine with a proxy
 TESTS = Path(__file__).parent
 TIERS = {"unit", "pipelines", "hostile", "timing", "manifests", "monitoring", "integration", "e2e", "faults", "soak"}

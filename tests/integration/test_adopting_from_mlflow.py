@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from unittest.mock import patch
 
 import mlflow
 import pytest
@@ -19,12 +17,6 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A server with the registered model `Churn`, whose alias is `champion`; three hundred rows were logged with it."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{folder}/mlflow.db"
-    with patch.dict(os.environ):  # MLflow writes the experiment into it, and the trainings of other tests would inherit that
-        _log(uri, folder)
-    return uri
-
-
-def _log(uri: str, folder: Path) -> None:
     client = mlflow.MlflowClient(tracking_uri=uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(experiment_id=client.create_experiment("authors", artifact_location=str(folder / "files")))
@@ -37,6 +29,7 @@ def _log(uri: str, folder: Path) -> None:
         serialization_format="cloudpickle",
     )
     client.set_registered_model_alias("Churn", "champion", "1")
+    return uri
 
 
 @pytest.mark.filterwarnings("ignore")

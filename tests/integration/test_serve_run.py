@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +14,8 @@ import pytest
 from serve_app.artifacts.store import Store
 from tests.support import server
 from tests.support.models import A_FLOWER, publish_iris
-from tests.support.processes import haproxies
-from tests.support.server import HEADERS, PYTHON, ROOT, START_SECONDS, Server, free_port
+from tests.support.processes import haproxies, kill_session
+from tests.support.server import HEADERS, PYTHON, ROOT, START_SECONDS, Server, free_port, stop
 from tests.support.waiting import until
 
 WARNING = "iris_api.flags"
@@ -63,11 +61,8 @@ def serve_run(folder: Path, env: dict[str, str], *arguments: str, port: int) -> 
         sys.stderr.write(output.read_text(errors="replace")[-8000:])
         raise
     finally:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        stop(process)
+        kill_session(process.pid)
 
 
 def predicts(running: Server) -> bool:
@@ -94,8 +89,7 @@ def running_ray(store: Store, tmp_path: Path) -> Iterator[tuple[str, dict[str, s
             process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_session(process.pid)
 
 
 def test_the_import_path_alone_brings_the_flags(store: Store, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable
@@ -34,6 +35,13 @@ def haproxies(session: int) -> list[int]:
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     until(lambda: state(pid) in ("", "Z"), what=f"the end of process {pid}")
+
+
+def kill_session(session: int) -> None:
+    """Kill what is left of a session: programs that Ray started in process groups of their own are in it too."""
+    for pid in of_session(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def freeze(pid: int) -> None:
