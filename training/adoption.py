@@ -25,7 +25,8 @@ from sklearn.pipeline import Pipeline
 from serve_app.artifacts.code_package import read_packages, top_modules
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.manifest import Adopted, Frame, OnnxConversion
-from serve_app.artifacts.signature import Label, Signature, label_text
+from serve_app.artifacts.matrix import matrix_type
+from serve_app.artifacts.signature import Kind, Label, Signature, label_text
 from serve_app.errors import UsageError
 from serve_app.inference.backends import Score
 from serve_app.inference.backends.booster_backend import BoosterBackend
@@ -164,9 +165,10 @@ def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress)
             raise UsageError(f"the model does not answer the sample ({type(error).__name__}: {_one_line(error)})") from error
         given_row_seconds = _seconds(lambda: model.scores(derived.asked.head(1), derived.signature))
     with progress("rewrite the model for coded rows, and compare"):
-        candidate, compared, needs_table = _candidate(given, sample, model, derived, expected, target)
-    if needs_table is not None:
-        converted = Converted(None, OnnxConversion(available=False, reason=f"the model takes tables: {needs_table}"))
+        candidate, compared, why = _candidate(given, sample, model, derived, expected, target)
+    if why is not None:
+        reason = why if candidate.frame is None else f"the model takes tables: {why}"
+        converted = Converted(None, OnnxConversion(available=False, reason=reason))
     else:
         with progress("convert to ONNX and compare"):
             converted = _converted(candidate, expected, derived)
@@ -281,7 +283,7 @@ def _candidate(
     expected: Expected,
     target: npt.NDArray[Any] | None,
 ) -> tuple[Candidate, Proof, str | None]:
-    """The candidate with the proof that it answers like the given model, and why it needs a table, None when it does not.
+    """The candidate with the proof that it answers like the given model, and why it has no ONNX form, None when it may have one.
 
     A model that takes the coded matrix is quickest; one that cannot be rewritten for it gets a table while serving.
     """
@@ -314,14 +316,14 @@ class _Form:
 def _on_matrix(model: Original, derived: DerivedSignature, expected: Expected) -> tuple[str | None, _Form | None]:
     """The model for the coded matrix, behind the step that makes it of a table; or why there is none."""
     signature = derived.signature
-    for kind in ("text", "date"):
-        names = [feature.name for feature in signature.features if feature.kind == kind]
-        if names:
-            return f"it reads the {kind}s of {', '.join(map(repr, names[:5]))}", None
+    if dates := _named(signature, "date"):
+        return dates, None
     try:
         estimator = recode(model.model, model.columns, signature)
         encode = fit.encoder(signature).fit(derived.plain)
-        matrix = np.asarray(encode.transform(derived.plain), dtype=np.float64)
+        matrix = np.asarray(encode.transform(derived.plain), dtype=matrix_type(has_texts=signature.has_texts))
+        if not model.columns.named and signature.has_texts:
+            estimator = _on_column(estimator, matrix, 0)
         compared = proof.compare(expected, SklearnBackend(estimator, signature).scores, matrix, signature)
     except NotRecodable as error:
         return str(error), None
@@ -331,7 +333,13 @@ def _on_matrix(model: Original, derived: DerivedSignature, expected: Expected) -
         return f"rewritten for coded rows, it raises {type(error).__name__}: {_one_line(error)}", None
     if compared.why is not None:
         return f"rewritten for coded rows, {compared.why}", None
-    return None, _Form(Pipeline([(ENCODE, encode), ("model", estimator)]), compared)
+    return _named(signature, "text"), _Form(Pipeline([(ENCODE, encode), ("model", estimator)]), compared)
+
+
+def _named(signature: Signature, kind: Kind) -> str | None:
+    """Which features of the kind the model reads; None when it reads none."""
+    names = [feature.name for feature in signature.features if feature.kind == kind]
+    return f"it reads the {kind}s of {', '.join(map(repr, names[:5]))}" if names else None
 
 
 def _on_table(model: Original, derived: DerivedSignature, expected: Expected, why: str) -> _Form:
@@ -341,7 +349,7 @@ def _on_table(model: Original, derived: DerivedSignature, expected: Expected, wh
     try:
         estimator = bare(copy.deepcopy(model.model), keep_output=True)
         if not model.columns.named and signature.has_texts:
-            estimator = _on_column(estimator, derived.asked[names])
+            estimator = _on_column(estimator, derived.asked[names], names[0])
         backend, frame = frame_model(estimator, derived.asked[names], signature)
         matrix = read_rows(signature, json_rows(derived.plain.head(proof.ROWS), signature), unknown="unseen")
         compared = proof.compare(expected, backend.scores, matrix, signature)
@@ -358,13 +366,13 @@ def _on_table(model: Original, derived: DerivedSignature, expected: Expected, wh
     return _Form(estimator, compared, frame)
 
 
-def _on_column(estimator: Any, table: pd.DataFrame) -> Any:
+def _on_column(estimator: Any, rows: pd.DataFrame | npt.NDArray[Any], column: str | int) -> Any:
     """A pipeline that begins with a vectorizer, which takes a list of texts, behind the choice of its column."""
     steps = list(estimator.steps) if isinstance(estimator, Pipeline) else []
-    if len(steps) < 2 or len(table.columns) != 1:
+    if len(steps) < 2 or rows.shape[1] != 1:
         return estimator
-    choice = ColumnTransformer([(steps[0][0], FrozenEstimator(steps[0][1]), table.columns[0])], sparse_threshold=1.0)
-    return Pipeline([("column", choice.fit(table)), *steps[1:]])
+    choice = ColumnTransformer([(steps[0][0], FrozenEstimator(steps[0][1]), column)], sparse_threshold=1.0)
+    return Pipeline([("column", choice.fit(rows)), *steps[1:]])
 
 
 def _named_packages(pickled: bytes, packages: Mapping[str, bytes]) -> dict[str, bytes]:

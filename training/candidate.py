@@ -14,7 +14,7 @@ import numpy.typing as npt
 from serve_app.artifacts.decision import predicted_positions
 from serve_app.artifacts.fields import read_rows
 from serve_app.artifacts.manifest import Frame
-from serve_app.artifacts.matrix import Matrix, Scores
+from serve_app.artifacts.matrix import Matrix, Scores, matrix_type
 from serve_app.artifacts.signature import Label, Signature
 from serve_app.artifacts.store import Store
 from serve_app.errors import BundleRefused, UsageError
@@ -143,7 +143,8 @@ def measured_candidate(
     if frame is None:
         unpickled = strip_encoder(unpickled)
         encode = dict(getattr(model, "steps", [])).get(ENCODE)
-        matrices = [np.asarray(part if encode is None else encode.transform(part), dtype=np.float64) for part in parts]
+        dtype = matrix_type(has_texts=signature.has_texts)
+        matrices = [np.asarray(part if encode is None else encode.transform(part), dtype=dtype) for part in parts]
     else:
         unpickled = FramedEstimator(unpickled, frame_builder(signature, frame))
         matrices = [read_rows(signature, json_rows(part, signature), unknown="unseen") for part in parts]

@@ -29,6 +29,7 @@ from sklearn.utils import get_tags
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from serve_app.artifacts.dates import DateForm
+from serve_app.artifacts.matrix import matrix_type
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, Task
 from serve_app.errors import UsageError
 from serve_app.inference.backends.sklearn_backend import ENCODE
@@ -84,7 +85,7 @@ def build(
 
 
 def encoder(signature: Signature) -> ColumnTransformer:
-    """The unfitted transformer from a table to the coded matrix, float64 of shape (rows, features)."""
+    """The unfitted transformer from a table to the coded matrix, shape (rows, features): float64, with texts of objects."""
     # Adjacent columns of one kind share a transformer: the columns come out in the order of the transformers.
     runs: list[tuple[str, Any, list[str]]] = []
     for kind, group in groupby(signature.features, key=lambda feature: feature.kind if feature.date is None else feature.date):
@@ -98,7 +99,7 @@ def encoder(signature: Signature) -> ColumnTransformer:
                 categories=known, handle_unknown="use_encoded_value", unknown_value=int(UNSEEN), encoded_missing_value=np.nan
             )
         else:
-            coder = FunctionTransformer(np.asarray, kw_args={"dtype": np.float64})
+            coder = FunctionTransformer(np.asarray, kw_args={"dtype": matrix_type(has_texts=kind == "text")})
         runs.append((f"columns_{len(runs)}", coder, names))
     return ColumnTransformer(runs)
 

@@ -156,12 +156,14 @@ def is_gap(value: Any) -> bool:
 
 
 def _code_statistics(part: SimpleImputer, names: Names, features: Mapping[str, Feature]) -> None:
-    """Put codes into what an imputer fills in; one of numbers stays as it is."""
+    """Put codes into what an imputer fills in; one of numbers or of free texts stays as it is."""
     if part.statistics_.dtype.kind not in "OUS":
         return
     if names is None:
         raise NotRecodable("an imputer of texts takes columns whose names are not known")
     known = [features.get(name) for name in names]
+    if all(feature is not None and feature.kind == "text" for feature in known):
+        return  # texts stay texts in the matrix
     codes = [
         math.nan if is_gap(value) or feature is None else _code(value, feature)
         for value, feature in zip(part.statistics_, known, strict=True)

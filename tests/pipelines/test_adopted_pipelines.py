@@ -118,9 +118,9 @@ PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "target on a logarithmic scale": lambda: Pipeline(
         regressor(), sample_of_regressor(), "value", backends=("onnx", "scikit-learn")
     ),
-    "text beside a number": lambda: Pipeline(of_texts(), table()[["note", "size", "label"]], "label", backends=("frame",)),
+    "text beside a number": lambda: Pipeline(of_texts(), table()[["note", "size", "label"]], "label", backends=("scikit-learn",)),
     "text alone": lambda: Pipeline(
-        of_one_text(), table()[["note", "label"]], "label", backends=("frame",), ask=lambda frame: frame["note"]
+        of_one_text(), table()[["note", "label"]], "label", backends=("scikit-learn",), ask=lambda frame: frame["note"]
     ),
     "own code over a date": of_own_code,
     "several targets": several_targets,

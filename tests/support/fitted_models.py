@@ -167,7 +167,7 @@ def of_array() -> Any:
 
 @cache
 def of_texts() -> Any:
-    """Free text beside a number: it needs a table while serving."""
+    """Free text beside a number."""
     frame = table()[:FITTED]
     prepare = ColumnTransformer([("words", TfidfVectorizer(), "note"), ("size", StandardScaler(), ["size"])])
     return _logistic(prepare).fit(frame[["note", "size"]], frame.label)

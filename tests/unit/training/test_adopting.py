@@ -19,6 +19,9 @@ import pytest
 import scipy.sparse  # type: ignore[import-untyped]
 import sklearn
 import skops.io
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
@@ -103,6 +106,28 @@ def test_labels_may_be_given_beside_an_array(tmp_path: Path) -> None:
     published = quiet(of_array(), numbers, table().label, model_dir=tmp_path)
     assert published.version == 1
     assert client_of(Store(tmp_path)).post("/predict", json={"x0": 12.0, "x1": 30.0}, headers=HEADERS).status_code == 200
+
+
+def test_texts_with_gaps_are_served_without_a_table(tmp_path: Path) -> None:
+    frame = table()[["note", "size", "label"]].astype({"note": object})
+    frame.loc[::7, "note"] = np.nan
+    words = make_pipeline(
+        SimpleImputer(strategy="constant", fill_value="nothing"), FunctionTransformer(np.ravel), TfidfVectorizer()
+    )
+    prepare = ColumnTransformer([("words", words, ["note"]), ("size", StandardScaler(), ["size"])])
+    rows = frame[["note", "size"]]
+    model = make_pipeline(prepare, LogisticRegression()).fit(rows, frame.label)
+    published = quiet(model, frame, "label", model_dir=tmp_path)
+    bundle = Store(tmp_path).current(None)
+    assert bundle is not None
+    assert bundle.manifest.frame is None
+    assert sections(published)["columns"]["note"].startswith("text")
+    client = client_of(Store(tmp_path))
+    for at in (0, 1):
+        note = None if at == 0 else str(rows.note[at])
+        response = client.post("/predict", json={"note": note, "size": float(rows["size"][at])}, headers=HEADERS).json()
+        expected = dict(zip(model.classes_, model.predict_proba(rows.iloc[[at]])[0], strict=True))
+        assert response["probabilities"] == {str(label): pytest.approx(value, abs=1e-12) for label, value in expected.items()}
 
 
 def test_code_of_a_notebook_travels_in_the_bundle(tmp_path: Path) -> None:
