@@ -409,5 +409,5 @@ def _finish(job: Job, publication: Publication, store: Store, decision: Decision
             }
             notes += run_record.finish(job.run, decision.record, decision.verdict, entry, decision.bundle, report)
             if entry is not None:
-                notes += run_record.follow(job.run, store, job.options.model_name, job.policy)
+                notes += run_record.follow(job.run, store, job.options.model_name, job.policy, job.options.model_alias)
     return Outcome(decision.verdict, decision.comparison, candidate.metrics, decision.manifest, entry, path, tuple(notes))
