@@ -36,6 +36,7 @@ from serve_app.artifacts.signature import Feature, Signature, label_text
 from serve_app.artifacts.store import Store
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
 from serve_app.inference.policy import LoadPolicy
+from serve_app.progress import note
 from training import iris_api_pyfunc
 from training.mlflow_retry import cause, fail_fast, first_use, redact, retry_when_locked, translate_errors
 from training.store_policy import check_entry
@@ -141,7 +142,10 @@ def connect(uri: str | None, experiment: str) -> Server:
 
 @contextlib.contextmanager
 def running(server: Server, run_name: str | None) -> Iterator[Run]:
-    """Start a run that ends FINISHED, or FAILED when the block raises; raises BackendUnavailable."""
+    """Start a run that ends FINISHED, or FAILED when the block raises; raises BackendUnavailable.
+
+    At the end, the address of the run is printed where a server has a page for it.
+    """
     with translate_errors("start a run"):
         info = retry_when_locked(lambda: server.client.create_run(server.experiment_id, run_name=run_name)).info
     run = Run(server, info.run_id, info.run_name, info.artifact_uri)
@@ -152,6 +156,8 @@ def running(server: Server, run_name: str | None) -> Iterator[Run]:
     finally:
         with contextlib.suppress(Exception):
             retry_when_locked(lambda: server.client.set_terminated(run.run_id, status))
+        if server.uri.startswith(("http://", "https://")):
+            note(f"run {run.name}: {redact(server.uri).rstrip('/')}/#/experiments/{server.experiment_id}/runs/{run.run_id}")
 
 
 def log_model(run: Run, model: Any, signature: Signature, requirements: Sequence[str]) -> str:
@@ -418,7 +424,8 @@ def allowed_key(name: str) -> str:
 
 
 def quiet() -> None:
-    """Keep MLflow's telemetry off, and its libraries to errors."""
+    """Keep MLflow's telemetry off, its libraries to errors, and its own lines on runs, which may show a password, silent."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -237,6 +237,33 @@ def test_a_refused_model_ends_with_exit_code_3(tmp_path: Path) -> None:
     assert not Store(tmp_path / "models").entries()
 
 
+def test_a_model_that_replicas_would_refuse_names_what_the_author_can_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IRIS_ALLOW_JOBLIB", "false")
+    assert adopt(tmp_path, dumped(tmp_path, classifier("no probabilities"))) == 3
+    reason = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("refused"))
+    assert "ONNX" in reason
+    assert "IRIS_ALLOW_JOBLIB=true" in reason
+    assert not {"training", "estimator"} & set(reason.split())
+    assert not Store(tmp_path / "models").entries()
+
+
+def test_other_columns_than_the_served_model_and_floors_of_coverage_are_refused_without_flags_of_training(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    numbers = table()[["size", "age"]].fillna(30.0)
+    assert adopt(tmp_path, dumped(tmp_path, classifier("one-hot and logistic regression"))) == 0
+    other = dumped(tmp_path, LogisticRegression().fit(numbers, table().label), "other.joblib")
+    for flag in ("--same-columns", "--floor=coverage=0.9"):
+        capfd.readouterr()
+        assert adopt(tmp_path, other, flag, rows=numbers.assign(label=table().label)) == 2
+        error = capfd.readouterr().err.strip().splitlines()[-1]
+        assert "train" not in error
+        assert "--coverage" not in error
+    assert [entry.version for entry in Store(tmp_path / "models").entries()] == [1]
+
+
 class Attack:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
