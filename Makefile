@@ -78,7 +78,7 @@ format: $(VENV)/.dev ## rewrite the code as ruff wants it
 test-hostile: $(VENV)/.dev ## ten thousand bad requests, a thousand malicious bundles, the OpenAPI document fuzzed
 	$(BIN)/pytest -n auto --dist loadfile --durations 10 tests/hostile $(value ARGS)
 
-test-pipelines: $(VENV)/.dev ## adopt fitted models of many sorts with one command each, serve them, and print one table
+test-pipelines: $(VENV)/.dev ## adopt fitted models of many sorts with one command each, serve them, and print one table; execute docs/notebooks
 	$(BIN)/pytest tests/pipelines $(value ARGS)
 
 test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,12 @@ SECRETS = ("API_KEY", "API_KEY_PREVIOUS", "MLFLOW_TRACKING_URI", *MLFLOW_SECRETS
 SECRETS_DIR = "IRIS_SECRETS_DIR"
 MOVED_SECRETS_DIR = "IRIS_MOVED_SECRETS_DIR"
 """The folder of the secrets that `iris-api serve` took out of the environment: they still take precedence, as variables do."""
+
+
+CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
+"""How variables begin with which the libraries of the clouds find buckets and log in to them."""
+_SECRET = re.compile(r"PASSW(OR)?D|(^|_)(API_?KEY|KEY|TOKEN|SECRETS?|CREDENTIALS?|AUTH)(_|$)", re.IGNORECASE)
+"""What names of variables contain that other programs keep their secrets in."""
 
 
 def strip_variables() -> None:
@@ -36,3 +43,19 @@ def without_secrets() -> Iterator[None]:
         yield
     finally:
         os.environ.update(secrets)
+
+
+def environment_for_model(*, mlflow: bool, buckets: bool) -> dict[str, str]:
+    """The environment of this process for one that loads a model of somebody else: without settings of this project, and secrets.
+
+    `mlflow` keeps what MLflow's client reads, `buckets` what the libraries of the clouds read, for a process that needs them.
+    """
+
+    def is_kept(name: str) -> bool:
+        if name.startswith("IRIS_"):
+            return False
+        if name.startswith(CLOUDS):
+            return buckets
+        return (mlflow and name.startswith("MLFLOW_")) or (name not in SECRETS and not _SECRET.search(name))
+
+    return {name: value for name, value in os.environ.items() if is_kept(name)}

@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 from serve_app.artifacts.memory_limit import memory_limit
 from serve_app.command_line import INTERRUPTED, option_parameters, say
 from serve_app.errors import UsageError
+from serve_app.secret_variables import environment_for_model
 from training.adopt_options import GATE, AdoptOptions, AdoptOrder
 from training.train_options import TrainOptions
 
@@ -41,7 +42,7 @@ def run_limited(options: AdoptOptions, gate: TrainOptions) -> int:
         [sys.executable, "-P", "-m", "training.adopt_process"],
         stdin=subprocess.PIPE,
         pass_fds=[writing],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)},
+        env={**_environment(options, gate), "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)},
     )
     os.close(writing)
     overdue = False
@@ -66,6 +67,14 @@ def run_limited(options: AdoptOptions, gate: TrainOptions) -> int:
         name = signal.Signals(-status).name
         raise UsageError(f"the process that examined the model died ({name}); it could use {memory / 2**30:.1f} GiB of memory")
     return status
+
+
+def _environment(options: AdoptOptions, gate: TrainOptions) -> dict[str, str]:
+    """What the process gets of the environment: the login of MLflow and of buckets only where it asks them."""
+    from training.mlflow_model import is_address
+
+    asks_mlflow = is_address(options.model) or not (gate.no_tracking or options.dry_run)
+    return environment_for_model(mlflow=asks_mlflow, buckets=asks_mlflow or "://" in (options.sample or ""))
 
 
 def register(app: typer.Typer, command_class: type[TyperCommand]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from serve_app.errors import UsageError
 from serve_app.progress import Progress
 from training.adoption import Adoption
+from training.evaluate import COVERAGE_METRICS
 from training.pipeline import Job, Outcome, floors, judge_and_publish, read_keys, run_job
 from training.train_options import TrainOptions
 from training.unlabelled import UNLABELLED
@@ -25,6 +26,11 @@ def pass_gate(adoption: Adoption, options: TrainOptions, progress: Progress) -> 
         target=", ".join(adoption.sample.targets) or None,
         estimator=adoption.record.model_class or "",
     )
+    for name in COVERAGE_METRICS:
+        if name in options.floors:
+            raise UsageError(
+                f"--floor {name} needs intervals or prediction sets, which an adopted model does not give: leave it out"
+            )
     if candidate.is_labelled or adoption.signature.task in UNLABELLED:
         required = floors(options, candidate.dataset)
     elif options.floors:
@@ -32,5 +38,5 @@ def pass_gate(adoption: Adoption, options: TrainOptions, progress: Progress) -> 
     else:
         required = {}
     seed = options.random_state.value or 0
-    job = Job(options, candidate.dataset, required, seed, progress, keys.policy, keys.sign)
+    job = Job(options, candidate.dataset, required, seed, progress, keys.policy, keys.sign, adopted=True)
     return run_job(job, lambda job: judge_and_publish(job, candidate, adoption.converted, adoption=adoption.record))

@@ -16,7 +16,7 @@ from training.train_options import DateFlag, TrainOptions, parse_date
 GATE = (
     *("floor", "min_accuracy", "allow_unpredicted_classes", "tolerance", "importance_seconds", "force", "same_columns"),
     *("exit_refused", "report", "keep", "signing_key", "prefer", "allow_joblib", "verify_key", "no_tracking", "experiment_name"),
-    *("run_name", "model_name", "tag", "model_dir", "tracking_uri", "scratch_dir", "scratch_bytes", "allow_http"),
+    *("run_name", "model_name", "model_alias", "tag", "model_dir", "tracking_uri", "scratch_dir", "scratch_bytes", "allow_http"),
 )
 """The options of `train` that `adopt` takes over, by their fields."""
 

@@ -1,5 +1,7 @@
 """The process in which a model is loaded and examined: `python -m training.adopt_process`, started by `adopt_command`.
 
+Its limits and its environment without secrets protect against mistakes. It is no sandbox: code of the model runs as the user.
+
 It reads its order from standard input, limits its memory, adopts the model, and ends with the exit code of the command. One byte on
 the pipe of the order says that the model was examined: from then on its time is not limited.
 """

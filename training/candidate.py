@@ -214,6 +214,7 @@ def gather_evidence(
     needs_pickle: bool,
     constant: Collection[str] = (),
     allow_unpredicted: bool = False,
+    adopted: bool = False,
 ) -> tuple[str | None, Evidence]:
     """The evidence for a verdict, and the store's pointer for which it is valid; the served model is opened under `policy`."""
     pointer = store.pointer()
@@ -240,6 +241,7 @@ def gather_evidence(
         never_predicted={} if allow_unpredicted else candidate.never_predicted,
         servable=policy.allow_joblib or not needs_pickle,
         coverage=_coverage_evidence(candidate),
+        adopted=adopted,
     )
     return pointer, evidence
 

@@ -200,8 +200,8 @@ def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int, sou
             yield "one value per row"
         if looks_like_identifier(feature.name, numbers):
             few = distinct * 2 <= len(numbers)
-            flag = "--category" if few else "--drop"
-            yield f"looks like {'codes' if few else 'an identifier'}: {flag} {shlex.quote(feature.name)}"
+            advice = "" if source == "by the model" else f": {'--category' if few else '--drop'} {shlex.quote(feature.name)}"
+            yield f"looks like {'codes' if few else 'an identifier'}{advice}"
     if source == "declared" and float(np.abs(numbers).max()) > EXACT:
         yield "whole numbers beyond 2^53 are rounded"
     if feature.unit:
@@ -214,10 +214,10 @@ def _number_remarks(feature: Feature, values: pd.Series[Any], distinct: int, sou
 
 def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str], source: Source) -> Iterator[str]:
     yield from _twin_remarks(categories)
-    if source != "declared":
+    if source not in ("declared", "by the model"):
         yield from _form_remarks(shlex.quote(name), categories)
     if len(categories) > 2 and len(categories) * 2 > len(values) and _IDENTIFIER.search(_words(name)):
-        yield f"looks like an identifier: --drop {shlex.quote(name)}"
+        yield "looks like an identifier" + ("" if source == "by the model" else f": --drop {shlex.quote(name)}")
     if len(categories) > 2 and _ANSWERS.issuperset(text.strip().casefold() for text in categories):
         yield "yes and no are written in several ways"
 

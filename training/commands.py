@@ -31,7 +31,7 @@ from serve_app.errors import BackendUnavailable, StoreError, UsageError
 from serve_app.progress import step
 from training import adopt_command, backup_command, models_table
 from training.default_arguments import default_arguments
-from training.train_options import DEFAULT_MODEL_NAME, ModelName, TrackingUri, TrainOptions
+from training.train_options import DEFAULT_MODEL_ALIAS, DEFAULT_MODEL_NAME, ModelAlias, ModelName, TrackingUri, TrainOptions
 
 if TYPE_CHECKING:
     from training.pipeline import Outcome
@@ -113,6 +113,7 @@ class PointerOptions:
     allow_joblib: AllowJoblib = True
     verify_key: VerifyKey = None
     model_name: ModelName = DEFAULT_MODEL_NAME
+    model_alias: ModelAlias = DEFAULT_MODEL_ALIAS
     tracking_uri: TrackingUri = None
 
 
@@ -186,7 +187,7 @@ def _move_pointer(move: Callable[[Store, Check], Entry], options: PointerOptions
     from training import tracking
 
     try:
-        tracking.follow(options.tracking_uri, store, options.model_name, policy)
+        tracking.follow(options.tracking_uri, store, options.model_name, policy, options.model_alias)
     except (UsageError, StoreError, BackendUnavailable) as error:
         say(f"note: {error}", err=True)
 

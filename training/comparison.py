@@ -113,8 +113,11 @@ def compare_answers(
     )
 
 
-def require_same_columns(served: Signature, new: Signature) -> None:
-    """Raise UsageError when clients of the served model would have to send something else, or would get something else."""
+def require_same_columns(served: Signature, new: Signature, *, adopted: bool = False) -> None:
+    """Raise UsageError when clients of the served model would have to send something else, or would get something else.
+
+    `adopted`: the model was fitted elsewhere, and no table was trained on.
+    """
     old_kinds = {feature.name: feature.kind for feature in served.features}
     new_kinds = {feature.name: feature.kind for feature in new.features}
     differences = [
@@ -130,9 +133,10 @@ def require_same_columns(served: Signature, new: Signature) -> None:
     ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        what = "model differs from" if adopted else "table differs from that of"
+        remedy = "fit it again, or adopt" if adopted else "correct the table, or train"
         raise UsageError(
-            f"the table differs from that of the served model: {', '.join(differences[:3])}{more}; "
-            "correct the table, or train it once without --same-columns"
+            f"the {what} the served model: {', '.join(differences[:3])}{more}; {remedy} it once without --same-columns"
         )
 
 

@@ -280,7 +280,12 @@ def _first(values: pd.Series[Any], gaps: Any) -> Any:
 
 
 def _date(name: str, values: pd.Series[Any], formats: Sequence[str] | None) -> tuple[Feature, pd.Series[Any], pd.Series[Any]]:
-    dated = date_column(name, values, formats)
+    try:
+        dated = date_column(name, values, formats)
+    except UnusableColumn as error:
+        if not pd.api.types.is_numeric_dtype(values.dtype):
+            raise
+        raise UnusableColumn(name, error.why, f"give timestamps in Parquet, or leave --date {name} out") from None
     if dated is None:
         raise UnusableColumn(name, "holds no dates", f"leave --date {name} out")
     form: DateForm = dated.form

@@ -30,7 +30,12 @@ from training.train_options import Floor, Tag, TrainOptions
 LABELS = "target"
 """The name of the target when labels are given instead of the name of a column."""
 
-_ENVIRONMENT = {"model_dir": "MODEL_DIR", "tracking_uri": "MLFLOW_TRACKING_URI", "signing_key": "IRIS_SIGNING_KEY"}
+_ENVIRONMENT = {
+    "model_dir": "MODEL_DIR",
+    "model_alias": "IRIS_MODEL_ALIAS",
+    "tracking_uri": "MLFLOW_TRACKING_URI",
+    "signing_key": "IRIS_SIGNING_KEY",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from sklearn.ensemble import (
 )
 
 from serve_app.artifacts.signature import Signature
-from training.onnx_float64 import _constant, _ensemble, _node, _round_to_float32, _to_tree
+from training.onnx_nodes import add_constant, add_node, add_trees, add_trees_of_outputs, as_tree, round_to_float32
 
 Convert = Callable[[Any, Any, Any], None]
 Shape = Callable[[Any], None]
@@ -84,28 +84,17 @@ def _classes_of_forest(scope: Any, operator: Any, container: Any) -> None:
         scope, operator, container, lambda values: np.hstack([values[:, at, :count] for at, count in enumerate(counts)])
     )
     # The label is not served; the graph has it because a classifier has two outputs.
-    label = _node(scope, container, "ArgMax", [means], axis=1, keepdims=0)
+    label = add_node(scope, container, "ArgMax", [means], axis=1, keepdims=0)
     container.add_node("Identity", [label], operator.outputs[0].full_name, op_version=19)
     container.add_node("Identity", [means], operator.outputs[1].full_name, op_version=19)
 
 
 def _mean_of_leaves(scope: Any, operator: Any, container: Any, columns: Callable[[Any], Any]) -> str:
     """The mean over the trees of what `columns` takes from the values of a leaf, shape (rows, columns)."""
-    trees, table, leaves = [], [], 0
-    for member in operator.raw_operator.estimators_:
-        tree = member.tree_
-        leaf = np.flatnonzero(tree.children_left == -1)
-        positions = np.zeros(tree.node_count)
-        positions[leaf] = np.arange(len(leaf)) + leaves
-        leaves += len(leaf)
-        table.append(columns(tree.value[leaf]))
-        trees.append(_to_tree(tree, positions))
-    rounded = _round_to_float32(scope, operator.inputs[0].full_name, container)
-    reached = _ensemble(scope, container, rounded, trees, range(len(trees)))
-    indexes = _node(scope, container, "Cast", [reached], to=TensorProto.INT64)
-    by_tree = _node(scope, container, "Gather", [_constant(scope, container, np.vstack(table)), indexes], axis=0)
-    total = _node(scope, container, "ReduceSum", [by_tree, _constant(scope, container, np.array([1], dtype=np.int64))], keepdims=0)
-    return _node(scope, container, "Div", [total, _constant(scope, container, np.array([len(trees)], dtype=np.float64))])
+    trees = [as_tree(member.tree_, columns(member.tree_.value)) for member in operator.raw_operator.estimators_]
+    rounded = round_to_float32(scope, operator.inputs[0].full_name, container)
+    total = add_trees_of_outputs(scope, container, rounded, trees)
+    return add_node(scope, container, "Div", [total, add_constant(scope, container, np.array([len(trees)], dtype=np.float64))])
 
 
 def _shape_of_values(operator: Any) -> None:
@@ -126,17 +115,17 @@ def _isolation_forest(scope: Any, operator: Any, container: Any) -> None:
     trees = []
     members = zip(forest.estimators_, forest.estimators_features_, *_path_lengths(forest), strict=True)
     for member, columns, paths, averages in members:
-        tree = _to_tree(member.tree_, paths + averages - 1.0)
+        tree = as_tree(member.tree_, paths + averages - 1.0)
         trees.append(_on_columns(tree, columns))
-    rounded = _round_to_float32(scope, operator.inputs[0].full_name, container)
-    depth = _ensemble(scope, container, rounded, trees, [0] * len(trees))
-    share = _node(scope, container, "Div", [depth, _constant(scope, container, np.array([-_mean_path(forest)]))])
+    rounded = round_to_float32(scope, operator.inputs[0].full_name, container)
+    depth = add_trees(scope, container, rounded, trees, [0] * len(trees))
+    share = add_node(scope, container, "Div", [depth, add_constant(scope, container, np.array([-_mean_path(forest)]))])
     power, score, less = (scope.get_unique_variable_name(name) for name in ("power", "score", "less"))
-    container.add_node("Pow", [_constant(scope, container, np.array([2.0])), share], power, op_version=15)
-    decision = _node(scope, container, "Sub", [_constant(scope, container, np.array([-float(forest.offset_)])), power])
+    container.add_node("Pow", [add_constant(scope, container, np.array([2.0])), share], power, op_version=15)
+    decision = add_node(scope, container, "Sub", [add_constant(scope, container, np.array([-float(forest.offset_)])), power])
     container.add_node("Identity", [decision], score, op_version=19)
-    container.add_node("Less", [score, _constant(scope, container, np.array([0.0]))], less, op_version=13)
-    labels = [_constant(scope, container, np.array([[label]], dtype=np.int64)) for label in (-1, 1)]
+    container.add_node("Less", [score, add_constant(scope, container, np.array([0.0]))], less, op_version=13)
+    labels = [add_constant(scope, container, np.array([[label]], dtype=np.int64)) for label in (-1, 1)]
     container.add_node("Where", [less, *labels], operator.outputs[0].full_name, op_version=16)
     container.add_node("Identity", [score], operator.outputs[1].full_name, op_version=19)
 

@@ -7,15 +7,12 @@ forest of classes computes the leaf that each tree ends in, looks up the probabi
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 from skl2onnx.common.data_types import DoubleTensorType
 from sklearn.ensemble import (
     ExtraTreesClassifier,
@@ -29,25 +26,11 @@ from sklearn.impute import SimpleImputer
 
 from serve_app.inference.booster_estimators import BoosterClassifier, BoosterRegressor
 from training.booster_trees import LIBRARY_CLASSES, read_ensemble
+from training.onnx_nodes import DOMAIN, add_constant, add_node, add_trees, add_trees_of_outputs, as_tree, round_to_float32
 from training.trees import Ensemble, Tree
 
-DOMAIN = "ai.onnx.ml"
 OPSET = {"": 21, DOMAIN: 3}
 """The versions that skl2onnx writes; `raise_opset` then declares the version of TreeEnsemble, which skl2onnx does not know yet."""
-
-_NODE_ATTRIBUTES = (
-    "nodes_truenodeids",
-    "nodes_falsenodeids",
-    "nodes_trueleafs",
-    "nodes_falseleafs",
-    "nodes_featureids",
-    "nodes_missing_value_tracks_true",
-)
-"""Attributes of TreeEnsemble with one entry for each split."""
-
-
-_LESS_OR_EQUAL, _LESS, _MEMBER = 0, 1, 6
-"""Modes of a node of TreeEnsemble."""
 
 
 def raise_opset(model: Any) -> None:
@@ -115,32 +98,32 @@ def _forest_classifier(scope: Any, operator: Any, container: Any) -> None:
     forest = operator.raw_operator
     if forest.n_outputs_ != 1:
         raise NotImplementedError("several outputs")
-    trees = [_to_tree(member.tree_, member.tree_.value[:, 0, :]) for member in forest.estimators_]
-    rounded = _round_to_float32(scope, operator.inputs[0].full_name, container)
-    total = _sum_of_leaves(scope, container, rounded, trees)
-    count = _constant(scope, container, np.array([len(trees)], dtype=np.float64))
-    _classes(scope, operator, container, _node(scope, container, "Div", [total, count]))
+    trees = [as_tree(member.tree_, member.tree_.value[:, 0, :]) for member in forest.estimators_]
+    rounded = round_to_float32(scope, operator.inputs[0].full_name, container)
+    total = add_trees_of_outputs(scope, container, rounded, trees)
+    count = add_constant(scope, container, np.array([len(trees)], dtype=np.float64))
+    _classes(scope, operator, container, add_node(scope, container, "Div", [total, count]))
 
 
 def _forest_regressor(scope: Any, operator: Any, container: Any) -> None:
     forest = operator.raw_operator
     if forest.n_outputs_ != 1:
         raise NotImplementedError("several outputs")
-    trees = [_to_tree(member.tree_, member.tree_.value[:, 0, 0]) for member in forest.estimators_]
-    rounded = _round_to_float32(scope, operator.inputs[0].full_name, container)
-    total = _ensemble(scope, container, rounded, trees, [0] * len(trees))
-    count = _constant(scope, container, np.array([len(trees)], dtype=np.float64))
+    trees = [as_tree(member.tree_, member.tree_.value[:, 0, 0]) for member in forest.estimators_]
+    rounded = round_to_float32(scope, operator.inputs[0].full_name, container)
+    total = add_trees(scope, container, rounded, trees, [0] * len(trees))
+    count = add_constant(scope, container, np.array([len(trees)], dtype=np.float64))
     container.add_node("Div", [total, count], operator.outputs[0].full_name, op_version=14)
 
 
 def _boosted_classifier(scope: Any, operator: Any, container: Any) -> None:
     raw = _boosted(scope, operator, container)
     if operator.raw_operator.n_trees_per_iteration_ > 1:
-        _classes(scope, operator, container, _node(scope, container, "Softmax", [raw], axis=1))
+        _classes(scope, operator, container, add_node(scope, container, "Softmax", [raw], axis=1))
         return
-    positive = _node(scope, container, "Sigmoid", [raw])
-    negative = _node(scope, container, "Sub", [_constant(scope, container, np.array([1.0])), positive])
-    _classes(scope, operator, container, _node(scope, container, "Concat", [negative, positive], axis=1))
+    positive = add_node(scope, container, "Sigmoid", [raw])
+    negative = add_node(scope, container, "Sub", [add_constant(scope, container, np.array([1.0])), positive])
+    _classes(scope, operator, container, add_node(scope, container, "Concat", [negative, positive], axis=1))
 
 
 def _boosted_regressor(scope: Any, operator: Any, container: Any) -> None:
@@ -163,9 +146,9 @@ def _boosted(scope: Any, operator: Any, container: Any) -> str:
             right, feature = nodes["right"].astype(np.int64), nodes["feature_idx"].astype(np.int64)
             trees.append(Tree(left, right, feature, nodes["num_threshold"], missing, nodes["value"]))
             targets.append(target)
-    total = _ensemble(scope, container, operator.inputs[0].full_name, trees, targets)
+    total = add_trees(scope, container, operator.inputs[0].full_name, trees, targets)
     base = np.asarray(model._baseline_prediction, dtype=np.float64).reshape(1, -1)  # noqa: SLF001
-    return _node(scope, container, "Add", [total, _constant(scope, container, base)])
+    return add_node(scope, container, "Add", [total, add_constant(scope, container, base)])
 
 
 def _parse_booster_classifier(scope: Any, model: Any, inputs: list[Any], custom_parsers: Any = None) -> list[Any]:
@@ -187,21 +170,21 @@ def _booster_classifier(scope: Any, operator: Any, container: Any) -> None:
     options = container.get_options(operator.raw_operator, {"raw_scores": False}, fail=False) or {}
     if options.get("raw_scores"):
         if len(ensemble.base) == 1:
-            negated = _node(scope, container, "Neg", [raw])
-            raw = _node(scope, container, "Concat", [negated, raw], axis=1)
+            negated = add_node(scope, container, "Neg", [raw])
+            raw = add_node(scope, container, "Concat", [negated, raw], axis=1)
         _classes(scope, operator, container, raw)
         return
     if ensemble.link == "softmax":
-        _classes(scope, operator, container, _node(scope, container, "Softmax", [raw], axis=1))
+        _classes(scope, operator, container, add_node(scope, container, "Softmax", [raw], axis=1))
         return
     if ensemble.link != "sigmoid":
         raise NotImplementedError(f"a classifier with the link {ensemble.link}")
-    positive = _node(scope, container, "Sigmoid", [raw])
+    positive = add_node(scope, container, "Sigmoid", [raw])
     if len(ensemble.base) > 1:
         _classes(scope, operator, container, positive)
         return
-    negative = _node(scope, container, "Sub", [_constant(scope, container, np.array([1.0])), positive])
-    _classes(scope, operator, container, _node(scope, container, "Concat", [negative, positive], axis=1))
+    negative = add_node(scope, container, "Sub", [add_constant(scope, container, np.array([1.0])), positive])
+    _classes(scope, operator, container, add_node(scope, container, "Concat", [negative, positive], axis=1))
 
 
 def _booster_regressor(scope: Any, operator: Any, container: Any) -> None:
@@ -217,15 +200,15 @@ def _raw_scores(scope: Any, operator: Any, container: Any, ensemble: Ensemble) -
     """What the link is applied to, shape (rows, outputs)."""
     source = operator.inputs[0].full_name
     if ensemble.rounded:
-        source = _round_to_float32(scope, source, container)
+        source = round_to_float32(scope, source, container)
     if ensemble.targets:
-        total = _ensemble(scope, container, source, ensemble.trees, ensemble.targets, strict=ensemble.strict)
+        total = add_trees(scope, container, source, ensemble.trees, ensemble.targets, strict=ensemble.strict)
     else:
-        total = _sum_of_leaves(scope, container, source, ensemble.trees, strict=ensemble.strict)
+        total = add_trees_of_outputs(scope, container, source, ensemble.trees, strict=ensemble.strict)
     if ensemble.scale != 1.0:
-        total = _node(scope, container, "Mul", [total, _constant(scope, container, np.array([ensemble.scale]))])
+        total = add_node(scope, container, "Mul", [total, add_constant(scope, container, np.array([ensemble.scale]))])
     if ensemble.base.any():
-        total = _node(scope, container, "Add", [total, _constant(scope, container, ensemble.base.reshape(1, -1))])
+        total = add_node(scope, container, "Add", [total, add_constant(scope, container, ensemble.base.reshape(1, -1))])
     return total
 
 
@@ -235,107 +218,15 @@ def _imputer(scope: Any, operator: Any, container: Any) -> None:
     if imputer.add_indicator or len(values) != operator.inputs[0].type.shape[1] or np.isnan(values).any():
         raise NotImplementedError("an imputer that changes the columns")
     source = operator.inputs[0].full_name
-    gaps = _node(scope, container, "IsNaN", [source])
-    fill = _constant(scope, container, values.reshape(1, -1))
+    gaps = add_node(scope, container, "IsNaN", [source])
+    fill = add_constant(scope, container, values.reshape(1, -1))
     container.add_node("Where", [gaps, fill, source], operator.outputs[0].full_name, op_version=16)
-
-
-def _to_tree(tree: Any, value: npt.NDArray[Any]) -> Tree:
-    missing = np.asarray(getattr(tree, "missing_go_to_left", np.zeros(tree.node_count)), dtype=np.int64)
-    return Tree(tree.children_left, tree.children_right, tree.feature, tree.threshold, missing, value)
-
-
-def _sum_of_leaves(scope: Any, container: Any, source: str, trees: Iterable[Tree], *, strict: bool = False) -> str:
-    """The sums of leaves that have a value for each output, shape (rows, outputs)."""
-    numbered, values, leaves = [], [], 0
-    for tree in trees:
-        leaf = np.flatnonzero(tree.left == -1)
-        numbers = np.zeros(len(tree.left))
-        numbers[leaf] = np.arange(len(leaf)) + leaves
-        leaves += len(leaf)
-        values.append(tree.value[leaf])
-        numbered.append(replace(tree, value=numbers))
-    reached = _ensemble(scope, container, source, numbered, range(len(numbered)), strict=strict)
-    indexes = _node(scope, container, "Cast", [reached], to=TensorProto.INT64)
-    by_tree = _node(scope, container, "Gather", [_constant(scope, container, np.vstack(values)), indexes], axis=0)
-    return _node(scope, container, "ReduceSum", [by_tree, _constant(scope, container, np.array([1], dtype=np.int64))], keepdims=0)
-
-
-def _ensemble(
-    scope: Any, container: Any, source: str, trees: Iterable[Tree], targets: Iterable[int], *, strict: bool = False
-) -> str:
-    """The sums of the trees' leaves by target, shape (rows, targets)."""
-    roots: list[int] = []
-    attributes: dict[str, Any] = {name: [] for name in _NODE_ATTRIBUTES}
-    splits: list[float] = []
-    modes: list[int] = []
-    memberships: list[float] = []
-    weights: list[float] = []
-    leaf_targets: list[int] = []
-    for tree, target in zip(trees, targets, strict=True):
-        roots.append(len(splits))
-        inner, leaf = np.flatnonzero(tree.left != -1), np.flatnonzero(tree.left == -1)
-        index = np.zeros(len(tree.left), dtype=np.int64)
-        index[inner] = np.arange(len(inner)) + len(splits)
-        index[leaf] = np.arange(len(leaf)) + len(weights)
-        weights += tree.value[leaf].tolist()
-        leaf_targets += [target] * len(leaf)
-        if not len(inner):  # a single leaf: the operator needs a split, both branches of which end in this leaf
-            only = int(index[leaf[0]])
-            for name, value in zip(_NODE_ATTRIBUTES, (only, only, 1, 1, 0, 0), strict=True):
-                attributes[name].append(value)
-            splits.append(0.0)
-            modes.append(_LESS_OR_EQUAL)
-            continue
-        left, right = tree.left[inner], tree.right[inner]
-        columns = (
-            index[left],
-            index[right],
-            tree.left[left] == -1,
-            tree.left[right] == -1,
-            tree.feature[inner],
-            tree.missing[inner],
-        )
-        for name, column in zip(_NODE_ATTRIBUTES, columns, strict=True):
-            attributes[name] += np.asarray(column).astype(np.int64).tolist()
-        splits += tree.threshold[inner].tolist()
-        for node in inner.tolist():
-            known = tree.categories.get(node)
-            modes.append((_LESS if strict else _LESS_OR_EQUAL) if known is None else _MEMBER)
-            if known is not None:
-                memberships += [*known.tolist(), math.nan]
-    if memberships:
-        attributes["membership_values"] = numpy_helper.from_array(np.array(memberships), "memberships")
-    output: str = scope.get_unique_variable_name("trees")
-    container.add_node(
-        "TreeEnsemble",
-        [source],
-        output,
-        op_domain=DOMAIN,
-        op_version=3,  # the version that skl2onnx accepts; see raise_opset
-        name=scope.get_unique_operator_name("TreeEnsemble"),
-        n_targets=max(leaf_targets) + 1,
-        aggregate_function=1,
-        post_transform=0,
-        tree_roots=roots,
-        leaf_targetids=leaf_targets,
-        leaf_weights=numpy_helper.from_array(np.array(weights, dtype=np.float64), "weights"),
-        nodes_splits=numpy_helper.from_array(np.array(splits, dtype=np.float64), "splits"),
-        nodes_modes=numpy_helper.from_array(np.array(modes, dtype=np.uint8), "modes"),
-        **attributes,
-    )
-    return output
-
-
-def _round_to_float32(scope: Any, source: str, container: Any) -> str:
-    """The input rounded to float32: a forest compares these values with its thresholds."""
-    return _node(scope, container, "Cast", [_node(scope, container, "Cast", [source], to=TensorProto.FLOAT)], to=TensorProto.DOUBLE)
 
 
 def _classes(scope: Any, operator: Any, container: Any, probabilities: str) -> None:
     """Both outputs of a classifier, label and probabilities."""
     classes = np.asarray(operator.raw_operator.classes_)
-    best = _node(scope, container, "ArgMax", [probabilities], axis=1, keepdims=0)
+    best = add_node(scope, container, "ArgMax", [probabilities], axis=1, keepdims=0)
     known = classes.astype(np.int64) if classes.dtype.kind in "iub" else classes.astype(object)
     name = scope.get_unique_variable_name("classes")
     if known.dtype == object:
@@ -344,21 +235,6 @@ def _classes(scope: Any, operator: Any, container: Any, probabilities: str) -> N
         container.add_initializer(name, TensorProto.INT64, [len(known)], known.tolist())
     container.add_node("Gather", [name, best], operator.outputs[0].full_name, op_version=13, axis=0)
     container.add_node("Identity", [probabilities], operator.outputs[1].full_name, op_version=19)
-
-
-def _constant(scope: Any, container: Any, value: npt.NDArray[Any]) -> str:
-    name: str = scope.get_unique_variable_name("constant")
-    kind = TensorProto.INT64 if value.dtype == np.int64 else TensorProto.DOUBLE
-    container.add_initializer(name, kind, list(value.shape), value.ravel().tolist())
-    return name
-
-
-def _node(scope: Any, container: Any, kind: str, inputs: list[str], **attributes: Any) -> str:
-    output: str = scope.get_unique_variable_name(kind.lower())
-    version = {"Cast": 19, "Gather": 13, "ReduceSum": 13, "Div": 14, "Softmax": 13, "Sigmoid": 13}
-    version |= {"Sub": 14, "Mul": 14, "Neg": 13, "Concat": 13, "Add": 14, "ArgMax": 13, "IsNaN": 20}
-    container.add_node(kind, inputs, output, op_version=version[kind], name=scope.get_unique_operator_name(kind), **attributes)
-    return output
 
 
 def _classifier_shape(operator: Any) -> None:

@@ -62,7 +62,7 @@ class Outcome:
 class Job:
     """What every step of one training needs. `run` is None without tracking, `sign` without a signing key.
 
-    `policy` is what bundles of the store are opened under.
+    `policy` is what bundles of the store are opened under. `adopted`: the model was fitted elsewhere.
     """
 
     options: TrainOptions
@@ -73,6 +73,7 @@ class Job:
     policy: LoadPolicy
     sign: Sign | None = None
     run: Run | None = None
+    adopted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def run_job(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
     """Do the work in a run of MLflow, or without one when the options say so; raises what `train` raises."""
     options = job.options
     if options.same_columns:
-        _require_same_columns(Store(options.model_dir), job.policy, job.dataset)
+        _require_same_columns(Store(options.model_dir), job)
     if options.no_tracking:
         return work(job)
     with job.progress("connect to MLflow"):
@@ -136,14 +137,14 @@ def run_job(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
         return work(replace(job, run=run))
 
 
-def _require_same_columns(store: Store, policy: LoadPolicy, dataset: Dataset) -> None:
-    """Raise UsageError when the table would change the contract of the served model; a model that cannot be read has none."""
+def _require_same_columns(store: Store, job: Job) -> None:
+    """Raise UsageError when the candidate would change the contract of the served model; a model that cannot be read has none."""
     try:
-        served = store.current(policy)
+        served = store.current(job.policy)
     except BundleRefused:
         return
     if served is not None and served.signature is not None:
-        require_same_columns(served.signature, dataset.signature)
+        require_same_columns(served.signature, job.dataset.signature, adopted=job.adopted)
 
 
 def look(options: TrainOptions, progress: Progress) -> None:
@@ -313,6 +314,7 @@ def _gather_evidence(job: Job, candidate: Candidate, converted: Converted, store
         needs_pickle=converted.model is None and converted.native is None,
         constant=constant_floors(candidate.signature, options.floors, built_in=options.data is None),
         allow_unpredicted=options.allow_unpredicted_classes,
+        adopted=job.adopted,
     )
 
 
@@ -409,5 +411,5 @@ def _finish(job: Job, publication: Publication, store: Store, decision: Decision
             }
             notes += run_record.finish(job.run, decision.record, decision.verdict, entry, decision.bundle, report)
             if entry is not None:
-                notes += run_record.follow(job.run, store, job.options.model_name, job.policy)
+                notes += run_record.follow(job.run, store, job.options.model_name, job.policy, job.options.model_alias)
     return Outcome(decision.verdict, decision.comparison, candidate.metrics, decision.manifest, entry, path, tuple(notes))

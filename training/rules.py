@@ -53,7 +53,7 @@ class Evidence:
     better. `compared_by` is what two classifiers are compared by. `never_predicted` are classes that the model does not predict,
     with their held-out rows. `servable` is whether replicas with the trainer's load policy open the candidate: it has an ONNX form
     that is proven equal or is a booster in the format of its library, or pickles are allowed. `coverage` is None for a model
-    without one.
+    without one. `adopted`: the model was fitted elsewhere, so that flags of training are no remedy.
     """
 
     metrics: AnyMetrics
@@ -65,6 +65,12 @@ class Evidence:
     never_predicted: Mapping[str, int] = field(default_factory=dict)
     servable: bool = True
     coverage: CoverageEvidence | None = None
+    adopted: bool = False
+
+    @property
+    def rows(self) -> str:
+        """What the rows are called that the candidate was measured on."""
+        return "rows of the sample" if self.adopted else "held-out rows"
 
 
 Rule = Callable[[Evidence], Iterable[str]]
@@ -77,7 +83,7 @@ def floors_are_met(evidence: Evidence) -> Iterable[str]:
     for name, floor in evidence.floors.items():
         value = scalars.get(name, math.nan)
         if name not in scalars:
-            yield f"{name} is not known, because the model gives no probabilities or the held-out rows have one class only"
+            yield f"{name} is not known, because the model gives no probabilities or the {evidence.rows} have one class only"
         elif _base(name, evidence.metrics) in LOWER_IS_BETTER and not value <= floor:
             yield f"{name} is {value:.4f}, above the allowed {floor:g}"
         elif name in evidence.constant and not value > floor + _BARELY:
@@ -96,7 +102,7 @@ def every_class_is_predicted(evidence: Evidence) -> Iterable[str]:
     """There is no class that the model never predicts."""
     for label, rows in evidence.never_predicted.items():
         yield (
-            f"class '{label}' is never predicted, although {rows} of {evidence.metrics.rows} held-out rows have it "
+            f"class '{label}' is never predicted, although {rows} of {evidence.metrics.rows} {evidence.rows} have it "
             "(--allow-unpredicted-classes accepts that)"
         )
 
@@ -128,9 +134,15 @@ def not_worse_than_served(evidence: Evidence) -> Iterable[str]:
 def replicas_can_open(evidence: Evidence) -> Iterable[str]:
     """The load policy that the trainer shares with the replicas opens the candidate."""
     if not evidence.servable:
+        remedy = "choose another estimator, or set IRIS_ALLOW_JOBLIB=true for training and serving"
+        if evidence.adopted:
+            remedy = (
+                "fit it again with steps that have an ONNX form (--dry-run reports what has none), "
+                "or set IRIS_ALLOW_JOBLIB=true for adopting and serving"
+            )
         yield (
             "the model has no ONNX form that is proven equal, and IRIS_ALLOW_JOBLIB=false makes replicas refuse models that "
-            "scikit-learn computes; choose another estimator, or set IRIS_ALLOW_JOBLIB=true for training and serving"
+            f"scikit-learn computes; {remedy}"
         )
 
 
@@ -149,9 +161,9 @@ def answers_differ(evidence: Evidence) -> Iterable[str]:
     shares = evidence.metrics
     if isinstance(shares, AnswerShares) and len(shares.shares) > 1 and shares.shares[shares.largest] == 1.0:
         if shares.largest == OUTLIER:
-            yield f"all {shares.rows} held-out rows are outliers"
+            yield f"all {shares.rows} {evidence.rows} are outliers"
         elif shares.largest != INLIER:
-            yield f"all {shares.rows} held-out rows are in the cluster {shares.largest}"
+            yield f"all {shares.rows} {evidence.rows} are in the cluster {shares.largest}"
 
 
 def outliers_stay_as_rare(evidence: Evidence) -> Iterable[str]:
@@ -161,7 +173,7 @@ def outliers_stay_as_rare(evidence: Evidence) -> Iterable[str]:
         share, other = new.shares[OUTLIER], served.shares[OUTLIER]
         if abs(share - other) > MAX_SHARE_CHANGE:
             yield (
-                f"{share:.4f} of the held-out rows are outliers, and {other:.4f} for version {evidence.comparison.version}, "
+                f"{share:.4f} of the {evidence.rows} are outliers, and {other:.4f} for version {evidence.comparison.version}, "
                 f"which is served now: more than {MAX_SHARE_CHANGE:g} apart (--force accepts that)"
             )
 

@@ -123,10 +123,10 @@ def finish(
     return []
 
 
-def follow(run: Run, store: Store, model_name: str, policy: LoadPolicy) -> list[str]:
-    """Move the alias `champion` of the registered model to what the store serves. A failure is returned as a note."""
+def follow(run: Run, store: Store, model_name: str, policy: LoadPolicy, alias: str) -> list[str]:
+    """Move the alias of the registered model to what the store serves. A failure is returned as a note."""
     try:
-        tracking.follow(run.server.uri, store, model_name, policy)
+        tracking.follow(run.server.uri, store, model_name, policy, alias)
     except IrisApiError as error:
         return [str(error)]
     return []

@@ -30,18 +30,20 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.types import ColSpec, DataType, ParamSchema, Schema
 from mlflow.types.schema import AnyType
 
+from serve_app.artifacts.mlflow_version import STAGES
 from serve_app.artifacts.names import DIGEST_TAG
 from serve_app.artifacts.signature import Feature, Signature, label_text
 from serve_app.artifacts.store import Store
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
 from serve_app.inference.policy import LoadPolicy
+from serve_app.progress import note
 from training import iris_api_pyfunc
 from training.mlflow_retry import cause, fail_fast, first_use, redact, retry_when_locked, translate_errors
 from training.store_policy import check_entry
 from training.tracking_uri import resolve
 
 CHAMPION = "champion"
-"""Alias of the served version."""
+"""Alias of the served version, unless IRIS_MODEL_ALIAS names another one."""
 
 PREVIOUS = "previous"
 """Alias of the version that was served before."""
@@ -140,7 +142,10 @@ def connect(uri: str | None, experiment: str) -> Server:
 
 @contextlib.contextmanager
 def running(server: Server, run_name: str | None) -> Iterator[Run]:
-    """Start a run that ends FINISHED, or FAILED when the block raises; raises BackendUnavailable."""
+    """Start a run that ends FINISHED, or FAILED when the block raises; raises BackendUnavailable.
+
+    At the end, the address of the run is printed where a server has a page for it.
+    """
     with translate_errors("start a run"):
         info = retry_when_locked(lambda: server.client.create_run(server.experiment_id, run_name=run_name)).info
     run = Run(server, info.run_id, info.run_name, info.artifact_uri)
@@ -151,6 +156,8 @@ def running(server: Server, run_name: str | None) -> Iterator[Run]:
     finally:
         with contextlib.suppress(Exception):
             retry_when_locked(lambda: server.client.set_terminated(run.run_id, status))
+        if server.uri.startswith(("http://", "https://")):
+            note(f"run {run.name}: {redact(server.uri).rstrip('/')}/#/experiments/{server.experiment_id}/runs/{run.run_id}")
 
 
 def log_model(run: Run, model: Any, signature: Signature, requirements: Sequence[str]) -> str:
@@ -221,18 +228,23 @@ def tag_version(server: Server, name: str, version: str, tags: Mapping[str, obje
             retry_when_locked(partial(server.client.set_model_version_tag, name, version, key, str(value)))
 
 
-def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
-    """Move the alias `champion` to this version; the version that had it gets the alias `previous`.
+def move_alias(client: mlflow.MlflowClient, name: str, version: str, alias: str = CHAMPION) -> None:
+    """Move the alias to this version; where no alias has the name of a stage, the version goes to that stage.
 
-    A version that was the challenger is none any more. Where versions have stages, this one goes to Production, and the one that
-    was there is archived.
+    With `champion`, the version that had it gets the alias `previous`, and a version that was the challenger is none any more.
+    Where versions have stages, the champion goes to Production, and the one that was there is archived.
     """
     before = None
     with contextlib.suppress(MlflowException):
-        before = str(client.get_model_version_by_alias(name, CHAMPION).version)
+        before = str(client.get_model_version_by_alias(name, alias).version)
     if before == version:
         return
-    retry_when_locked(lambda: client.set_registered_model_alias(name, CHAMPION, version))
+    if before is None and alias.lower() in STAGES:
+        _move_stage(client, name, version, alias.capitalize())
+        return
+    retry_when_locked(lambda: client.set_registered_model_alias(name, alias, version))
+    if alias != CHAMPION:
+        return
     if before is not None:
         with contextlib.suppress(MlflowException):
             retry_when_locked(lambda: client.set_registered_model_alias(name, PREVIOUS, before))
@@ -240,22 +252,27 @@ def set_champion(client: mlflow.MlflowClient, name: str, version: str) -> None:
         if str(client.get_model_version_by_alias(name, CHALLENGER).version) == version:
             retry_when_locked(lambda: client.delete_registered_model_alias(name, CHALLENGER))
     with contextlib.suppress(MlflowException):
-        _set_stage(client, name, version)
+        if _are_staged(client, name):
+            _move_stage(client, name, version, "Production")
 
 
-def _set_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
-    """Move the version to the stage Production, unless the registered model has no version in a stage."""
+def _are_staged(client: mlflow.MlflowClient, name: str) -> bool:
+    """Whether a version of the registered model is in a stage."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow says that stages are deprecated
-        staged = client.get_latest_versions(name, stages=["Staging", "Production"])
-        if staged and not any(str(found.version) == version and found.current_stage == "Production" for found in staged):
-            retry_when_locked(
-                lambda: client.transition_model_version_stage(name, version, "Production", archive_existing_versions=True)
-            )
+        return bool(client.get_latest_versions(name, stages=["Staging", "Production"]))
 
 
-def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -> str | None:
-    """Move the alias `champion` of `model_name` to the version that the store serves; returns it.
+def _move_stage(client: mlflow.MlflowClient, name: str, version: str, stage: str) -> None:
+    """Move the version to the stage, and archive the versions that were there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if client.get_model_version(name, version).current_stage != stage:
+            retry_when_locked(lambda: client.transition_model_version_stage(name, version, stage, archive_existing_versions=True))
+
+
+def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy, alias: str = CHAMPION) -> str | None:
+    """Move the alias of `model_name`, which IRIS_MODEL_ALIAS names, to the version that the store serves; returns it.
 
     None when the served bundle was published without MLflow. Others may write the store, so its manifest alone moves nothing: the
     load policy must allow the bundle, and the version must carry the bundle's digest as its tag in MLflow. The store is read again
@@ -264,21 +281,21 @@ def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy) -
     """
     quiet()
     tracking, _ = resolve(uri)
-    champion = None
+    moved = None
     try:
         with fail_fast():
             client = mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
             for _ in range(5):
                 version = _served_version(client, store, model_name, policy)
-                if version is None or version == champion:
-                    return champion
-                set_champion(client, model_name, version)
-                champion = version
+                if version is None or version == moved:
+                    return moved
+                move_alias(client, model_name, version, alias)
+                moved = version
     except (StoreError, BundleRefused) as error:
-        raise StoreError(f"the alias '{CHAMPION}' of {model_name} in MLflow was not moved: {error}") from None
+        raise StoreError(f"the alias '{alias}' of {model_name} in MLflow was not moved: {error}") from None
     except Exception as error:
-        raise BackendUnavailable(f"the alias '{CHAMPION}' in MLflow at {redact(tracking)} was not moved ({cause(error)})") from None
-    return champion
+        raise BackendUnavailable(f"the alias '{alias}' in MLflow at {redact(tracking)} was not moved ({cause(error)})") from None
+    return moved
 
 
 def _served_version(client: mlflow.MlflowClient, store: Store, model_name: str, policy: LoadPolicy) -> str | None:
@@ -407,7 +424,8 @@ def allowed_key(name: str) -> str:
 
 
 def quiet() -> None:
-    """Keep MLflow's telemetry off, and its libraries to errors."""
+    """Keep MLflow's telemetry off, its libraries to errors, and its own lines on runs, which may show a password, silent."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)

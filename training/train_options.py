@@ -41,6 +41,10 @@ TrackingUri = Annotated[
 ]
 DEFAULT_MODEL_NAME = "IrisClassifier"
 ModelName = Annotated[str, typer.Option(help="Name of the registered model.")]
+DEFAULT_MODEL_ALIAS = "champion"
+ModelAlias = Annotated[
+    str, typer.Option(envvar="IRIS_MODEL_ALIAS", help="Alias in MLflow, or stage, that moves to the served version.")
+]
 TaskChoice = Literal["auto", "classification", "regression", "outlier-detection", "clustering"]
 WITHOUT_TARGET: Mapping[str, Task] = {"outlier-detection": "outlier detection", "clustering": "clustering"}
 """The choices of `--task` that need no target."""
@@ -321,6 +325,7 @@ class TrainOptions:
     experiment_name: Annotated[str, typer.Option(help="MLflow experiment.")] = "iris-classification"
     run_name: Annotated[str | None, typer.Option(help="Name of the MLflow run.")] = None
     model_name: ModelName = DEFAULT_MODEL_NAME
+    model_alias: ModelAlias = DEFAULT_MODEL_ALIAS
     tag: Annotated[list[Tag], typer.Option(metavar="KEY VALUE", parser=parse_tag, help="Tag of the run; repeatable.")] = field(
         default_factory=list
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import joblib
 import mlflow
 import pytest
 
 from serve_app.artifacts.store import Store
 from serve_app.cli import main
 from tests.support.fitted_models import MIXED, classifier, table
+from tests.support.mlflow_server import mlflow_server
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,26 @@ def test_a_model_of_mlflow_is_adopted_by_its_alias_and_recorded_in_a_run(tmp_pat
     assert entry.manifest.mlflow_model_name == "Adopted"
     client = mlflow.MlflowClient(tracking_uri=tracking)
     assert str(client.get_model_version_by_alias("Adopted", "champion").version) == "1"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_address_of_the_run_is_printed_once_and_without_the_password(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = table()[[*MIXED, "unused", "label"]]
+    rows.to_parquet(tmp_path / "rows.parquet", index=False)
+    joblib.dump(classifier("one-hot and logistic regression"), tmp_path / "model.joblib")
+    with mlflow_server(tmp_path / "server") as url:
+        named = url.replace("//", "//author:secret-word@")
+        flags = ["--target", "label", "--model-dir", str(tmp_path / "models"), "--tracking-uri", named, "--importance-seconds", "0"]
+        assert main(["adopt", str(tmp_path / "model.joblib"), "--sample", str(tmp_path / "rows.parquet"), *flags]) == 0
+        printed = capfd.readouterr()
+        output = printed.out + printed.err
+        assert output.count("/runs/") == 1
+        assert "View run" not in output
+        assert "secret-word" not in output
+        address = next(word for word in output.split() if "/runs/" in word)
+        assert address.startswith(url)
+        run_id = address.rpartition("/")[2]
+        assert mlflow.MlflowClient(tracking_uri=url).get_run(run_id).info.status == "FINISHED"
 
 
 @pytest.mark.filterwarnings("ignore")

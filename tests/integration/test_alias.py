@@ -1,4 +1,4 @@
-"""The alias `champion` in a real registry (SQLite) follows the store only where the registry and the load policy agree."""
+"""The alias in a real registry (SQLite) follows the store only where the registry and the load policy agree."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import mlflow
 import pytest
 
 from serve_app.artifacts.bundle import check_bundle
+from serve_app.artifacts.mlflow_version import look_up
 from serve_app.artifacts.names import BUNDLE_FOLDER, DIGEST_TAG, JOBLIB, METRICS, SEAL
 from serve_app.artifacts.signing import signer, verifier
 from serve_app.artifacts.store import Entry, Store
@@ -17,7 +18,7 @@ from serve_app.errors import StoreError
 from tests.support.hostile.signatures import key_pair
 from tests.support.models import bundle_manifest
 from tests.support.policies import ALLOW_ALL, load_policy
-from training.tracking import follow, set_champion
+from training.tracking import follow, move_alias
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow uses what SQLAlchemy will remove
 
@@ -38,7 +39,7 @@ def registry(tmp_path: Path) -> mlflow.MlflowClient:
         client.create_registered_model(name)
         for _ in range(2):
             client.create_model_version(name, source="s3://bucket/model")
-        set_champion(client, name, "1")
+        move_alias(client, name, "1")
     return client
 
 
@@ -119,10 +120,10 @@ def test_a_bundle_without_a_version_in_mlflow_moves_nothing(store: Store, regist
 
 def test_the_champion_is_no_challenger_any_more_and_the_one_before_is_named(registry: mlflow.MlflowClient) -> None:
     registry.set_registered_model_alias(OURS, "challenger", "2")
-    set_champion(registry, OURS, "2")
+    move_alias(registry, OURS, "2")
     assert aliases(registry) == {"champion": "2", "previous": "1"}
     registry.set_registered_model_alias(OURS, "challenger", "1")
-    set_champion(registry, OURS, "2")
+    move_alias(registry, OURS, "2")
     assert aliases(registry)["challenger"] == "1"
 
 
@@ -138,7 +139,7 @@ def test_stages_follow_the_champion_where_they_are_in_use(registry: mlflow.Mlflo
     registry.transition_model_version_stage(OURS, "1", "Production")
     registry.transition_model_version_stage(OURS, "2", "Staging")
     for name in (OURS, THEIRS):
-        set_champion(registry, name, "2")
+        move_alias(registry, name, "2")
     assert (stages(registry, OURS), stages(registry, THEIRS)) == (["Archived", "Production"], ["None", "None"])
 
 
@@ -159,6 +160,39 @@ def test_a_version_of_mlflow_is_promoted_into_a_store_that_does_not_hold_it(
         check_bundle(held.folder)
     assert aliases(registry) == {"champion": "3", "previous": "1"}
     assert main(["promote", f"models:/{OURS}/3", *options]) == 0
+
+
+@pytest.mark.parametrize("way", ["variable", "flag"])
+@pytest.mark.parametrize("command", [["promote", "2"], ["rollback"]], ids=lambda words: words[0])
+def test_promote_and_rollback_move_the_alias_that_replicas_follow_and_no_other(
+    store: Store, registry: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, command: list[str], way: str
+) -> None:
+    for version in ("2", "1"):
+        entry = published(store, OURS, version)
+        registry.set_model_version_tag(OURS, version, DIGEST_TAG, entry.digest)
+    registry.set_registered_model_alias(OURS, "live", "1")
+    registry.set_registered_model_alias(OURS, "challenger", "2")
+    versions = {str(held.manifest.mlflow_model_version): held.version for held in store.entries() if held.manifest}
+    words = [*command[:1], *(str(versions[number]) for number in command[1:])]
+    options = ["--model-dir", str(store.root), "--tracking-uri", registry.tracking_uri]
+    if way == "variable":
+        monkeypatch.setenv("IRIS_MODEL_ALIAS", "live")
+    else:
+        options += ["--model-alias", "live"]
+    assert main([*words, *options]) == 0
+    assert aliases(registry) == {"champion": "1", "live": "2", "challenger": "2"}
+    assert look_up(registry, OURS, "live") == look_up(registry, OURS, "challenger")
+
+
+@pytest.mark.parametrize("stage", ["Production", "staging"])
+def test_a_stage_takes_the_place_of_an_alias_that_does_not_exist(registry: mlflow.MlflowClient, stage: str) -> None:
+    registry.transition_model_version_stage(OURS, "1", stage.capitalize())
+    move_alias(registry, OURS, "2", stage)
+    assert stages(registry, OURS) == ["Archived", stage.capitalize()]
+    assert aliases(registry) == {"champion": "1"}
+    found = look_up(registry, OURS, stage)
+    assert found is not None
+    assert found.version == "2"
 
 
 @pytest.mark.parametrize(

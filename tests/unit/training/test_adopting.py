@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -26,12 +27,15 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from serve_app.artifacts.names import GOLDEN, JOBLIB
+from serve_app.artifacts.names import GOLDEN, JOBLIB, SEAL
+from serve_app.artifacts.signing import verifier
 from serve_app.artifacts.store import Store
 from serve_app.cli import main
 from serve_app.errors import UsageError
+from serve_app.secret_variables import environment_for_model
 from tests.support.apps import HEADERS, client_of
 from tests.support.fitted_models import FITTED, MIXED, classifier, of_array, of_dates, regressor, sample_of_regressor, table
+from tests.support.hostile.signatures import key_pair
 from training import publish
 
 pytestmark = pytest.mark.unit
@@ -262,6 +266,33 @@ def test_a_refused_model_ends_with_exit_code_3(tmp_path: Path) -> None:
     assert not Store(tmp_path / "models").entries()
 
 
+def test_a_model_that_replicas_would_refuse_names_what_the_author_can_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IRIS_ALLOW_JOBLIB", "false")
+    assert adopt(tmp_path, dumped(tmp_path, classifier("no probabilities"))) == 3
+    reason = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("refused"))
+    assert "ONNX" in reason
+    assert "IRIS_ALLOW_JOBLIB=true" in reason
+    assert not {"training", "estimator"} & set(reason.split())
+    assert not Store(tmp_path / "models").entries()
+
+
+def test_other_columns_than_the_served_model_and_floors_of_coverage_are_refused_without_flags_of_training(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    numbers = table()[["size", "age"]].fillna(30.0)
+    assert adopt(tmp_path, dumped(tmp_path, classifier("one-hot and logistic regression"))) == 0
+    other = dumped(tmp_path, LogisticRegression().fit(numbers, table().label), "other.joblib")
+    for flag in ("--same-columns", "--floor=coverage=0.9"):
+        capfd.readouterr()
+        assert adopt(tmp_path, other, flag, rows=numbers.assign(label=table().label)) == 2
+        error = capfd.readouterr().err.strip().splitlines()[-1]
+        assert "train" not in error
+        assert "--coverage" not in error
+    assert [entry.version for entry in Store(tmp_path / "models").entries()] == [1]
+
+
 class Attack:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -324,6 +355,77 @@ def test_code_that_is_not_here_names_the_flag_that_brings_it(tmp_path: Path, cap
     answer = client.post("/predict", json={"size": 12.0, "age": 3.0}, headers=HEADERS).json()
     expected = model.predict_proba(pd.DataFrame({"size": [12.0], "age": [3.0]}))[0]
     assert list(answer["probabilities"].values()) == pytest.approx(expected.tolist(), abs=1e-15)
+
+
+DUMPING = """
+import json, os, pathlib
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+
+class Dumps(BaseEstimator, TransformerMixin):
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        pathlib.Path(os.environ["DUMP_FILE"]).write_text(json.dumps(dict(os.environ)))
+        return np.asarray(X)
+"""
+
+
+def test_the_code_of_a_model_sees_no_key_and_no_login_and_the_bundle_is_signed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = key_pair(tmp_path, "trainer")
+    (tmp_path / "dumping_step.py").write_text(DUMPING)
+    monkeypatch.syspath_prepend(tmp_path)
+    step = importlib.import_module("dumping_step").Dumps()
+    monkeypatch.setenv("DUMP_FILE", str(tmp_path / "environment.json"))
+    numbers = table()[["size", "age"]].fillna(30.0)
+    file = dumped(tmp_path, make_pipeline(StandardScaler(), step, LogisticRegression()).fit(numbers, table().label))
+    (tmp_path / "environment.json").unlink()
+    monkeypatch.setenv("IRIS_SIGNING_KEY", str(private))
+    monkeypatch.setenv("IRIS_VERIFY_KEY", str(public))
+    for name in SECRET_NAMES:
+        monkeypatch.setenv(name, "sqlite:///secret-word" if name == "MLFLOW_TRACKING_URI" else "secret-word")
+    package = ["--package", str(tmp_path / "dumping_step.py")]
+    assert adopt(tmp_path, file, *package, rows=numbers.assign(label=table().label)) == 0
+    seen = json.loads((tmp_path / "environment.json").read_text())
+    assert not [name for name in seen if name.startswith("IRIS_")]
+    assert not {*SECRET_NAMES} & set(seen)
+    assert not [name for name, value in seen.items() if "secret-word" in value or str(private) in value]
+    entry = Store(tmp_path / "models").entries()[0]
+    assert verifier(public)(entry.digest, (entry.folder / SEAL).read_bytes())
+
+
+SECRET_NAMES = (
+    *("API_KEY", "API_KEY_PREVIOUS", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    *("MLFLOW_TRACKING_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GOOGLE_APPLICATION_CREDENTIALS"),
+    *("GITHUB_TOKEN", "PGPASSWORD", "RAY_AUTH_TOKEN"),
+)
+
+
+@pytest.mark.parametrize(
+    ("mlflow", "buckets", "kept"),
+    [
+        (False, False, {"PATH", "TOKENIZERS_PARALLELISM"}),
+        (False, True, {"PATH", "TOKENIZERS_PARALLELISM", "AWS_SECRET_ACCESS_KEY"}),
+        (
+            True,
+            True,
+            {"PATH", "TOKENIZERS_PARALLELISM", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_URI"},
+        ),
+    ],
+)
+def test_logins_are_left_where_the_process_needs_them(
+    monkeypatch: pytest.MonkeyPatch, mlflow: bool, buckets: bool, kept: set[str]
+) -> None:
+    names = ("PATH", "TOKENIZERS_PARALLELISM", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_URI")
+    for name in (*names, "IRIS_SIGNING_KEY", "IRIS_SECRETS_DIR", "API_KEY", "GITHUB_TOKEN"):
+        monkeypatch.setenv(name, os.environ["PATH"])
+    environment = environment_for_model(mlflow=mlflow, buckets=buckets)
+    watched = {*names, "IRIS_SIGNING_KEY", "IRIS_SECRETS_DIR", "API_KEY", "GITHUB_TOKEN"}
+    assert watched & set(environment) == kept
 
 
 def test_a_model_that_needs_too_much_memory_or_time_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,17 @@ def test_a_model_that_replicas_would_refuse_is_refused() -> None:
     assert len(list(replicas_can_open(evidence(accuracy(0.9), servable=False)))) == 1
 
 
+def test_the_reason_against_an_adopted_model_names_no_option_of_training() -> None:
+    adopted, trained = (
+        " ".join(replicas_can_open(evidence(accuracy(0.9), servable=False, adopted=each))) for each in (True, False)
+    )
+    assert "IRIS_ALLOW_JOBLIB=true" in adopted
+    assert "IRIS_ALLOW_JOBLIB=true" in trained
+    assert "training" in trained
+    assert "training" not in adopted
+    assert "estimator" not in adopted
+
+
 def test_the_verdict_has_the_reason_of_every_rule_that_refuses() -> None:
     verdict = judge(evidence(accuracy(0.5), accuracy(0.9), floors={"accuracy": 0.8}, servable=False))
     assert not verdict.accepted
