@@ -175,8 +175,8 @@ def model() -> Json:
                 [
                     table(
                         "Models in use",
-                        "One line for each version, digest, predictor and source.",
-                        f"count by (version, digest, predictor, source) (model_info{{{NS}}})",
+                        "One line for each version, digest and predictor, the source of its files, and what decides (IRIS_MODEL_SOURCE).",
+                        f"count by (version, digest, predictor, source, model_source) (model_info{{{NS}}})",
                         width=12,
                     ),
                     graph(
@@ -198,6 +198,15 @@ def model() -> Json:
                         query(f"max by (replica) (model_refresh_age_seconds{{{NS}}})", "{{replica}}"),
                         unit="s",
                         thresholds=((300, "red"),),
+                        width=12,
+                    ),
+                    graph(
+                        "Alias in MLflow",
+                        "1 while MLflow gives a replica no version for the alias that it follows. Nothing is drawn with IRIS_MODEL_SOURCE=store.",
+                        query(f"max by (replica) (model_registry_unreachable{{{NS}}})", "{{replica}}"),
+                        width=12,
+                        min=0,
+                        max=1,
                     ),
                 ],
             ),
