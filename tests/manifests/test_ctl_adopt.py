@@ -51,7 +51,9 @@ class Folders(Cluster):
                 return json.dumps({"items": [READY | self.ended()]})
             case ["get", "job", *_]:
                 failed = self.ended()["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
-                condition = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"} if failed else {"type": "Complete"}
+                condition = (
+                    {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"} if failed else {"type": "Complete"}
+                )
                 return json.dumps({"status": {"failed" if failed else "succeeded": 1, "conditions": [condition]}})
             case ["logs", *_]:
                 return (self.root / "log").read_text()
