@@ -166,7 +166,7 @@ def _agrees(shape: AnswerShape, probabilities: Scores, labels: npt.NDArray[Any])
 
 
 def _with_threshold(shape: AnswerShape, estimator: Any) -> AnswerShape | None:
-    """The shape with the threshold that the estimator keeps; None without one. Raises UsageError for one that CatBoost cannot reach."""
+    """The shape with the threshold that the estimator keeps; None without one. Raises UsageError for one of 0."""
     if len(shape.classes) != 2:
         return None
     threshold: Any = None
