@@ -111,6 +111,8 @@ sbom: $(VENV)/.uv ## CycloneDX lists of what the images hold, in build/
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/serve.txt --of JSON -o build/sbom-serve.json
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/train.txt --of JSON -o build/sbom-train.json
 	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements/serve-boost.txt --of JSON -o build/sbom-serve-boost.json
+	@awk '$(ONCE)' requirements/train.txt requirements/serve-boost.txt > build/train-boost.txt
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements build/train-boost.txt --of JSON -o build/sbom-train-boost.json
 
 audit: $(VENV)/.uv ## known vulnerabilities of the locked dependencies; exceptions with a date in .ci/audit.json
 	$(PYTHON) .ci/audit $(BIN)/uv
@@ -134,6 +136,9 @@ clean: ## remove the environment and caches; models and runs stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+# A package that both locks have, with its hashes, once: the image train-boost holds what the two others hold.
+ONCE := /^[A-Za-z0-9]/ {first = !seen[$$1]++} first
 
 # CatBoost names packages for drawing, which nothing that serves imports.
 NOT_IMPORTED := $(addprefix --no-emit-package ,matplotlib plotly contourpy cycler fonttools kiwisolver pillow pyparsing)

@@ -175,8 +175,8 @@ def model() -> Json:
                 [
                     table(
                         "Models in use",
-                        "One line for each version, digest, predictor and source.",
-                        f"count by (version, digest, predictor, source) (model_info{{{NS}}})",
+                        "One line for each version, digest and predictor, the source of its files, and what decides (IRIS_MODEL_SOURCE).",
+                        f"count by (version, digest, predictor, source, model_source) (model_info{{{NS}}})",
                         width=12,
                     ),
                     graph(
@@ -198,6 +198,15 @@ def model() -> Json:
                         query(f"max by (replica) (model_refresh_age_seconds{{{NS}}})", "{{replica}}"),
                         unit="s",
                         thresholds=((300, "red"),),
+                        width=12,
+                    ),
+                    graph(
+                        "Alias in MLflow",
+                        "1 while MLflow gives a replica no version for the alias that it follows. Nothing is drawn with IRIS_MODEL_SOURCE=store.",
+                        query(f"max by (replica) (model_registry_unreachable{{{NS}}})", "{{replica}}"),
+                        width=12,
+                        min=0,
+                        max=1,
                     ),
                 ],
             ),
@@ -467,7 +476,7 @@ def training() -> Json:
     return dashboard(
         "iris-training",
         "iris-api / Training",
-        "The verdict of the last training, the training jobs, MLflow, and the age of the served model.",
+        "The verdict of the last training, the jobs that train and adopt, MLflow, and the age of the served model.",
         [NAMESPACE],
         [
             (
@@ -511,34 +520,46 @@ def training() -> Json:
                         "Training jobs",
                         "Number of training jobs by status, from the metrics of the KubeRay operator, which must be enabled.",
                         query(f"sum by (deployment_status) (kuberay_job_deployment_status{{{NS}}} == 1)", "{{deployment_status}}"),
+                        width=6,
                     ),
                     graph(
-                        "Training pods",
-                        "Number of training pods, by phase.",
-                        query(f'sum by (phase) (kube_pod_status_phase{{pod=~"iris-train-.*", {NS}}})', "{{phase}}"),
+                        "Adopting job",
+                        "1 while the last Job that adopted a model has failed or has completed. Nothing is drawn when there is no such Job.",
+                        query(f'max(kube_job_failed{{job_name="iris-adopt-job", condition="true", {NS}}})', "failed"),
+                        query(f'max(kube_job_complete{{job_name="iris-adopt-job", condition="true", {NS}}})', "complete"),
+                        width=6,
+                        min=0,
+                        max=1,
+                    ),
+                    graph(
+                        "Pods that train or adopt",
+                        "Number of pods that train or adopt a model, by phase.",
+                        query(f'sum by (phase) (kube_pod_status_phase{{pod=~"iris-(train|adopt)-.*", {NS}}})', "{{phase}}"),
+                        width=6,
                     ),
                     graph(
                         "MLflow is ready",
                         "1 while the health check of MLflow passes.",
                         query(f'max(kube_deployment_status_replicas_available{{deployment="mlflow-server", {NS}}})', "MLflow"),
+                        width=6,
                         min=0,
                         max=1,
                     ),
                     graph(
-                        "Memory of MLflow and of training",
+                        "Memory of MLflow, of training and of adopting",
                         "Memory in use, by pod.",
                         query(
-                            f'sum by (pod) (container_memory_working_set_bytes{{pod=~"(mlflow-server|iris-train)-.*", {NS}}})',
+                            f'sum by (pod) (container_memory_working_set_bytes{{pod=~"(mlflow-server|iris-train|iris-adopt)-.*", {NS}}})',
                             "{{pod}}",
                         ),
                         unit="bytes",
                         width=12,
                     ),
                     graph(
-                        "CPU of MLflow and of training",
+                        "CPU of MLflow, of training and of adopting",
                         "Number of cores in use, by pod.",
                         query(
-                            f'sum by (pod) (rate(container_cpu_usage_seconds_total{{pod=~"(mlflow-server|iris-train)-.*", {NS}}}{RATE}))',
+                            f'sum by (pod) (rate(container_cpu_usage_seconds_total{{pod=~"(mlflow-server|iris-train|iris-adopt)-.*", {NS}}}{RATE}))',
                             "{{pod}}",
                         ),
                         width=12,

@@ -147,12 +147,14 @@ def _classifier(estimator: Any, sample: Any, predicted: npt.NDArray[Any], target
     labels = predicted.ravel()
     if probabilities.shape != (len(labels), len(classes)):
         return replace(shape, probabilistic=False, remarks=("predict_proba does not give a probability for each class",))
-    if _agrees(shape, probabilities, labels):
-        return shape
-    by_threshold = _with_threshold(shape, estimator)
-    if by_threshold is not None and _agrees(by_threshold, probabilities, labels):
-        return by_threshold
-    remark = "the label of the model is not the class of its highest probability: the label is served, without probabilities"
+    stated = _with_threshold(shape, estimator)
+    # A threshold that the model states holds, also where no row of the sample lies between it and one half.
+    shapes = [shape] if stated is None else [shape, stated] if stated.threshold == 0.5 else [stated]
+    for one in shapes:
+        if _agrees(one, probabilities, labels):
+            return one
+    rule = "the class of its highest probability" if stated is None else f"what its threshold {stated.threshold:g} gives"
+    remark = f"the label of the model is not {rule}: the label is served, without probabilities"
     return replace(shape, probabilistic=False, remarks=(remark,))
 
 
@@ -164,7 +166,7 @@ def _agrees(shape: AnswerShape, probabilities: Scores, labels: npt.NDArray[Any])
 
 
 def _with_threshold(shape: AnswerShape, estimator: Any) -> AnswerShape | None:
-    """The shape with the threshold that the estimator keeps; None without one."""
+    """The shape with the threshold that the estimator keeps; None without one. Raises UsageError for one of 0."""
     if len(shape.classes) != 2:
         return None
     threshold: Any = None
@@ -172,8 +174,15 @@ def _with_threshold(shape: AnswerShape, estimator: Any) -> AnswerShape | None:
     inner = estimator
     while getattr(inner, "steps", None):
         inner = inner.steps[-1][1]
-    if hasattr(inner, "get_probability_threshold"):  # CatBoost
-        threshold = inner.get_probability_threshold()
+    if getattr(inner, "response_method", None) == "decision_function":  # its threshold is no probability
+        return None
+    if hasattr(inner, "get_probability_threshold"):  # CatBoost, which applies it where it computes one number for a row
+        threshold = inner.get_probability_threshold() if np.ndim(inner.get_scale_and_bias()[1]) == 0 else None
+        if threshold is not None and not 0.0 < threshold <= 1.0:
+            raise UsageError(
+                f"the threshold {threshold:g} of the model always gives the same class: "
+                "set one above 0, at most 1, with set_probability_threshold"
+            )
     elif hasattr(inner, "best_threshold_"):
         threshold = inner.best_threshold_
     elif type(inner).__name__ == "FixedThresholdClassifier":

@@ -6,9 +6,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
+from kuberay.ctl import adopt, short_job
 from kuberay.ctl.deploy import CRD, installed_operator
 from kuberay.ctl.faults import Fault, application_fault, pod_faults
 from kuberay.ctl.kube import (
+    ADOPTING_APP,
+    ADOPTING_JOB,
     CONFIG,
     KUBERAY,
     MLFLOW,
@@ -149,6 +152,20 @@ def _job(cluster: Cluster) -> Iterator[Fault]:
         yield Fault(f"RayJob {TRAINING_JOB}", cause[:300], "correct the cause and run `make k8s-train` again")
 
 
+def _adopting_job(cluster: Cluster) -> Iterator[Fault]:
+    failed = conditions(cluster.get("job", ADOPTING_JOB)).get("Failed", {})
+    if failed.get("status") != "True":
+        return
+    again = "correct the cause and run `make k8s-adopt` again"
+    code = short_job.exit_code(cluster, ADOPTING_APP)
+    if failed.get("reason") != "DeadlineExceeded" and code != short_job.TIMED_OUT:
+        ended = short_job.Ended(code, cluster.try_run("logs", f"job/{ADOPTING_JOB}") or "")
+        yield Fault(f"Job {ADOPTING_JOB}", adopt.failure(ended)[:300], again)
+        return
+    # Kubernetes deletes the pod of a Job that passes its deadline, and its log with it.
+    yield Fault(f"Job {ADOPTING_JOB}", f"{failed.get('reason', 'failed')}: {failed.get('message', 'no message')}"[:300], again)
+
+
 def _versions(cluster: Cluster) -> Iterator[Fault]:
     lock = re.search(r"^ray==(\S+)", (KUBERAY.parent / "requirements" / "serve.txt").read_text(), re.MULTILINE)
     for kind, name, path in (("RayService", RAYSERVICE, "spec.rayClusterConfig"), ("RayJob", TRAINING_JOB, "spec.rayClusterSpec")):
@@ -203,6 +220,7 @@ CHECKS: tuple[tuple[str, Callable[[Cluster], Iterator[Fault]]], ...] = (
     ("pods: images, memory, room on the nodes", _pods),
     ("application", _application),
     ("training job", _job),
+    ("adopting job", _adopting_job),
     ("settings are rolled out", _rolled_out),
     ("Ray's version", _versions),
     ("memory limits", _memory),

@@ -64,10 +64,11 @@ def run(
     except CommandError:
         cluster.try_run("delete", "job", name, "--wait=false")
         raise
-    code = 0 if status.get("succeeded") else _exit_code(cluster, app)
+    code = 0 if status.get("succeeded") else exit_code(cluster, app)
     return Ended(code, log())
 
 
-def _exit_code(cluster: Cluster, app: str) -> int:
+def exit_code(cluster: Cluster, app: str) -> int:
+    """The exit code of the pod with the label `app`; TIMED_OUT when there is no pod that has ended."""
     codes = [field(status, "state.terminated.exitCode") for pod in cluster.pods(f"app={app}") for status in container_statuses(pod)]
     return next((int(code) for code in codes if code is not None), TIMED_OUT)

@@ -16,7 +16,7 @@ from pathlib import Path
 import joblib
 import pytest
 
-from kuberay.ctl import adopt, data, faults, short_job, waiting
+from kuberay.ctl import adopt, data, doctor, faults, short_job, waiting
 from kuberay.ctl.kube import KUBERAY, Cluster, CommandError, Json
 from serve_app.artifacts.store import Store
 from tests.manifests.shipped import one
@@ -51,7 +51,10 @@ class Folders(Cluster):
                 return json.dumps({"items": [READY | self.ended()]})
             case ["get", "job", *_]:
                 failed = self.ended()["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
-                return json.dumps({"status": {"failed" if failed else "succeeded": 1}})
+                condition = (
+                    {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"} if failed else {"type": "Complete"}
+                )
+                return json.dumps({"status": {"failed" if failed else "succeeded": 1, "conditions": [condition]}})
             case ["logs", *_]:
                 return (self.root / "log").read_text()
         return ""
@@ -98,6 +101,11 @@ class Folders(Cluster):
         return [str(entry.version) for entry in Store(self.root / "models-pvc").entries()]
 
 
+def diagnosis(cluster: Cluster) -> list[faults.Fault]:
+    """What the doctor finds wrong with the Job that adopts."""
+    return list(dict(doctor.CHECKS)["adopting job"](cluster))
+
+
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
     monkeypatch.chdir(KUBERAY.parent)
@@ -135,6 +143,7 @@ def test_a_model_of_this_machine_is_carried_adopted_and_published(
     adopt.adopt(cluster, "kuberay/adopt", "/data/in/model.joblib", "/data/in/rows.csv", "--target label --dry-run")
     assert "sha256" not in capsys.readouterr().out.partition("model\n")[0]
     assert cluster.versions() == ["1"]
+    assert diagnosis(cluster) == []
 
 
 @needs_kubectl
@@ -154,6 +163,8 @@ def test_a_model_that_replicas_would_refuse_is_refused_before_it_is_published(
     assert "\n" not in str(error.value)
     assert cluster.arguments[-2:] == ["--package", "/data/in/own_sizes.py"]
     assert cluster.versions() == []
+    (fault,) = diagnosis(cluster)
+    assert fault.cause == str(error.value)[:300]
 
 
 @needs_kubectl
@@ -164,6 +175,9 @@ def test_a_model_that_cannot_be_adopted_is_told_in_the_words_of_the_command(clus
     assert f"exit code {adopt.WRONG_USAGE}" in str(error.value)
     assert (tmp_path / "log").read_text().splitlines()[-1].removeprefix("error: ") in str(error.value)
     assert cluster.versions() == []
+    (fault,) = diagnosis(cluster)
+    assert (fault.where, fault.cause) == ("Job iris-adopt-job", str(error.value))
+    assert "make k8s-adopt" in fault.fix
 
 
 # --- the arguments
@@ -254,6 +268,45 @@ class Recorder(Cluster):
     def run(self, *arguments: str, text: str | None = None, namespaced: bool = True) -> str:
         self.verbs.append(arguments[0])
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Cluster):
+    """A cluster that answers each `get KIND` with one document, and has nothing else."""
+
+    documents: dict[str, Json] = field(default_factory=dict)
+
+    def run(self, *arguments: str, text: str | None = None, namespaced: bool = True) -> str:
+        if arguments[0] == "get" and arguments[1] in self.documents:
+            return json.dumps(self.documents[arguments[1]])
+        if arguments[0] == "logs":
+            raise CommandError("no pod")
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("reason", "pods"), [("DeadlineExceeded", []), ("BackoffLimitExceeded", []), ("DeadlineExceeded", [{"exitCode": 143}])]
+)
+def test_the_doctor_has_the_reason_of_kubernetes_for_a_job_whose_log_is_gone(reason: str, pods: list[Json]) -> None:
+    condition = {"type": "Failed", "status": "True", "reason": reason, "message": "as Kubernetes says"}
+    items = [{"metadata": {"name": "a"}, "status": {"containerStatuses": [{"state": {"terminated": pod}}]}} for pod in pods]
+    (fault,) = diagnosis(
+        Answers(("kubectl",), "mlops", documents={"job": {"status": {"conditions": [condition]}}, "pods": {"items": items}})
+    )
+    assert fault.cause == f"{reason}: as Kubernetes says"
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {},
+        {"status": {}},
+        {"status": {"active": 1}},
+        {"status": {"conditions": [{"type": "Failed", "status": "False"}, {"type": "Complete", "status": "True"}]}},
+    ],
+)
+def test_the_doctor_says_nothing_of_a_job_that_is_not_there_runs_or_ended_well(job: Json) -> None:
+    assert diagnosis(Answers(("kubectl",), "mlops", documents={"job": job} if job else {})) == []
 
 
 def test_a_job_that_cannot_start_is_deleted_so_that_it_publishes_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:

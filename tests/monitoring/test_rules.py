@@ -21,6 +21,7 @@ WITHOUT_VALUE = {
     "IrisApiRayHeadDown",
     "IrisApiScrapeTargetMissing",
     "IrisApiTrainingJobFailed",
+    "IrisApiAdoptingJobFailed",
     "IrisApiTrainingRefused",
     "IrisApiPodCrashLooping",
     "IrisApiConfigurationNotLoaded",

@@ -132,11 +132,38 @@ def test_a_released_image_is_built_from_the_digest_of_its_base_and_says_so() -> 
     assert "org.opencontainers.image.base.digest=" in script
 
 
+IMAGES = ["serve", "train", "serve-boost", "train-boost"]
+
+
+def test_every_image_of_the_dockerfile_is_released_and_was_built_in_continuous_integration() -> None:
+    last_stages = set(re.findall(r"^#   docker build --target (\S+) ", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    assert last_stages == set(IMAGES)
+    steps = [step.get("run", "") for step in workflow("ci.yml")["jobs"]["image"]["steps"]]
+    assert {match[1] for step in steps if (match := re.match(r"docker build --target (\S+) ", step))} == set(IMAGES)
+    resolve = workflow("release.yml")["jobs"]["digests"]["steps"][-1]["run"]
+    assert set(re.findall(r"=\$IMAGE-([\w-]+):\$TAG", resolve)) == set(IMAGES)
+
+
+def test_every_image_has_a_list_of_its_packages_and_the_one_of_two_locks_names_each_once() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert set(re.findall(r"-o build/sbom-(\S+)\.json", makefile)) == set(IMAGES)
+    program = re.search(r"^ONCE := (.+)$", makefile, re.MULTILINE)
+    assert program is not None
+    locks = [ROOT / "requirements" / f"{name}.txt" for name in ("train", "serve-boost")]
+    command = ["awk", program[1].replace("$$", "$"), *map(str, locks)]
+    merged = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pinned = r"^[A-Za-z0-9]\S*==[^ \n]+"  # a package may have another version for a newer Python
+    packages = re.findall(pinned, merged, re.MULTILINE)
+    assert len(packages) == len(set(packages))
+    assert set(packages) == {package for lock in locks for package in re.findall(pinned, lock.read_text(), re.MULTILINE)}
+    assert {"catboost", "lightgbm", "mlflow"} <= {package.partition("==")[0] for package in packages}
+
+
 def test_a_release_has_both_platforms_and_both_were_run() -> None:
     images, index = (workflow("release.yml")["jobs"][name] for name in ("images", "index"))
     matrix = images["strategy"]["matrix"]
     assert {one["platform"]: one["runner"] for one in matrix["include"]} == {"amd64": "ubuntu-24.04", "arm64": "ubuntu-24.04-arm"}
-    assert index["strategy"]["matrix"]["target"] == matrix["target"] == ["serve", "train"]
+    assert index["strategy"]["matrix"]["target"] == matrix["target"] == IMAGES
     script = build_of_images()
     assert script.index("docker build") < script.index("docker run") < script.index("docker push")
     joined = "\n".join(step.get("run", "") for step in index["steps"])

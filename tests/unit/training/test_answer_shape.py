@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.model_selection import GridSearchCV, TunedThresholdClassifierCV
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, TunedThresholdClassifierCV
 from sklearn.neighbors import KernelDensity, LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -59,6 +59,22 @@ def test_a_threshold_of_the_estimator_becomes_that_of_the_signature() -> None:
     target = (numbers()[:, 0] > 4).astype(int)
     tuned = TunedThresholdClassifierCV(LogisticRegression(), cv=3, random_state=0).fit(rows(), target)
     assert answer_shape(tuned, rows()).threshold == pytest.approx(tuned.best_threshold_)
+
+
+def test_a_threshold_is_kept_that_no_row_of_the_sample_shows() -> None:
+    estimator = fitted("threshold").estimator
+    share = estimator.predict_proba(rows())[:, list(estimator.classes_).index("high")]
+    outside = rows()[(share < 0.2) | (share > 0.5)]
+    assert 2 < len(outside) < len(rows())
+    shape = answer_shape(estimator, outside)
+    assert (shape.threshold, shape.positive) == (0.2, "high")
+
+
+def test_a_threshold_of_a_margin_is_not_one_of_a_probability() -> None:
+    target = (numbers()[:, 0] > 4).astype(int)
+    by_margin = FixedThresholdClassifier(LogisticRegression(), threshold=0.3, response_method="decision_function")
+    shape = answer_shape(by_margin.fit(rows(), target), rows())
+    assert (shape.threshold, shape.probabilistic) == (None, False)
 
 
 def test_labels_that_do_not_follow_from_probabilities_are_served_without_them() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,12 +14,15 @@ import pytest
 from serve_app.artifacts.manifest import NativeForm
 from serve_app.artifacts.names import CATBOOST, LIGHTGBM, XGBOOST
 from serve_app.artifacts.signature import Feature, Signature
+from serve_app.artifacts.store import Store
+from serve_app.cli import main
 from serve_app.errors import UsageError
 from serve_app.inference.backends.booster_backend import BoosterBackend
 from serve_app.inference.backends.onnx_backend import OnnxBackend
 from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.booster_estimators import LEAST_ROWS, BoosterClassifier
 from tests.support import tables
+from tests.support.apps import HEADERS, client_of
 from tests.support.estimators import BOOSTERS
 from training import boosters, convert, fit
 from training.booster_trees import read_ensemble
@@ -314,6 +318,65 @@ def test_a_file_of_catboost_is_asked_with_the_texts_that_it_learnt_from(tmp_path
     assert (done.native.form.texts, done.native.form.gap, done.native.form.order) == (True, "nothing", (1, 0))
     backend = BoosterBackend(done.native.data, done.native.form, signature)
     assert np.array_equal(backend.scores(MATRIX), fitted.predict_proba(rows)[:, ::-1])
+
+
+def decided(folder: Path, threshold: float, **parameters: Any) -> tuple[Any, pd.DataFrame]:
+    """CatBoost of two classes with a threshold, saved as m.cbm and m.joblib; and rows, none of them between it and one half."""
+    rows = pd.DataFrame(MATRIX[:, :3], columns=list("abc")).assign(label=np.array(["no", "yes"])[TWO])
+    fitted = model("CatBoostClassifier", **parameters).fit(rows[["a", "b", "c"]], rows.label)
+    fitted.set_probability_threshold(threshold)
+    fitted.save_model(str(folder / "m.cbm"))
+    joblib.dump(fitted, folder / "m.joblib")
+    share = fitted.predict_proba(rows[["a", "b", "c"]])[:, 1]
+    return fitted, rows[(share < min(threshold, 0.5)) | (share > max(threshold, 0.5))]
+
+
+def adopted(folder: Path, file: str, rows: pd.DataFrame) -> int:
+    rows.to_csv(folder / "rows.csv", index=False)
+    options = ["--sample", str(folder / "rows.csv"), "--target", "label", "--model-dir", str(folder / "models"), "--no-tracking"]
+    return main(["adopt", str(folder / file), *options])
+
+
+@pytest.mark.parametrize("file", ["m.cbm", "m.joblib"])
+@pytest.mark.parametrize("threshold", [0.2, 0.7])
+def test_a_threshold_in_a_model_of_catboost_is_served_also_when_no_row_of_the_sample_shows_it(
+    tmp_path: Path, file: str, threshold: float
+) -> None:
+    fitted, rows = decided(tmp_path, threshold)
+    assert adopted(tmp_path, file, rows) == 0
+    bundle = Store(tmp_path / "models").current(None)
+    assert bundle is not None
+    assert bundle.signature is not None
+    assert (bundle.signature.threshold, bundle.signature.positive) == (pytest.approx(threshold), "yes")
+    asked = pd.DataFrame(MATRIX[:, :3], columns=list("abc"))
+    expected, share = fitted.predict(asked), fitted.predict_proba(asked)[:, 1]
+    between = np.flatnonzero((share > min(threshold, 0.5)) & (share < max(threshold, 0.5)))[:20]
+    assert len(between) > 5
+    with client_of(Store(tmp_path / "models")) as client:
+        for at in between:
+            row = {name: None if np.isnan(value) else value for name, value in asked.iloc[at].items()}
+            assert client.post("/predict", json=row, headers=HEADERS).json()["prediction"] == expected[at]
+
+
+def test_a_threshold_that_catboost_does_not_apply_to_its_classes_is_none_of_the_signature(tmp_path: Path) -> None:
+    fitted, rows = decided(tmp_path, 0.2, loss_function="MultiClass")
+    asked = rows[["a", "b", "c"]]
+    assert fitted.predict(asked).ravel().tolist() == fitted.classes_[fitted.predict_proba(asked).argmax(axis=1)].tolist()
+    assert adopted(tmp_path, "m.cbm", rows) == 0
+    bundle = Store(tmp_path / "models").current(None)
+    assert bundle is not None
+    assert bundle.signature is not None
+    assert bundle.signature.threshold is None
+
+
+@pytest.mark.parametrize("file", ["m.cbm", "m.joblib"])
+def test_a_threshold_of_catboost_that_always_gives_one_class_is_refused(
+    tmp_path: Path, file: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, rows = decided(tmp_path, 0.0)
+    assert adopted(tmp_path, file, rows) == 2
+    assert "set_probability_threshold" in capfd.readouterr().err.splitlines()[-1]
+    assert Store(tmp_path / "models").entries() == []
 
 
 @pytest.mark.parametrize("name", ["m.ubj", "m.json", "m.txt", "m.cbm", "m.pkl", "nowhere.ubj"])
