@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import http.client
+import itertools
 import json
 import os
+import random
 import re
+import socket
 import subprocess
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -22,6 +25,13 @@ from tests.support.waiting import until
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 NODE_PORT = 30080
+SOURCE_PORTS = itertools.cycle(random.sample(range(20_000, 30_000), 10_000))
+"""Ports from which single requests leave: none of those that the system gives to the connections of a load.
+
+A connection from the node to its own port that is refused, because the Service has no endpoint yet, stays in the kernel's
+connection tracking for two minutes. A new connection from the same source port follows that entry, past the Service, and is
+refused too.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,7 @@ def request(
     path: str, *, key: str = "", row: Mapping[str, Any] | None = None, port: int = NODE_PORT, timeout: float = 10
 ) -> Response:
     """One request on a connection of its own, as a client behind a load balancer makes it."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout, source_address=("127.0.0.1", _source_port()))
     try:
         headers = {"X-API-Key": key, "Content-Type": "application/json", "Connection": "close"}
         connection.request("GET" if row is None else "POST", path, None if row is None else json.dumps(row), headers)
@@ -107,6 +117,20 @@ def request(
         return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
     finally:
         connection.close()
+
+
+def _source_port() -> int:
+    """The next of SOURCE_PORTS that is free."""
+    return next(port for port in SOURCE_PORTS if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as candidate:
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def open_port() -> None:
