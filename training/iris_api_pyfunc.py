@@ -1,13 +1,14 @@
 """The `python_function` of a logged model: takes a table like the one it was trained on, and gives what the served model answers.
 
 MLflow copies this module beside the model and imports it by its name wherever the model is loaded. So it imports nothing of this
-project, and its name is not one that another library has.
+project, and its name is not one that another library has. The exception is a model that takes the table of its fit (FRAME_FILE):
+iris-api makes it, as while serving, and has to be installed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,28 @@ import pandas as pd
 SIGNATURE_FILE = "iris_api_signature.json"
 """The signature of the model, beside MLflow's own description of it."""
 
+FRAME_FILE = "iris_api_frame.json"
+"""The columns of the table that the model was fitted on, for a model that takes no other."""
+
+NOT_INSTALLED = (
+    "the model takes tables in the form of its fit, which iris-api makes of others, and iris-api is not installed here: "
+    "pip install 'iris-api[frames]', or ask the served application"
+)
+
 SLACK = 1e-6
 """A probability so little below the threshold reaches it, as in serving."""
 
 
 class TableModel:
-    """A fitted scikit-learn model behind the signature: `model` takes tables, `signature` is the JSON object of the manifest."""
+    """A fitted scikit-learn model behind the signature: `model` takes tables, `signature` is the JSON object of the manifest.
 
-    def __init__(self, model: Any, signature: Mapping[str, Any]) -> None:
+    With `code`, the model takes what this makes of a table.
+    """
+
+    def __init__(self, model: Any, signature: Mapping[str, Any], code: Callable[[pd.DataFrame], Any] | None = None) -> None:
         self._model = model
         self._signature = signature
+        self._code = code or self._columns
 
     def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> Any:
         """The predicted class, value or cluster of each row, or whether it is an outlier, as an array of shape (rows,).
@@ -37,9 +50,7 @@ class TableModel:
         that the model does not know are ignored. Raises ValueError for a column without which the model cannot predict, and for a
         value that serving would refuse too.
         """
-        features = self._signature["features"]
-        missing = frozenset(self._signature.get("missing") or ())
-        table = pd.DataFrame({feature["name"]: _column(feature, data, missing) for feature in features}, index=data.index)
+        table = self._code(data)
         several = [output["name"] for output in self._signature.get("outputs", ())] or _levels(self._signature)
         if several:
             return pd.DataFrame(np.asarray(self._model.predict(table)), index=data.index, columns=several)
@@ -57,6 +68,11 @@ class TableModel:
         predicted: npt.NDArray[Any] = labels[self._positions(self._model.predict_proba(table)[:, order], labels)]
         return predicted
 
+    def _columns(self, data: pd.DataFrame) -> pd.DataFrame:
+        features = self._signature["features"]
+        missing = frozenset(self._signature.get("missing") or ())
+        return pd.DataFrame({feature["name"]: _column(feature, data, missing) for feature in features}, index=data.index)
+
     def _positions(self, probabilities: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         threshold, positive = self._signature.get("threshold"), self._signature.get("positive")
         if threshold is None:
@@ -66,9 +82,21 @@ class TableModel:
 
 
 def _load_pyfunc(path: str) -> TableModel:
-    """What `mlflow.pyfunc.load_model` calls with the folder of the model."""
+    """What `mlflow.pyfunc.load_model` calls with the folder of the model.
+
+    Raises ImportError, before the model is opened, for one that takes the table of its fit where iris-api is not installed.
+    """
     signature = json.loads((Path(path) / SIGNATURE_FILE).read_text(encoding="utf-8"))
-    return TableModel(mlflow.sklearn.load_model(path), signature)
+    file = Path(path) / FRAME_FILE
+    if not file.is_file():
+        return TableModel(mlflow.sklearn.load_model(path), signature)
+    try:
+        from serve_app.inference.coded_tables import framed
+    except ImportError:
+        raise ImportError(NOT_INSTALLED) from None
+    frame = json.loads(file.read_text(encoding="utf-8"))
+    model, code = framed(mlflow.sklearn.load_model(path), signature, frame)
+    return TableModel(model, signature, code)
 
 
 def _levels(signature: Mapping[str, Any]) -> list[str]:

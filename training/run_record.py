@@ -60,7 +60,14 @@ def record(run: Run, publication: Publication) -> RunRecord:
         **(publication.decision or {}),
     }
     run.log(params=params, metrics=flat_metrics(candidate.metrics), tags=options.tags)
-    model_uri = tracking.log_model(run, candidate.model, candidate.signature, bundles.requirements(candidate.model))
+    model_uri = tracking.log_model(
+        run,
+        candidate.model,
+        candidate.signature,
+        bundles.requirements(candidate.model),
+        frame=candidate.frame,
+        packages=candidate.packages,
+    )
     return RunRecord(
         run_uri=run.uri,
         model_uri=model_uri,

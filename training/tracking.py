@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import posixpath
+import re
 import tempfile
 import threading
 import time
@@ -30,6 +31,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.types import ColSpec, DataType, ParamSchema, Schema
 from mlflow.types.schema import AnyType
 
+from serve_app.artifacts.code_package import read_packages
+from serve_app.artifacts.frame_columns import NUMBER, TEXTS
+from serve_app.artifacts.manifest import Frame
 from serve_app.artifacts.mlflow_version import STAGES
 from serve_app.artifacts.names import DIGEST_TAG
 from serve_app.artifacts.signature import Feature, Signature, label_text
@@ -53,6 +57,13 @@ CHALLENGER = "challenger"
 
 MAX_KEY = 250
 """Characters of a key of MLflow, at most."""
+
+_PLAIN_DTYPES = {
+    "number": NUMBER,
+    "boolean": re.compile("bool"),
+    **dict.fromkeys(("category", "text"), re.compile("|".join(TEXTS))),
+}
+"""By kind of a feature, the dtypes of pandas that MLflow takes for it."""
 
 BUCKET_SECONDS = 20.0
 """How long a bucket may take to answer before a training starts."""
@@ -160,16 +171,26 @@ def running(server: Server, run_name: str | None) -> Iterator[Run]:
             note(f"run {run.name}: {redact(server.uri).rstrip('/')}/#/experiments/{server.experiment_id}/runs/{run.run_id}")
 
 
-def log_model(run: Run, model: Any, signature: Signature, requirements: Sequence[str]) -> str:
+def log_model(
+    run: Run,
+    model: Any,
+    signature: Signature,
+    requirements: Sequence[str],
+    *,
+    frame: Frame | None = None,
+    packages: Mapping[str, bytes] | None = None,
+) -> str:
     """Record the model with its signature and an example; returns its address `models:/m-...`. Raises BackendUnavailable.
 
     As scikit-learn model it takes the columns as training had them; as `python_function` it takes a table like the one it was
-    trained on (`training.iris_api_pyfunc`).
+    trained on (`training.iris_api_pyfunc`). `frame` and `packages` are those of the bundle; the user's modules are logged as code.
     """
     arguments: dict[str, Any] = {
         "sk_model": model,
         "document": signature.to_dict(),
-        "signature": _signature(signature),
+        "frame": None if frame is None else frame.to_dict(),
+        "packages": packages or {},
+        "signature": _signature(signature, frame),
         "input_example": example(signature),
         "pip_requirements": list(requirements),
     }
@@ -199,12 +220,27 @@ class _TableFlavor:
     """MLflow's flavor for scikit-learn, with a `python_function` that codes tables as serving does."""
 
     @staticmethod
-    def save_model(path: str, mlflow_model: Any, document: Mapping[str, Any], **arguments: Any) -> None:
-        """Write the model into the folder `path`; `document` is the signature as JSON object."""
+    def save_model(
+        path: str,
+        mlflow_model: Any,
+        document: Mapping[str, Any],
+        frame: Mapping[str, Any] | None,
+        packages: Mapping[str, bytes],
+        **arguments: Any,
+    ) -> None:
+        """Write the model into the folder `path`; `document` is the signature, and `frame` the frame, as JSON objects."""
         from mlflow import pyfunc, sklearn
 
-        sklearn.save_model(path=path, mlflow_model=mlflow_model, code_paths=[iris_api_pyfunc.__file__], **arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, source in read_packages(packages).items():
+                file = Path(folder, name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(source)
+            code = [iris_api_pyfunc.__file__, *map(str, sorted(Path(folder).iterdir()))]
+            sklearn.save_model(path=path, mlflow_model=mlflow_model, code_paths=code, **arguments)
         (Path(path) / iris_api_pyfunc.SIGNATURE_FILE).write_bytes(orjson.dumps(document))
+        if frame is not None:
+            (Path(path) / iris_api_pyfunc.FRAME_FILE).write_bytes(orjson.dumps(frame))
         mlflow_model.flavors[pyfunc.FLAVOR_NAME]["loader_module"] = iris_api_pyfunc.__name__.rpartition(".")[2]
         mlflow_model.save(str(Path(path) / "MLmodel"))
 
@@ -352,8 +388,12 @@ def example(signature: Signature) -> pd.DataFrame:
     return pd.DataFrame([values])
 
 
-def _signature(signature: Signature) -> ModelSignature:
-    columns = [ColSpec(_column_type(feature), feature.name, required=not feature.nullable) for feature in signature.features]
+def _signature(signature: Signature, frame: Frame | None = None) -> ModelSignature:
+    dtypes = {} if frame is None else frame.dtypes
+    columns = [
+        ColSpec(_column_type(feature, dtypes.get(feature.name)), feature.name, required=not feature.nullable)
+        for feature in signature.features
+    ]
     return ModelSignature(inputs=Schema(columns), outputs=Schema(_output_columns(signature)), params=ParamSchema([]))
 
 
@@ -375,12 +415,13 @@ def _answer_type(signature: Signature) -> DataType:
     return DataType.long if isinstance(label, int) else DataType.double if isinstance(label, float) else DataType.string
 
 
-def _column_type(feature: Feature) -> DataType | AnyType:
+def _column_type(feature: Feature, dtype: str | None) -> DataType | AnyType:
     """The type of the column in a table like the training table: pandas reads whole numbers with gaps as float64.
 
-    A table holds dates as texts, timestamps or numbers of an epoch.
+    A table holds dates as texts, timestamps or numbers of an epoch. MLflow would not let columns of a `dtype` like category or
+    Int64 through as texts or numbers.
     """
-    if feature.kind == "date":
+    if feature.kind == "date" or (dtype is not None and not _PLAIN_DTYPES[feature.kind].fullmatch(dtype)):
         return AnyType()
     if feature.kind == "number":
         return DataType.long if _whole(feature) else DataType.double
