@@ -34,6 +34,7 @@ from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest
 from tests.support.native import answer_row
 from tests.support.policies import ALLOW_ALL, load_policy
 from tests.support.server import free_port
+from training.tracking import set_champion
 
 NAME = "IrisClassifier"
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns of itself
@@ -314,6 +315,25 @@ def test_the_application_shows_what_decides_and_whether_mlflow_answers(registry:
         assert any(line.startswith("model_info{") and 'model_source="mlflow"' in line for line in lines)
         answer = client.post("/predict", json=A_FLOWER, headers=HEADERS)
         assert (answer.status_code, answer.json()["prediction"]) == (200, "setosa")
+
+
+def test_a_challenger_gets_no_request_of_the_champion_and_is_served_by_replicas_that_follow_its_alias(
+    registry: Registry, tmp_path: Path
+) -> None:
+    first, second = registry.register(forest()), registry.register(logistic())
+    registry.point(1)
+    main, trial = replica(registry, tmp_path / "main"), replica(registry, tmp_path / "trial", alias="challenger")
+    assert main.refresh()
+    registry.point(2, "challenger")
+    assert not main.refresh()
+    assert main.digest == first.digest
+    assert trial.refresh(), trial.slot.problem
+    assert trial.digest == second.digest
+    set_champion(registry.client, registry.name, "2")
+    assert main.refresh()
+    assert not trial.refresh()
+    assert (main.digest, trial.digest) == (second.digest, second.digest)
+    assert (main.slot.registry_problem is None, trial.slot.registry_problem is None) == (True, False)
 
 
 def test_a_stage_is_followed_where_no_alias_has_its_name(registry: Registry, tmp_path: Path) -> None:
