@@ -34,7 +34,7 @@ from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest
 from tests.support.native import answer_row
 from tests.support.policies import ALLOW_ALL, load_policy
 from tests.support.server import free_port
-from training.tracking import set_champion
+from training.tracking import move_alias
 
 NAME = "IrisClassifier"
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns of itself
@@ -329,7 +329,7 @@ def test_a_challenger_gets_no_request_of_the_champion_and_is_served_by_replicas_
     assert main.digest == first.digest
     assert trial.refresh(), trial.slot.problem
     assert trial.digest == second.digest
-    set_champion(registry.client, registry.name, "2")
+    move_alias(registry.client, registry.name, "2")
     assert main.refresh()
     assert not trial.refresh()
     assert (main.digest, trial.digest) == (second.digest, second.digest)
