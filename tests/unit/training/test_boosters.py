@@ -347,7 +347,8 @@ def test_a_threshold_in_a_model_of_catboost_is_served_also_when_no_row_of_the_sa
     bundle = Store(tmp_path / "models").current(None)
     assert bundle is not None
     assert bundle.signature is not None
-    assert (bundle.signature.threshold, bundle.signature.positive) == (pytest.approx(threshold), "yes")
+    assert bundle.signature.threshold == pytest.approx(threshold)
+    assert bundle.signature.positive == "yes"
     asked = pd.DataFrame(MATRIX[:, :3], columns=list("abc"))
     expected, share = fitted.predict(asked), fitted.predict_proba(asked)[:, 1]
     between = np.flatnonzero((share > min(threshold, 0.5)) & (share < max(threshold, 0.5)))[:20]
