@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from serve_app.http.body import Body
 from serve_app.http.responses import Send
 
 LINGER_CONNECTIONS = 32
-"""Connections of one process that are read on after their response; one more is closed at once, and its client may see a reset."""
+"""Connections of one process that are read on after their response; one more is closed soon, and its client may see a reset."""
+FLUSH_SECONDS = 0.1
+"""Time of a connection that is not read on. A close with unread bytes is a reset, which takes from HAProxy a response that it has
+not read yet: its client would get 500 instead."""
 
 
 class Lingering:
@@ -23,4 +28,6 @@ class Lingering:
                 await body.linger()
             finally:
                 self.connections -= 1
+        else:
+            await asyncio.sleep(FLUSH_SECONDS)
         await send({"type": "http.response.body"})

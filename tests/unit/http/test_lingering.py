@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from serve_app.http.body import PROXIED_BODIES, Body, BodyBudget, BodyTimeout
-from serve_app.http.lingering import LINGER_CONNECTIONS, Lingering
+from serve_app.http.body import LINGER_SECONDS, PROXIED_BODIES, Body, BodyBudget, BodyTimeout
+from serve_app.http.lingering import FLUSH_SECONDS, LINGER_CONNECTIONS, Lingering
 from tests.support.waiting import eventually
 
 
-async def test_one_connection_too_many_is_closed_at_once() -> None:
+async def test_one_connection_too_many_is_closed_as_soon_as_its_response_can_be_read() -> None:
     released = asyncio.Event()
     ended: list[int] = []
 
@@ -30,7 +30,9 @@ async def test_one_connection_too_many_is_closed_at_once() -> None:
     lingering = Lingering()
     tasks = [asyncio.create_task(end(number)) for number in range(LINGER_CONNECTIONS)]
     await eventually(lambda: lingering.connections == LINGER_CONNECTIONS, what="all connections")
+    started = asyncio.get_running_loop().time()
     await end(LINGER_CONNECTIONS)
+    assert FLUSH_SECONDS <= asyncio.get_running_loop().time() - started < LINGER_SECONDS
     assert ended == [LINGER_CONNECTIONS]
     released.set()
     await asyncio.gather(*tasks)
