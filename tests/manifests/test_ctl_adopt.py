@@ -271,7 +271,7 @@ class Recorder(Cluster):
 
 
 @dataclass(frozen=True, slots=True)
-class Answers(Cluster):
+class ScriptedCluster(Cluster):
     """A cluster that answers each `get KIND` with one document, and has nothing else."""
 
     documents: dict[str, Json] = field(default_factory=dict)
@@ -291,7 +291,7 @@ def test_the_doctor_has_the_reason_of_kubernetes_for_a_job_whose_log_is_gone(rea
     condition = {"type": "Failed", "status": "True", "reason": reason, "message": "as Kubernetes says"}
     items = [{"metadata": {"name": "a"}, "status": {"containerStatuses": [{"state": {"terminated": pod}}]}} for pod in pods]
     (fault,) = diagnosis(
-        Answers(("kubectl",), "mlops", documents={"job": {"status": {"conditions": [condition]}}, "pods": {"items": items}})
+        ScriptedCluster(("kubectl",), "mlops", documents={"job": {"status": {"conditions": [condition]}}, "pods": {"items": items}})
     )
     assert fault.cause == f"{reason}: as Kubernetes says"
 
@@ -306,7 +306,7 @@ def test_the_doctor_has_the_reason_of_kubernetes_for_a_job_whose_log_is_gone(rea
     ],
 )
 def test_the_doctor_says_nothing_of_a_job_that_is_not_there_runs_or_ended_well(job: Json) -> None:
-    assert diagnosis(Answers(("kubectl",), "mlops", documents={"job": job} if job else {})) == []
+    assert diagnosis(ScriptedCluster(("kubectl",), "mlops", documents={"job": job} if job else {})) == []
 
 
 def test_a_job_that_cannot_start_is_deleted_so_that_it_publishes_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
