@@ -117,7 +117,7 @@ def _root(
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[str | None, typer.Option(help="Port. (default: PORT, else 8000)")] = None,
+    port: Annotated[str | None, typer.Option(help="Port. (default: PORT, else AIP_HTTP_PORT, else 8000)")] = None,
     replicas: Annotated[int | None, typer.Option(help="Replicas. (default: IRIS_REPLICAS, else 1)")] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the settings and the port, then exit.")] = False,
 ) -> None:
@@ -213,10 +213,15 @@ def make_or_revoke(
 
 
 def read_port(option: str | None) -> int:
-    """Return the port of `--port`, else of PORT, else 8000. Raises UsageError unless it is a number from 1 to 65535."""
-    text = (option or os.environ.get("PORT") or "").strip() or "8000"
+    """Return the port of `--port`, else of PORT, else of AIP_HTTP_PORT (Vertex AI), else 8000.
+
+    Raises UsageError unless it is a number from 1 to 65535.
+    """
+    named = {"--port": option, **{name: os.environ.get(name, "").strip() for name in ("PORT", "AIP_HTTP_PORT")}}
+    source = next((name for name, value in named.items() if value), "")
+    text = (named.get(source) or "8000").strip()
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
-        raise UsageError(f"{'--port' if option else 'PORT'}: '{text[:20]}' is no port; give a number from 1 to 65535")
+        raise UsageError(f"{source}: '{text[:20]}' is no port; give a number from 1 to 65535")
     return int(text)
 
 

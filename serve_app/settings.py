@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -20,10 +21,14 @@ from serve_app.http.options import HttpOptions
 from serve_app.http.prefix import is_prefix
 from serve_app.http.rate_limit import COMPAT_RATES, RateLimits, parse_proxies
 from serve_app.http.rate_window import parse_rate
+from serve_app.http.routes.predictions import OWN_PATHS
 from serve_app.secret_variables import MLFLOW_SECRETS, MOVED_SECRETS_DIR, SECRETS_DIR, strip_variables
 
 if TYPE_CHECKING:
     from serve_app.inference.policy import LoadPolicy
+
+
+_ROUTE = re.compile(r"(/[A-Za-z0-9._~:@-]+)+")
 
 
 class SettingsError(IrisApiError):
@@ -56,6 +61,8 @@ class Settings(BaseSettings):
 
     iris_api_keys_file: Path | None = None
     """File of further keys, hashed, with names and dates; it is read again every two seconds (`docs/security.md`)."""
+    iris_allow_anonymous: bool = Field(False)
+    """Whether production may run without any key: where a gateway in front authenticates, as in SageMaker and Vertex AI."""
     iris_secrets_dir: Path | None = None
     """Folder with a file for each secret, named as its variable, which takes precedence; API keys are read every two seconds."""
     iris_public_pages: bool = Field(True)
@@ -122,6 +129,11 @@ class Settings(BaseSettings):
     iris_log_file: Path | None = None
     """File for the log lines instead of standard error; on Kubernetes `/proc/1/fd/2`, which `kubectl logs` shows."""
 
+    aip_health_route: str = Field("")
+    """Path that Vertex AI probes, set by Vertex AI in its containers: 200 once a model is loaded."""
+    aip_predict_route: str = Field("")
+    """Path of predictions in the protocol of Vertex AI, set by Vertex AI in its containers."""
+
     @model_validator(mode="before")
     @classmethod
     def _without_white_space(cls, values: Any) -> Any:
@@ -177,6 +189,20 @@ class Settings(BaseSettings):
             raise ValueError("write a path as /api/v1: segments of letters, digits, `-`, `_`, `~` and `.`")
         return path
 
+    @field_validator("aip_health_route", "aip_predict_route")
+    @classmethod
+    def _is_a_route(cls, value: str) -> str:
+        if value and not _ROUTE.fullmatch(value):
+            raise ValueError("write a path as /v1/endpoints/1/deployedModels/2:predict")
+        return value
+
+    @field_validator("aip_predict_route")
+    @classmethod
+    def _is_no_other_route(cls, value: str) -> str:
+        if value in OWN_PATHS:
+            raise ValueError(f"{value} has another protocol here; choose another path, like /vertex/predict")
+        return value
+
     @field_validator("iris_otlp_endpoint")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
@@ -216,10 +242,17 @@ class Settings(BaseSettings):
             weak = weakness(secret.get_secret_value()) if secret else None
             if weak is not None:
                 raise ValueError(f"{name}: the key {weak}; production needs at least 32 random characters: `openssl rand -hex 32`")
+        if self.iris_allow_anonymous:
+            if self.api_key is not None or self.iris_api_keys_file is not None:
+                raise ValueError("IRIS_ALLOW_ANONYMOUS: there are keys too; unset it, or API_KEY and IRIS_API_KEYS_FILE")
+            return
         if self.api_key is not None:
             return
         if self.iris_api_keys_file is None:
-            raise ValueError("API_KEY: production needs a key; set one of at least 32 characters, e.g. from `openssl rand -hex 32`")
+            raise ValueError(
+                "API_KEY: production needs a key; set one of at least 32 characters, e.g. from `openssl rand -hex 32`, "
+                "or IRIS_ALLOW_ANONYMOUS=true behind a gateway that authenticates"
+            )
         try:
             keys = read_keys(self.iris_api_keys_file)
         except KeysError as error:
@@ -247,6 +280,8 @@ class Settings(BaseSettings):
             unknown=self.iris_unknown_category,
             unknown_fields=self.iris_unknown_fields,
             root_path=self.iris_root_path,
+            health_route=self.aip_health_route,
+            predict_route=self.aip_predict_route,
             poll_seconds=self.iris_poll_seconds,
             log_every=self.iris_access_log_every,
             sends_request_id=sends_request_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,9 +18,8 @@ from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import NotFinite, UsageError
 from serve_app.protocols.encode import numbers
 from serve_app.tables.columns import Rows
+from serve_app.tables.csv_format import FORMULA, without_formula
 from serve_app.tables.numerals import PLAIN
-
-_FORMULA = re.compile("^[=+\\-@\\t\\r\\n＝＋－＠]")  # noqa: RUF001 - a spreadsheet takes the wide forms for the narrow ones
 
 ERROR = "error"
 """The column with the problem of a row, when such rows are kept."""
@@ -205,8 +203,7 @@ def _without_formulas(table: pa.Table) -> pa.Table:
 
     Column names too. A text that is a number, like the id `-15`, stays as it is. See https://owasp.org/www-community/attacks/CSV_Injection
     """
-    names = [f"'{name}" if _FORMULA.match(name) and not PLAIN.fullmatch(name) else name for name in table.schema.names]
-    return pa.table([_as_text(column) for column in table.columns], names=names)
+    return pa.table([_as_text(column) for column in table.columns], names=list(map(without_formula, table.schema.names)))
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -214,7 +211,7 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         return column
     text = column.cast(pa.string())
-    starts = compute.match_substring_regex(text, _FORMULA.pattern)
+    starts = compute.match_substring_regex(text, FORMULA.pattern)
     if not compute.any(starts).as_py():
         return text
     formula = compute.and_not(starts, compute.match_substring_regex(text, f"^{PLAIN.pattern}$"))

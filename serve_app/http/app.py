@@ -26,13 +26,14 @@ from serve_app.http.options import HttpOptions
 from serve_app.http.pages import require_key
 from serve_app.http.prediction_service import PredictionService
 from serve_app.http.problems import NOT_FOUND, Headers, HttpProblem, method_not_allowed, problem
-from serve_app.http.rate_limit import RateLimiter
+from serve_app.http.rate_limit import RateLimiter, free_paths
 from serve_app.http.rate_window import RateCounter, RateLimitClient
 from serve_app.http.responses import ASGIApp, problem_response, to_starlette
 from serve_app.http.routes.documentation import install_documentation
 from serve_app.http.routes.health import health_router
 from serve_app.http.routes.model import model_router
 from serve_app.http.routes.predictions import PREDICTION_ROUTES
+from serve_app.http.routes.tables import kserve_router, ping_router, table_routes
 from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Codec
 from serve_app.telemetry.collector import MetricsCollector
@@ -62,18 +63,19 @@ def create_app(
     While the app runs it refreshes the slot every `poll_seconds`, in a thread of its own. `on_export` is called about once a second
     with the metrics, to pass them on; `rate_counter` counts rate limits for all replicas; `around` is put around the whole app.
     """
+    predictions = {**table_routes(options), **routes}
     keys = Keys(options.api_key, options.api_keys_file, previous=options.api_key_previous, folder=options.api_key_folder)
     collector = MetricsCollector(slot, options.model_dir)
     # Rows do not wait for batches, and neither waits for a body that is inflated.
     rows, batches, inflating = (ThreadPoolExecutor(1, name) for name in ("rows", "batches", "inflating"))
     service = PredictionService(slot, collector, options, check=keys.check, executor=rows, batches=batches)
-    limits = options.rate_limits
+    limits, free = options.rate_limits, free_paths(options.health_route)
     gateway = Gateway(
         service,
         collector,
         options,
-        routes=routes,
-        rate_limiter=RateLimiter(limits, RateLimitClient(rate_counter), keys.check) if limits else None,
+        routes=predictions,
+        rate_limiter=RateLimiter(limits, RateLimitClient(rate_counter), keys.check, free) if limits else None,
         cors=_cors(options.cors_origins),
         executor=inflating,
     )
@@ -100,6 +102,8 @@ def create_app(
     routers = (
         model_router(service, model_name=options.model_name),
         health_router(slot, collector, None if options.public_pages else service.refuse_key),
+        ping_router(slot, options.health_route),
+        kserve_router(service, options.model_name),
     )
     for router in routers:
         app.include_router(router)
@@ -109,7 +113,7 @@ def create_app(
     if not options.public_pages:
         require_key(app.routes, service.refuse_key)
     own = [route for routed in (app, *routers) for route in routed.routes if isinstance(route, Route | Mount)]
-    paths = frozenset([*routes, *(route.path for route in own)])
+    paths = frozenset([*predictions, *(route.path for route in own)])
     app.add_middleware(GatewayMiddleware, gateway=gateway, sends_request_id=options.sends_request_id, paths=paths)
     if around is not None:
         app.add_middleware(around)

@@ -125,6 +125,12 @@ class Body:
         self.held += count
         self._budget.take(count)
 
+    def give_back(self, count: int) -> None:
+        """Give back to the budget bytes that were counted by `hold`, when `release` has not done so."""
+        if self.held:
+            self.held -= count
+            self._budget.give_back(count)
+
     def release(self) -> None:
         """Give back to the budget what this body holds."""
         if self.held:

@@ -26,18 +26,19 @@ from serve_app.http.forwarding import ForwardedRequest
 from serve_app.http.headers import HeaderValues, problem_of_headers, problem_of_prediction_headers
 from serve_app.http.lingering import Lingering
 from serve_app.http.options import HttpOptions
-from serve_app.http.prediction_service import PredictionService
+from serve_app.http.prediction_service import PredictionService, PredictionStream
 from serve_app.http.prefix import add_prefix, path_below
 from serve_app.http.problems import (
     INTERNAL_ERROR,
-    NOT_JSON,
     TOO_BUSY,
     HttpProblem,
     method_not_allowed,
+    not_acceptable,
     problem_of,
     unsupported_encoding,
+    unsupported_media_type,
 )
-from serve_app.http.rate_limit import FREE, RateLimiter
+from serve_app.http.rate_limit import RateLimiter, free_paths
 from serve_app.http.responses import (
     DISCONNECTED,
     REQUEST_ID,
@@ -51,6 +52,7 @@ from serve_app.http.responses import (
     send_response,
     send_without_body,
 )
+from serve_app.http.streaming import StreamedResponse
 from serve_app.protocols.codec import Buffer, Codec
 from serve_app.protocols.codec import Headers as RequestHeaders
 from serve_app.telemetry import trace_context
@@ -105,6 +107,7 @@ class Gateway:
             for path, codec in routes.items()
         }
         self._rate_limiter = rate_limiter
+        self._free = free_paths(options.health_route)
         self._cors = cors
         self._executor = executor  # inflates bodies
         self._budget = BodyBudget(options.max_body_bytes)
@@ -196,6 +199,9 @@ class Gateway:
         if b"origin" in values:
             send = self._with_cors(scope, values, send)
         content = await self._read(scope, route, values, body)
+        if content is None:
+            await self._stream(scope, route, values, body, send, sends_request_id)
+            return
         must_close = body.more and await body.drain(headers)
         started = time.perf_counter()
         if isinstance(content, HttpResponse):
@@ -216,8 +222,38 @@ class Gateway:
         if must_close:
             await self._lingering.end(body, send)
 
-    async def _read(self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body) -> Buffer | HttpResponse:
-        """The content of the body, or the response to a request that is refused or has no body to read."""
+    async def _stream(
+        self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body, send: Send, sends_request_id: bool
+    ) -> None:
+        """Answer the rows of a body while it arrives."""
+        started = time.perf_counter()
+        request_id = self._request_id(scope, values)
+        sent_id = request_id if sends_request_id else None
+        codec = route.codec.variant(values.get(b"content-type"), values.get(b"accept")) or route.codec
+        response: HttpResponse | PredictionStream = problem_response(TOO_BUSY, codec)
+        if self._collector.in_flight < self._options.max_in_flight:
+            response = self._service.open_stream(codec)
+        has_begun, seconds = False, 0.0
+        if not isinstance(response, HttpResponse):
+            streamed = StreamedResponse(response, codec, body, send, self._collector)
+            try:
+                response, has_begun = await streamed.run(sent_id)
+            finally:
+                streamed.cancel()
+            seconds = streamed.seconds
+        must_close = has_begun or (body.more and await body.drain(scope["headers"]))
+        if not has_begun:
+            await send_response(response, send, request_id=sent_id, must_close=must_close)
+        self._busy_seconds += seconds
+        self._record(route.path, response, seconds or time.perf_counter() - started, request_id, scope)
+        if must_close:
+            await self._lingering.end(body, send)
+
+    async def _read(self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body) -> Buffer | HttpResponse | None:
+        """The content of the body, or the response to a request that is refused or has no body to read.
+
+        None for a body whose rows are answered while it arrives.
+        """
         if len(values) != len(scope["headers"]) or REQUEST_ID in values:  # most requests need no look at single headers
             problem = problem_of_prediction_headers(scope["headers"], values)
             if problem is not None:
@@ -229,6 +265,8 @@ class Gateway:
         refusal = self._refusal(scope, route, values, body)
         if refusal is not None:
             return refusal
+        if route.codec.response_types and _streams(route.codec, values):
+            return None
         try:
             content = await body.read()
             if b"content-encoding" in values and _encoding(values) == b"gzip":
@@ -252,7 +290,9 @@ class Gateway:
         """The problem of a body that its headers describe as one that cannot be read."""
         content_type = values.get(b"content-type")
         if content_type is not None and not codec.accepts(content_type):
-            return NOT_JSON
+            return unsupported_media_type(codec.media_types)
+        if codec.response_types and codec.variant(content_type, values.get(b"accept")) is None:
+            return not_acceptable(codec.response_types)
         if b"content-encoding" in values and (encoding := _encoding(values)) not in (b"identity", b"gzip"):
             return unsupported_encoding(encoding)
         return self._refuse_length(values, body)
@@ -277,7 +317,7 @@ class Gateway:
         path = path_below(scope)
         if problem is None and self._rate_limiter is not None:
             problem = await self._rate_limiter.refuse(scope, path)
-        if problem is None and self._collector.in_flight > self._options.max_in_flight and path not in FREE:
+        if problem is None and self._collector.in_flight > self._options.max_in_flight and path not in self._free:
             problem = TOO_BUSY
         return self._preflight(scope, values) if problem is None else problem_response(problem)
 
@@ -378,7 +418,8 @@ def sending_request_ids(app: ASGIApp) -> ASGIApp:
 
 def _route(path: str, codec: type[Codec], service: PredictionService, options: HttpOptions) -> PredictionRoute:
     if not codec.single_row:
-        return PredictionRoute(path, codec, partial(service.predict_rows, codec), options.max_body_bytes)
+        predict = service.predict_table if codec.response_types else service.predict_rows
+        return PredictionRoute(path, codec, partial(predict, codec), options.max_body_bytes)
     limit = min(options.max_row_bytes, options.max_body_bytes)
     return PredictionRoute(path, codec, partial(service.predict_row, codec), limit, service.max_row_bytes)
 
@@ -387,6 +428,12 @@ async def _send_unless_decided(with_cors: Send, send: Send, message: Message) ->
     """Send the response to a preflight, which has its headers already, or the refusal of one, which needs them."""
     decided = any(name == b"access-control-allow-methods" for name, _ in message.get("headers", ()))
     await (send if decided else with_cors)(message)
+
+
+def _streams(codec: type[Codec], values: HeaderValues) -> bool:
+    """Whether the formats of request and response, and the content coding, allow to answer a body while it arrives."""
+    variant = codec.variant(values.get(b"content-type"), values.get(b"accept"))
+    return variant is not None and variant.streams and (b"content-encoding" not in values or _encoding(values) == b"identity")
 
 
 def _encoding(values: HeaderValues) -> bytes:

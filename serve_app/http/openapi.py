@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -58,7 +58,8 @@ def install_openapi(
 
     def operations(signature: Signature | None) -> dict[str, tuple[type[Codec], Operation]]:
         limits: Any = {"max_rows": max_rows, "unknown_fields": unknown_fields}
-        return {path: (codec, codec.operation(signature, **limits)) for path, codec in routes.items()}
+        described = {path: (codec, codec.operation(signature, **limits)) for path, codec in routes.items()}
+        return {path: (codec, operation) for path, (codec, operation) in described.items() if operation is not None}
 
     def openapi() -> dict[str, Any]:
         nonlocal cached
@@ -109,25 +110,33 @@ def _document(
 
 def _problems(statuses: set[str], content_type: str) -> dict[str, Any]:
     content = {content_type: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": _PROBLEMS.get(status, "No model is loaded"), "content": content} for status in sorted(statuses)}
+    others = {"404": "No model is loaded", "406": "`Accept` names none of the content types of the response"}
+    named = {**_PROBLEMS, **others}
+    return {status: {"description": named[status], "content": content} for status in sorted(statuses)}
 
 
 def _prediction_operation(codec: type[Codec], description: Operation) -> dict[str, Any]:
-    def content(schema: str) -> dict[str, Any]:
-        return {codec.content_type.decode(): {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    def content(schema: str, media_types: Sequence[str]) -> dict[str, Any]:
+        """The content by its types: the schema is that of the first one, and the formats beside it are text."""
+        first, *others = dict.fromkeys([codec.content_type.decode(), *media_types])
+        texts = {media_type: {"schema": {"type": "string"}} for media_type in others}
+        return {first: {"schema": {"$ref": f"#/components/schemas/{schema}"}}, **texts}
+
+    statuses = set(_PROBLEMS) | ({"406"} if codec.response_types else set())
+    formats = codec.media_types if codec.response_types else ()
 
     return {
         "tags": ["prediction"],
         "summary": description.summary,
         "operationId": description.operation_id,
-        "requestBody": {"required": True, "content": content(description.request)},
+        "requestBody": {"required": True, "content": content(description.request, formats)},
         "responses": {
             "200": {
                 "description": "The prediction",
                 "headers": {name: {"schema": {"type": "string"}} for name in _MODEL_HEADERS},
-                "content": content(description.response),
+                "content": content(description.response, codec.response_types),
             },
-            **_problems(set(_PROBLEMS), codec.problem_type.decode()),
+            **_problems(statuses, codec.problem_type.decode()),
         },
         "security": _SECURITY,
     }

@@ -34,6 +34,8 @@ class HttpOptions:
     unknown: Unknown
     unknown_fields: UnknownFields
     root_path: str
+    health_route: str
+    predict_route: str
     poll_seconds: float
     log_every: int
     sends_request_id: bool

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
-from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
+from serve_app.artifacts.matrix import PIECE_ROWS, Matrix, Scores, batched
 from serve_app.errors import InvalidInput, NoModel, NotFinite
 from serve_app.http.auth import Verdict
 from serve_app.http.options import HttpOptions
@@ -126,6 +126,21 @@ class PredictionService:
             await self.collector.predicted_many(predictor, batch.matrix, scores)
         return HttpResponse(200, response_headers, text, predictor.version)
 
+    async def predict_table(self, protocol: type[Codec], body: Buffer, headers: RequestHeaders) -> HttpResponse:
+        """The same for a protocol of several formats: the headers of the request choose among them."""
+        values = dict(headers)
+        variant = protocol.variant(values.get(b"content-type"), values.get(b"accept"))
+        return await self.predict_rows(variant or protocol, body, headers)
+
+    def open_stream(self, protocol: type[Codec]) -> PredictionStream | HttpResponse:
+        """What answers the rows of a body while it arrives, all by the model of now; or the response while there is no model."""
+        predictor = self.slot.predictor
+        if predictor is None:
+            return self._no_model(protocol)
+        if self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR:
+            return problem_response(TOO_BUSY, protocol)
+        return PredictionStream(predictor, protocol, self.prepared(predictor, protocol), self.collector, self._batches)
+
     async def _in_thread(
         self, predictor: Predictor, codec: Codec, body: Buffer, headers: RequestHeaders
     ) -> tuple[Batch, Scores, Buffer]:
@@ -181,6 +196,56 @@ class PredictionService:
 
     def _no_model(self, protocol: type[Codec]) -> HttpResponse:
         return problem_response(problem_of(NoModel(f"No model is loaded: {self.slot.problem}.")), protocol)
+
+
+class PredictionStream:
+    """Answers the rows of one body piece by piece, with one model."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        protocol: type[Codec],
+        prepared: Prepared,
+        collector: MetricsCollector,
+        executor: Executor | None,
+    ) -> None:
+        self._predictor = predictor
+        self._protocol = protocol
+        self._codec = prepared.codec
+        self._inline_bytes = prepared.inline_bytes
+        self._reader = prepared.codec.open()
+        self._collector = collector
+        self._executor = executor
+        self._count = 0
+        self.headers = prepared.headers
+        self.version = predictor.version
+
+    async def answer(self, piece: bytes | memoryview, *, last: bool) -> Buffer | HttpResponse:
+        """The answers of the rows that end in this piece, perhaps none; or the response to a body that cannot be answered."""
+        try:
+            if len(piece) <= self._inline_bytes:
+                matrix, scores, text = self._step(piece, last)
+            else:
+                loop = asyncio.get_running_loop()
+                matrix, scores, text = await loop.run_in_executor(self._executor, self._step, piece, last)
+        except Exception as error:
+            return _failure(error, self._protocol, self._predictor)
+        if len(scores):
+            await self._collector.predicted_many(self._predictor, matrix, scores)
+        return text
+
+    def _step(self, piece: bytes | memoryview, last: bool) -> tuple[Matrix, Scores, Buffer]:
+        matrix = self._reader.feed(piece)
+        if last:
+            matrix = np.concatenate([matrix, self._reader.end()])
+        if not len(matrix):
+            return matrix, np.empty(0), b""
+        scores = np.concatenate([self._predictor.scores(part) for part in batched(matrix, PIECE_ROWS)])
+        first, self._count = self._count, self._count + len(matrix)
+        try:
+            return matrix, scores, self._codec.encode(Batch(matrix), scores)
+        except NotFinite as error:
+            raise NotFinite([first + row for row in error.rows]) from None
 
 
 def _predict(predictor: Predictor, codec: Codec, body: Buffer, headers: RequestHeaders) -> tuple[Batch, Scores, Buffer]:

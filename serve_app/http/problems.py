@@ -33,7 +33,8 @@ def problem_of(error: Exception) -> HttpProblem:
         case TooLarge():
             return problem(413, "row_too_large", "A row, or what stands beside the rows, is too large.", errors=error.problems)
         case Malformed():
-            return problem(400, "malformed", "The body must be a JSON document in UTF-8.", errors=error.problems)
+            detail = _MALFORMED.get(error.problems[0].code, "The body must be a JSON document in UTF-8.")
+            return problem(400, "malformed", detail, errors=error.problems)
         case InvalidInput():
             return _invalid_input(error)
         case NotFinite():
@@ -42,6 +43,13 @@ def problem_of(error: Exception) -> HttpProblem:
             return problem(503, "no_model", str(error), headers=((b"retry-after", b"5"),))
         case _:
             return _problem_of_body(error)
+
+
+_MALFORMED = {
+    "csv": "The body must be CSV text in UTF-8.",
+    "ndjson": "Every line of the body must be a JSON document in UTF-8.",
+}
+"""What a body must be that is no JSON document, by the code of its problem."""
 
 
 def _problem_of_body(error: Exception) -> HttpProblem:
@@ -81,7 +89,22 @@ REPEATED_HEADER = problem(
     400, "invalid_header", "Send X-API-Key, Authorization, Origin and the headers that describe the body once each."
 )
 INVALID_HEADER = problem(400, "invalid_header", "The values of headers must be UTF-8.")
-NOT_JSON = problem(415, "unsupported_media_type", "Send the body as JSON, with Content-Type: application/json.")
+
+
+def unsupported_media_type(media_types: Sequence[str]) -> HttpProblem:
+    """415 that names the media types of a body."""
+    if len(media_types) == 1:
+        return problem(415, "unsupported_media_type", f"Send the body as JSON, with Content-Type: {media_types[0]}.")
+    return problem(
+        415, "unsupported_media_type", f"Send the body in UTF-8, with one of the content types {', '.join(media_types)}."
+    )
+
+
+def not_acceptable(media_types: Sequence[str]) -> HttpProblem:
+    """406 that names the media types of a response."""
+    return problem(406, "not_acceptable", f"The response is one of {', '.join(media_types)}; Accept names none of them.")
+
+
 NOT_FOUND = problem(404, "not_found", "There is nothing at this address; /docs lists what there is.")
 TOO_BUSY = problem(429, "too_busy", "Too many requests at once; try again in a second.", headers=((b"retry-after", b"1"),))
 INTERNAL_ERROR = problem(500, "internal_error", "The server failed to answer; the log has the reason under this request's id.")

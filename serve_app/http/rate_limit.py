@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -19,8 +19,13 @@ Scope = MutableMapping[str, Any]
 
 COMPAT_RATES = {PREDICT: Rate(10, 60.0), "/model/info": Rate(20, 60.0), "/health": Rate(30, 60.0)}
 """The limits of the plain-Kubernetes system, for each client."""
-FREE = frozenset({"/livez", "/readyz", "/metrics", "/health"})
+FREE = frozenset({"/livez", "/readyz", "/metrics", "/health", "/ping"})
 """Paths of probes and scrapers, which are not limited."""
+
+
+def free_paths(health_route: str) -> frozenset[str]:
+    """Paths of probes and scrapers, with the one that the environment of Vertex AI asks for (empty: none)."""
+    return FREE | {health_route} if health_route else FREE
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,15 @@ def parse_proxies(texts: tuple[str, ...]) -> Proxies:
 class RateLimiter:
     """Refuses requests over a limit, before their body is read."""
 
-    def __init__(self, limits: RateLimits, client: RateLimitClient, check: Callable[[bytes | None, bytes | None], Verdict]) -> None:
+    def __init__(
+        self,
+        limits: RateLimits,
+        client: RateLimitClient,
+        check: Callable[[bytes | None, bytes | None], Verdict],
+        free: Collection[str] = FREE,
+    ) -> None:
         self._limits = limits
+        self._free = free
         self._wait_of = client.wait_of
         self._check = check
         self._address_of = lru_cache(maxsize=4096)(_client_of(limits.proxies))
@@ -65,7 +77,7 @@ class RateLimiter:
     async def refuse(self, scope: Scope, path: str) -> HttpProblem | None:
         """A 429 for a request over a limit, None for one that may go on. Each call counts as a request."""
         limits = self._limits
-        per_client = None if path in FREE else limits.per_client
+        per_client = None if path in self._free else limits.per_client
         per_route = limits.per_route.get(path)
         if per_route is not None or per_client is not None:
             forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
@@ -74,7 +86,7 @@ class RateLimiter:
                 return refusal
             if per_client is not None and (refusal := await self._refuse_name("per-client", client, per_client)):
                 return refusal
-        return None if limits.per_key is None or path in FREE else await self._refuse_key(scope, limits.per_key)
+        return None if limits.per_key is None or path in self._free else await self._refuse_key(scope, limits.per_key)
 
     async def _refuse_key(self, scope: Scope, rate: Rate) -> HttpProblem | None:
         headers = dict(scope["headers"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from serve_app.artifacts.fields import Unknown, UnknownFields
 from serve_app.artifacts.matrix import Matrix, Scores
@@ -65,6 +65,16 @@ class Operation:
     schemas: Mapping[str, Any]
 
 
+class RowReader(Protocol):
+    """Reads the rows of one request from the pieces of its body as they arrive."""
+
+    def feed(self, piece: bytes | memoryview) -> Matrix:
+        """The rows that end in this piece, shape (rows, features), perhaps none. Raises what `Codec.decode` does."""
+
+    def end(self) -> Matrix:
+        """The rows that are left at the end of the body. Raises the same."""
+
+
 class Codec(ABC):
     """One wire protocol for the signature of one model version.
 
@@ -75,6 +85,12 @@ class Codec(ABC):
     """Whether a body always holds one row; such rows are gathered by the adaptive batcher."""
     content_type: ClassVar[bytes] = b"application/json"
     """Content type of a prediction."""
+    media_types: ClassVar[tuple[str, ...]] = ("application/json",)
+    """The content types of a request, as a refusal names them."""
+    response_types: ClassVar[tuple[str, ...]] = ()
+    """The content types among which `Accept` chooses; empty where it is not looked at."""
+    streams: ClassVar[bool] = False
+    """Whether rows are answered while further rows arrive; see `open`."""
     problem_type: ClassVar[bytes] = PROBLEM_JSON
     """Content type of what `problem` returns."""
 
@@ -89,6 +105,10 @@ class Codec(ABC):
     @abstractmethod
     def encode(self, batch: Batch, scores: Scores) -> Buffer:
         """The body of the response; `scores` has one entry for each row of `batch`, in its order."""
+
+    def open(self) -> RowReader:
+        """A reader for the pieces of one body, for a codec that `streams`; what `encode` makes of its rows is joined."""
+        raise NotImplementedError
 
     @abstractmethod
     def rows_in(self, body_bytes: int) -> float:
@@ -107,11 +127,21 @@ class Codec(ABC):
         return media_type == b"application/json" or (media_type.startswith(b"application/") and media_type.endswith(b"+json"))
 
     @classmethod
+    def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:
+        """The codec for a body of a content type that it accepts; None when `accept` names nothing that it can answer."""
+        return cls
+
+    @classmethod
+    def status_of(cls, problem: ProblemDetails) -> int:
+        """The HTTP status of a problem in this protocol."""
+        return problem.status
+
+    @classmethod
     def problem(cls, problem: ProblemDetails) -> bytes:
         """The body of an error response; problem+json (RFC 9457) unless the protocol has a format of its own."""
         return problem_json(problem.status, problem.code, problem.detail, problem.errors)
 
     @classmethod
-    @abstractmethod
-    def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation:
-        """The OpenAPI description of the route; `signature` is None while no model is loaded."""
+    def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation | None:
+        """The OpenAPI description of the route, None for a protocol of others; `signature` is None while no model is loaded."""
+        return None

@@ -11,7 +11,7 @@ import contextlib
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Annotated, Any
 
@@ -107,6 +107,65 @@ def rows_decoder(
         return reader().read(body)
 
     return decode_rows
+
+
+def list_decoder(
+    signature: Signature, *, unknown: Unknown, unknown_fields: UnknownFields = "ignore", columns: Sequence[str] | None = None
+) -> Callable[[Buffer], Matrix]:
+    """A function from a JSON list of rows, small enough for one call, to a matrix. It raises NotFastPath for what is to be judged.
+
+    A row is an object; with `columns`, which may hold others than the model's, it is a list of the values of these columns.
+    """
+    vector = _vector(signature, unknown)
+    width, dtype = len(signature.features), matrix_type(has_texts=signature.has_texts)
+    decode = _decoder(signature, unknown_fields, many=True) if columns is None else _tuples(signature, columns)
+    values_of = msgspec.structs.astuple if columns is None else _in_order(signature, columns)
+
+    def decode_list(body: Buffer) -> Matrix:
+        try:
+            rows = decode(body)
+            values = map(values_of, rows) if vector is None else (vector(values_of(row)) for row in rows)
+            return np.fromiter(chain.from_iterable(values), dtype, len(rows) * width).reshape(len(rows), width)
+        except _NOT_FAST:
+            raise NotFastPath from None
+
+    return decode_list
+
+
+def lines_decoder(
+    signature: Signature, *, unknown: Unknown, unknown_fields: UnknownFields = "ignore", columns: Sequence[str] | None = None
+) -> Callable[[Sequence[Buffer]], Matrix]:
+    """The same for rows that are JSON documents of their own."""
+    vector = _vector(signature, unknown)
+    width, dtype = len(signature.features), matrix_type(has_texts=signature.has_texts)
+    decode = _decoder(signature, unknown_fields) if columns is None else _tuples(signature, columns, many=False)
+    values_of = msgspec.structs.astuple if columns is None else _in_order(signature, columns)
+
+    def decode_lines(lines: Sequence[Buffer]) -> Matrix:
+        try:
+            rows = (values_of(decode(line)) for line in lines)
+            values = rows if vector is None else map(vector, rows)
+            return np.fromiter(chain.from_iterable(values), dtype, len(lines) * width).reshape(len(lines), width)
+        except _NOT_FAST:
+            raise NotFastPath from None
+
+    return decode_lines
+
+
+def column_decoder(feature: Feature, signature: Signature, unknown: Unknown) -> Callable[[Buffer], Iterable[Value]]:
+    """The same for a JSON list of the values of one feature."""
+    decode = msgspec.json.Decoder(list[_value_type(feature)]).decode  # type: ignore[misc]
+    code = _column(feature, unknown, signature.missing_texts)
+    is_plain = feature.kind == "number" and not feature.nullable
+
+    def decode_column(body: Buffer) -> Iterable[Value]:
+        try:
+            values: list[Any] = decode(body)
+            return values if is_plain else [code(value) for value in values]
+        except _NOT_FAST:
+            raise NotFastPath from None
+
+    return decode_column
 
 
 class BatchReader:
@@ -256,6 +315,26 @@ def _decoder(
     return msgspec.json.Decoder(kind).decode
 
 
+def _tuples(signature: Signature, columns: Sequence[str], *, many: bool = True) -> Callable[[Buffer], Any]:
+    """A decoder of a list of the values of `columns`, or of `many` such lists."""
+    by_name = {feature.name: feature for feature in signature.features}
+    kinds = tuple(_value_type(by_name[name]) if name in by_name else msgspec.Raw for name in columns)
+    kind: Any = tuple[kinds]  # type: ignore[valid-type]
+    return msgspec.json.Decoder(list[kind] if many else kind).decode
+
+
+def _in_order(signature: Signature, columns: Sequence[str]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """A function from the values of `columns` to those of the features; a feature that is no column is null."""
+    if tuple(columns) == signature.names:
+        return tuple
+    positions = [columns.index(name) if name in columns else None for name in signature.names]
+
+    def values_of(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple([None if position is None else row[position] for position in positions])
+
+    return values_of
+
+
 def _leave_it(_: Buffer) -> Any:
     raise NotFastPath
 
@@ -269,17 +348,23 @@ def _row_type(signature: Signature, *, forbid_unknown_fields: bool) -> type[msgs
     for position, feature in enumerate(signature.features):
         name = f"f{position}"  # a column's name need not be an identifier
         rename[name] = feature.name
-        kind: Any = _TYPES[feature.kind] if feature.date is None or feature.date.epoch is None else float
-        if feature.kind == "number":
-            minimum, maximum = feature.bounds
-            kind = Annotated[kind, msgspec.Meta(ge=minimum, le=maximum)]
-        elif feature.kind == "text":
-            kind = Annotated[kind, msgspec.Meta(max_length=feature.longest)]
-        fields.append((name, kind | None, None) if feature.nullable else (name, kind))
+        kind = _value_type(feature)
+        fields.append((name, kind, None) if feature.nullable else (name, kind))
     in_order = sorted(fields, key=len) == fields  # those that may be left out come last
     return msgspec.defstruct(
         "Row", fields, rename=rename, kw_only=not in_order, gc=False, forbid_unknown_fields=forbid_unknown_fields
     )
+
+
+def _value_type(feature: Feature) -> Any:
+    """The type of a value in JSON; a value of this type is right unless `_column` says that it must be judged."""
+    kind: Any = _TYPES[feature.kind] if feature.date is None or feature.date.epoch is None else float
+    if feature.kind == "number":
+        minimum, maximum = feature.bounds
+        kind = Annotated[kind, msgspec.Meta(ge=minimum, le=maximum)]
+    elif feature.kind == "text":
+        kind = Annotated[kind, msgspec.Meta(max_length=feature.longest)]
+    return kind | None if feature.nullable else kind
 
 
 def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]], Sequence[Value]] | None:

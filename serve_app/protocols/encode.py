@@ -32,7 +32,7 @@ def row_encoder(signature: Signature) -> Callable[[Scores], bytes]:
     task = signature.task
     if task not in ("regression", "classification") or signature.outputs or signature.quantiles or signature.coverage is not None:
         columns = answer_columns(signature)
-        return lambda scores: b"".join(_pieces(columns(scores), 1))
+        return lambda scores: b"".join(row_pieces(columns(scores), 1))
     return _value() if task == "regression" else _class(signature)
 
 
@@ -46,7 +46,7 @@ def rows_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
         text = bytearray(b'{"predictions":[')
         for piece in batched(scores, piece_rows):  # joining all at the end would keep Python's lock for milliseconds
             try:
-                text += b"".join(_pieces(_with_comma(columns(piece)), len(piece)))
+                text += b"".join(row_pieces(_with_comma(columns(piece)), len(piece)))
             except NotFinite:
                 raise NotFinite(not_finite(scores)) from None
         text[-1:] = b"]}"  # in place of the last comma
@@ -113,7 +113,7 @@ def _with_comma(columns: list[Column]) -> list[Column]:
     return [*columns[:-1], last + b","]
 
 
-def _pieces(columns: list[Column], count: int) -> list[bytes]:
+def row_pieces(columns: list[Column], count: int) -> list[bytes]:
     """The pieces of all rows in their order: no Python per row."""
     pieces = [b""] * (count * len(columns))
     for position, column in enumerate(columns):

@@ -64,6 +64,11 @@ class JsonReader:
         """Characters read so far."""
         return self._dropped + self._position
 
+    @property
+    def left(self) -> int:
+        """Characters of the window that are not read yet."""
+        return len(self._text) - self._position
+
     def peek(self) -> str:
         """The next character that is not white space; empty at the end."""
         while True:
@@ -100,6 +105,36 @@ class JsonReader:
                     return value
             self._refill()
 
+    def run(self) -> str:
+        """The values of a list from here to the last place of the window at which one seems to end and the next one to begin.
+
+        Objects or lists without the comma behind the last one; empty when there is no such place. A cut may be wrong: the run is no
+        list of rows then. `skip` goes on behind it, `value` reads the first value of it.
+        """
+        self.peek()
+        if self.left < self._window_bytes // 2:
+            self._refill()
+        end = max(self._text.rfind("},", self._position), self._text.rfind("],", self._position))
+        return self._text[self._position : end + 1] if end > self._position else ""
+
+    def plain_run(self) -> str:
+        """The values of a list of no lists from here to its end, or to the last comma of the window; see `run`.
+
+        Behind the end of the list `take` finds its bracket.
+        """
+        self.peek()
+        if self.left < self._window_bytes // 2:
+            self._refill()
+        end = self._text.find("]", self._position)
+        if end < 0:
+            end = self._text.rfind(",", self._position)
+        return self._text[self._position : end] if end > self._position else ""
+
+    def skip(self, run: str) -> None:
+        """Go on behind a run and its comma; the end of its list stays."""
+        self._position += len(run)
+        self.take(",")
+
     def members(self) -> Iterator[str]:
         """The names of the fields of an object, one by one; the caller reads the value behind each. Raises InvalidInput."""
         if self.peek() != "{":
@@ -112,31 +147,32 @@ class JsonReader:
         """The values of a list, one by one."""
         yield from self._separated("[", "]", self.value)
 
+    def expect(self, character: str) -> None:
+        """Skip this character. Raises Malformed when another one is next."""
+        if not self.take(character):
+            raise malformed()
+
     def end(self) -> None:
         """Make sure that nothing follows."""
         if self.peek():
             raise malformed()
 
     def _separated(self, first: str, last: str, read: Any) -> Iterator[Any]:
-        self._expect(first)
+        self.expect(first)
         if self.take(last):
             return
         while True:
             yield read()
             if not self.take(","):
                 break
-        self._expect(last)
+        self.expect(last)
 
     def _name(self) -> str:
         name = self.value()
         if not isinstance(name, str):
             raise malformed()
-        self._expect(":")
+        self.expect(":")
         return name
-
-    def _expect(self, character: str) -> None:
-        if not self.take(character):
-            raise malformed()
 
     def _refill(self) -> bool:
         """Drop what was read, and decode the next window of the body behind what is left; False at the end of the body."""

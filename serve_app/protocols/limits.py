@@ -36,6 +36,11 @@ def least_row_bytes(signature: Signature) -> int:
     return 3 + sum(len(feature.name.encode()) + 5 for feature in required)
 
 
+def least_list_bytes(signature: Signature) -> int:
+    """The smallest size of one row as values alone, like a line of CSV text, in bytes."""
+    return max(2, 2 * sum(not feature.nullable for feature in signature.features))
+
+
 def _value_bytes(feature: Feature) -> int:
     if feature.kind == "text":
         return CHARACTER_BYTES * feature.longest

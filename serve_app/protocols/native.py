@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import orjson
+from collections.abc import Callable
 
 from serve_app.artifacts.fields import UnknownFields
-from serve_app.artifacts.matrix import Scores
+from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Signature
 from serve_app.protocols import native_schema
 from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Headers, Operation
 from serve_app.protocols.decode import row_decoder, rows_decoder
 from serve_app.protocols.encode import row_encoder, rows_encoder
 from serve_app.protocols.limits import least_row_bytes, rows_within
+from serve_app.protocols.table_codec import TableCodec
 
 
 class NativeRowCodec(Codec):
@@ -48,39 +49,29 @@ class NativeRowCodec(Codec):
         )
 
 
-class NativeBatchCodec(Codec):
-    """`{"instances": [row, …]}`; the response is `{"predictions": [prediction, …]}` in the same order."""
+class NativeBatchCodec(TableCodec):
+    """`{"instances": [row, …]}`; the response is `{"predictions": [prediction, …]}` in the same order.
 
-    single_row = False
+    The rows may also be CSV text with a header line, or lines of JSON; so may the predictions.
+    """
 
-    def __init__(self, context: CodecContext) -> None:
-        """Compile decoder and encoder for the signature."""
-        self._decode = rows_decoder(
+    def json_decoder(self, context: CodecContext) -> Callable[[Buffer], Matrix]:
+        """Rows as objects."""
+        return rows_decoder(
             context.signature,
             max_rows=context.max_rows,
             max_row_bytes=context.max_row_bytes,
             unknown=context.unknown,
             unknown_fields=context.unknown_fields,
         )
-        self._encode = rows_encoder(context.signature)
-        self._row_bytes = len(orjson.dumps(context.signature.example())) + 1  # of a row as JSON, about
-        self._least_row_bytes = least_row_bytes(context.signature)
 
-    def decode(self, body: Buffer, headers: Headers) -> Batch:
-        """All rows, shape (rows, features). Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
-        return Batch(self._decode(body))
+    def json_encoder(self, signature: Signature) -> Callable[[Scores], Buffer]:
+        """Predictions as objects."""
+        return rows_encoder(signature)
 
-    def encode(self, batch: Batch, scores: Scores) -> Buffer:
-        """The predictions of all rows, order kept."""
-        return self._encode(scores)
-
-    def rows_in(self, body_bytes: int) -> float:
-        """Estimated from the size of the signature's example."""
-        return body_bytes / self._row_bytes
-
-    def most_rows_in(self, body_bytes: int) -> float:
-        """So many rows as short as they can be."""
-        return body_bytes / self._least_row_bytes
+    def least_json_row_bytes(self, signature: Signature) -> int:
+        """An object without the columns that may be left out."""
+        return least_row_bytes(signature)
 
     @classmethod
     def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation:

@@ -21,12 +21,13 @@ from serve_app.artifacts.matrix import Matrix, matrix_type
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import UsageError
 from serve_app.tables.arrow_dates import arrow_codes, date_type
+from serve_app.tables.arrow_texts import is_text, whole_texts
+from serve_app.tables.cell_values import cell_value
 from serve_app.tables.cells import check_no_nul, needs_records, parse_columns, records, uneven
 from serve_app.tables.content import open_content
-from serve_app.tables.csv_format import FALSE, TRUE, is_number
+from serve_app.tables.csv_format import is_number
 from serve_app.tables.header import Header
 from serve_app.tables.location import Location, hive_keys, translate_errors
-from serve_app.tables.numerals import is_text, numeral, plain_number, whole_texts
 from serve_app.tables.splits import Part
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
@@ -345,7 +346,7 @@ def _one_by_one(feature: Feature, column: pa.ChunkedArray, reading: Reading, dec
     for row, value in enumerate(column.to_pylist()):
         sent = value
         if value is not None and (decimal is not None or (feature.unit is not None and isinstance(value, str))):
-            sent = _cell(feature, value.lstrip(" "), gaps, decimal or ".")
+            sent = cell_value(feature, value.lstrip(" "), gaps, decimal or ".")
         elif value is not None and not isinstance(value, str | bool):
             sent = float(value)
         number, problem = read_value(feature, sent, reading.unknown, reading.signature.missing_texts)
@@ -353,21 +354,3 @@ def _one_by_one(feature: Feature, column: pa.ChunkedArray, reading: Reading, dec
         if problem is not None:
             wrong[row] = problem[1]
     return np.array(values, dtype=np.float64), wrong
-
-
-_TRUTHS = {**dict.fromkeys(TRUE, True), **dict.fromkeys(FALSE, False)}
-
-
-def _cell(feature: Feature, text: str, gaps: frozenset[str], decimal: str) -> str | float | bool | None:
-    """A CSV cell as the value that a client sends; of a number the number, which tables also write as `.5`, `5.` or `+5`."""
-    if text in gaps:
-        return None
-    if feature.kind == "boolean":
-        return _TRUTHS.get(text, text)
-    if feature.kind != "number":
-        return text
-    if feature.unit is not None:
-        value = numeral(text, decimal)
-        return text if value is None or value.sign not in ("", feature.unit) else value.value
-    number = plain_number(text.rstrip(" "), decimal)
-    return text if number is None else number

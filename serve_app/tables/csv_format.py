@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from serve_app.errors import UsageError
+from serve_app.tables.numerals import PLAIN
 
 csv.field_size_limit(1 << 30)  # a cell may be a long text
 
@@ -18,6 +20,9 @@ NEWLINE, RETURN, QUOTE = b'\n\r"'
 
 TRUE, FALSE = ("True", "TRUE", "true"), ("False", "FALSE", "false")
 """Texts of a boolean cell, the same as in pandas."""
+
+FORMULA = re.compile("^[=+\\-@\\t\\r\\n＝＋－＠]")  # noqa: RUF001 - a spreadsheet takes the wide forms for the narrow ones
+"""The beginning of a text that a spreadsheet may run."""
 
 
 def unnamed(position: int, taken: Collection[str]) -> str:
@@ -39,7 +44,20 @@ def is_number(text: str) -> bool:
 
 def csv_records(text: str, separator: str) -> Iterator[list[str]]:
     """The records of a text, empty lines left out, as Python's csv module reads them; it raises csv.Error while they are read."""
-    return filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True))
+    return records_of_lines(io.StringIO(text, newline=""), separator)
+
+
+def records_of_lines(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
+    """The same of lines with their ends, each of which is asked for when the record before it has been read."""
+    return filter(None, csv.reader(lines, delimiter=separator, skipinitialspace=True))
+
+
+def without_formula(text: str) -> str:
+    """A text that a spreadsheet would run as a formula, with an apostrophe in front; a number, like `-15`, stays as it is.
+
+    See https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return f"'{text}" if FORMULA.match(text) and not PLAIN.fullmatch(text) else text
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from serve_app.artifacts.manifest import sha256
 from serve_app.artifacts.manifest_bounds import MAX_NAME
 from serve_app.artifacts.signature import EXACT, MISSING, Kind, missing_numbers
 from serve_app.errors import UsageError
+from serve_app.tables.arrow_texts import whole_texts
 from serve_app.tables.cells import read_cells
 from serve_app.tables.content import open_content
 from serve_app.tables.csv_format import check_names
@@ -31,7 +32,7 @@ from serve_app.tables.dialect import DialectFlags
 from serve_app.tables.header import INDEX, csv_header
 from serve_app.tables.kinds import Typed, typed_columns
 from serve_app.tables.location import Location, Source, hive_keys, sources, translate_errors
-from serve_app.tables.numerals import Numeral, is_code, is_inexact, numeral, whole_texts
+from serve_app.tables.numerals import Numeral, is_code, is_inexact, numeral
 from serve_app.tables.unusable import UnusableColumn
 
 MAX_CATEGORIES = 500

@@ -10,9 +10,6 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-import pyarrow as pa
-from pyarrow import compute
-
 from serve_app.artifacts.signature import EXACT
 
 _EXACT_DIGITS = len(str(EXACT))
@@ -92,20 +89,3 @@ def is_inexact(text: str) -> bool:
     """Whether digits are a whole number beyond 2^53."""
     digits = text.strip().lstrip("+-").lstrip("0")
     return digits.isdecimal() and digits.isascii() and (len(digits) > _EXACT_DIGITS or int(digits) > EXACT)
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a type of Arrow is one of texts."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def whole_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers as their digits; NaN is null, and another number is the text of it."""
-    if not pa.types.is_floating(column.type):
-        return column.cast(pa.string())
-    values = column.cast(pa.float64())
-    values = compute.if_else(compute.is_nan(values), pa.scalar(None, pa.float64()), values)
-    whole = compute.fill_null(compute.less(compute.abs(values), float(EXACT)), False)
-    whole = compute.and_(whole, compute.fill_null(compute.equal(values, compute.round(values)), False))
-    digits = compute.if_else(whole, values, pa.scalar(None, pa.float64())).cast(pa.int64()).cast(pa.string())
-    return compute.coalesce(digits, values.cast(pa.string()))

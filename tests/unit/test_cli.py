@@ -12,7 +12,7 @@ import pytest
 
 from serve_app import __version__
 from serve_app.__main__ import with_default_command
-from serve_app.cli import LAZY_COMMANDS, main
+from serve_app.cli import LAZY_COMMANDS, main, read_port
 from serve_app.http.auth import Keys, read_keys
 from serve_app.settings import Settings
 
@@ -104,6 +104,15 @@ def test_a_port_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, capsys:
     assert main(["serve", f"--port={port}"]) == 2
     for line, name in zip(capsys.readouterr().err.splitlines(), ("PORT", "--port"), strict=True):
         assert line.startswith(f"error: {name}: '{port}'")
+
+
+def test_the_port_is_that_of_the_flag_then_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIP_HTTP_PORT", raising=False)
+    assert read_port(None) == 8000
+    monkeypatch.setenv("AIP_HTTP_PORT", "8080")
+    assert read_port(None) == 8080
+    monkeypatch.setenv("PORT", "9000")
+    assert (read_port(None), read_port("7000")) == (9000, 7000)
 
 
 def test_serve_check_refuses_a_wrong_setting_and_a_taken_port(

@@ -192,3 +192,29 @@ def test_limits_and_proxies_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_in_the_docs_is_the_one_of_the_code() -> None:
     assert table() in DOCS.read_text()
+
+
+def test_production_runs_without_a_key_only_when_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    with pytest.raises(SettingsError, match="IRIS_ALLOW_ANONYMOUS"):
+        load_settings()
+    monkeypatch.setenv("IRIS_ALLOW_ANONYMOUS", "true")
+    assert load_settings().http_options(sends_request_id=False).api_key is None
+    monkeypatch.setenv("API_KEY", KEY)
+    with pytest.raises(SettingsError, match="IRIS_ALLOW_ANONYMOUS"):
+        load_settings()
+
+
+def test_the_routes_of_vertex_are_read_from_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIP_HEALTH_ROUTE", "/v1/endpoints/1/deployedModels/2")
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", "/v1/endpoints/1/deployedModels/2:predict")
+    options = load_settings().http_options(sends_request_id=False)
+    assert options.health_route == "/v1/endpoints/1/deployedModels/2"
+    assert options.predict_route == "/v1/endpoints/1/deployedModels/2:predict"
+
+
+@pytest.mark.parametrize("route", ["predict", "/", "//x", "/a b", "/{name}", "/predict", "/predict/batch", "/invocations"])
+def test_a_route_that_cannot_be_that_of_vertex_is_refused(monkeypatch: pytest.MonkeyPatch, route: str) -> None:
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", route)
+    with pytest.raises(SettingsError, match="AIP_PREDICT_ROUTE"):
+        load_settings()

@@ -29,6 +29,7 @@ def health_router(slot: Slot, collector: MetricsCollector, refuse_key: RefuseKey
         prefix = request.scope.get("root_path", "")
         return {
             "message": "Iris API",
+            "status": "alive",  # KServe's clients of its first protocol ask here whether the server lives
             "docs": f"{prefix}/docs",
             "health": f"{prefix}/health",
             "security": "Send the API key in the X-API-Key header.",

@@ -56,7 +56,7 @@ def test_a_client_keeps_its_request_id_unless_it_is_odd(client: TestClient) -> N
 
 def test_the_root_tells_where_to_go_and_health_is_always_200(client: TestClient) -> None:
     root = client.get("/").json()
-    assert set(root) == {"message", "docs", "health", "security"}
+    assert set(root) == {"message", "status", "docs", "health", "security"}
     assert all(isinstance(value, str) for value in root.values())
     assert client.get(root["docs"]).status_code == client.get(root["health"]).status_code == 200
     assert client.get("/health").json() == {"status": "healthy", "model_loaded": True, "version": "1.0.0"}

@@ -1,0 +1,35 @@
+"""The protocols of `{"instances": […]}`: KServe v1, which is that of TensorFlow Serving, and the containers of Vertex AI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import orjson
+
+from serve_app.protocols.codec import Codec, ProblemDetails
+from serve_app.protocols.mlflow import MlflowCodec, sentence
+
+
+class KServeV1Codec(MlflowCodec):
+    """`instances`, or `inputs` in its place, as JSON whatever `Accept` says; the response is `{"predictions": […]}`."""
+
+    media_types = ("application/json",)
+    response_types = ()
+    forms: ClassVar[Sequence[str]] = ("instances", "inputs")
+
+    @classmethod
+    def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:
+        """JSON only."""
+        return cls
+
+    @classmethod
+    def problem(cls, problem: ProblemDetails) -> bytes:
+        """`{"error": …}`."""
+        return orjson.dumps({"error": sentence(problem)})
+
+
+class VertexCodec(KServeV1Codec):
+    """`instances`; `parameters` are ignored."""
+
+    forms = ("instances",)

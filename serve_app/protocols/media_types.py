@@ -1,0 +1,84 @@
+"""The formats of tables over HTTP, and what `Content-Type` and `Accept` say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+Format = Literal["json", "csv", "ndjson"]
+
+MEDIA_TYPES: Mapping[Format, str] = {"json": "application/json", "csv": "text/csv", "ndjson": "application/x-ndjson"}
+"""The media type of a response in each format."""
+
+_FORMATS: Mapping[str, Format] = {
+    **{media_type: form for form, media_type in MEDIA_TYPES.items()},
+    "application/csv": "csv",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "application/jsonlines": "ndjson",
+    "application/x-jsonlines": "ndjson",
+}
+_UTF8 = frozenset({"", "utf-8", "utf8", "us-ascii"})
+
+
+class MediaType(NamedTuple):
+    """The format of a body, and whether its first line is a header (`header=absent` of RFC 4180 says no, None says nothing)."""
+
+    form: Format
+    header: bool | None = None
+
+
+@lru_cache(maxsize=256)
+def format_of(content_type: bytes) -> MediaType | None:
+    """The format that a `Content-Type` names; None for one that is no table, or in another encoding than UTF-8."""
+    media_type, *parameters = content_type.decode("latin-1").lower().split(";")
+    named = dict(_parameter(parameter) for parameter in parameters)
+    media_type = media_type.strip()
+    is_json = media_type.startswith("application/") and media_type.endswith("+json")
+    form: Format | None = "json" if is_json else _FORMATS.get(media_type)
+    if form is None or (form != "json" and named.get("charset", "") not in _UTF8):
+        return None
+    return MediaType(form, {"present": True, "absent": False}.get(named.get("header", "")))
+
+
+@lru_cache(maxsize=256)
+def answer_format(accept: bytes) -> Format | None:
+    """The format that an `Accept` asks for: the highest weight, then the first in its order; JSON where it does not care.
+
+    None when it takes none of the formats.
+    """
+    ranges = [_weighted(each) for each in accept.decode("latin-1").lower().split(",") if each.strip()]
+    if not ranges:
+        return "json"
+    best: tuple[float, int] | None = None
+    chosen: Format | None = None
+    for form in MEDIA_TYPES:
+        names = [name for name, each in _FORMATS.items() if each == form]
+        weight, position = max((_weight(name, ranges) for name in names), key=lambda each: (each[0], -each[1]))
+        if weight > 0 and (best is None or (weight, -position) > best):
+            best, chosen = (weight, -position), form
+    return chosen
+
+
+def _weight(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
+    """The weight of a media type and the position of the range that gives it, the most specific one (RFC 9110, section 12.5.1)."""
+    for pattern in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+        for position, (name, weight) in enumerate(ranges):
+            if name == pattern:
+                return weight, position
+    return 0.0, len(ranges)
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    name, *parameters = text.split(";")
+    weight = dict(_parameter(parameter) for parameter in parameters).get("q", "1")
+    try:
+        return name.strip(), min(max(float(weight), 0.0), 1.0)
+    except ValueError:
+        return name.strip(), 0.0
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name.strip(), value.strip().strip('"')

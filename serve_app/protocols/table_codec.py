@@ -1,0 +1,114 @@
+"""What the codecs of tables share: one format of requests and one of responses each, chosen by `Content-Type` and `Accept`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import lru_cache
+from typing import ClassVar
+
+import orjson
+
+from serve_app.artifacts.matrix import Matrix, Scores
+from serve_app.artifacts.signature import Signature
+from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Headers
+from serve_app.protocols.csv_rows import csv_decoder
+from serve_app.protocols.limits import least_list_bytes, least_row_bytes
+from serve_app.protocols.media_types import MEDIA_TYPES, Format, answer_format, format_of
+from serve_app.protocols.ndjson_rows import LineDecoder, LineReader
+from serve_app.protocols.table_answers import csv_encoder, lines_encoder
+
+
+class TableCodec(Codec):
+    """Many rows in JSON of one protocol, in CSV text, or in lines of JSON; the class itself reads and writes JSON."""
+
+    single_row = False
+    media_types: ClassVar[tuple[str, ...]] = tuple(MEDIA_TYPES.values())
+    response_types: ClassVar[tuple[str, ...]] = tuple(MEDIA_TYPES.values())
+    reader: ClassVar[Format] = "json"
+    writer: ClassVar[Format] = "json"
+    takes_lists: ClassVar[bool] = False
+    """Whether a row may be the values alone: CSV text without a header, a list in a line of JSON."""
+
+    def __init__(self, context: CodecContext) -> None:
+        """Compile decoder and encoder for the signature."""
+        self._decode: Callable[[Buffer], Matrix]
+        signature, example = context.signature, context.signature.example()
+        self._least_row_bytes, row = least_list_bytes(signature), orjson.dumps(list(example.values()))
+        if self.reader == "csv":
+            self._decode_csv = csv_decoder(context, without_header=self.takes_lists)
+        elif self.reader == "ndjson":
+            self._lines = LineDecoder(context, lists=self.takes_lists)
+            self._decode = self._lines.decode
+            if not self.takes_lists:
+                self._least_row_bytes, row = least_row_bytes(signature), orjson.dumps(example)
+        else:
+            self._decode = self.json_decoder(context)
+            self._least_row_bytes, row = self.least_json_row_bytes(signature), orjson.dumps(example)
+        self._row_bytes = len(row) + 1  # about
+        if self.writer == "csv":
+            self._encode = csv_encoder(signature)
+        else:
+            self._encode = lines_encoder(signature) if self.writer == "ndjson" else self.json_encoder(signature)
+
+    @abstractmethod
+    def json_decoder(self, context: CodecContext) -> Callable[[Buffer], Matrix]:
+        """A function from the JSON of this protocol to the matrix."""
+
+    @abstractmethod
+    def json_encoder(self, signature: Signature) -> Callable[[Scores], Buffer]:
+        """A function from scores to the JSON of this protocol."""
+
+    def least_json_row_bytes(self, signature: Signature) -> int:
+        """The smallest size of one row in the JSON of this protocol, in bytes."""
+        return least_list_bytes(signature)
+
+    def decode(self, body: Buffer, headers: Headers) -> Batch:
+        """All rows, shape (rows, features). Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
+        if self.reader == "csv":
+            media_type = format_of(dict(headers)[b"content-type"])
+            return Batch(self._decode_csv(body, None if media_type is None else media_type.header))
+        return Batch(self._decode(body))
+
+    def encode(self, batch: Batch, scores: Scores) -> Buffer:
+        """The predictions of all rows, order kept."""
+        return self._encode(scores)
+
+    def open(self) -> LineReader:
+        """A reader of lines of JSON."""
+        return self._lines.open()
+
+    def rows_in(self, body_bytes: int) -> float:
+        """Estimated from the size of the signature's example."""
+        return body_bytes / self._row_bytes
+
+    def most_rows_in(self, body_bytes: int) -> float:
+        """So many rows as short as they can be."""
+        return body_bytes / self._least_row_bytes
+
+    @classmethod
+    def accepts(cls, content_type: bytes) -> bool:
+        """Whether the content type names one of the formats."""
+        return super().accepts(content_type) or (len(cls.media_types) > 1 and format_of(content_type) is not None)
+
+    @classmethod
+    def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:
+        """The codec that reads and writes the formats that the headers name; None when `accept` names none of them."""
+        media_type = None if content_type is None else format_of(content_type)
+        reader: Format = "json" if media_type is None else media_type.form
+        writer: Format | None = "json" if accept is None else answer_format(accept)
+        if reader == "json" == writer:
+            return cls
+        return None if writer is None else _variant(cls, reader, writer)
+
+
+@lru_cache(maxsize=64)
+def _variant(codec: type[TableCodec], reader: Format, writer: Format) -> type[TableCodec]:
+    """The codec of the same protocol for other formats; one class for each pair, so what is made for a model is made once."""
+    members = {
+        "reader": reader,
+        "writer": writer,
+        "content_type": MEDIA_TYPES[writer].encode(),
+        "streams": reader == "ndjson" == writer,
+    }
+    return type(f"{codec.__name__}From{reader.title()}To{writer.title()}", (codec,), members)
