@@ -119,7 +119,7 @@ class PredictionService:
             codec, response_headers, inline_bytes = self.prepared(predictor, protocol)
             if len(body) <= inline_bytes:
                 batch, scores, text = _predict(predictor, codec, body, headers)
-            elif self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR:
+            elif self._has_too_many_batches():
                 return problem_response(TOO_BUSY, protocol)
             else:
                 batch, scores, text = await self._in_thread(predictor, codec, body, headers)
@@ -141,18 +141,20 @@ class PredictionService:
         if version is not None and version != predictor.version:
             return problem_response(unknown_version(predictor.version), protocol)
         is_small = len(body) <= COUNT_BYTES
-        if not is_small and self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR:
+        if not is_small and self._has_too_many_batches():
             return problem_response(TOO_BUSY, protocol)
         try:
             codec, response_headers, _ = self.prepared(predictor, protocol)
             assert isinstance(codec, CountingCodec)
             request = codec.read(body, headers) if is_small else await self._run(codec.read, body, headers)
-            seconds_ahead = self._batch_seconds / BATCH_WAIT_FACTOR
+            inline = is_small and _is_inline(predictor, request.rows)
             if request.rows == 1:
-                seconds_ahead = self._batcher.seconds_ahead(predictor) if predictor.slow else 0.0
-            if seconds_ahead > self._max_wait:
+                is_busy = predictor.slow and self._batcher.seconds_ahead(predictor) > self._max_wait
+            else:
+                is_busy = not inline and self._has_too_many_batches()
+            if is_busy:
                 return problem_response(TOO_BUSY, protocol)
-            batch, scores, response = await self._predict_counted(predictor, codec, request, is_small=is_small)
+            batch, scores, response = await self._predict_counted(predictor, codec, request, is_small=is_small, inline=inline)
         except Exception as error:
             return _failure(error, protocol, predictor)
         if len(scores) <= PENDING_ROWS:
@@ -165,25 +167,27 @@ class PredictionService:
         return HttpResponse(200, response_headers, text, predictor.version)
 
     async def _predict_counted(
-        self, predictor: Predictor, codec: CountingCodec, request: Request, *, is_small: bool
+        self, predictor: Predictor, codec: CountingCodec, request: Request, *, is_small: bool, inline: bool
     ) -> tuple[Batch, Scores, Response]:
-        """One row goes to the batcher; many go to a thread unless they are answered in a turn of the event loop."""
-        rows = request.rows
-        if rows == 1:
+        """One row goes to the batcher; many go to a thread unless they are `inline`."""
+        if request.rows == 1:
             batch = codec.batch(request) if is_small else await self._run(codec.batch, request)
             if self._batcher.takes(predictor):
                 scores = await self._batcher.scores(predictor, batch.matrix)
             else:
                 scores = predictor.row_scores(batch.matrix)
             return batch, scores, codec.respond(batch, scores)
-        seconds = predictor.seconds_of(rows)
-        if is_small and rows * _width(predictor) <= INLINE_CELLS and seconds < THREAD_SECONDS:
+        if inline:
             return _predict_request(predictor, codec, request)
+        seconds = predictor.seconds_of(request.rows)
         self._batch_seconds += seconds
         try:
             return await self._run(_predict_request, predictor, codec, request)
         finally:
             self._batch_seconds -= seconds
+
+    def _has_too_many_batches(self) -> bool:
+        return self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR
 
     async def _run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function in the thread of the batches."""
@@ -263,6 +267,11 @@ def _scores(predictor: Predictor, matrix: Matrix) -> Scores:
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
+def _is_inline(predictor: Predictor, rows: float) -> bool:
+    """Whether so many rows are read, predicted and written in a turn of the event loop."""
+    return rows * _width(predictor) <= INLINE_CELLS and predictor.seconds_of(rows) < THREAD_SECONDS
+
+
 def _width(predictor: Predictor) -> int:
     """Numbers in a row, or in its scores when these are more."""
     return max(len(predictor.signature.features), math.prod(predictor.signature.score_shape))
@@ -270,11 +279,10 @@ def _width(predictor: Predictor) -> int:
 
 def _inline_bytes(predictor: Predictor, codec: Codec) -> float:
     """The largest body whose rows, as short as they can be, are read, predicted and written in a turn of the event loop."""
-    width = _width(predictor)
     size = float(INLINE_BYTES)
     while size >= 1:
         rows = codec.most_rows_in(int(size))
-        if rows * width <= INLINE_CELLS and predictor.seconds_of(rows) < THREAD_SECONDS:
+        if _is_inline(predictor, rows):
             break
         size *= 0.8
     return size

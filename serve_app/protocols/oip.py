@@ -111,12 +111,12 @@ class OpenInferenceCodec(CountingCodec):
     @classmethod
     def problem(cls, problem: ProblemDetails) -> bytes:
         """`{"error": "…"}`, all that clients of the protocol read, with the code and the fields at fault beside it."""
+        if problem.status >= 500 or not problem.errors:
+            return orjson.dumps({"error": problem.detail, "code": problem.code})
         fields = "; ".join(f"{error.field} {error.message}" for error in problem.errors[:MAX_NAMED])
         more = f"; and {len(problem.errors) - MAX_NAMED} more" if len(problem.errors) > MAX_NAMED else ""
-        document: dict[str, object] = {"error": f"{fields}{more}" or problem.detail, "code": problem.code}
-        if problem.errors:
-            document["errors"] = [{"field": each.field, "code": each.code, "message": each.message} for each in problem.errors]
-        return orjson.dumps(document)
+        errors = [{"field": each.field, "code": each.code, "message": each.message} for each in problem.errors]
+        return orjson.dumps({"error": fields + more, "code": problem.code, "errors": errors})
 
     def _requested(self, document: RequestDocument) -> Sequence[Requested]:
         """The outputs of the response. Raises InvalidInput."""
