@@ -84,8 +84,8 @@ test-pipelines: $(VENV)/.dev ## adopt fitted models of many sorts with one comma
 test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
 	$(BIN)/pytest --durations 10 tests/timing $(value ARGS)
 
-test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve, a real MLflow server, real processes
-	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(value ARGS)
+test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients ## the tests with a real Ray Serve, a real MLflow server, real processes
+	SERVE_PYTHON=$(SERVE_PYTHON) CLIENTS_PYTHON=$(VENV)/clients/bin/python $(BIN)/pytest tests/integration $(value ARGS)
 
 check-python: $(VENV)/.dev $(VENV)/.serve ## train and serve on the Python of this environment, with a proxy set and below a path
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration/test_new_machine.py $(value ARGS)
@@ -128,6 +128,7 @@ lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) --extra boost -c requirements/train.txt $(NOT_IMPORTED) pyproject.toml -o requirements/serve-boost.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train --extra boost --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
+	$(BIN)/uv pip compile $(LOCK) --group clients -o requirements/clients.txt
 
 clean: ## remove the environment and caches; models and runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
@@ -167,6 +168,13 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
 	@$(BIN)/uv pip install --python $(VENV) --compile-bytecode --require-hashes -r requirements/dev.txt
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@ $(VENV)/.train
+
+# The published clients that tests call; see the group `clients` in pyproject.toml.
+$(VENV)/.clients: requirements/clients.txt | $(VENV)/.uv
+	@echo "iris-api: installing the clients of the tests …"
+	@$(PYTHON) -m venv --without-pip $(VENV)/clients
+	@$(BIN)/uv pip install --python $(VENV)/clients --require-hashes -r requirements/clients.txt
+	@touch $@
 
 -include kuberay/k8s.mk
 -include monitoring/monitoring.mk

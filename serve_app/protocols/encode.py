@@ -66,7 +66,8 @@ def as_printed(scores: Scores) -> npt.NDArray[np.float64]:
     """The scores as float64, of the same shape: a float32 becomes the number its shortest text names."""
     if scores.dtype == np.float64:
         return scores  # type: ignore[return-value]
-    return np.array(numbers(scores), dtype=np.float64).reshape(scores.shape)
+    pieces = [np.array(numbers(piece), dtype=np.float64) for piece in batched(np.ascontiguousarray(scores).ravel(), PIECE_SCORES)]
+    return np.concatenate(pieces).reshape(scores.shape)
 
 
 def not_finite(scores: Scores) -> list[int]:
