@@ -35,10 +35,9 @@ class Requested(NamedTuple):
     classes: int | None = None
 
 
-class Content(NamedTuple):
-    """What is kept of a request until its rows are read, and then until its response is written."""
+class Asked(NamedTuple):
+    """What is kept of a request until its response is written; `binary`: an output of `requested` is."""
 
-    tensors: tuple[Tensor, ...]
     id: str | None
     requested: Sequence[Requested]
     binary: bool
@@ -69,27 +68,27 @@ class OpenInferenceCodec(CountingCodec):
         tensors = _tensors(document, data, values)
         rows = self._rows.count(tensors)
         requested = self._requested(document)
-        return Request(rows, Content(tensors, document.id, requested, any(each.binary for each in requested)))
+        binary = requested is not self._all and any(each.binary for each in requested)
+        return Request(rows, (tensors, Asked(document.id, requested, binary)))
 
     def batch(self, request: Request) -> Batch:
         """The rows, shape (rows, features). Raises InvalidInput, Malformed and TooLarge."""
-        content: Content = request.content
-        matrix = self._rows.matrix(content.tensors, request.rows)
-        return Batch(matrix, content._replace(tensors=()))
+        tensors, asked = request.content
+        return Batch(self._rows.matrix(tensors, request.rows), asked)
 
     def respond(self, batch: Batch, scores: Scores) -> Response:
         """`{"model_name": …, "model_version": …, "id": …, "outputs": […]}`, and the binary values behind it."""
-        content: Content = batch.meta
+        asked: Asked = batch.meta
         rows = b"%d" % len(scores)
         pieces = [self._head]
-        if content.id is not None:
-            pieces += [b',"id":', orjson.dumps(content.id)]
+        if asked.id is not None:
+            pieces += [b',"id":', orjson.dumps(asked.id)]
         pieces.append(b',"outputs":[')
         tail: list[bytes] = []
-        for each in content.requested:
+        for each in asked.requested:
             _write(each, scores, rows, pieces, tail)
         pieces[-1] = pieces[-1][:-1] + b"]}"  # without the last comma
-        if not content.binary:
+        if not asked.binary:
             return Response(b"".join(pieces))
         length = sum(map(len, pieces))
         return Response(b"".join(pieces + tail), ((b"content-type", OCTET_STREAM), (HEADER_LENGTH, b"%d" % length)))
