@@ -128,7 +128,6 @@ lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) --extra boost -c requirements/train.txt $(NOT_IMPORTED) pyproject.toml -o requirements/serve-boost.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train --extra boost --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
-	$(BIN)/uv pip compile $(LOCK) --group clients -o requirements/clients.txt
 
 clean: ## remove the environment and caches; models and runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
@@ -169,11 +168,12 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@ $(VENV)/.train
 
-# The published clients that tests call; see the group `clients` in pyproject.toml.
-$(VENV)/.clients: requirements/clients.txt | $(VENV)/.uv
+# The published clients that tests call. They need an older protobuf than Ray.
+CLIENTS := "tritonclient[http]==2.73.0" kserve==0.21.0 aiohttp==3.14.5
+$(VENV)/.clients: | $(VENV)/.uv
 	@echo "iris-api: installing the clients of the tests …"
 	@$(PYTHON) -m venv --without-pip $(VENV)/clients
-	@$(BIN)/uv pip install --python $(VENV)/clients --require-hashes -r requirements/clients.txt
+	@$(BIN)/uv pip install --quiet --python $(VENV)/clients $(CLIENTS)
 	@touch $@
 
 -include kuberay/k8s.mk
