@@ -84,8 +84,8 @@ test-pipelines: $(VENV)/.dev ## adopt fitted models of many sorts with one comma
 test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
 	$(BIN)/pytest --durations 10 tests/timing $(value ARGS)
 
-test-integration: $(VENV)/.dev $(VENV)/.serve ## the tests with a real Ray Serve, a real MLflow server, real processes
-	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration $(value ARGS)
+test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients ## the tests with a real Ray Serve, a real MLflow server, real processes
+	SERVE_PYTHON=$(SERVE_PYTHON) CLIENTS_PYTHON=$(VENV)/clients/bin/python $(BIN)/pytest tests/integration $(value ARGS)
 
 check-python: $(VENV)/.dev $(VENV)/.serve ## train and serve on the Python of this environment, with a proxy set and below a path
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration/test_new_machine.py $(value ARGS)
@@ -172,6 +172,14 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
 	@$(BIN)/uv pip install --python $(VENV) --compile-bytecode --require-hashes -r requirements/dev.txt
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@ $(VENV)/.train
+
+# The published clients that tests call. They need an older protobuf than Ray.
+CLIENTS := "tritonclient[http]==2.73.0" kserve==0.21.0 aiohttp==3.14.5
+$(VENV)/.clients: | $(VENV)/.uv
+	@echo "iris-api: installing the clients of the tests …"
+	@$(PYTHON) -m venv --without-pip $(VENV)/clients
+	@$(BIN)/uv pip install --quiet --python $(VENV)/clients $(CLIENTS)
+	@touch $@
 
 -include kuberay/k8s.mk
 -include monitoring/monitoring.mk

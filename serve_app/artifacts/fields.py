@@ -62,10 +62,10 @@ def read_row(
     known = sum(feature.name in row for feature in signature.features)
     if known == 0 and all(feature.nullable for feature in signature.features):
         # Else the answer would be that of a row of gaps: to a misspelt field, or to a row that is wrapped in another object.
-        problems.append(Problem(whole, "missing", f"holds none of the model's fields: {_first_names(signature)}"))
+        problems.append(Problem(whole, "missing", f"holds none of the model's fields: {first_names(signature)}"))
         return []
     if unknown_fields == "refuse" and known < len(row):
-        problems.append(Problem(whole, "unknown_field", f"holds a field that is none of the model's: {_first_names(signature)}"))
+        problems.append(Problem(whole, "unknown_field", f"holds a field that is none of the model's: {first_names(signature)}"))
     values: list[Value] = []
     value: Value
     for feature in signature.features:
@@ -81,7 +81,7 @@ def read_row(
     return values
 
 
-def _first_names(signature: Signature) -> str:
+def first_names(signature: Signature) -> str:
     """The names of the features, the first MAX_NAMES of them."""
     return ", ".join(signature.names[:MAX_NAMES]) + (", …" if len(signature.names) > MAX_NAMES else "")
 

@@ -16,7 +16,7 @@ from serve_app.artifacts.matrix import PIECE_ROWS, Scores, batched
 from serve_app.artifacts.signature import Signature, label_text
 from serve_app.batch.score_options import Format, OnError
 from serve_app.errors import NotFinite, UsageError
-from serve_app.protocols.encode import numbers
+from serve_app.protocols.encode import as_printed
 from serve_app.tables.columns import Rows
 from serve_app.tables.csv_format import FORMULA, without_formula
 from serve_app.tables.numerals import PLAIN
@@ -118,7 +118,7 @@ def prediction_columns(scores: Scores, signature: Signature) -> dict[str, Any]:
             for name, column in prediction_columns(scores[:, at], part).items()
         }
     if signature.task == "outlier detection":
-        return {"outlier": pa.array(outliers(scores)), "score": pa.array(_printed(scores))}
+        return {"outlier": pa.array(outliers(scores)), "score": pa.array(as_printed(scores))}
     if signature.task == "regression":
         return _value_columns(scores, signature)
     kind = _label_type(signature)
@@ -126,13 +126,13 @@ def prediction_columns(scores: Scores, signature: Signature) -> dict[str, Any]:
     best = predicted_positions(scores, signature)
     predicted = labels.take(pa.array(best))
     if signature.task == "clustering":
-        numbers = _printed(scores[:, 1:])
+        numbers = as_printed(scores[:, 1:])
         if not signature.probabilistic:
             return {"cluster": predicted, **({"distance": pa.array(numbers[:, 0])} if signature.distance else {})}
         return {"cluster": predicted, **_probability_columns(numbers, signature)}
     if not signature.probabilistic:
         return {"prediction": predicted}
-    printed = _printed(scores)
+    printed = as_printed(scores)
     columns = {
         "prediction": predicted,
         "confidence": pa.array(printed[np.arange(len(best)), best]),
@@ -151,13 +151,13 @@ def _of_target(name: str, part: Signature) -> str:
 
 
 def _value_columns(scores: Scores, signature: Signature) -> dict[str, Any]:
-    printed = _printed(scores).reshape(len(scores), -1)
+    printed = as_printed(scores).reshape(len(scores), -1)
     position = single_value(signature)
     columns = {} if position is None else {"prediction": pa.array(printed[:, position])}
     columns |= {f"quantile_{label_text(level)}": pa.array(printed[:, at]) for at, level in enumerate(signature.quantiles)}
     if signature.coverage is not None:
         ends = zip(("interval_low", "interval_high"), interval(scores, signature.coverage), strict=True)
-        columns |= {name: pa.array(_printed(values)) for name, values in ends}
+        columns |= {name: pa.array(as_printed(values)) for name, values in ends}
     return columns
 
 
@@ -216,11 +216,6 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return text
     formula = compute.and_not(starts, compute.match_substring_regex(text, f"^{PLAIN.pattern}$"))
     return compute.if_else(formula, compute.binary_join_element_wise(pa.scalar("'"), text, pa.scalar("")), text)
-
-
-def _printed(scores: Scores) -> Any:
-    """float64 as the API prints it: a float32 becomes the number of its shortest text."""
-    return scores if scores.dtype == np.float64 else np.array(numbers(scores), dtype=np.float64).reshape(scores.shape)
 
 
 def _label_type(signature: Signature) -> pa.DataType:

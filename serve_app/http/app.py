@@ -25,6 +25,7 @@ from serve_app.http.openapi import install_openapi
 from serve_app.http.options import HttpOptions
 from serve_app.http.pages import require_key
 from serve_app.http.prediction_service import PredictionService
+from serve_app.http.prefix import path_below
 from serve_app.http.problems import NOT_FOUND, Headers, HttpProblem, method_not_allowed, problem
 from serve_app.http.rate_limit import RateLimiter, free_paths
 from serve_app.http.rate_window import RateCounter, RateLimitClient
@@ -32,7 +33,8 @@ from serve_app.http.responses import ASGIApp, problem_response, to_starlette
 from serve_app.http.routes.documentation import install_documentation
 from serve_app.http.routes.health import health_router
 from serve_app.http.routes.model import model_router
-from serve_app.http.routes.predictions import PREDICTION_ROUTES
+from serve_app.http.routes.open_inference import open_inference_router
+from serve_app.http.routes.predictions import MODEL_ROUTES, PREDICTION_ROUTES, problem_codec
 from serve_app.http.routes.tables import kserve_router, ping_router, table_routes
 from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Codec
@@ -44,7 +46,7 @@ EXPORT_SECONDS = 1.0
 KEYS_SECONDS = 2.0
 EXPOSED_HEADERS = (
     *("X-Request-ID", "X-Model-Name", "X-Model-Version", "X-Model-Digest", "ETag"),
-    *("Retry-After", "RateLimit", "RateLimit-Policy", "Accept-Encoding", "Allow"),
+    *("Retry-After", "RateLimit", "RateLimit-Policy", "Accept-Encoding", "Allow", "Inference-Header-Content-Length"),
 )
 """Headers that a page from another origin may read."""
 
@@ -57,6 +59,7 @@ def create_app(
     rate_counter: RateCounter | None = None,
     around: Callable[[ASGIApp], ASGIApp] | None = None,
     routes: Mapping[str, type[Codec]] = PREDICTION_ROUTES,
+    model_routes: Mapping[str, type[Codec]] = MODEL_ROUTES,
 ) -> FastAPI:
     """The app over this slot; `app.state.gateway` is its gateway, for the ingress hook.
 
@@ -75,6 +78,7 @@ def create_app(
         collector,
         options,
         routes=predictions,
+        model_routes=model_routes,
         rate_limiter=RateLimiter(limits, RateLimitClient(rate_counter), keys.check, free) if limits else None,
         cors=_cors(options.cors_origins),
         executor=inflating,
@@ -104,6 +108,7 @@ def create_app(
         health_router(slot, collector, None if options.public_pages else service.refuse_key),
         ping_router(slot, options.health_route),
         kserve_router(service, options.model_name),
+        open_inference_router(service, model_name=options.model_name, public_pages=options.public_pages),
     )
     for router in routers:
         app.include_router(router)
@@ -209,10 +214,10 @@ async def _export_metrics(collector: MetricsCollector, on_export: Callable[[Metr
         await asyncio.sleep(EXPORT_SECONDS)
 
 
-async def _http_problem(_: Request, error: Exception) -> Response:
+async def _http_problem(request: Request, error: Exception) -> Response:
     """The response to an error that FastAPI's router raised."""
     headers = tuple((name.lower().encode(), value.encode()) for name, value in (getattr(error, "headers", None) or {}).items())
-    return to_starlette(problem_response(_problem_of_status(error, headers)))
+    return to_starlette(problem_response(_problem_of_status(error, headers), problem_codec(path_below(request.scope))))
 
 
 def _problem_of_status(error: Exception, headers: Headers) -> HttpProblem:

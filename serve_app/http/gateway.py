@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -52,8 +52,9 @@ from serve_app.http.responses import (
     send_response,
     send_without_body,
 )
+from serve_app.http.routes.predictions import problem_codec
 from serve_app.http.streaming import StreamedResponse
-from serve_app.protocols.codec import Buffer, Codec
+from serve_app.protocols.codec import Buffer, Codec, CountingCodec
 from serve_app.protocols.codec import Headers as RequestHeaders
 from serve_app.telemetry import trace_context
 from serve_app.telemetry.collector import MetricsCollector
@@ -79,6 +80,16 @@ class PredictionRoute:
     """Largest body; for a single row of a model with many columns `wider` gives a larger one."""
 
 
+@dataclass(frozen=True, slots=True)
+class VersionRoute:
+    """A route whose path has a version between `before` and `after`; `predict` takes it as well."""
+
+    before: str
+    after: str
+    route: PredictionRoute
+    predict: Callable[..., Awaitable[HttpResponse]]
+
+
 class Gateway:
     """The only place that sees every request; one object for an application.
 
@@ -93,6 +104,7 @@ class Gateway:
         options: HttpOptions,
         *,
         routes: Mapping[str, type[Codec]],
+        model_routes: Mapping[str, type[Codec]],
         rate_limiter: RateLimiter | None = None,
         cors: CORSMiddleware | None = None,
         executor: Executor | None = None,
@@ -106,6 +118,9 @@ class Gateway:
             for prefix in {"", options.root_path}
             for path, codec in routes.items()
         }
+        self._versions: list[VersionRoute] = []
+        for template, codec in model_routes.items():
+            self._add_model_route(template, codec)
         self._rate_limiter = rate_limiter
         self._free = free_paths(options.health_route)
         self._cors = cors
@@ -121,7 +136,11 @@ class Gateway:
 
     def route_of(self, scope: Scope) -> PredictionRoute | None:
         """The prediction route of a request; None when the app answers it."""
-        return self._routes.get(path_below(scope)) if scope["type"] == "http" else None
+        if scope["type"] != "http":
+            return None
+        path = path_below(scope)
+        route = self._routes.get(path)
+        return self._version_route(path) if route is None else route
 
     def add_prefix(self, scope: Scope, paths: Collection[str]) -> bool:
         """Add to a request that `answer` left the path below which a proxy shows the application (see `prefix`)."""
@@ -170,12 +189,12 @@ class Gateway:
             else:
                 await forwarded.respond(refusal)
         except _BODY_ERRORS as error:
-            await forwarded.respond(problem_response(problem_of(error)))
+            await forwarded.respond(problem_response(problem_of(error), problem_codec(path_below(scope))))
         except ClientDisconnect:
             forwarded.disconnected()
         except Exception:
             log.exception("request failed", extra=_identity(scope, request_id))
-            await forwarded.respond(problem_response(INTERNAL_ERROR))
+            await forwarded.respond(problem_response(INTERNAL_ERROR, problem_codec(path_below(scope))))
         finally:
             body.release()
             self._collector.in_flight -= 1
@@ -185,6 +204,27 @@ class Gateway:
         self._busy_seconds += seconds
         self._record(path, forwarded.response(), seconds, request_id, scope)
         await forwarded.close(self._lingering)
+
+    def _add_model_route(self, template: str, codec: type[Codec]) -> None:
+        """Add a path that names the model, with and without the root path."""
+        assert issubclass(codec, CountingCodec)
+        options, service = self._options, self._service
+        route = _route(template, codec, service, options)
+        before, versioned, after = template.replace("{model}", options.model_name).partition("{version}")
+        for prefix in {"", options.root_path}:
+            if not versioned:
+                self._routes[prefix + before] = route
+            else:
+                self._versions.append(VersionRoute(prefix + before, after, route, partial(service.predict, codec)))
+
+    def _version_route(self, path: str) -> PredictionRoute | None:
+        """The route of a path that names a version of the model."""
+        for versions in self._versions:
+            if path.startswith(versions.before) and path.endswith(versions.after):
+                version = path[len(versions.before) : len(path) - len(versions.after)]
+                if version and "/" not in version:
+                    return replace(versions.route, predict=partial(versions.predict, version=version))
+        return None
 
     def mean_in_flight(self) -> float:
         """Requests that were in flight on average since this was last called (Little's law), without the time of slow clients."""
@@ -319,7 +359,7 @@ class Gateway:
             problem = await self._rate_limiter.refuse(scope, path)
         if problem is None and self._collector.in_flight > self._options.max_in_flight and path not in self._free:
             problem = TOO_BUSY
-        return self._preflight(scope, values) if problem is None else problem_response(problem)
+        return self._preflight(scope, values) if problem is None else problem_response(problem, problem_codec(path))
 
     def _is_preflight(self, scope: Scope, values: HeaderValues) -> bool:
         """Whether a browser asks by this request if it may send another one."""
@@ -417,6 +457,8 @@ def sending_request_ids(app: ASGIApp) -> ASGIApp:
 
 
 def _route(path: str, codec: type[Codec], service: PredictionService, options: HttpOptions) -> PredictionRoute:
+    if issubclass(codec, CountingCodec):
+        return PredictionRoute(path, codec, partial(service.predict, codec), options.max_body_bytes)
     if not codec.single_row:
         predict = service.predict_table if codec.response_types else service.predict_rows
         return PredictionRoute(path, codec, partial(predict, codec), options.max_body_bytes)

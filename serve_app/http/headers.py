@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from serve_app.http.problems import INVALID_HEADER, REPEATED_HEADER, HttpProblem
 from serve_app.http.responses import REQUEST_ID
 from serve_app.protocols.codec import Headers
+from serve_app.protocols.oip import HEADER_LENGTH
 
 HeaderValues = Mapping[bytes, bytes]
 """The headers of a request by name; of a repeated header the last value."""
 
-SINGLE = frozenset({b"x-api-key", b"authorization", b"content-type", b"content-encoding", b"content-length", b"origin"})
+SINGLE = frozenset(
+    {b"x-api-key", b"authorization", b"content-type", b"content-encoding", b"content-length", b"origin", HEADER_LENGTH}
+)
 """Headers that a request may hold once: programs between client and application could take another one of them than this one."""
 
 

@@ -9,6 +9,8 @@ from starlette.routing import BaseRoute, Route
 
 from serve_app.http.problems import HttpProblem
 from serve_app.http.responses import ASGIApp, Receive, Scope, Send, problem_response, to_starlette
+from serve_app.protocols.codec import Codec
+from serve_app.protocols.native import NativeRowCodec
 
 METRICS = "/metrics"
 DOCS = frozenset({"/docs", "/redoc", "/openapi.json"})
@@ -17,11 +19,11 @@ RefuseKey = Callable[[bytes | None, bytes | None], HttpProblem | None]
 """From the values of `X-API-Key` and `Authorization` to the problem of a request that may not pass."""
 
 
-def refuse(headers: Iterable[tuple[bytes, bytes]], refuse_key: RefuseKey) -> Response | None:
-    """The response to a request without a good key; None when it may pass."""
+def refuse(headers: Iterable[tuple[bytes, bytes]], refuse_key: RefuseKey, codec: type[Codec] = NativeRowCodec) -> Response | None:
+    """The response to a request without a good key, its body written by `codec`; None when it may pass."""
     values = dict(headers)
     problem = refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
-    return None if problem is None else to_starlette(problem_response(problem))
+    return None if problem is None else to_starlette(problem_response(problem, codec))
 
 
 def require_key(routes: Iterable[BaseRoute], refuse_key: RefuseKey) -> None:

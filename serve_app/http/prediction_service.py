@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -16,12 +16,12 @@ from serve_app.artifacts.matrix import PIECE_ROWS, Matrix, Scores, batched
 from serve_app.errors import InvalidInput, NoModel, NotFinite
 from serve_app.http.auth import Verdict
 from serve_app.http.options import HttpOptions
-from serve_app.http.problems import INTERNAL_ERROR, KEY_PROBLEMS, TOO_BUSY, Headers, HttpProblem, problem_of
+from serve_app.http.problems import INTERNAL_ERROR, KEY_PROBLEMS, TOO_BUSY, Headers, HttpProblem, problem_of, unknown_version
 from serve_app.http.responses import HttpResponse, problem_response
 from serve_app.inference.batching import THREAD_SECONDS, AdaptiveBatcher
 from serve_app.inference.predictor import Predictor
 from serve_app.inference.slot import Slot
-from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext
+from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, CountingCodec, Request, Response
 from serve_app.protocols.codec import Headers as RequestHeaders
 from serve_app.protocols.limits import row_bytes
 from serve_app.telemetry.collector import PENDING_ROWS, MetricsCollector
@@ -32,9 +32,14 @@ INLINE_BYTES = 128 * 1024
 """A larger body is answered in a thread, so that single rows do not wait for it."""
 INLINE_CELLS = 32 * 1024
 """So is a batch that may hold more numbers, or ask for more probabilities."""
+COUNT_BYTES = 64 * 1024
+"""The rows of a larger body are counted in a thread, when its codec counts them."""
 
 BATCH_WAIT_FACTOR = 10
 """A batch may wait for other batches so many times as long as a row for other rows."""
+
+
+Result = TypeVar("Result")
 
 
 class Prepared(NamedTuple):
@@ -114,7 +119,7 @@ class PredictionService:
             codec, response_headers, inline_bytes = self.prepared(predictor, protocol)
             if len(body) <= inline_bytes:
                 batch, scores, text = _predict(predictor, codec, body, headers)
-            elif self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR:
+            elif self._has_too_many_batches():
                 return problem_response(TOO_BUSY, protocol)
             else:
                 batch, scores, text = await self._in_thread(predictor, codec, body, headers)
@@ -140,6 +145,68 @@ class PredictionService:
         if self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR:
             return problem_response(TOO_BUSY, protocol)
         return PredictionStream(predictor, protocol, self.prepared(predictor, protocol), self.collector, self._batches)
+
+    async def predict(
+        self, protocol: type[CountingCodec], body: Buffer, headers: RequestHeaders, version: str | None = None
+    ) -> HttpResponse:
+        """The response for a body that holds one row or many; `version` is the version that the request names."""
+        predictor = self.slot.predictor
+        if predictor is None:
+            return self._no_model(protocol)
+        if version is not None and version != predictor.version:
+            return problem_response(unknown_version(predictor.version), protocol)
+        is_small = len(body) <= COUNT_BYTES
+        if not is_small and self._has_too_many_batches():
+            return problem_response(TOO_BUSY, protocol)
+        try:
+            codec, response_headers, _ = self.prepared(predictor, protocol)
+            assert isinstance(codec, CountingCodec)
+            request = codec.read(body, headers) if is_small else await self._run(codec.read, body, headers)
+            inline = is_small and _is_inline(predictor, request.rows)
+            if request.rows == 1:
+                is_busy = predictor.slow and self._batcher.seconds_ahead(predictor) > self._max_wait
+            else:
+                is_busy = not inline and self._has_too_many_batches()
+            if is_busy:
+                return problem_response(TOO_BUSY, protocol)
+            batch, scores, response = await self._predict_counted(predictor, codec, request, is_small=is_small, inline=inline)
+        except Exception as error:
+            return _failure(error, protocol, predictor)
+        if len(scores) <= PENDING_ROWS:
+            self.collector.predicted(predictor, batch.matrix, scores)
+        else:
+            await self.collector.predicted_many(predictor, batch.matrix, scores)
+        text, own_headers = response
+        if own_headers:
+            response_headers = (*own_headers, *response_headers[1:])  # in place of the content type
+        return HttpResponse(200, response_headers, text, predictor.version)
+
+    async def _predict_counted(
+        self, predictor: Predictor, codec: CountingCodec, request: Request, *, is_small: bool, inline: bool
+    ) -> tuple[Batch, Scores, Response]:
+        """One row goes to the batcher; many go to a thread unless they are `inline`."""
+        if request.rows == 1:
+            batch = codec.batch(request) if is_small else await self._run(codec.batch, request)
+            if self._batcher.takes(predictor):
+                scores = await self._batcher.scores(predictor, batch.matrix)
+            else:
+                scores = predictor.row_scores(batch.matrix)
+            return batch, scores, codec.respond(batch, scores)
+        if inline:
+            return _predict_request(predictor, codec, request)
+        seconds = predictor.seconds_of(request.rows)
+        self._batch_seconds += seconds
+        try:
+            return await self._run(_predict_request, predictor, codec, request)
+        finally:
+            self._batch_seconds -= seconds
+
+    def _has_too_many_batches(self) -> bool:
+        return self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR
+
+    async def _run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function in the thread of the batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._batches, function, *arguments)
 
     async def _in_thread(
         self, predictor: Predictor, codec: Codec, body: Buffer, headers: RequestHeaders
@@ -250,18 +317,37 @@ class PredictionStream:
 
 def _predict(predictor: Predictor, codec: Codec, body: Buffer, headers: RequestHeaders) -> tuple[Batch, Scores, Buffer]:
     batch = codec.decode(body, headers)
-    pieces = [predictor.scores(piece) for piece in batched(batch.matrix, PIECE_ROWS)]
-    scores = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    scores = _scores(predictor, batch.matrix)
     return batch, scores, codec.encode(batch, scores)
+
+
+def _predict_request(predictor: Predictor, codec: CountingCodec, request: Request) -> tuple[Batch, Scores, Response]:
+    batch = codec.batch(request)
+    scores = _scores(predictor, batch.matrix)
+    return batch, scores, codec.respond(batch, scores)
+
+
+def _scores(predictor: Predictor, matrix: Matrix) -> Scores:
+    pieces = [predictor.scores(piece) for piece in batched(matrix, PIECE_ROWS)]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _is_inline(predictor: Predictor, rows: float) -> bool:
+    """Whether so many rows are read, predicted and written in a turn of the event loop."""
+    return rows * _width(predictor) <= INLINE_CELLS and predictor.seconds_of(rows) < THREAD_SECONDS
+
+
+def _width(predictor: Predictor) -> int:
+    """Numbers in a row, or in its scores when these are more."""
+    return max(len(predictor.signature.features), math.prod(predictor.signature.score_shape))
 
 
 def _inline_bytes(predictor: Predictor, codec: Codec) -> float:
     """The largest body whose rows, as short as they can be, are read, predicted and written in a turn of the event loop."""
-    width = max(len(predictor.signature.features), math.prod(predictor.signature.score_shape))
     size = float(INLINE_BYTES)
     while size >= 1:
         rows = codec.most_rows_in(int(size))
-        if rows * width <= INLINE_CELLS and predictor.seconds_of(rows) < THREAD_SECONDS:
+        if _is_inline(predictor, rows):
             break
         size *= 0.8
     return size

@@ -110,6 +110,11 @@ TOO_BUSY = problem(429, "too_busy", "Too many requests at once; try again in a s
 INTERNAL_ERROR = problem(500, "internal_error", "The server failed to answer; the log has the reason under this request's id.")
 
 
+def unknown_version(served: str) -> HttpProblem:
+    """404 for a request that names another version than the one that is served."""
+    return problem(404, "unknown_version", f"This version is not served; version {served} is.")
+
+
 _ENCODINGS = (b"deflate", b"zstd", b"br", b"compress", b"x-compress", b"dcb", b"dcz")
 """Registered content codings that are not supported; their names may be repeated to the client."""
 

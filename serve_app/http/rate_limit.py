@@ -12,14 +12,16 @@ from typing import Any
 from serve_app.http.auth import Verdict
 from serve_app.http.problems import HttpProblem, problem
 from serve_app.http.rate_window import Rate, RateLimitClient
-from serve_app.http.routes.predictions import PREDICT
+from serve_app.http.routes.predictions import OPEN_INFERENCE, PREDICT
 
 Network = IPv4Network | IPv6Network
 Scope = MutableMapping[str, Any]
 
 COMPAT_RATES = {PREDICT: Rate(10, 60.0), "/model/info": Rate(20, 60.0), "/health": Rate(30, 60.0)}
 """The limits of the plain-Kubernetes system, for each client."""
-FREE = frozenset({"/livez", "/readyz", "/metrics", "/health", "/ping"})
+FREE = frozenset(
+    {"/livez", "/readyz", "/metrics", "/health", "/ping", f"{OPEN_INFERENCE}/health/live", f"{OPEN_INFERENCE}/health/ready"}
+)
 """Paths of probes and scrapers, which are not limited."""
 
 

@@ -51,7 +51,7 @@ def problem_response(problem: HttpProblem, codec: type[Codec] = NativeRowCodec) 
     """The response to a failed request, its body written by the codec of the route."""
     headers = ((b"content-type", codec.problem_type), *problem.headers)
     details = problem.details
-    return HttpResponse(codec.status_of(details), headers, codec.problem(details), error=details.code)
+    return HttpResponse(codec.status(details), headers, codec.problem(details), error=details.code)
 
 
 def to_starlette(response: HttpResponse) -> Response:

@@ -119,6 +119,11 @@ class Codec(ABC):
         return self.rows_in(body_bytes)
 
     @classmethod
+    def status(cls, problem: ProblemDetails) -> int:
+        """The HTTP status of an error response."""
+        return problem.status
+
+    @classmethod
     def accepts(cls, content_type: bytes) -> bool:
         """Whether a request with this `Content-Type` can be decoded."""
         if content_type == b"application/json":
@@ -132,11 +137,6 @@ class Codec(ABC):
         return cls
 
     @classmethod
-    def status_of(cls, problem: ProblemDetails) -> int:
-        """The HTTP status of a problem in this protocol."""
-        return problem.status
-
-    @classmethod
     def problem(cls, problem: ProblemDetails) -> bytes:
         """The body of an error response; problem+json (RFC 9457) unless the protocol has a format of its own."""
         return problem_json(problem.status, problem.code, problem.detail, problem.errors)
@@ -145,3 +145,46 @@ class Codec(ABC):
     def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation | None:
         """The OpenAPI description of the route, None for a protocol of others; `signature` is None while no model is loaded."""
         return None
+
+
+class Request(NamedTuple):
+    """A body that was read as far as to know how many rows it holds, and what the codec needs to read the rest."""
+
+    rows: int
+    content: Any
+
+
+class Response(NamedTuple):
+    """The body of a response, and the headers that describe it when they are others than those of most responses."""
+
+    body: Buffer
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class CountingCodec(Codec):
+    """A codec whose bodies hold one row or many. It counts the rows of a body before it reads their values.
+
+    Bodies with one row are gathered by the adaptive batcher; those with many rows are predicted as a batch.
+    """
+
+    single_row = False
+
+    @abstractmethod
+    def read(self, body: Buffer, headers: Headers) -> Request:
+        """Count the rows of a request. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
+
+    @abstractmethod
+    def batch(self, request: Request) -> Batch:
+        """The rows of a request that was counted. Raises InvalidInput, Malformed and TooLarge."""
+
+    @abstractmethod
+    def respond(self, batch: Batch, scores: Scores) -> Response:
+        """The response; `scores` has one entry for each row of `batch`, in its order. Raises NotFinite."""
+
+    def decode(self, body: Buffer, headers: Headers) -> Batch:
+        """The rows of a request."""
+        return self.batch(self.read(body, headers))
+
+    def encode(self, batch: Batch, scores: Scores) -> Buffer:
+        """The body of the response."""
+        return self.respond(batch, scores).body

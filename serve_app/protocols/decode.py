@@ -155,7 +155,7 @@ def lines_decoder(
 def column_decoder(feature: Feature, signature: Signature, unknown: Unknown) -> Callable[[Buffer], Iterable[Value]]:
     """The same for a JSON list of the values of one feature."""
     decode = msgspec.json.Decoder(list[_value_type(feature)]).decode  # type: ignore[misc]
-    code = _column(feature, unknown, signature.missing_texts)
+    code = column_reader(feature, unknown, signature.missing_texts)
     is_plain = feature.kind == "number" and not feature.nullable
 
     def decode_column(body: Buffer) -> Iterable[Value]:
@@ -371,7 +371,7 @@ def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]
     """A function from the values of a row as JSON has them to those of the matrix; None when they are numbers already."""
     if all(feature.kind == "number" and not feature.nullable for feature in signature.features):
         return None
-    columns = [_column(feature, unknown, signature.missing_texts) for feature in signature.features]
+    columns = [column_reader(feature, unknown, signature.missing_texts) for feature in signature.features]
 
     def vector(values: tuple[Any, ...]) -> list[Value]:
         return [column(value) for column, value in zip(columns, values, strict=True)]
@@ -384,7 +384,8 @@ def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]
     return vector_of_gaps if all(feature.nullable for feature in signature.features) else vector
 
 
-def _column(feature: Feature, unknown: Unknown, missing: tuple[str, ...]) -> Callable[[Any], Value]:
+def column_reader(feature: Feature, unknown: Unknown, missing: tuple[str, ...]) -> Callable[[Any], Value]:
+    """A function from a value of the type that JSON has for this feature to that of the matrix; it raises NotFastPath."""
     if feature.kind == "number" and feature.nullable and (gaps := missing_numbers(missing)):
         return lambda value: math.nan if value is None or value in gaps else float(value)
     if feature.date is not None:

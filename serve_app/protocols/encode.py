@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from serve_app.artifacts.decision import decision_bound
@@ -59,6 +60,14 @@ def numbers(values: Scores) -> list[float]:
     """The scores as Python floats; a float32 becomes the number its shortest text names (0.985, not 0.9850000143)."""
     flat: list[float] = orjson.loads(orjson.dumps(np.ascontiguousarray(values).ravel(), option=orjson.OPT_SERIALIZE_NUMPY))
     return flat
+
+
+def as_printed(scores: Scores) -> npt.NDArray[np.float64]:
+    """The scores as float64, of the same shape: a float32 becomes the number its shortest text names."""
+    if scores.dtype == np.float64:
+        return scores  # type: ignore[return-value]
+    pieces = [np.array(numbers(piece), dtype=np.float64) for piece in batched(np.ascontiguousarray(scores).ravel(), PIECE_SCORES)]
+    return np.concatenate(pieces).reshape(scores.shape)
 
 
 def not_finite(scores: Scores) -> list[int]:

@@ -42,7 +42,7 @@ class MlflowCodec(TableCodec):
         return predictions_encoder(signature)
 
     @classmethod
-    def status_of(cls, problem: ProblemDetails) -> int:
+    def status(cls, problem: ProblemDetails) -> int:
         """Input that breaks the signature is a bad request."""
         return 400 if problem.status == 422 else problem.status
 

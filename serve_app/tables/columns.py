@@ -16,8 +16,9 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from serve_app.artifacts.dates import DateForm
-from serve_app.artifacts.fields import UNKNOWN_CATEGORY, Unknown, length_rule, range_rule, read_value
+from serve_app.artifacts.fields import UNKNOWN_CATEGORY, Unknown, length_rule, read_value
 from serve_app.artifacts.matrix import Matrix, matrix_type
+from serve_app.artifacts.number_columns import check_numbers
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
 from serve_app.errors import UsageError
 from serve_app.tables.arrow_dates import arrow_codes, date_type
@@ -225,46 +226,24 @@ def _feature(feature: Feature, column: pa.ChunkedArray, reading: Reading, decima
     """A column as float64, or as texts with NaN in the gaps, and its problems by row."""
     kind = column.type
     if pa.types.is_null(kind):
-        values: Any = np.full(len(column), np.nan)
-        missing = np.ones(len(column), bool)
-    elif feature.date is not None:
+        wrong = {} if feature.nullable else dict.fromkeys(range(len(column)), "must not be null")
+        return np.full(len(column), np.nan), wrong
+    if feature.date is not None:
         return _dates(feature, feature.date, column, reading, cells=decimal is not None)
-    elif feature.kind == "category":
+    if feature.kind == "category":
         return _category(feature, column, reading, cells=decimal is not None)
-    elif feature.kind == "text":
+    if feature.kind == "text":
         return _texts(feature, column, reading, cells=decimal is not None)
-    elif feature.kind == "boolean" and pa.types.is_boolean(kind):
+    if feature.kind == "boolean" and pa.types.is_boolean(kind):
         values, missing = _floats(column)
     elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
         values, missing = _floats(column)
         if decimal is None:
             missing = missing | np.isnan(values)  # a float column may hold its gaps as NaN
-        values, missing = _without_missing_numbers(feature, values, missing, reading)
     else:
         return _one_by_one(feature, column, reading, decimal)
-    wrong = {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
-    return values, wrong | _out_of_range(feature, values, missing)
-
-
-def _out_of_range(feature: Feature, values: Any, missing: Any) -> dict[int, str]:
-    if feature.kind != "number":
-        return {}
-    least, most = feature.bounds
-    with np.errstate(invalid="ignore"):
-        outside = ~((values >= least) & (values <= most)) & ~missing
-    if not outside.any():
-        return {}
-    finite, rule = np.isfinite(values), range_rule(feature)
-    return {row: rule if finite[row] else "must be a finite number" for row in np.flatnonzero(outside).tolist()}
-
-
-def _without_missing_numbers(feature: Feature, values: Any, missing: Any, reading: Reading) -> tuple[Any, Any]:
-    """NaN in place of the numbers that mean a missing value."""
-    numbers = missing_numbers(reading.signature.missing_texts)
-    if not numbers or not feature.nullable:
-        return values, missing
-    gaps = np.isin(values, list(numbers))
-    return np.where(gaps, np.nan, values), missing | gaps
+    values, rules = check_numbers(feature, values, reading.signature.missing_texts, gaps=missing)
+    return values, {row: rule for row, (_, rule) in rules.items()}
 
 
 def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from serve_app.protocols.codec import Codec
 from serve_app.protocols.native import NativeBatchCodec, NativeRowCodec
+from serve_app.protocols.oip import OpenInferenceCodec
 
 PREDICT = "/predict"
 PREDICT_BATCH = "/predict/batch"
@@ -19,3 +20,18 @@ PREDICTION_ROUTES: Mapping[str, type[Codec]] = {
 
 OWN_PATHS = frozenset({*PREDICTION_ROUTES, INVOCATIONS})
 """Paths of predictions that no setting may give another protocol."""
+
+OPEN_INFERENCE = "/v2"
+"""Below it all responses are those of the Open Inference Protocol, errors too."""
+
+MODEL_ROUTES: Mapping[str, type[Codec]] = {
+    f"{OPEN_INFERENCE}/models/{{model}}/infer": OpenInferenceCodec,
+    f"{OPEN_INFERENCE}/models/{{model}}/versions/{{version}}/infer": OpenInferenceCodec,
+}
+"""The same for paths that name the model, and perhaps a version of it. The OpenAPI document has the native protocol alone."""
+
+
+def problem_codec(path: str) -> type[Codec]:
+    """The codec that writes the errors of any path."""
+    is_open_inference = path == OPEN_INFERENCE or path.startswith(f"{OPEN_INFERENCE}/")
+    return OpenInferenceCodec if is_open_inference else NativeRowCodec

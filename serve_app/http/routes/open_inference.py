@@ -1,0 +1,144 @@
+"""The pages of the Open Inference Protocol beside its predictions: health, metadata and the index of the repository.
+
+Whether server and model are ready needs no key, as `/livez` and `/readyz` need none. What describes the model needs one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from serve_app import __version__
+from serve_app.errors import InvalidInput, NoModel
+from serve_app.http.pages import refuse
+from serve_app.http.prediction_service import PredictionService
+from serve_app.http.problems import HttpProblem, problem, problem_of, unknown_version
+from serve_app.http.responses import HttpResponse, problem_response, to_starlette
+from serve_app.http.routes.predictions import OPEN_INFERENCE
+from serve_app.inference.predictor import Predictor
+from serve_app.protocols.oip import OpenInferenceCodec
+from serve_app.protocols.oip_metadata import INDEX_BYTES, index_document, model_document, server_document
+
+UNKNOWN_MODEL = problem(404, "unknown_model", "No model has this name; /v2/models lists those that are served.")
+NO_LOADING = problem(400, "not_supported", "Models are not loaded and unloaded by requests: the server follows its store.")
+TOO_LONG = problem(413, "body_too_large", f"The body must not be larger than {INDEX_BYTES} bytes.")
+_JSON = ((b"content-type", b"application/json"),)
+
+
+def open_inference_router(service: PredictionService, *, model_name: str, public_pages: bool) -> APIRouter:
+    """The routes below `/v2`; without `public_pages` the description of the server needs a key too."""
+    pages = OpenInferencePages(service, model_name, public_pages=public_pages)
+    router = APIRouter(prefix=OPEN_INFERENCE, include_in_schema=False)
+    for path in ("", "/"):
+        router.get(path)(pages.server)
+    router.get("/health/live")(pages.live)
+    router.get("/health/ready")(pages.ready)
+    router.get("/models")(pages.models)
+    for model in ("/models/{model}", "/models/{model}/versions/{version}"):
+        router.get(model)(pages.metadata)
+        router.get(f"{model}/ready")(pages.model_ready)
+        router.post(f"{model}/infer")(pages.infer_with_another)
+    router.post("/repository/index")(pages.index)
+    for action in ("load", "unload"):
+        router.post(f"/repository/models/{{model}}/{action}")(pages.load)
+    return router
+
+
+class OpenInferencePages:
+    """What answers each path."""
+
+    def __init__(self, service: PredictionService, model_name: str, *, public_pages: bool) -> None:
+        self._service = service
+        self._slot = service.slot
+        self._model_name = model_name
+        self._public_pages = public_pages
+
+    async def server(self, request: Request) -> Response:
+        """Name, version and extensions of the server."""
+        refusal = None if self._public_pages else self._refuse_key(request)
+        return refusal or _answer(server_document(__version__))
+
+    async def live(self) -> Response:
+        """The process runs."""
+        return _answer({"live": True})
+
+    async def ready(self) -> Response:
+        """200 once a model is loaded, else 503."""
+        if self._slot.predictor is None:
+            return _unready(self._no_model(), {"ready": False, "live": True})
+        return _answer({"ready": True, "live": True})
+
+    async def models(self, request: Request) -> Response:
+        """The names of the models that are served."""
+        names = [] if self._slot.predictor is None else [self._model_name]
+        return self._refuse_key(request) or _answer({"models": names})
+
+    async def model_ready(self, model: str, version: str | None = None) -> Response:
+        """200 once the model is loaded, in this version if one is named."""
+        predictor = self._predictor(model, version)
+        if isinstance(predictor, HttpProblem):
+            return _unready(predictor, {"ready": False})
+        return _answer({"name": self._model_name, "ready": True})
+
+    async def metadata(self, request: Request, model: str, version: str | None = None) -> Response:
+        """Inputs and outputs of the model."""
+        refusal, predictor = self._refuse_key(request), self._predictor(model, version)
+        if refusal is not None:
+            return refusal
+        if isinstance(predictor, HttpProblem):
+            return _refused(predictor)
+        document = model_document(predictor.signature, name=self._model_name, version=predictor.version, platform=predictor.kind)
+        return _answer(document, self._service.model_headers(predictor))
+
+    async def infer_with_another(self, request: Request) -> Response:
+        """The gateway answers for the served model, so this is another one."""
+        return self._refuse_key(request) or _refused(UNKNOWN_MODEL)
+
+    async def index(self, request: Request) -> Response:
+        """The models of the repository and their states."""
+        refusal = self._refuse_key(request)
+        if refusal is not None:
+            return refusal
+        body, predictor = await request.body(), self._slot.predictor
+        if len(body) > INDEX_BYTES:
+            return _refused(TOO_LONG)
+        version = None if predictor is None else predictor.version
+        try:
+            return _answer(index_document(self._model_name, version, self._slot.problem, body))
+        except InvalidInput as error:
+            return _refused(problem_of(error))
+
+    async def load(self, request: Request) -> Response:
+        """Nothing is loaded or unloaded by a request."""
+        return self._refuse_key(request) or _refused(NO_LOADING)
+
+    def _refuse_key(self, request: Request) -> Response | None:
+        return refuse(request.scope["headers"], self._service.refuse_key, OpenInferenceCodec)
+
+    def _no_model(self) -> HttpProblem:
+        return problem_of(NoModel(f"No model is loaded: {self._slot.problem}."))
+
+    def _predictor(self, model: str, version: str | None) -> Predictor | HttpProblem:
+        """The predictor of a model and a version, or why there is none."""
+        predictor = self._slot.predictor
+        if model != self._model_name:
+            return UNKNOWN_MODEL
+        if predictor is None:
+            return self._no_model()
+        return predictor if version is None or version == predictor.version else unknown_version(predictor.version)
+
+
+def _answer(document: Any, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Response:
+    return to_starlette(HttpResponse(200, (*_JSON, *headers), orjson.dumps(document)))
+
+
+def _refused(refusal: HttpProblem) -> Response:
+    return to_starlette(problem_response(refusal, OpenInferenceCodec))
+
+
+def _unready(refusal: HttpProblem, members: dict[str, Any]) -> Response:
+    """An error with the members that clients read of the answer to the same question."""
+    response = problem_response(refusal, OpenInferenceCodec)
+    return to_starlette(response._replace(body=orjson.dumps({**members, **orjson.loads(response.body)})))

@@ -1,0 +1,171 @@
+"""From scores to the output tensors of the Open Inference Protocol, by the signature.
+
+- classification: `predict`, the labels in their own type; `predict_proba`, columns in the order of the classes; with a coverage
+  `prediction_set`, true for the classes that are in it
+- regression: `predict`; with a coverage `interval`, the lower and the upper end; `quantiles`, columns in the order of the levels
+- outlier detection: `predict`, true for an outlier; `decision_function`, below 0 for an outlier
+- clustering: `predict`, the number of the cluster; `predict_proba` or `distance` when the model gives it
+- several targets: these outputs for each, with the name of the target and a point before them, like `height.predict`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from serve_app.artifacts.decision import interval, outliers, predicted_positions, prediction_sets, single_value
+from serve_app.artifacts.matrix import Scores, batched
+from serve_app.artifacts.signature import Label, Signature, json_label, label_text
+from serve_app.errors import NotFinite
+from serve_app.protocols.answer_columns import NULL
+from serve_app.protocols.encode import PIECE_SCORES, as_printed, not_finite
+
+PREDICT = "predict"
+PREDICT_PROBA = "predict_proba"
+
+
+class Output(NamedTuple):
+    """One output: name, datatype, columns, and a function from scores to its values, shape (rows,) or (rows, columns).
+
+    Of an output with `labels` these values are positions in them. `names` are those of the columns when they are classes.
+    """
+
+    name: str
+    datatype: str
+    width: int
+    values: Callable[[Scores], Any]
+    labels: tuple[Label, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+def outputs_of(signature: Signature) -> tuple[Output, ...]:
+    """All outputs of a model with this signature, in the order in which they are answered."""
+    if signature.outputs:
+        return tuple(
+            output._replace(name=f"{part.target}.{output.name}", values=_of_part(output, at))
+            for at, part in signature.parts
+            for output in outputs_of(part)
+        )
+    if signature.task == "outlier detection":
+        return Output(PREDICT, "BOOL", 1, outliers), Output("decision_function", "FP64", 1, _as_they_are)
+    if signature.task == "regression":
+        return tuple(_of_regression(signature))
+    return tuple(_of_classes(signature))
+
+
+def _of_part(output: Output, at: int | slice) -> Callable[[Scores], Any]:
+    return lambda scores: output.values(scores[:, at])
+
+
+def _as_they_are(scores: Scores) -> Scores:
+    return scores
+
+
+def _of_regression(signature: Signature) -> list[Output]:
+    position, coverage = single_value(signature), signature.coverage
+    outputs = []
+    if position is not None:
+        outputs.append(Output(PREDICT, "FP64", 1, lambda scores: scores.reshape(len(scores), -1)[:, position]))
+    if signature.quantiles:
+        outputs.append(Output("quantiles", "FP64", len(signature.quantiles), _as_they_are))
+    if coverage is not None:
+        outputs.append(Output("interval", "FP64", 2, lambda scores: np.column_stack(interval(scores, coverage))))
+    return outputs
+
+
+def _of_classes(signature: Signature) -> list[Output]:
+    classes, coverage, clusters = signature.classes, signature.coverage, signature.task == "clustering"
+    outputs = [Output(PREDICT, _datatype(classes), 1, lambda scores: predicted_positions(scores, signature), classes)]
+    if signature.probabilistic:
+        columns = slice(1, None) if clusters else slice(None)
+        names = signature.class_names
+        outputs.append(Output(PREDICT_PROBA, "FP64", len(classes), lambda scores: scores[:, columns], names=names))
+    elif signature.distance:
+        outputs.append(Output("distance", "FP64", 1, lambda scores: scores[:, 1]))
+    if coverage is not None:
+        outputs.append(Output("prediction_set", "BOOL", len(classes), lambda scores: prediction_sets(scores, signature, coverage)))
+    return outputs
+
+
+def _datatype(labels: Sequence[Label]) -> str:
+    """The datatype that holds all labels as they are: texts for labels of several types."""
+    kinds = {type(json_label(label)) for label in labels}
+    if kinds == {bool}:
+        return "BOOL"
+    if kinds == {int} and all(-(2**63) <= int(label) < 2**63 for label in labels):
+        return "INT64"
+    return "FP64" if kinds <= {int, float} and all(isinstance(label, float) for label in labels) else "BYTES"
+
+
+class Written(NamedTuple):
+    """What is written of an output for all requests: its head as JSON up to the rows, each label as JSON, each label as bytes."""
+
+    head: bytes
+    texts: tuple[bytes, ...]
+    raw: tuple[bytes, ...]
+
+
+def written(output: Output) -> Written:
+    """Made once for a model version."""
+    head = b'{"name":%b,"datatype":"%b","shape":[' % (orjson.dumps(output.name), output.datatype.encode())
+    if output.datatype == "BYTES":
+        names = [label_text(label) for label in output.labels]
+        return Written(head, tuple(map(orjson.dumps, names)), tuple(_with_length(name.encode()) for name in names))
+    kind = _BINARY[output.datatype]
+    labels = [json_label(label) for label in output.labels]
+    return Written(head, tuple(map(orjson.dumps, labels)), tuple(np.array(label, kind).tobytes() for label in labels))
+
+
+_BINARY: dict[str, np.dtype[Any]] = {"BOOL": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP64": np.dtype("<f8")}
+
+
+def json_data(output: Output, writing: Written, scores: Scores) -> bytes:
+    """The values as the inside of a JSON list, row by row. Raises NotFinite."""
+    values = output.values(scores)
+    if output.labels:
+        texts = writing.texts
+        return b",".join([texts[position] for position in values.tolist()])
+    flat = np.ascontiguousarray(values).ravel()
+    pieces = [orjson.dumps(piece, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for piece in batched(flat, PIECE_SCORES)]
+    text = pieces[0] if len(pieces) == 1 else b",".join(pieces)
+    if NULL in text:
+        raise NotFinite(not_finite(scores))
+    return text
+
+
+def binary_data(output: Output, writing: Written, scores: Scores) -> bytes:
+    """The values one after the other, little-endian, row by row. Raises NotFinite."""
+    values = output.values(scores)
+    if output.labels:
+        raw = writing.raw
+        return b"".join([raw[position] for position in values.tolist()])
+    if output.datatype == "BOOL":
+        flags: bytes = np.ascontiguousarray(values).astype(_BINARY["BOOL"]).tobytes()
+        return flags
+    if not np.isfinite(values).all():
+        raise NotFinite(not_finite(scores))
+    return as_printed(values).astype(_BINARY[output.datatype], copy=False).tobytes()
+
+
+def ranked(output: Output, scores: Scores, count: int) -> list[str]:
+    """`value:index` or `value:index:class` of the `count` highest values of each row, the highest first. Raises NotFinite."""
+    values = output.values(scores)
+    values = values.reshape(len(scores), -1)
+    if not np.isfinite(values).all():
+        raise NotFinite(not_finite(scores))
+    best = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    numbers = as_printed(np.take_along_axis(values, best, axis=1)).ravel().tolist()
+    ends = [f":{at}:{name}" for at, name in enumerate(output.names)] or [f":{at}" for at in range(output.width)]
+    return [f"{number!r}{ends[at]}" for number, at in zip(numbers, best.ravel().tolist(), strict=True)]
+
+
+def raw_texts(texts: Sequence[str]) -> bytes:
+    """The values of a binary BYTES tensor."""
+    return b"".join([_with_length(text.encode()) for text in texts])
+
+
+def _with_length(text: bytes) -> bytes:
+    return len(text).to_bytes(4, "little") + text
