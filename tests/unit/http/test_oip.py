@@ -133,7 +133,7 @@ def test_a_model_that_is_not_there_answers_503_everywhere(empty: TestClient) -> 
     [None, "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain; charset=latin-1", "?"],
 )
 def test_no_content_type_is_looked_at(client: TestClient, content_type: str | None) -> None:
-    headers = {} if content_type is None else {"Content_Type": content_type}
+    headers: Any = {} if content_type is None else {"Content_Type": content_type}
     reply = infer(client, **headers)
     assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")
     body, length = binary(tensor([FLOWER]))
@@ -190,8 +190,8 @@ def test_outputs_are_chosen_by_name_and_come_in_the_order_asked_for(client: Test
     for names in (["predict_proba"], ["predict"], ["predict_proba", "predict"]):
         reply = infer(client, request(tensor([FLOWER]), outputs=[{"name": name} for name in names]))
         assert [output["name"] for output in reply.json()["outputs"]] == names
-    for chosen in ([], None):
-        reply = infer(client, request(tensor([FLOWER]), outputs=chosen))
+    for everything in list[Any](([], None)):
+        reply = infer(client, request(tensor([FLOWER]), outputs=everything))
         assert [output["name"] for output in reply.json()["outputs"]] == ["predict", "predict_proba"]
     wrong: list[Any] = [[{"name": "output-0"}], [{"name": "predict"}] * 2, [{"name": "predict"}] * 50, [{}], "predict"]
     for chosen in wrong:
@@ -235,8 +235,8 @@ def test_the_best_classes_are_answered_as_value_index_and_label(client: TestClie
             values = [float(text.split(":")[0]) for text in row]
             assert values == sorted(values, reverse=True)
             assert all(CLASSES[int(text.split(":")[1])] == text.split(":", 2)[2] for text in row)
-    for output, count in (("predict_proba", 0), ("predict_proba", -1), ("predict_proba", "2"), ("predict", 1)):
-        chosen = [{"name": output, "parameters": {"classification": count}}]
+    for output, wrong in (("predict_proba", 0), ("predict_proba", -1), ("predict_proba", "2"), ("predict", 1)):
+        chosen = [{"name": output, "parameters": {"classification": wrong}}]
         assert infer(client, request(tensor([FLOWER]), outputs=chosen)).status_code == 400
 
 
