@@ -21,7 +21,7 @@ from starlette.datastructures import Headers as StarletteHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
+from serve_app.http.body import CODINGS, Body, BodyBudget, BodyBudgetExceeded, BodyMiscoded, BodyTimeout, BodyTooLarge
 from serve_app.http.forwarding import ForwardedRequest
 from serve_app.http.headers import HeaderValues, problem_of_headers, problem_of_prediction_headers
 from serve_app.http.lingering import Lingering
@@ -63,7 +63,7 @@ log = logging.getLogger("iris_api.request")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _ALLOW_POST = method_not_allowed(((b"allow", b"POST"),))
-_BODY_ERRORS = (BodyTooLarge, BodyTimeout, BodyBudgetExceeded, BodyNotGzip)
+_BODY_ERRORS = (BodyTooLarge, BodyTimeout, BodyBudgetExceeded, BodyMiscoded)
 _SENDS_REQUEST_ID = "iris_api.sends_request_id"
 """Key of the ASGI scope of a request whose response must hold the request id, because no layer around the app sends it."""
 
@@ -309,8 +309,8 @@ class Gateway:
             return None
         try:
             content = await body.read()
-            if b"content-encoding" in values and _encoding(values) == b"gzip":
-                content = await body.inflate(content, self._executor)
+            if b"content-encoding" in values and (coding := _encoding(values)) in CODINGS:
+                content = await body.inflate(content, self._executor, coding)
         except _BODY_ERRORS as error:
             body.release()  # what was read is gone, and the client may go on sending for seconds
             return problem_response(problem_of(error), route.codec)
@@ -333,7 +333,7 @@ class Gateway:
             return unsupported_media_type(codec.media_types)
         if codec.response_types and codec.variant(content_type, values.get(b"accept")) is None:
             return not_acceptable(codec.response_types)
-        if b"content-encoding" in values and (encoding := _encoding(values)) not in (b"identity", b"gzip"):
+        if b"content-encoding" in values and (encoding := _encoding(values)) not in (b"identity", *CODINGS):
             return unsupported_encoding(encoding)
         return self._refuse_length(values, body)
 

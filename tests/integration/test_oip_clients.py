@@ -59,7 +59,7 @@ def test_the_client_of_triton(server: Server, shares: list[list[float]]) -> None
     assert "binary_tensor_data" in result["extensions"]
     assert [each["name"] for each in result["metadata"]["inputs"]] == list(NAMES)
     assert [(each["name"], each["version"], each["state"]) for each in result["index"]] == [("IrisClassifier", "1", "READY")]
-    for call in ("binary", "binary, version", "json", "binary in, json out", "columns", "gzip"):
+    for call in ("binary", "binary, version", "json", "binary in, json out", "columns", "gzip", "deflate", "compressed answer"):
         assert result[call] == {"predict": LABELS, "predict_proba": shares}, call
     assert result["float32"]["predict"] == LABELS
     for row, expected in zip(result["float32"]["predict_proba"], shares, strict=True):

@@ -24,7 +24,10 @@ def triton(url: str, key: str) -> dict[str, Any]:
     from tritonclient import http
     from tritonclient.utils import InferenceServerException
 
-    client, sent = http.InferenceServerClient(url), {"headers": {"X-API-Key": key}}
+    client = http.InferenceServerClient(url)
+
+    def sent() -> Any:
+        return {"headers": {"X-API-Key": key}}  # a new one for each call: the client leaves its own headers in it
 
     def tensor(values: Any, name: str = "input-0", datatype: str = "FP64", *, binary: bool = True) -> Any:
         tensor = http.InferInput(name, list(values.shape), datatype)
@@ -35,7 +38,7 @@ def triton(url: str, key: str) -> dict[str, Any]:
         return [http.InferRequestedOutput(name, **options) for name in names] or None
 
     def answer(inputs: Any, outputs: Any = None, **options: Any) -> dict[str, Any]:
-        result = client.infer(MODEL, inputs, outputs=outputs, **sent, **options)
+        result = client.infer(MODEL, inputs, outputs=outputs, **sent(), **options)
         return {output["name"]: _plain(result.as_numpy(output["name"])) for output in result.get_response()["outputs"]}
 
     def error(call: Any) -> str:
@@ -45,7 +48,7 @@ def triton(url: str, key: str) -> dict[str, Any]:
             return str(refused)
         return ""
 
-    index = client.get_model_repository_index(**sent)
+    index = client.get_model_repository_index(**sent())
     columns = [tensor(column, name) for name, column in zip(NAMES, ROWS.T, strict=True)]
     return {
         "live": client.is_server_live(),
@@ -53,7 +56,7 @@ def triton(url: str, key: str) -> dict[str, Any]:
         "model ready": client.is_model_ready(MODEL, "1"),
         "another version ready": client.is_model_ready(MODEL, "9"),
         "extensions": client.get_server_metadata()["extensions"],
-        "metadata": client.get_model_metadata(MODEL, **sent),
+        "metadata": client.get_model_metadata(MODEL, **sent()),
         "index": index,
         "binary": answer([tensor(ROWS)]),
         "binary, version": answer([tensor(ROWS)], model_version="1", request_id="r7", priority=1, timeout=5_000_000),
@@ -63,13 +66,15 @@ def triton(url: str, key: str) -> dict[str, Any]:
         "columns": answer(columns, asked("predict", "predict_proba")),
         "ranked": answer([tensor(ROWS)], asked("predict_proba", class_count=2)),
         "gzip": answer([tensor(ROWS)], request_compression_algorithm="gzip"),
-        "id": client.infer(MODEL, [tensor(ROWS)], request_id="r7", **sent).get_response()["id"],
+        "deflate": answer([tensor(ROWS)], request_compression_algorithm="deflate"),
+        "compressed answer": answer([tensor(ROWS)], response_compression_algorithm="gzip"),
+        "id": client.infer(MODEL, [tensor(ROWS)], request_id="r7", **sent()).get_response()["id"],
         "bad value": error(lambda: answer([tensor(OUTSIDE)])),
         "missing": error(lambda: answer([tensor(np.full((1, 4), np.nan), binary=False)])),
         "bad shape": error(lambda: answer([tensor(ROWS[0])])),
         "no key": error(lambda: client.infer(MODEL, [tensor(ROWS)])),
-        "load": error(lambda: client.load_model(MODEL, **sent)),
-        "unload": error(lambda: client.unload_model(MODEL, **sent)),
+        "load": error(lambda: client.load_model(MODEL, **sent())),
+        "unload": error(lambda: client.unload_model(MODEL, **sent())),
     }
 
 
@@ -77,20 +82,22 @@ async def triton_aio(url: str, key: str) -> dict[str, Any]:
     """tritonclient over HTTP with asyncio, which says octet-stream of JSON too."""
     from tritonclient.http import aio
 
-    sent = {"headers": {"X-API-Key": key}}
+    def sent() -> Any:
+        return {"headers": {"X-API-Key": key}}
+
     async with aio.InferenceServerClient(url) as client:
         answers = {}
         for name, binary in (("binary", True), ("json", False)):
             tensor = aio.InferInput("input-0", list(ROWS.shape), "FP64")
             tensor.set_data_from_numpy(ROWS, binary_data=binary)
             outputs = [aio.InferRequestedOutput(output, binary_data=binary) for output in ("predict", "predict_proba")]
-            result = await client.infer(MODEL, [tensor], outputs=outputs, **sent)
+            result = await client.infer(MODEL, [tensor], outputs=outputs, **sent())
             answers[name] = {output: _plain(result.as_numpy(output)) for output in ("predict", "predict_proba")}
         return {
             "live": await client.is_server_live(),
             "ready": await client.is_server_ready(),
             "model ready": await client.is_model_ready(MODEL),
-            "index": await client.get_model_repository_index(**sent),
+            "index": await client.get_model_repository_index(**sent()),
             **answers,
         }
 

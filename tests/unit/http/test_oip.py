@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -242,10 +243,12 @@ def test_the_best_classes_are_answered_as_value_index_and_label(client: TestClie
 
 def test_compressed_binary_requests_count_decompressed_bytes(client: TestClient) -> None:
     body, headers = binary(tensor([FLOWER] * 3))
-    reply = infer(client, gzip.compress(body), Content_Encoding="gzip", **headers)
-    assert outputs(reply.content, reply.headers)["predict"].ravel().tolist() == ["setosa"] * 3
-    refused = infer(client, body, Content_Encoding="deflate", **headers)
-    assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "gzip, identity")
+    for coding, packed in (("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
+        reply = infer(client, packed, Content_Encoding=coding, **headers)
+        assert outputs(reply.content, reply.headers)["predict"].ravel().tolist() == ["setosa"] * 3
+        assert_error(infer(client, body, Content_Encoding=coding, **headers), 400, "malformed")
+    refused = infer(client, body, Content_Encoding="br", **headers)
+    assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "gzip, deflate, identity")
     assert isinstance(refused.json()["error"], str)
 
 
@@ -312,7 +315,8 @@ def test_an_error_names_the_fields_and_repeats_no_value(client: TestClient) -> N
 def test_bodies_and_rows_over_the_limits_are_413(store: Store) -> None:
     client = client_of(store, max_body_bytes=5000, max_rows=10)
     assert_error(infer(client, BODY + b" " * 5000), 413, "body_too_large")
-    assert_error(infer(client, gzip.compress(BODY + b" " * 5000), Content_Encoding="gzip"), 413, "body_too_large")
+    for coding, compress in (("gzip", gzip.compress), ("deflate", zlib.compress)):
+        assert_error(infer(client, compress(BODY + b" " * 5000), Content_Encoding=coding), 413, "body_too_large")
     body, headers = binary(tensor([FLOWER] * 11))
     assert_error(infer(client, body, **headers), 413, "too_many_rows")
     assert_error(infer(client, request(tensor([1], shape=[2**40, 4]))), 413, "too_many_rows")
