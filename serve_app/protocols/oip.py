@@ -12,8 +12,9 @@ from typing import NamedTuple
 import orjson
 
 from serve_app.artifacts.matrix import Scores
-from serve_app.errors import InvalidInput, Problem
+from serve_app.errors import InvalidInput, Malformed, Problem
 from serve_app.protocols.codec import Batch, Buffer, CodecContext, CountingCodec, Headers, ProblemDetails, Request, Response
+from serve_app.protocols.json_reader import malformed
 from serve_app.protocols.oip_body import OutputDocument, RequestDocument, read_body
 from serve_app.protocols.tensor_outputs import Output, Written, binary_data, json_data, outputs_of, ranked, raw_texts, written
 from serve_app.protocols.tensor_rows import TensorRows
@@ -24,6 +25,9 @@ OCTET_STREAM = b"application/octet-stream"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 MAX_NAMED = 5
 """Fields named in the sentence of an error; its `errors` name more."""
+_WRONG_LENGTH = Problem(
+    "Inference-Header-Content-Length", "size", "must be the length of the JSON at the start of the body, in bytes, without any coding"
+)
 
 
 class Requested(NamedTuple):
@@ -64,7 +68,10 @@ class OpenInferenceCodec(CountingCodec):
     def read(self, body: Buffer, headers: Headers) -> Request:
         """Names, datatypes, shapes and sizes of the tensors. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
         text, values = _parts(body, headers)
-        document, data = read_body(text, self._max_row_bytes)
+        try:
+            document, data = read_body(text, self._max_row_bytes)
+        except Malformed:
+            raise (malformed() if values is None else Malformed([_WRONG_LENGTH])) from None
         tensors = _tensors(document, data, values)
         rows = self._rows.count(tensors)
         requested = self._requested(document)
@@ -176,8 +183,7 @@ def _parts(body: Buffer, headers: Headers) -> tuple[Buffer | memoryview, memoryv
         if name == HEADER_LENGTH:
             length = int(value) if value.isdigit() and len(value) < 20 else -1
             if not 1 <= length <= len(body):
-                message = "must be the length of the JSON at the start of the body, in bytes, without any content coding"
-                raise InvalidInput([Problem("Inference-Header-Content-Length", "size", message)])
+                raise InvalidInput([_WRONG_LENGTH])
             view = memoryview(body)
             return view[:length], view[length:]
     return body, None

@@ -1,6 +1,6 @@
 """Calls of the published clients of the Open Inference Protocol, which have an environment of their own.
 
-python tests/support/oip_clients.py triton|triton-aio|kserve URL KEY prints what the client says of its calls, as JSON. The model of
+python tests/support/oip_clients.py triton|triton-aio|kserve|mlserver URL KEY prints what the client says of its calls, as JSON. The model of
 the server is that of the iris flowers.
 """
 
@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 
@@ -134,6 +138,53 @@ async def kserve(url: str, key: str) -> dict[str, Any]:
     }
 
 
+def mlserver(url: str, key: str) -> dict[str, Any]:
+    """The codecs of MLServer, which its users write and read bodies with, and its command `mlserver infer`."""
+    import pandas as pd
+    from mlserver.codecs import NumpyCodec, NumpyRequestCodec, PandasCodec, StringCodec
+    from mlserver.types import InferenceResponse, RequestOutput
+
+    frame = pd.DataFrame(ROWS, columns=list(NAMES))
+    codecs = {"predict": StringCodec, "predict_proba": NumpyCodec}
+
+    def ask(request: Any, *names: str) -> Any:
+        request.outputs = [RequestOutput(name=name) for name in names] or None
+        body = request.model_dump_json(exclude_none=True).encode()
+        post = Request(f"http://{url}/v2/models/{MODEL}/infer", body, {"X-API-Key": key})  # says that it is a form, as curl does
+        with urlopen(post, timeout=60) as reply:
+            return InferenceResponse.model_validate(json.load(reply))
+
+    def answer(request: Any) -> dict[str, Any]:
+        outputs = ask(request).outputs
+        return {output.name: np.reshape(codecs[output.name].decode_output(output), output.shape).tolist() for output in outputs}
+
+    def command(*options: str) -> list[dict[str, Any]]:
+        """What `mlserver infer` writes for one request of each row, as outputs by name."""
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder, "in.jsonl"), Path(folder, "out.jsonl")
+            lines = [NumpyRequestCodec.encode_request(row[None]).model_dump_json(exclude_none=True) + "\n" for row in ROWS]
+            source.write_text("".join(lines))
+            program = [str(Path(sys.executable).with_name("mlserver")), "infer", "-u", url, "-m", MODEL, "-i", str(source)]
+            program += ["-o", str(target), "-H", f"X-API-Key: {key}", *options]
+            done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+            if done.returncode or not target.exists():
+                raise RuntimeError(done.stdout + done.stderr)
+            answers = sorted(map(json.loads, target.read_text().splitlines()), key=lambda each: each["parameters"]["batch_index"])
+        return [
+            {each["name"]: np.reshape(each["data"], each["shape"]).tolist() for each in document["outputs"]} for document in answers
+        ]
+
+    return {
+        "columns": answer(PandasCodec.encode_request(frame, use_bytes=False)),
+        "tensor": answer(NumpyRequestCodec.encode_request(ROWS)),
+        "float32": answer(NumpyRequestCodec.encode_request(ROWS.astype(np.float32))),
+        "one output": NumpyRequestCodec.decode_response(ask(NumpyRequestCodec.encode_request(ROWS), "predict_proba")).tolist(),
+        "infer": command(),
+        "infer, merged": command("-s", "3"),
+        "infer, binary": command("-b"),
+    }
+
+
 def _plain(values: Any) -> Any:
     """An array as lists; texts come as bytes or as str."""
     return [[value.decode() if isinstance(value, bytes) else value for value in row] for row in values.tolist()]
@@ -142,7 +193,7 @@ def _plain(values: Any) -> Any:
 def main() -> None:
     """Run the calls of one client."""
     client, url, key = sys.argv[1:]
-    calls: Any = {"triton": triton, "triton-aio": triton_aio, "kserve": kserve}[client]
+    calls: Any = {"triton": triton, "triton-aio": triton_aio, "kserve": kserve, "mlserver": mlserver}[client]
     result = calls(url, key)
     print(json.dumps(asyncio.run(result) if asyncio.iscoroutine(result) else result))
 
