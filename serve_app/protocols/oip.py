@@ -26,7 +26,9 @@ EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 MAX_NAMED = 5
 """Fields named in the sentence of an error; its `errors` name more."""
 _WRONG_LENGTH = Problem(
-    "Inference-Header-Content-Length", "size", "must be the length of the JSON at the start of the body, in bytes, without any coding"
+    "Inference-Header-Content-Length",
+    "size",
+    "must be the length in bytes of the JSON at the start of the body, before compression",
 )
 
 

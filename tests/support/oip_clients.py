@@ -1,7 +1,7 @@
 """Calls of the published clients of the Open Inference Protocol, which have an environment of their own.
 
-python tests/support/oip_clients.py triton|triton-aio|kserve|mlserver URL KEY prints what the client says of its calls, as JSON. The model of
-the server is that of the iris flowers.
+python tests/support/oip_clients.py triton|triton-aio|kserve|mlserver URL KEY prints what the client says of its calls, as JSON. The
+model of the server is that of the iris flowers.
 """
 
 from __future__ import annotations
