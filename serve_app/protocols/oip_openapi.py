@@ -1,12 +1,12 @@
 """The OpenAPI description of the Open Inference Protocol as this server answers it.
 
-The protocol is the same for every model, so the schemas say nothing of one. The names and the example of a request in the description
-are those of the model that is served.
+The protocol is the same for every model, so the schemas say nothing of one. The names in the paths and the example of a request are
+those of the model that is served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from serve_app.artifacts.signature import Signature
@@ -44,7 +44,7 @@ def open_inference_document(
     signature: Signature | None, *, model_name: str, model_version: str | None, version: str, public_pages: bool
 ) -> dict[str, Any]:
     """The description of a server of this `version`; `signature` and `model_version` are None while no model is loaded."""
-    names = {"model_name": model_name, "model_version": model_version or "1"}
+    names = {"model_name": model_name, "model_version": model_version}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -74,7 +74,7 @@ def _server_paths(public_pages: bool) -> dict[str, Any]:
     }
 
 
-def _model_paths(names: dict[str, str], signature: Signature | None) -> dict[str, Any]:
+def _model_paths(names: Mapping[str, str | None], signature: Signature | None) -> dict[str, Any]:
     """The paths of a model, without and with a version."""
     paths: dict[str, Any] = {}
     for path, suffix in (("/v2/models/{model_name}", ""), ("/v2/models/{model_name}/versions/{model_version}", "_of_version")):
@@ -96,7 +96,7 @@ def _model_paths(names: dict[str, str], signature: Signature | None) -> dict[str
     return paths
 
 
-def _repository_paths(names: dict[str, str]) -> dict[str, Any]:
+def _repository_paths(names: Mapping[str, str | None]) -> dict[str, Any]:
     errors = (400, 429, *_READ, *_KEYED)
     index = _operation("index", "The models of the repository and their states", "Index", errors)
     index["requestBody"] = {"required": False, "content": _json("IndexRequest")}
@@ -127,9 +127,10 @@ def _json(schema: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
 
 
-def _parameters(path: str, names: dict[str, str]) -> list[dict[str, Any]]:
+def _parameters(path: str, names: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """The names in a path: the one of the served model and its version, and any version while no model is loaded."""
     return [
-        {"name": name, "in": "path", "required": True, "schema": _TEXT, "example": value}
+        {"name": name, "in": "path", "required": True, "schema": _TEXT if value is None else {**_TEXT, "enum": [value]}}
         for name, value in names.items()
         if f"{{{name}}}" in path
     ]
