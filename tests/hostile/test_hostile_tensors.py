@@ -1,4 +1,4 @@
-"""Hostile requests of the Open Inference Protocol: one error of the protocol for each, no value repeated, and nothing left behind."""
+"""Hostile requests of the Open Inference Protocol get one error of the protocol that repeats no value, and leave nothing behind."""
 
 from __future__ import annotations
 
