@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 from grpc import StatusCode
 
+from serve_app.grpc.handlers import REQUEST_ID, Answer, Metadata, Read
 from serve_app.grpc.pages import HEALTH, INFERENCE, InferencePages, Page
 from serve_app.grpc.statuses import details, status_code
 from serve_app.http.gateway import CallRoute, Gateway
@@ -26,22 +27,6 @@ log = logging.getLogger("iris_api.grpc")
 
 MAX_PAGE_BYTES = 64 * 1024
 """The largest message of a call that is no prediction."""
-
-REQUEST_ID = "x-request-id"
-"""Metadata of a call and of every answer."""
-
-Metadata = Iterable[tuple[str, str | bytes]]
-Read = Callable[[], Awaitable[bytes | None]]
-"""Reads the message of a call; None when the client sent none, or is gone."""
-
-
-class Answer(NamedTuple):
-    """The end of a call: status, details of an error, metadata, and the message, which is empty for an error."""
-
-    code: StatusCode
-    details: str
-    metadata: tuple[tuple[str, str], ...]
-    message: bytes
 
 
 class Calls:

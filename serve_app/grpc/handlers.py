@@ -2,6 +2,8 @@
 
 On the wire a call with one message is the same as one with a stream of messages. These handlers take the stream, because such a
 call begins before its message has arrived: keys and limits are checked first, and time and memory of a message are bounded.
+
+Serve's proxies import this module, so it stays small.
 """
 
 from __future__ import annotations
@@ -9,12 +11,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from grpc.aio import EOF, BaseError
 
-from serve_app.grpc.calls import Answer, Metadata, Read
+REQUEST_ID = "x-request-id"
+"""Metadata of a call and of every answer."""
+
+Metadata = Iterable[tuple[str, str | bytes]]
+Read = Callable[[], Awaitable[bytes | None]]
+"""Reads the message of a call; None when the client sent none, or is gone."""
+
+
+class Answer(NamedTuple):
+    """The end of a call: status, details of an error, metadata, and the message, which is empty for an error."""
+
+    code: grpc.StatusCode
+    details: str
+    metadata: tuple[tuple[str, str], ...]
+    message: bytes
+
 
 AnswerCall = Callable[[str, Metadata, str, Read], Awaitable[Answer]]
 Handle = Callable[[str, Any], Awaitable[bytes]]

@@ -247,13 +247,14 @@ class Body:
 class MessageBody(Body):
     """The message of a call, which is received whole, so that nobody knows how much of it is in memory before its end.
 
-    One that has not arrived after WAIT_SECONDS is counted with the largest size until it has.
+    One that has not arrived after WAIT_SECONDS is counted with `unread` bytes until it has, which is the largest size unless told.
     """
 
-    __slots__ = ("_is_refused",)
+    __slots__ = ("_is_refused", "_unread")
 
-    def __init__(self, receive: Receive, *, limit: int, seconds: float, budget: BodyBudget) -> None:
+    def __init__(self, receive: Receive, *, limit: int, seconds: float, budget: BodyBudget, unread: int | None = None) -> None:
         super().__init__(receive, limit=limit, seconds=seconds, budget=budget)
+        self._unread = limit if unread is None else unread
         self._is_refused = False
 
     async def _within_deadline(self, suspended: Any) -> Message:
@@ -272,7 +273,7 @@ class MessageBody(Body):
 
     def _wait_longer(self, timeout: asyncio.Timeout) -> None:
         try:
-            self.hold(self.limit)
+            self.hold(self._unread)
         except BodyBudgetExceeded:
             self._is_refused = True
             timeout.reschedule(asyncio.get_running_loop().time())

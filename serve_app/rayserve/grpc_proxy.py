@@ -10,17 +10,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from starlette.requests import ClientDisconnect
 
-from serve_app.grpc.calls import REQUEST_ID
-from serve_app.grpc.handlers import read_message
-from serve_app.http.body import BodyBudget, BodyBudgetExceeded, BodyTimeout, MessageBody
+from serve_app.grpc.handlers import REQUEST_ID, read_message
+from serve_app.http.body import BUDGET_BODIES, BodyBudget, BodyBudgetExceeded, BodyTimeout, MessageBody
 from serve_app.rayserve.proxy_bounds import PROXY_BYTES
 
 log = logging.getLogger("ray.serve")
 
-MESSAGE_BYTES = PROXY_BYTES // 8
-"""So much a message is taken for that does not arrive; the budget has room for eight of them."""
 MESSAGE_SECONDS = 15.0
+"""In this time a message must have arrived."""
 SENTENCES = {
     grpc.StatusCode.UNAVAILABLE: "No replica answers; try again in a second.",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "Too many requests at once; try again in a second.",
@@ -40,7 +39,7 @@ class CallProxy:
     def __init__(self, pass_on: Callable[[Any, Any], Awaitable[bytes]], call: Callable[[str, bytes], Any]) -> None:
         self._pass_on = pass_on
         self._call = call
-        self._budget = BodyBudget(MESSAGE_BYTES)
+        self._budget = BodyBudget(PROXY_BYTES // BUDGET_BODIES)
 
     async def handle(self, path: str, context: Any) -> bytes:
         """Read the message of a call and let a replica answer it."""
@@ -50,15 +49,20 @@ class CallProxy:
             kind = "http.disconnect" if message is None else "http.request"
             return {"type": kind, "body": message or b"", "more_body": False}
 
-        body = MessageBody(receive, limit=MESSAGE_BYTES, seconds=MESSAGE_SECONDS, budget=self._budget)
+        # The size of a message is bounded by the server.
+        body = MessageBody(
+            receive, limit=PROXY_BYTES, seconds=MESSAGE_SECONDS, budget=self._budget, unread=PROXY_BYTES // BUDGET_BODIES
+        )
         own = _Context(context)
         try:
             message = await body.read()
-            reply = await self._pass_on(self._call(path, message), own)
+            reply = await self._pass_on(self._call(path, bytes(message)), own)
         except BodyBudgetExceeded:
             own.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED)
         except BodyTimeout:
             own.refuse(grpc.StatusCode.DEADLINE_EXCEEDED)
+        except ClientDisconnect:
+            own.refuse(grpc.StatusCode.CANCELLED)
         except Exception:
             log.exception("call was not passed on")
             own.refuse(grpc.StatusCode.INTERNAL)

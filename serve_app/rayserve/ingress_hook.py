@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from serve_app.fast_path import joined_writes
 from serve_app.rayserve import http_protocol
-from serve_app.rayserve.isolation import bind_calls
+from serve_app.rayserve.call_host import bind_calls
 from serve_app.rayserve.proxy_bounds import ProxyBounds
 
 answer: Callable[[Any, Any, Any], Awaitable[bool]] | None = None

@@ -40,8 +40,6 @@ FILES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
 }
 HAPROXY = "RAY_SERVE_HAPROXY_BINARY_PATH"
-CALL_HOST = "IRIS_GRPC_HOST"
-"""Variable of the launcher: where the gRPC servers of Serve's processes listen."""
 MEMORY = Path("/dev/shm")  # noqa: S108, a folder with a random name is made in it
 """A file system in memory: secrets there are on no disk, also when the application is killed."""
 
@@ -138,25 +136,6 @@ def bind_replica_to_loopback() -> None:
 
     add_port = replica.add_port_to_grpc_server
     replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
-
-
-def choose_call_host(host: str) -> None:
-    """Let all of Serve's gRPC servers in Python listen on 127.0.0.1, and without HAProxy on `host`, where clients are."""
-    os.environ[CALL_HOST] = "127.0.0.1" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else host
-
-
-def bind_calls() -> None:
-    """Let the server that Serve starts for gRPC calls in this process listen on the host that the launcher has chosen.
-
-    Its address is fixed in Serve's code: all interfaces.
-    """
-    host = os.environ.get(CALL_HOST)
-    if not host:
-        return
-    from ray.serve._private import default_impl
-
-    add_address = default_impl.add_grpc_address
-    default_impl.add_grpc_address = lambda server, address: add_address(server, address.replace("[::]", host))
 
 
 def choose_ports(port: int) -> None:

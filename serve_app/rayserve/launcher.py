@@ -22,9 +22,9 @@ from ray import serve
 
 from serve_app.errors import IrisApiError
 from serve_app.loopback import direct_opener, names_proxy
+from serve_app.rayserve.call_host import choose_call_host
 from serve_app.rayserve.example import command
 from serve_app.rayserve.grpc_services import grpc_options
-from serve_app.rayserve.isolation import choose_call_host
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
 

@@ -91,9 +91,10 @@ class InferMessageCodec(OpenInferenceCodec):
         if len(content) > WHOLE_BYTES:
             check_beside(content, VALUES, max(self._max_row_bytes, WHOLE_BYTES))
         try:
-            return ModelInferRequest.FromString(content)
+            message: ModelInferRequest = ModelInferRequest.FromString(content)
         except (DecodeError, UnicodeDecodeError):
             raise malformed() from None
+        return message
 
     def _check_model(self, message: ModelInferRequest) -> None:
         if message.model_name != self._model_name:
