@@ -18,6 +18,7 @@ from serve_app.protocols.table_codec import TableCodec
 class NativeRowCodec(Codec):
     """A JSON object with the features of one row; the response is the prediction of that row."""
 
+    protocol = "native"
     single_row = True
 
     def __init__(self, context: CodecContext) -> None:
@@ -54,6 +55,8 @@ class NativeBatchCodec(TableCodec):
 
     The rows may also be CSV text with a header line, or lines of JSON; so may the predictions.
     """
+
+    protocol = "native"
 
     def json_decoder(self, context: CodecContext) -> Callable[[Buffer], Matrix]:
         """Rows as objects."""

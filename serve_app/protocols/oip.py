@@ -6,7 +6,7 @@ and none; the header `Inference-Header-Content-Length` alone says that binary va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -46,6 +46,7 @@ class Asked(NamedTuple):
 class OpenInferenceCodec(CountingCodec):
     """Requests with tensors; the response has the tensors that the request asks for, all of them unless it says otherwise."""
 
+    protocol = "open_inference"
     problem_type = b"application/json"
 
     def __init__(self, context: CodecContext) -> None:
@@ -101,6 +102,11 @@ class OpenInferenceCodec(CountingCodec):
     def accepts(cls, content_type: bytes) -> bool:
         """Every content type: clients of the protocol send octet-stream with JSON, forms with JSON, and none with binary values."""
         return True
+
+    @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """JSON alone, or with binary tensors behind it."""
+        return "binary" if HEADER_LENGTH in headers else "json"
 
     @classmethod
     def status(cls, problem: ProblemDetails) -> int:
