@@ -397,7 +397,7 @@ def ray() -> Json:
                     graph(
                         "Servers in use",
                         "Number of replicas that HAProxy sends requests to, by pod of HAProxy. The fallback to Serve's proxy counts as one.",
-                        query(f'sum by (pod) (haproxy_server_status{{state="UP", {pod}}})', "{{pod}}"),
+                        query(f'sum by (pod) (haproxy_server_status{{proxy=~"http-.+", state="UP", {pod}}})', "{{pod}}"),
                     ),
                     graph(
                         "Connections",

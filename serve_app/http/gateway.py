@@ -21,7 +21,7 @@ from starlette.datastructures import Headers as StarletteHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
+from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge, MessageBody
 from serve_app.http.forwarding import ForwardedRequest
 from serve_app.http.headers import HeaderValues, problem_of_headers, problem_of_prediction_headers
 from serve_app.http.lingering import Lingering
@@ -93,6 +93,14 @@ class VersionRoute:
     after: str
     route: PredictionRoute
     predict: Callable[..., Awaitable[HttpResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallRoute(PredictionRoute):
+    """A call of another protocol than HTTP, with a whole message as its body. A probe is answered under any load."""
+
+    needs_key: bool = True
+    is_probe: bool = False
 
 
 class Gateway:
@@ -210,6 +218,50 @@ class Gateway:
         self._busy_seconds += seconds
         self._record(labels, forwarded.response(), seconds, request_id, scope)
         await forwarded.close(self._lingering)
+
+    async def answer_call(self, route: CallRoute, scope: Scope, receive: Receive) -> tuple[HttpResponse, bytes]:
+        """The response to a call, within the same limits as a request over HTTP, and the id of the request.
+
+        `scope` has `headers` and `client` as that of a request; `receive` gives the whole message.
+        """
+        values, collector = dict(scope["headers"]), self._collector
+        body = MessageBody(receive, limit=route.max_bytes, seconds=self._options.max_body_seconds, budget=self._budget)
+        try:
+            content = await self._read_call(route, scope, values, body)
+            started = time.perf_counter()
+            if isinstance(content, HttpResponse):
+                response = content
+            elif collector.in_flight >= self._options.max_in_flight and not route.is_probe:
+                response = problem_response(TOO_BUSY, route.codec)
+            else:
+                collector.in_flight += 1
+                try:
+                    response = await route.predict(content, scope["headers"])
+                finally:
+                    collector.in_flight -= 1
+        finally:
+            body.release()
+        request_id = self._request_id(scope, values)
+        seconds = time.perf_counter() - started
+        self._busy_seconds += seconds
+        self._record(route.labels[route.codec.body_format(values)], response, seconds, request_id, scope)
+        return response, request_id
+
+    async def _read_call(self, route: CallRoute, scope: Scope, values: HeaderValues, body: Body) -> Buffer | HttpResponse:
+        """The message of a call, or the response to one that is refused."""
+        problem = problem_of_headers(scope["headers"])
+        if problem is None and self._rate_limiter is not None and not route.is_probe:
+            problem = await self._rate_limiter.refuse(scope, route.path)
+        if problem is None and route.needs_key:
+            problem = self._service.refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
+        if problem is not None:
+            return problem_response(problem, route.codec)
+        try:
+            return await body.read()
+        except _BODY_ERRORS as error:
+            return problem_response(problem_of(error), route.codec)
+        except ClientDisconnect:
+            return DISCONNECTED
 
     def _add_model_route(self, template: str, codec: type[Codec]) -> None:
         """Add a path that names the model, with and without the root path."""
@@ -464,7 +516,7 @@ def sending_request_ids(app: ASGIApp) -> ASGIApp:
 
 
 def _route(path: str, codec: type[Codec], service: PredictionService, options: HttpOptions) -> PredictionRoute:
-    labels = {body_format: RequestLabels(path, codec.protocol, body_format) for body_format in FORMATS}
+    labels = _labels(path, codec)
     if issubclass(codec, CountingCodec):
         return PredictionRoute(path, codec, partial(service.predict, codec), options.max_body_bytes, labels)
     if not codec.single_row:
@@ -472,6 +524,10 @@ def _route(path: str, codec: type[Codec], service: PredictionService, options: H
         return PredictionRoute(path, codec, partial(predict, codec), options.max_body_bytes, labels)
     limit = min(options.max_row_bytes, options.max_body_bytes)
     return PredictionRoute(path, codec, partial(service.predict_row, codec), limit, labels, service.max_row_bytes)
+
+
+def _labels(path: str, codec: type[Codec]) -> Mapping[str, RequestLabels]:
+    return {body_format: RequestLabels(path, codec.protocol, body_format) for body_format in FORMATS}
 
 
 async def _send_unless_decided(with_cors: Send, send: Send, message: Message) -> None:
