@@ -224,32 +224,39 @@ class Gateway:
 
         `scope` has `headers` and `client` as that of a request; `receive` gives the whole message.
         """
-        values, collector = dict(scope["headers"]), self._collector
+        values, response = dict(scope["headers"]), DISCONNECTED
         body = MessageBody(receive, limit=route.max_bytes, seconds=self._options.max_body_seconds, budget=self._budget)
-        try:
-            content = await self._read_call(route, scope, values, body)
-            started = time.perf_counter()
-            if isinstance(content, HttpResponse):
-                response = content
-            elif collector.in_flight >= self._options.max_in_flight and not route.is_probe:
-                response = problem_response(TOO_BUSY, route.codec)
-            else:
-                collector.in_flight += 1
-                try:
-                    response = await route.predict(content, scope["headers"])
-                finally:
-                    collector.in_flight -= 1
-        finally:
-            body.release()
+        problem = problem_of_headers(scope["headers"])
         request_id = self._request_id(scope, values)
-        seconds = time.perf_counter() - started
-        self._busy_seconds += seconds
-        self._record(route.labels[route.codec.body_format(values)], response, seconds, request_id, scope)
+        started = time.perf_counter()
+        try:
+            content = await self._read_call(route, scope, values, body, problem)
+            started = time.perf_counter()
+            response = content if isinstance(content, HttpResponse) else await self._answer_call(route, scope, content)
+        except Exception:
+            log.exception("request failed", extra=_identity(scope, request_id))
+            response = problem_response(INTERNAL_ERROR, route.codec)
+        finally:  # also of a call that its client cancels
+            body.release()
+            seconds = time.perf_counter() - started
+            self._busy_seconds += seconds
+            self._record(route.labels[route.codec.body_format(values)], response, seconds, request_id, scope)
         return response, request_id
 
-    async def _read_call(self, route: CallRoute, scope: Scope, values: HeaderValues, body: Body) -> Buffer | HttpResponse:
-        """The message of a call, or the response to one that is refused."""
-        problem = problem_of_headers(scope["headers"])
+    async def _answer_call(self, route: CallRoute, scope: Scope, content: Buffer) -> HttpResponse:
+        collector = self._collector
+        if collector.in_flight >= self._options.max_in_flight and not route.is_probe:
+            return problem_response(TOO_BUSY, route.codec)
+        collector.in_flight += 1
+        try:
+            return await route.predict(content, scope["headers"])
+        finally:
+            collector.in_flight -= 1
+
+    async def _read_call(
+        self, route: CallRoute, scope: Scope, values: HeaderValues, body: Body, problem: HttpProblem | None
+    ) -> Buffer | HttpResponse:
+        """The message of a call, or the response to one that is refused; `problem` is that of its headers."""
         if problem is None and self._rate_limiter is not None and not route.is_probe:
             problem = await self._rate_limiter.refuse(scope, route.path)
         if problem is None and route.needs_key:

@@ -60,7 +60,7 @@ class InferMessageCodec(OpenInferenceCodec):
         if not is_raw:
             for tensor, each in zip(tensors, message.inputs, strict=True):
                 check_contents(tensor, each.contents)
-        outputs = [_output(each) for each in message.outputs]
+        outputs = [_output(f"outputs[{at}]", each) for at, each in enumerate(message.outputs)]
         asked = Asked(message.id or None, self._requested(RequestDocument([], outputs=outputs)), is_raw)
         return Request(rows, Content(tensors, None if is_raw else message, asked))
 
@@ -151,18 +151,18 @@ def _tensors(message: ModelInferRequest, *, is_raw: bool) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-def _output(message: ModelInferRequest.InferRequestedOutputTensor) -> OutputDocument:
+def _output(where: str, message: ModelInferRequest.InferRequestedOutputTensor) -> OutputDocument:
     """A requested output with its parameter `classification`; parameters of other names are ignored. Raises InvalidInput."""
     if not message.parameters:
         return OutputDocument(message.name)
-    return OutputDocument(message.name, OutputParameters(classification=_whole_number(message.parameters, "classification")))
+    return OutputDocument(message.name, OutputParameters(classification=_whole_number(where, message.parameters, "classification")))
 
 
-def _whole_number(parameters: Mapping[str, InferParameter], name: str) -> int | None:
+def _whole_number(where: str, parameters: Mapping[str, InferParameter], name: str) -> int | None:
     if name not in parameters:
         return None
     parameter: Any = parameters[name]
     kind = parameter.WhichOneof("parameter_choice")
     if kind not in ("int64_param", "uint64_param"):
-        raise InvalidInput([Problem(f"outputs.parameters.{name}", "type", "must be a whole number")])
+        raise InvalidInput([Problem(f"{where}.parameters.{name}", "type", "must be a whole number")])
     return int(getattr(parameter, kind))
