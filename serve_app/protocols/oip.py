@@ -6,14 +6,24 @@ and none; the header `Inference-Header-Content-Length` alone says that binary va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
 from serve_app.artifacts.matrix import Scores
 from serve_app.errors import InvalidInput, Malformed, Problem
-from serve_app.protocols.codec import Batch, Buffer, CodecContext, CountingCodec, Headers, ProblemDetails, Request, Response
+from serve_app.protocols.codec import (
+    Batch,
+    Buffer,
+    CodecContext,
+    CountingCodec,
+    Headers,
+    ProblemDetails,
+    ProtocolName,
+    Request,
+    Response,
+)
 from serve_app.protocols.json_reader import malformed
 from serve_app.protocols.oip_body import OutputDocument, RequestDocument, read_body
 from serve_app.protocols.tensor_outputs import Output, Written, binary_data, json_data, outputs_of, ranked, raw_texts, written
@@ -52,6 +62,7 @@ class Asked(NamedTuple):
 class OpenInferenceCodec(CountingCodec):
     """Requests with tensors; the response has the tensors that the request asks for, all of them unless it says otherwise."""
 
+    protocol: ClassVar[ProtocolName] = "open_inference"
     problem_type = b"application/json"
 
     def __init__(self, context: CodecContext) -> None:
@@ -110,6 +121,11 @@ class OpenInferenceCodec(CountingCodec):
     def accepts(cls, content_type: bytes) -> bool:
         """Every content type: clients of the protocol send octet-stream with JSON, forms with JSON, and none with binary values."""
         return True
+
+    @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """JSON alone, or with binary tensors behind it."""
+        return "binary" if HEADER_LENGTH in headers else "json"
 
     @classmethod
     def status(cls, problem: ProblemDetails) -> int:

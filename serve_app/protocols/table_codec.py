@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import ClassVar
 
@@ -95,6 +95,15 @@ class TableCodec(Codec):
     def accepts(cls, content_type: bytes) -> bool:
         """Whether the content type names one of the formats."""
         return super().accepts(content_type) or (len(cls.media_types) > 1 and format_of(content_type) is not None)
+
+    @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """The format that the content type names; JSON without one."""
+        content_type = headers.get(b"content-type")
+        if content_type is None:
+            return "json"
+        media_type = format_of(content_type)
+        return "unknown" if media_type is None else media_type.form
 
     @classmethod
     def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:

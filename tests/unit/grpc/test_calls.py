@@ -51,7 +51,11 @@ def requests(server: Served) -> dict[tuple[str, str, str], int]:
     """Calls that were counted, by route, class of the status and version."""
     collector = server.app.state.collector
     collector.flush()
-    return {key: int(counts[:-1].sum()) for key, counts in collector.state.requests.items() if "." in key[0]}
+    counts = {(key, body_format): count for (key, body_format), count in collector.state.requests.items() if "." in key[0]}
+    assert {protocol for (_, protocol, _, _), _ in counts} <= {"open_inference_grpc"}
+    assert {body_format for (route, *_), body_format in counts if route == INFER} <= {"protobuf"}
+    assert {body_format for (route, *_), body_format in counts if route != INFER} <= {""}
+    return {(route, status, version): count for ((route, _, status, version), _), count in counts.items()}
 
 
 async def over_http(server: Served, path: str, body: Any) -> Any:

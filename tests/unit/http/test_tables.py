@@ -217,7 +217,9 @@ def test_every_protocol_is_counted_under_its_path(store: Store, path: str) -> No
     post(client, path, INSTANCES)
     post(client, path, b"{")
     samples = client.get("/metrics").text
-    assert f'http_requests_total{{model_version="1",route="{path}",status_class="2xx"}} 1.0' in samples
+    protocol = {"/invocations": "mlflow", V1: "kserve_v1", VERTEX: "vertex"}.get(path, "native")
+    labels = f'format="json",model_version="1",protocol="{protocol}",route="{path}",status_class="2xx"'
+    assert f"http_requests_total{{{labels}}} 1.0" in samples
     assert f'api_errors_total{{endpoint="{path}",error_type="malformed"}} 1.0' in samples
     assert "model_predictions_total" in samples
 
