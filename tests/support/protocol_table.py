@@ -157,12 +157,12 @@ def _csv(*, header: bool) -> Encode:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if header:
-            if any(name != name.strip(" ") or not name for name in signature.names):
+            if any(name != name.strip() or not name or "\0" in name or "\r" in name for name in signature.names):
                 raise CannotCarry
             writer.writerow(signature.names)
         for row in values:
             writer.writerow([_cell(feature, value, gaps) for feature, value in zip(signature.features, row, strict=True)])
-        if not header and not frozenset(next(csv.reader([text.getvalue()]))).isdisjoint(signature.names):
+        if not header and not frozenset(next(csv.reader(io.StringIO(text.getvalue(), newline="")))).isdisjoint(signature.names):
             raise CannotCarry
         kind = f"text/csv; header={'present' if header else 'absent'}"
         return Sent(text.getvalue().encode(), {"content-type": kind})
@@ -173,6 +173,8 @@ def _csv(*, header: bool) -> Encode:
 def _cell(feature: Feature, value: Any, gaps: set[str]) -> str:
     """A value as a cell; a cell does not say whether it is a text, and blanks around it say nothing."""
     if value is None:
+        if "" in feature.categories:
+            raise CannotCarry
         return ""
     if isinstance(value, bool):
         if feature.kind in ("category", "text"):
