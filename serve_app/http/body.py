@@ -32,6 +32,8 @@ PROXIED_BODIES = 32
 """Bodies of one process that are discarded before their response, for a proxy; one more gets its response at once."""
 BUDGET_BODIES = 8
 """Bodies of all requests together may take the memory of so many of the largest allowed body; one more gets 429."""
+WAIT_SECONDS = 0.1
+"""So long the message of a call may take to arrive before the budget counts it."""
 RELEASE_SECONDS = LINGER_SECONDS + 1.0
 """After so long the rest of refused bodies is discarded too."""
 INFLATE_INPUT_BYTES = 64 * 1024
@@ -240,6 +242,41 @@ class Body:
         except TimeoutError:
             self._is_late = True
             raise BodyTimeout(self._seconds) from None
+
+
+class MessageBody(Body):
+    """The message of a call, which is received whole, so that nobody knows how much of it is in memory before its end.
+
+    One that has not arrived after WAIT_SECONDS is counted with `unread` bytes until it has, which is the largest size unless told.
+    """
+
+    __slots__ = ("_is_refused", "_unread")
+
+    def __init__(self, receive: Receive, *, limit: int, seconds: float, budget: BodyBudget, unread: int | None = None) -> None:
+        super().__init__(receive, limit=limit, seconds=seconds, budget=budget)
+        self._unread = limit if unread is None else unread
+        self._is_refused = False
+
+    async def _within_deadline(self, suspended: Any) -> Message:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._seconds) as timeout:
+                timer = loop.call_later(WAIT_SECONDS, self._wait_longer, timeout)
+                try:
+                    message: Message = await resume(suspended)
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            raise BodyBudgetExceeded if self._is_refused else BodyTimeout(self._seconds) from None
+        self.release()
+        return message
+
+    def _wait_longer(self, timeout: asyncio.Timeout) -> None:
+        try:
+            self.hold(self._unread)
+        except BodyBudgetExceeded:
+            self._is_refused = True
+            timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class Inflater:

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers as StarletteHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
+from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge, MessageBody
 from serve_app.http.forwarding import ForwardedRequest
 from serve_app.http.headers import HeaderValues, problem_of_headers, problem_of_prediction_headers
 from serve_app.http.lingering import Lingering
@@ -88,6 +88,14 @@ class VersionRoute:
     after: str
     route: PredictionRoute
     predict: Callable[..., Awaitable[HttpResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallRoute(PredictionRoute):
+    """A call of another protocol than HTTP, with a whole message as its body. A probe is answered under any load."""
+
+    needs_key: bool = True
+    is_probe: bool = False
 
 
 class Gateway:
@@ -204,6 +212,57 @@ class Gateway:
         self._busy_seconds += seconds
         self._record(path, forwarded.response(), seconds, request_id, scope)
         await forwarded.close(self._lingering)
+
+    async def answer_call(self, route: CallRoute, scope: Scope, receive: Receive) -> tuple[HttpResponse, bytes]:
+        """The response to a call, within the same limits as a request over HTTP, and the id of the request.
+
+        `scope` has `headers` and `client` as that of a request; `receive` gives the whole message.
+        """
+        values, response = dict(scope["headers"]), DISCONNECTED
+        body = MessageBody(receive, limit=route.max_bytes, seconds=self._options.max_body_seconds, budget=self._budget)
+        problem = problem_of_headers(scope["headers"])
+        request_id = self._request_id(scope, values)
+        started = time.perf_counter()
+        try:
+            content = await self._read_call(route, scope, values, body, problem)
+            started = time.perf_counter()
+            response = content if isinstance(content, HttpResponse) else await self._answer_call(route, scope, content)
+        except Exception:
+            log.exception("request failed", extra=_identity(scope, request_id))
+            response = problem_response(INTERNAL_ERROR, route.codec)
+        finally:  # also of a call that its client cancels
+            body.release()
+            seconds = time.perf_counter() - started
+            self._busy_seconds += seconds
+            self._record(route.path, response, seconds, request_id, scope)
+        return response, request_id
+
+    async def _answer_call(self, route: CallRoute, scope: Scope, content: Buffer) -> HttpResponse:
+        collector = self._collector
+        if collector.in_flight >= self._options.max_in_flight and not route.is_probe:
+            return problem_response(TOO_BUSY, route.codec)
+        collector.in_flight += 1
+        try:
+            return await route.predict(content, scope["headers"])
+        finally:
+            collector.in_flight -= 1
+
+    async def _read_call(
+        self, route: CallRoute, scope: Scope, values: HeaderValues, body: Body, problem: HttpProblem | None
+    ) -> Buffer | HttpResponse:
+        """The message of a call, or the response to one that is refused; `problem` is that of its headers."""
+        if problem is None and self._rate_limiter is not None and not route.is_probe:
+            problem = await self._rate_limiter.refuse(scope, route.path)
+        if problem is None and route.needs_key:
+            problem = self._service.refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
+        if problem is not None:
+            return problem_response(problem, route.codec)
+        try:
+            return await body.read()
+        except _BODY_ERRORS as error:
+            return problem_response(problem_of(error), route.codec)
+        except ClientDisconnect:
+            return DISCONNECTED
 
     def _add_model_route(self, template: str, codec: type[Codec]) -> None:
         """Add a path that names the model, with and without the root path."""

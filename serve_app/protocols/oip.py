@@ -7,7 +7,7 @@ and none; the header `Inference-Header-Content-Length` alone says that binary va
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -110,12 +110,10 @@ class OpenInferenceCodec(CountingCodec):
     @classmethod
     def problem(cls, problem: ProblemDetails) -> bytes:
         """`{"error": "…"}`, all that clients of the protocol read, with the code and the fields at fault beside it."""
-        if problem.status >= 500 or not problem.errors:
-            return orjson.dumps({"error": problem.detail, "code": problem.code})
-        fields = "; ".join(f"{error.field} {error.message}" for error in problem.errors[:MAX_NAMED])
-        more = f"; and {len(problem.errors) - MAX_NAMED} more" if len(problem.errors) > MAX_NAMED else ""
-        errors = [{"field": each.field, "code": each.code, "message": each.message} for each in problem.errors]
-        return orjson.dumps({"error": fields + more, "code": problem.code, "errors": errors})
+        document: dict[str, Any] = {"error": sentence(problem), "code": problem.code}
+        if problem.status < 500 and problem.errors:
+            document["errors"] = [{"field": each.field, "code": each.code, "message": each.message} for each in problem.errors]
+        return orjson.dumps(document)
 
     def _requested(self, document: RequestDocument) -> Sequence[Requested]:
         """The outputs of the response. Raises InvalidInput."""
@@ -146,6 +144,14 @@ class OpenInferenceCodec(CountingCodec):
                 raise _wrong_output(f"{field}.parameters.classification", "out_of_range", "must be at least 1")
             classes = min(classes, requested.output.width)
         return requested._replace(binary=binary if parameters.binary_data is None else parameters.binary_data, classes=classes)
+
+
+def sentence(problem: ProblemDetails) -> str:
+    """What is wrong, with the first fields at fault."""
+    if problem.status >= 500 or not problem.errors:
+        return problem.detail
+    fields = "; ".join(f"{error.field} {error.message}" for error in problem.errors[:MAX_NAMED])
+    return f"{fields}; and {len(problem.errors) - MAX_NAMED} more" if len(problem.errors) > MAX_NAMED else fields
 
 
 def _wrong_output(field: str, code: str, message: str) -> InvalidInput:

@@ -22,7 +22,9 @@ from ray import serve
 
 from serve_app.errors import IrisApiError
 from serve_app.loopback import direct_opener, names_proxy
+from serve_app.rayserve.call_host import choose_call_host
 from serve_app.rayserve.example import command
+from serve_app.rayserve.grpc_services import grpc_options
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
 
@@ -55,6 +57,8 @@ def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, n
         _wait_until_live(url, stop)
         if not stop.is_set():
             echo(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
+            if settings.iris_grpc_port is not None:
+                echo(f"gRPC: {url.removeprefix('http://').rpartition(':')[0]}:{settings.iris_grpc_port}")
             _print_example(url, settings, Path(aside.name))
         while not stop.wait(0.5):
             pass
@@ -93,11 +97,16 @@ def _start(application: Callable[[], Any], settings: Settings, name: str, host: 
         if isinstance(value, Path):
             os.environ[setting.upper()] = str(value.absolute())  # a replica has another working directory
     try:
+        choose_call_host(host)
         session = _start_ray(settings)
         _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
         ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
         write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
-        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
+        serve.start(
+            http_options={"host": host, "port": port},
+            grpc_options=grpc_options(settings.iris_grpc_port, reflection=settings.environment == "development"),
+            logging_config={"log_level": "ERROR"},
+        )
         serve.run(application(), name=name, blocking=False)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
