@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from serve_app.artifacts.fields import Unknown, UnknownFields
@@ -56,13 +56,17 @@ class CodecContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """The OpenAPI description of a route: names of its schemas, and these schemas."""
+    """The OpenAPI description of a route: names of its schemas, and these schemas.
+
+    `other_responses` are the schemas of further content types of the response; those that it does not name are text.
+    """
 
     operation_id: str
     summary: str
     request: str
     response: str
     schemas: Mapping[str, Any]
+    other_responses: Mapping[str, str] = field(default_factory=dict)
 
 
 class RowReader(Protocol):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from serve_app.artifacts.fields import MAX_PROBLEMS, Rule, Unknown, first_names, read_value
-from serve_app.artifacts.matrix import Matrix, matrix_type
+from serve_app.artifacts.matrix import PIECE_ROWS, Matrix, batched, matrix_type
 from serve_app.artifacts.number_columns import check_numbers, rounded_bounds
 from serve_app.artifacts.signature import Feature, Signature, missing_numbers
 from serve_app.errors import InvalidInput, Problem, TooManyRows
@@ -23,6 +23,15 @@ from serve_app.protocols.tensors import BYTES, Tensor, check_datatype, check_siz
 
 FEW_VALUES = 16
 """The numbers of one row that are compared faster one by one than as an array."""
+
+
+class Bounds(NamedTuple):
+    """The bounds of all features, each of shape (features,), and the two numbers between which every feature is inside its own."""
+
+    lows: Matrix
+    highs: Matrix
+    highest_low: float
+    lowest_high: float
 
 
 class TensorRows:
@@ -43,7 +52,7 @@ class TensorRows:
         self._is_plain = all(
             feature.kind == "number" and not _has_gap_numbers(feature, signature) for feature in signature.features
         )
-        self._bounds: dict[Any, tuple[Matrix, Matrix]] = {}
+        self._bounds: dict[Any, Bounds] = {}
         self._readers: dict[str, Any] = {
             feature.name: column_reader(feature, unknown, signature.missing_texts)
             for feature in signature.features
@@ -148,11 +157,15 @@ class TensorRows:
         if bounds is None:
             pairs = [rounded_bounds(feature, precision) for feature in self._signature.features]
             finite = np.clip(np.array(pairs), np.finfo(np.float64).min, np.finfo(np.float64).max)
-            bounds = self._bounds[precision] = (finite[:, 0].copy(), finite[:, 1].copy())
+            lows, highs = finite[:, 0].copy(), finite[:, 1].copy()
+            bounds = self._bounds[precision] = Bounds(lows, highs, float(lows.max()), float(highs.min()))
         if matrix.size <= FEW_VALUES and len(matrix) == 1:
-            values = zip(matrix[0].tolist(), bounds[0].tolist(), bounds[1].tolist(), strict=True)
+            values = zip(matrix[0].tolist(), bounds.lows.tolist(), bounds.highs.tolist(), strict=True)
             return all(least <= value <= most for value, least, most in values)
-        return bool(((matrix >= bounds[0]) & (matrix <= bounds[1])).all())
+        if matrix.min() >= bounds.highest_low and matrix.max() <= bounds.lowest_high:  # not for NaN
+            return True
+        pieces = batched(matrix, PIECE_ROWS)  # what is compared stays in the processor's cache
+        return all(((piece >= bounds.lows) & (piece <= bounds.highs)).all() for piece in pieces)
 
     def _read_values(self, tensor: Tensor) -> Matrix:
         """The rows of a JSON list that holds more than numbers: numbers as text, booleans, or values that break a rule."""

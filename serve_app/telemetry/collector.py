@@ -173,12 +173,16 @@ class MetricsCollector:
             counts.predictions[:] += counts.reference.predictions.count(outcomes(scores, signature))
 
     def _count_out_of_range(self, signature: Signature, matrix: Matrix) -> None:
-        for index, feature in enumerate(signature.features[:MAX_FEATURES]):
-            if feature.low is not None and feature.high is not None:
-                column = matrix[:, index]
-                outside = int(np.count_nonzero((column < feature.low) | (column > feature.high)))
-                if outside and feature.is_compared:
-                    self.state.out_of_range[feature.name] += outside
+        features = signature.features[:MAX_FEATURES]
+        lows = [[-np.inf if feature.low is None or feature.high is None else feature.low] for feature in features]
+        highs = [[np.inf if feature.low is None or feature.high is None else feature.high] for feature in features]
+        columns = np.ascontiguousarray(matrix.T[: len(features)])  # comparing is slow over rows of few values
+        outside = (columns < lows) | (columns > highs)
+        if not outside.any():
+            return
+        for feature, rows in zip(features, np.count_nonzero(outside, axis=1).tolist(), strict=True):
+            if rows and feature.is_compared:
+                self.state.out_of_range[feature.name] += rows
 
     def _count_answers(self, signature: Signature, scores: Scores) -> None:
         """Rows by what was answered: the class, cluster or flag, `value` for a number; of several targets by target and class."""
@@ -198,14 +202,16 @@ class MetricsCollector:
     def _count_classes(self, signature: Signature, scores: Scores, prefix: str = "", *, named: int = MAX_CLASSES) -> None:
         """Count rows by class; the classes after the `named` first ones in the signature are counted as `other`."""
         classes = predicted_positions(scores, signature)
+        counts = np.bincount(classes, minlength=len(signature.classes))
         has_confidence = signature.probabilistic and signature.task == "classification"
-        for index in np.unique(classes):
+        if has_confidence:
+            values = scores.ravel()[np.arange(0, scores.size, scores.shape[1]) + classes].astype(np.float64)
+            confidences = histogram.by_group(CONFIDENCE_BOUNDS, values, classes, groups=len(counts))
+        for index in np.flatnonzero(counts).tolist():
             label = prefix + (label_text(signature.classes[index]) if index < named else OTHER)
-            rows = classes == index
-            self.state.predictions[label] += int(np.count_nonzero(rows))
+            self.state.predictions[label] += int(counts[index])
             if has_confidence:
-                confidence = self.state.confidence.setdefault(label, histogram.empty(CONFIDENCE_BOUNDS))
-                histogram.add(confidence, CONFIDENCE_BOUNDS, scores[rows, index].astype(np.float64))
+                self.state.confidence.setdefault(label, histogram.empty(CONFIDENCE_BOUNDS))[:] += confidences[index]
 
 
 @dataclass(frozen=True, slots=True)
