@@ -214,9 +214,9 @@ class Body:
                 piece = await loop.run_in_executor(executor, inflater.read)
             except (zlib.error, EOFError):
                 raise BodyMiscoded(coding) from None
+            self.check(len(content) + len(piece))  # before the budget, which a piece alone exceeds where bodies are small
             self.hold(len(piece))
             content += piece
-            self.check(len(content))
         self.release()
         self.hold(len(content))
         return content

@@ -172,9 +172,14 @@ class TensorRows:
         values, problems = array("d"), list[Problem]()
         for position, value in enumerate(json_values(tensor, self._max_row_bytes)):
             row, at = divmod(position, self._width)
-            number = self._read(self._signature.features[at], value, row, tensor, problems)
+            feature = self._signature.features[at]
+            number, rule = self._read(feature, value, tensor)
             assert not isinstance(number, str)
             values.append(number)
+            if rule is not None:
+                problems.append(Problem(f"{feature.name}[{row}]", *rule))
+                if len(problems) >= MAX_PROBLEMS:
+                    break
         if problems:
             raise InvalidInput(problems)
         return np.frombuffer(values, np.float64).reshape(-1, self._width)
@@ -200,7 +205,7 @@ class TensorRows:
             return check_numbers(feature, values, missing, precision=tensor.precision)
         column = texts(tensor)
         if column is None:
-            return self._read_column_values(feature, tensor), {}
+            return self._read_column_values(feature, tensor)
         reader = self._readers.get(feature.name)
         if reader is not None and (feature.kind != "text" or all(text is None or len(text) <= feature.longest for text in column)):
             try:
@@ -212,32 +217,29 @@ class TensorRows:
         wrong = {row: rule for row, (_, rule) in enumerate(read) if rule is not None}
         return _column_of([value for value, _ in read], feature), wrong
 
-    def _read_column_values(self, feature: Feature, tensor: Tensor) -> Any:
-        """The column of a JSON list of any values."""
+    def _read_column_values(self, feature: Feature, tensor: Tensor) -> tuple[Any, Mapping[int, Rule]]:
+        """The column of a JSON list of any values, and the rule that a row breaks, by row. Raises InvalidInput for many."""
         values: Any = [] if feature.kind == "text" else array("d")
-        problems: list[Problem] = []
-        for row, value in enumerate(json_values(tensor, self._max_row_bytes)):
-            values.append(self._read(feature, value, row, tensor, problems))
-        if problems:
-            raise InvalidInput(problems)
-        return _column_of(values, feature)
+        wrong: dict[int, Rule] = {}
+        for row, item in enumerate(json_values(tensor, self._max_row_bytes)):
+            value, rule = self._read(feature, item, tensor)
+            values.append(value)
+            if rule is not None:
+                wrong[row] = rule
+                if len(wrong) >= MAX_PROBLEMS:
+                    _raise_problems({feature.name: wrong})
+        return _column_of(values, feature), wrong
 
-    def _read(self, feature: Feature, value: Any, row: int, tensor: Tensor, problems: list[Problem]) -> Any:
-        """What the model takes for a JSON value of any type; NaN for one that breaks a rule. Raises InvalidInput for many."""
+    def _read(self, feature: Feature, value: Any, tensor: Tensor) -> tuple[Any, Rule | None]:
+        """What the model takes for a JSON value of any type, and the rule that it breaks."""
         if value != value:
             value = None  # NaN, which clients write for a missing value
         if feature.kind == "boolean" and type(value) in (int, float) and value in (0, 1):
             value = bool(value)
         if tensor.precision != np.float64 and type(value) in (int, float) and feature.kind == "number":
             (number,), wrong = check_numbers(feature, np.array([value]), self._signature.missing_texts, precision=tensor.precision)
-            rule = wrong.get(0)
-        else:
-            number, rule = read_value(feature, value, self._unknown, self._signature.missing_texts)
-        if rule is not None:
-            problems.append(Problem(f"{feature.name}[{row}]", *rule))
-            if len(problems) >= MAX_PROBLEMS:
-                raise InvalidInput(problems)
-        return number
+            return number, wrong.get(0)
+        return read_value(feature, value, self._unknown, self._signature.missing_texts)
 
 
 def _takes_numbers(feature: Feature) -> bool:
