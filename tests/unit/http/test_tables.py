@@ -225,7 +225,7 @@ def test_every_protocol_is_counted_under_its_path(store: Store, path: str) -> No
 
 
 async def test_a_client_that_leaves_gets_no_answer_and_holds_nothing(store: Store) -> None:
-    app = client_of(store).app
+    app: Any = client_of(store).app
     headers = [(b"x-api-key", KEY.encode()), (b"content-type", b"text/csv"), (b"transfer-encoding", b"chunked")]
     for path in ("/predict/batch", "/invocations"):
         reply = await ask(app, "POST", path, headers, [CSV.encode()] * 3, leaves=True)
