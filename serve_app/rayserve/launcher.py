@@ -93,7 +93,9 @@ def _start(application: Callable[[], Any], settings: Settings, name: str, host: 
         if isinstance(value, Path):
             os.environ[setting.upper()] = str(value.absolute())  # a replica has another working directory
     try:
-        session = _start_ray(settings)
+        from serve_app.rayserve.local_node import installed
+        with installed():
+            session = _start_ray(settings)
         _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
         ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
         write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
