@@ -120,9 +120,15 @@ def serve(
     port: Annotated[str | None, typer.Option(help="Port. (default: PORT, else AIP_HTTP_PORT, else 8000)")] = None,
     replicas: Annotated[int | None, typer.Option(help="Replicas. (default: IRIS_REPLICAS, else 1)")] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the settings and the port, then exit.")] = False,
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard", help="Start every process of Ray, with its dashboard on 127.0.0.1, port 8265 or the next free."
+        ),
+    ] = False,
 ) -> None:
     """Serve the application on this machine, in the foreground, until Ctrl-C."""
-    from serve_app.rayserve.flags import set_flags
+    from serve_app.rayserve.flags import set_one_machine_flags
     from serve_app.rayserve.isolation import check_port, isolated_environment
     from serve_app.settings import load_settings
 
@@ -134,14 +140,14 @@ def serve(
         check_port(host, number)
         if check:
             return
-        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # no other client sends requests here
-        set_flags()
+        set_one_machine_flags()
         with isolated_environment(number):
             # After the flags: Ray Serve reads them when it is imported.
             from serve_app import deployment
             from serve_app.rayserve.launcher import serve_until_stopped
 
-            serve_until_stopped(lambda: deployment.app, settings, name=deployment.APPLICATION, host=host, port=number)
+            name = deployment.APPLICATION
+            serve_until_stopped(lambda: deployment.app, settings, name=name, host=host, port=number, dashboard=dashboard)
     except IrisApiError as error:
         raise UsageError(str(error)) from error
 

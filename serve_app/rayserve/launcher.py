@@ -13,22 +13,31 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve.schema import ApplicationStatus
 
 from serve_app.errors import IrisApiError
 from serve_app.loopback import direct_opener, names_proxy
 from serve_app.rayserve.example import command
+from serve_app.rayserve.local_node import local_nodes
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
 
 START_SECONDS = 120.0
 """Time limit from the start of the application to its first answer."""
 LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108, Ray's folder
+CONTROLLER_POLL_SECONDS = 0.02
+STATUS_SECONDS = 0.5
+"""Time between two looks at the state of an application that does not answer yet."""
+SERVE_ACTORS = 3
+"""Actors of Serve beside the replicas: the controller, the proxy in Python, and the owner of HAProxy."""
 METRICS_SOURCES = ("metrics", "haproxy")
 SILENCED_LOGGERS = ("ray._private.authentication.authentication_token_setup",)
 """Loggers whose lines need no action of the user: this one reports that Ray has created a token for its own processes."""
@@ -38,11 +47,14 @@ class StartError(IrisApiError):
     """The application could not be started; the message says what to change."""
 
 
-def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, name: str, host: str, port: int) -> None:
+def serve_until_stopped(
+    application: Callable[[], Any], settings: Settings, *, name: str, host: str, port: int, dashboard: bool
+) -> None:
     """Serve the application on `host` and `port` until SIGINT or SIGTERM, then stop every process.
 
-    `application` builds the bound deployment, after Ray has started; `name` is its name in Ray Serve. Raises StartError when
-    Ray or Serve do not start, and when nothing answers within `START_SECONDS`. The caller has checked that the port is free.
+    `application` builds the bound deployment, after Ray has started; `name` is its name in Ray Serve. With `dashboard` every
+    process of Ray runs, else those of `local_node`. Raises StartError when Ray or Serve do not start, and when nothing answers
+    within `START_SECONDS`. The caller has checked that the port is free.
     """
     stop = threading.Event()
     _set_signal_handlers(stop)
@@ -51,8 +63,14 @@ def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, n
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104, compared, not bound
     aside = tempfile.TemporaryDirectory(prefix="iris-api-")
     try:
-        _start(application, settings, name, host, port, stop)
-        _wait_until_live(url, stop)
+        _set_environment(settings)
+        with _failing_as_start_error():
+            session = _start_ray(settings, dashboard=dashboard)
+            _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
+            ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
+            write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
+            _start_serve(application, name, host, port)
+            _wait_until_live(url, name, stop)
         if not stop.is_set():
             echo(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
             _print_example(url, settings, Path(aside.name))
@@ -78,8 +96,8 @@ def _set_signal_handlers(stop: threading.Event) -> None:
         signal.signal(number, lambda *_: stop.set())
 
 
-def _start(application: Callable[[], Any], settings: Settings, name: str, host: str, port: int, stop: threading.Event) -> None:
-    """Ray, Serve and the application; StartError when one of them does not come up."""
+def _set_environment(settings: Settings) -> None:
+    """What Ray's processes inherit, and what this process logs."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for logger in SILENCED_LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -92,31 +110,32 @@ def _start(application: Callable[[], Any], settings: Settings, name: str, host: 
     for setting, value in settings:
         if isinstance(value, Path):
             os.environ[setting.upper()] = str(value.absolute())  # a replica has another working directory
+
+
+@contextlib.contextmanager
+def _failing_as_start_error() -> Iterator[None]:
+    """Raise StartError with the last line of what was raised in the block."""
     try:
-        from serve_app.rayserve.local_node import installed
-        with installed():
-            session = _start_ray(settings)
-        _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
-        ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
-        write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
-        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
-        serve.run(application(), name=name, blocking=False)
+        yield
+    except StartError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise StartError(f"the application did not start ({reason[:200]}); the logs are in {LOGS}") from error
 
 
-def _start_ray(settings: Settings) -> Any:
+def _start_ray(settings: Settings, *, dashboard: bool) -> Any:
     """Start a local Ray, with one retry: Ray gives its node 30 s to start, which is too short on a busy machine."""
     for last in (False, True):
         try:
-            return ray.init(
-                address="local",  # never join a cluster that already runs on this machine
-                num_cpus=max(os.cpu_count() or 1, settings.iris_replicas),
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-                object_store_memory=100 * 1024 * 1024,
-            )
+            with contextlib.nullcontext() if dashboard else local_nodes():
+                return ray.init(
+                    address="local",  # never join a cluster that already runs on this machine
+                    num_cpus=settings.iris_replicas + SERVE_ACTORS,  # Ray starts one worker for each ahead of its use
+                    include_dashboard=dashboard,
+                    logging_level=logging.WARNING,
+                    object_store_memory=100 * 1024 * 1024,
+                )
         except Exception as error:
             ray.shutdown()
             if last:
@@ -125,9 +144,30 @@ def _start_ray(settings: Settings) -> Any:
     raise AssertionError
 
 
-def _wait_until_live(url: str, stop: threading.Event) -> None:
-    """Wait until the proxy answers; the model may still be missing then."""
+def _start_serve(application: Callable[[], Any], name: str, host: str, port: int) -> None:
+    """Start Serve and the application, whose replica starts beside HAProxy: `serve.start` alone returns after HAProxy's start."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        start = pool.submit(serve.start, http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
+        _wait_for_controller(start)
+        target = serve.RunTarget(application(), name=name)
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        start.result()
+
+
+def _wait_for_controller(start: Future[Any]) -> None:
+    """Wait until Serve's controller exists, or raise what ended the start."""
+    while not start.done():
+        with contextlib.suppress(ValueError):  # there is no such actor yet
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            return
+        time.sleep(CONTROLLER_POLL_SECONDS)
+    start.result()
+
+
+def _wait_until_live(url: str, name: str, stop: threading.Event) -> None:
+    """Wait until the application answers; the model may still be missing then. StartError when Serve has given up."""
     deadline = time.monotonic() + START_SECONDS
+    next_look = time.monotonic() + STATUS_SECONDS
     while not stop.is_set():
         try:
             with direct_opener().open(f"{url}/livez", timeout=2):
@@ -135,7 +175,16 @@ def _wait_until_live(url: str, stop: threading.Event) -> None:
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
                 raise StartError(f"no answer after {START_SECONDS:.0f} s ({error}); the logs are in {LOGS}") from None
+        if time.monotonic() > next_look:
+            next_look = time.monotonic() + STATUS_SECONDS
+            _raise_if_failed(name)
         stop.wait(0.05)
+
+
+def _raise_if_failed(name: str) -> None:
+    application = serve.status().applications.get(name)
+    if application is not None and application.status == ApplicationStatus.DEPLOY_FAILED:
+        raise RuntimeError(application.message)
 
 
 def _print_example(url: str, settings: Settings, folder: Path) -> None:
