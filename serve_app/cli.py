@@ -142,12 +142,10 @@ def serve(
             return
         set_one_machine_flags()
         with isolated_environment(number):
-            # After the flags: Ray Serve reads them when it is imported.
-            from serve_app import deployment
+            # After the flags: Ray reads them when it is imported.
             from serve_app.rayserve.launcher import serve_until_stopped
 
-            name = deployment.APPLICATION
-            serve_until_stopped(lambda: deployment.app, settings, name=name, host=host, port=number, dashboard=dashboard)
+            serve_until_stopped(settings, host=host, port=number, dashboard=dashboard)
     except IrisApiError as error:
         raise UsageError(str(error)) from error
 

@@ -13,18 +13,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import serve
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-from ray.serve.schema import ApplicationStatus
 
 from serve_app.errors import IrisApiError
 from serve_app.loopback import direct_opener, names_proxy
+from serve_app.rayserve.deploy_task import deploy
 from serve_app.rayserve.example import command
 from serve_app.rayserve.local_node import local_nodes
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
@@ -33,11 +30,8 @@ from serve_app.settings import Settings
 START_SECONDS = 120.0
 """Time limit from the start of the application to its first answer."""
 LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108, Ray's folder
-CONTROLLER_POLL_SECONDS = 0.02
-STATUS_SECONDS = 0.5
-"""Time between two looks at the state of an application that does not answer yet."""
-SERVE_ACTORS = 3
-"""Actors of Serve beside the replicas: the controller, the proxy in Python, and the owner of HAProxy."""
+SERVE_WORKERS = 4
+"""Workers of Ray beside the replicas: the task that starts Serve, its controller, its proxy in Python, the owner of HAProxy."""
 METRICS_SOURCES = ("metrics", "haproxy")
 SILENCED_LOGGERS = ("ray._private.authentication.authentication_token_setup",)
 """Loggers whose lines need no action of the user: this one reports that Ray has created a token for its own processes."""
@@ -47,14 +41,11 @@ class StartError(IrisApiError):
     """The application could not be started; the message says what to change."""
 
 
-def serve_until_stopped(
-    application: Callable[[], Any], settings: Settings, *, name: str, host: str, port: int, dashboard: bool
-) -> None:
+def serve_until_stopped(settings: Settings, *, host: str, port: int, dashboard: bool) -> None:
     """Serve the application on `host` and `port` until SIGINT or SIGTERM, then stop every process.
 
-    `application` builds the bound deployment, after Ray has started; `name` is its name in Ray Serve. With `dashboard` every
-    process of Ray runs, else those of `local_node`. Raises StartError when Ray or Serve do not start, and when nothing answers
-    within `START_SECONDS`. The caller has checked that the port is free.
+    With `dashboard` every process of Ray runs, else those of `local_node`. Raises StartError when Ray or Serve do not start, and
+    when nothing answers within `START_SECONDS`. The caller has checked that the port is free.
     """
     stop = threading.Event()
     _set_signal_handlers(stop)
@@ -69,8 +60,7 @@ def serve_until_stopped(
             _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
             ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
             write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
-            _start_serve(application, name, host, port)
-            _wait_until_live(url, name, stop)
+            _wait_until_live(url, deploy(host, port), stop)
         if not stop.is_set():
             echo(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
             _print_example(url, settings, Path(aside.name))
@@ -131,7 +121,7 @@ def _start_ray(settings: Settings, *, dashboard: bool) -> Any:
             with contextlib.nullcontext() if dashboard else local_nodes():
                 return ray.init(
                     address="local",  # never join a cluster that already runs on this machine
-                    num_cpus=settings.iris_replicas + SERVE_ACTORS,  # Ray starts one worker for each ahead of its use
+                    num_cpus=settings.iris_replicas + SERVE_WORKERS,  # Ray starts one worker for each ahead of its use
                     include_dashboard=dashboard,
                     logging_level=logging.WARNING,
                     object_store_memory=100 * 1024 * 1024,
@@ -144,30 +134,9 @@ def _start_ray(settings: Settings, *, dashboard: bool) -> Any:
     raise AssertionError
 
 
-def _start_serve(application: Callable[[], Any], name: str, host: str, port: int) -> None:
-    """Start Serve and the application, whose replica starts beside HAProxy: `serve.start` alone returns after HAProxy's start."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        start = pool.submit(serve.start, http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
-        _wait_for_controller(start)
-        target = serve.RunTarget(application(), name=name)
-        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-        start.result()
-
-
-def _wait_for_controller(start: Future[Any]) -> None:
-    """Wait until Serve's controller exists, or raise what ended the start."""
-    while not start.done():
-        with contextlib.suppress(ValueError):  # there is no such actor yet
-            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-            return
-        time.sleep(CONTROLLER_POLL_SECONDS)
-    start.result()
-
-
-def _wait_until_live(url: str, name: str, stop: threading.Event) -> None:
-    """Wait until the application answers; the model may still be missing then. StartError when Serve has given up."""
+def _wait_until_live(url: str, deployed: Any, stop: threading.Event) -> None:
+    """Wait until the application answers; the model may still be missing then. Raises what ended the task `deployed`."""
     deadline = time.monotonic() + START_SECONDS
-    next_look = time.monotonic() + STATUS_SECONDS
     while not stop.is_set():
         try:
             with direct_opener().open(f"{url}/livez", timeout=2):
@@ -175,16 +144,9 @@ def _wait_until_live(url: str, name: str, stop: threading.Event) -> None:
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
                 raise StartError(f"no answer after {START_SECONDS:.0f} s ({error}); the logs are in {LOGS}") from None
-        if time.monotonic() > next_look:
-            next_look = time.monotonic() + STATUS_SECONDS
-            _raise_if_failed(name)
+        if ray.wait([deployed], timeout=0)[0]:
+            ray.get(deployed)
         stop.wait(0.05)
-
-
-def _raise_if_failed(name: str) -> None:
-    application = serve.status().applications.get(name)
-    if application is not None and application.status == ApplicationStatus.DEPLOY_FAILED:
-        raise RuntimeError(application.message)
 
 
 def _print_example(url: str, settings: Settings, folder: Path) -> None:
@@ -215,6 +177,8 @@ def _shut_down() -> None:
     """Stop Serve, then Ray: HAProxy is a process of Serve, and an orphan would keep the port."""
     if not ray.is_initialized():
         return
+    from ray import serve
+
     with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         serve.shutdown()  # Ray logs the end of its own controller as a failure
         ray.shutdown()

@@ -6,7 +6,6 @@ is wanted. The log monitor, which sends the output of replicas to the terminal, 
 `docs/scaling.md` has the memory of each process, measured one by one.
 """
 
-
 from __future__ import annotations
 
 import contextlib
