@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from ray._private import node, ray_constants
+from ray._private import node, ray_constants, utils
 from ray._private.log_monitor import LogMonitor, is_proc_alive
 
 LOG_SECONDS = 0.1
@@ -58,9 +58,13 @@ class LocalNode(_Node):  # type: ignore[misc]  # Ray's class has no types
 
 @contextlib.contextmanager
 def local_nodes() -> Iterator[None]:
-    """Let `ray.init` start a LocalNode within the block."""
-    node.Node = LocalNode
+    """Let `ray.init` start a LocalNode within the block.
+
+    Ray imports what its dashboard needs into this process, 12 MB, only to learn that it is installed. The locks have it.
+    """
+    check = utils.get_dashboard_dependency_error
+    node.Node, utils.get_dashboard_dependency_error = LocalNode, lambda: None
     try:
         yield
     finally:
-        node.Node = _Node
+        node.Node, utils.get_dashboard_dependency_error = _Node, check
