@@ -150,7 +150,7 @@ def serve(
             # After the flags: Ray reads them when it is imported.
             from serve_app.rayserve.launcher import serve_until_stopped
 
-            serve_until_stopped(settings, host=host, port=number, dashboard=dashboard)
+            serve_until_stopped("serve_app.deployment", settings, host=host, port=number, dashboard=dashboard)
     except IrisApiError as error:
         raise UsageError(str(error)) from error
 

@@ -7,6 +7,7 @@ application runs.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,21 +20,19 @@ STATUS_SECONDS = 0.2
 """Time between two looks at the state of an application that does not run yet."""
 
 
-def deploy(host: str, port: int, grpc_options: dict[str, Any] | None) -> Any:
-    """Start Serve with HTTP on `host` and `port`, and the application; the result is there when the application runs.
+def deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | None) -> Any:
+    """Start Serve with HTTP on `host` and `port`, and the application of a module; the result is there when it runs.
 
-    Serve takes gRPC calls as `grpc_options` say, and none when they are None.
-
-    `ray.get` of what is returned raises what ended the start.
+    The module has `app`, which is imported in the task alone, and `APPLICATION`, its name. Serve takes gRPC calls
+    as `grpc_options` say, and none when they are None. `ray.get` of what is returned raises what ended the start.
     """
-    return ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_deploy).remote(host, port, grpc_options)
+    return ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_deploy).remote(module, host, port, grpc_options)
 
 
-def _deploy(host: str, port: int, grpc_options: dict[str, Any] | None) -> None:
+def _deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | None) -> None:
     from ray import serve
 
-    from serve_app import deployment
-
+    deployment = importlib.import_module(module)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with ThreadPoolExecutor(max_workers=1) as pool:
         # `serve.start` returns after the start of HAProxy. The replica starts beside it.
