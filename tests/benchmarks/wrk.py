@@ -13,14 +13,17 @@ Run = Mapping[str, float]
 """Requests per second, and latencies in milliseconds."""
 
 
-def wrk(url: str, body: str, connections: int, seconds: float, folder: Path) -> Run:
+def wrk(
+    url: str, body: str | bytes, connections: int, seconds: float, folder: Path, headers: Mapping[str, str] | None = None
+) -> Run:
     """POST `body` over so many connections; raises AssertionError when an answer was not 2xx or a connection failed."""
-    script = folder / "post.lua"
+    script, content = folder / "post.lua", folder / "post.body"
+    content.write_bytes(body.encode() if isinstance(body, str) else body)
+    sent = {"Content-Type": "application/json", "X-API-Key": KEY, **(headers or {})}
     script.write_text(
         "wrk.method = 'POST'\n"
-        f"wrk.body = [==[{body}]==]\n"
-        "wrk.headers['Content-Type'] = 'application/json'\n"
-        f"wrk.headers['X-API-Key'] = '{KEY}'\n"
+        f"wrk.body = io.open([==[{content}]==], 'rb'):read('*a')\n"
+        + "".join(f"wrk.headers['{name}'] = '{value}'\n" for name, value in sent.items())
     )
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "--latency", "-s", str(script), url]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
