@@ -50,7 +50,7 @@ class Form:
 
 
 def forms() -> list[Form]:
-    """All forms, those with the same number of rows together; JSON with answers by row leads each group, after the plain application."""
+    """All forms, those with the same number of rows together: JSON with answers by row first, but for the plain application."""
     found: list[Form] = []
     for rows, connections in ((1000, 4), (100_000, 2)):
         values = flowers(rows)
