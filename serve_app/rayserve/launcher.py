@@ -41,8 +41,8 @@ class StartError(IrisApiError):
     """The application could not be started; the message says what to change."""
 
 
-def serve_until_stopped(settings: Settings, *, host: str, port: int, dashboard: bool) -> None:
-    """Serve the application on `host` and `port` until SIGINT or SIGTERM, then stop every process.
+def serve_until_stopped(settings: Settings, *, module: str, host: str, port: int, dashboard: bool) -> None:
+    """Serve the application of `module` (see `deploy_task`) on `host` and `port` until SIGINT or SIGTERM, then stop every process.
 
     With `dashboard` every process of Ray runs, else those of `local_node`. Raises StartError when Ray or Serve do not start, and
     when nothing answers within `START_SECONDS`. The caller has checked that the port is free.
@@ -60,7 +60,7 @@ def serve_until_stopped(settings: Settings, *, host: str, port: int, dashboard: 
             _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
             ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
             write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
-            _wait_until_live(url, deploy(host, port), stop)
+            _wait_until_live(url, deploy(module, host, port), stop)
         if not stop.is_set():
             echo(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
             _print_example(url, settings, Path(aside.name))
