@@ -278,19 +278,22 @@ class MessageBody(Body):
         self._unread = limit if unread is None else unread
         self._is_refused = False
 
-    async def _within_deadline(self, reading: Awaitable[Result]) -> Result:
+    async def receive(self) -> Message:
+        """The message. Raises BodyTooLarge, BodyTimeout and BodyBudgetExceeded."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._seconds) as timeout:
                 timer = loop.call_later(WAIT_SECONDS, self._wait_longer, timeout)
                 try:
-                    content = await reading
+                    message = await self._receive()
                 finally:
                     timer.cancel()
         except TimeoutError:
             raise BodyBudgetExceeded if self._is_refused else BodyTimeout(self._seconds) from None
         self.release()
-        return content
+        self.more = False
+        self.check(len(message.get("body", b"")))
+        return message
 
     def _wait_longer(self, timeout: asyncio.Timeout) -> None:
         try:

@@ -15,18 +15,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.protocols.codec import Codec
+from serve_app.protocols.grpc.codec import InferMessageCodec
+from serve_app.protocols.grpc.open_inference_pb2 import ModelInferResponse
 from serve_app.protocols.instances import KServeV1Codec, VertexCodec
 from serve_app.protocols.mlflow import MlflowCodec
 from serve_app.protocols.native import NativeBatchCodec, NativeRowCodec
 from serve_app.protocols.oip import OpenInferenceCodec
-from tests.support.oip import INFER, binary, outputs, request, tensor
+from tests.support.calls import INFERENCE, infer, values_of
+from tests.support.oip import INFER, NUMPY, binary, outputs, request, tensor, unpacked
 
 Row = Mapping[str, Any]
 MODEL = "IrisClassifier"
+MODEL_INFER = f"/{INFERENCE}/ModelInfer"
 VERTEX_ROUTE = "/v1/endpoints/1/deployedModels/2:predict"
 
 
@@ -65,8 +68,9 @@ Refusals = Callable[[bytes], list[Refused]]
 class Protocol:
     """One protocol with one format of requests and one of responses.
 
-    `lenient`: NaN is null, and 1 and 0 are booleans, in which it differs from the native protocol.
-    `codes`: whether a refusal has codes. `single`: a request holds one row. `precision` is the type of its numbers.
+    `place` reads the field of a problem of the codec. `status` is that of a refusal, over gRPC its name; `codes`: whether a refusal
+    has codes. `lenient`: NaN is null, and 1 and 0 are booleans, which the native protocol refuses. `single`: a request holds one
+    row. `precision` is the type of its numbers.
     """
 
     name: str
@@ -75,11 +79,12 @@ class Protocol:
     encode: Encode
     decode: Decode
     refusals: Refusals
+    place: Callable[[str, str], Refused]
     lenient: bool = True
     codes: bool = True
     single: bool = False
     precision: Any = np.float64
-    status: int = 400
+    status: int | str = 400
     accept: str = ""
 
     @property
@@ -296,6 +301,25 @@ def _binary_out(encode: Encode) -> Encode:
     return asking
 
 
+def _message(encode: Encode, *, raw: bool) -> Encode:
+    """The tensors of a request with binary values as a message; these have no missing texts."""
+
+    def message(signature: Signature, rows: Sequence[Row]) -> Sent:
+        body, headers = encode(signature, rows)
+        at = int(headers["Inference-Header-Content-Length"])
+        inputs = []
+        for each in json.loads(body[:at])["inputs"]:
+            if "data" in each:
+                raise CannotCarry
+            size = each["parameters"]["binary_data_size"]
+            values, at = body[at : at + size], at + size
+            data = unpacked(values) if each["datatype"] == "BYTES" else np.frombuffer(values, NUMPY[each["datatype"]]).tolist()
+            inputs.append({**each, "data": data})
+        return Sent(infer(*inputs, raw=raw).SerializeToString(), {})
+
+    return message
+
+
 # --- responses
 
 
@@ -335,6 +359,18 @@ def _of_outputs(body: bytes, headers: Mapping[str, str]) -> Answer:
     answered = outputs(body, {name.title(): value for name, value in headers.items()})
     shares = answered.get("predict_proba")
     return Answer(answered["predict"].ravel().tolist(), None if shares is None else shares.tolist())
+
+
+def _of_message(body: bytes, headers: Mapping[str, str]) -> Answer:
+    answered = values_of(ModelInferResponse.FromString(body))
+    shares = answered.get("predict_proba")
+    return Answer(answered["predict"].ravel().tolist(), None if shares is None else shares.tolist())
+
+
+def _of_columns(body: bytes, headers: Mapping[str, str]) -> Answer:
+    columns = json.loads(body)["predictions"]
+    shares = list(map(list, zip(*columns["probabilities"].values(), strict=True))) if "probabilities" in columns else None
+    return Answer(columns["prediction"], shares)
 
 
 # --- refusals
@@ -391,9 +427,14 @@ def _said(member: str) -> Refusals:
     return refusals
 
 
+def _said_of_tensors(body: bytes) -> list[Refused]:
+    """The refusals in the details of a status."""
+    return [Refused(int(row), name) for name, row in re.findall(r"(?:^|; )(\w+)\[(\d+)\] ", body.decode())]
+
+
 def _mlflow(name: str, encode: Encode, decode: Decode = _of_predictions, accept: str = "") -> Protocol:
     refusals = _said("message")
-    return Protocol(f"MLflow, {name}", "/invocations", MlflowCodec, encode, decode, refusals, codes=False, accept=accept)
+    return Protocol(f"MLflow, {name}", "/invocations", MlflowCodec, encode, decode, refusals, of_table, codes=False, accept=accept)
 
 
 def _oip(name: str, encode: Encode, precision: Any = np.float64) -> Protocol:
@@ -404,7 +445,22 @@ def _oip(name: str, encode: Encode, precision: Any = np.float64) -> Protocol:
         encode,
         _of_outputs,
         _problems_of_tensors,
+        of_tensor,
         precision=precision,
+    )
+
+
+def _grpc(name: str, encode: Encode) -> Protocol:
+    return Protocol(
+        f"gRPC, {name}",
+        MODEL_INFER,
+        InferMessageCodec,
+        encode,
+        _of_message,
+        _said_of_tensors,
+        of_tensor,
+        codes=False,
+        status="INVALID_ARGUMENT",
     )
 
 
@@ -416,6 +472,7 @@ def _batch(name: str, encode: Encode, decode: Decode = _of_batch, accept: str = 
         encode,
         decode,
         _problems_of_table,
+        of_table,
         status=422,
         accept=accept,
         lenient=lenient,
@@ -426,9 +483,19 @@ REFERENCE = _batch("batch", _objects("instances"))
 
 PROTOCOLS = (
     Protocol(
-        "native, row", "/predict", NativeRowCodec, _one_object, _of_row, _problems_of_row, lenient=False, single=True, status=422
+        "native, row",
+        "/predict",
+        NativeRowCodec,
+        _one_object,
+        _of_row,
+        _problems_of_row,
+        of_row,
+        lenient=False,
+        single=True,
+        status=422,
     ),
     REFERENCE,
+    _batch("columns of answers", _objects("instances"), _of_columns, "application/json; orient=columns"),
     _batch("CSV", _csv(header=True), _of_csv, "text/csv"),
     _batch("CSV to JSON", _csv(header=True)),
     _batch("JSON to CSV", _objects("instances"), _of_csv, "text/csv"),
@@ -454,6 +521,7 @@ PROTOCOLS = (
         _lists("instances"),
         _of_predictions,
         _said("error"),
+        of_table,
         codes=False,
     ),
     Protocol(
@@ -463,9 +531,10 @@ PROTOCOLS = (
         _objects("inputs"),
         _of_predictions,
         _said("error"),
+        of_table,
         codes=False,
     ),
-    Protocol("Vertex AI", VERTEX_ROUTE, VertexCodec, _objects("instances"), _of_predictions, _said("error"), codes=False),
+    Protocol("Vertex AI", VERTEX_ROUTE, VertexCodec, _objects("instances"), _of_predictions, _said("error"), of_table, codes=False),
     _oip("JSON columns", _columns_of_tensors(nested=False, is_binary=False)),
     _oip("JSON columns of [rows, 1]", _columns_of_tensors(nested=True, is_binary=False)),
     _oip("binary columns", _columns_of_tensors(nested=False, is_binary=True)),
@@ -478,6 +547,10 @@ PROTOCOLS = (
     _oip(
         "binary tensor of float32, binary outputs", _binary_out(_tensor(datatype="FP32", nested=True, is_binary=True)), np.float32
     ),
+    _grpc("typed columns", _message(_columns_of_tensors(nested=False, is_binary=True), raw=False)),
+    _grpc("raw columns", _message(_columns_of_tensors(nested=False, is_binary=True), raw=True)),
+    _grpc("typed tensor", _message(_tensor(datatype="FP64", nested=True, is_binary=True), raw=False)),
+    _grpc("raw tensor", _message(_tensor(datatype="FP64", nested=True, is_binary=True), raw=True)),
 )
 
 
@@ -492,8 +565,3 @@ def codec_class(protocol: Protocol, sent: Sent) -> type[Codec]:
     variant = protocol.codec.variant(None if kind is None else kind.encode(), accept.encode() if accept else None)
     assert variant is not None
     return variant
-
-
-def printable(document: Any) -> str:
-    """A document for a message of a test."""
-    return orjson.dumps(document, default=str).decode(errors="replace")[:2000]
