@@ -11,7 +11,7 @@ Found = dict[str, Any]
 
 
 def text(found: Found) -> str:
-    return "\n".join(line for part in (_models, _life, _replicas, _disturbance, _minute) for line in part(found))
+    return "\n".join(line for part in (_models, _life, _replicas, _disturbance, _minute, _calls) for line in part(found))
 
 
 def write(found: Found, folder: Path) -> None:
@@ -112,3 +112,14 @@ def _minute(found: Found) -> Iterator[str]:
             f"p99 {run['p99']:.2f} ms, slowest {run['max']:.0f} ms"
         )
         yield ""
+
+
+def _calls(found: Found) -> Iterator[str]:
+    if "calls" not in found:
+        return
+    yield ""
+    yield "| calls over gRPC, one connection | MLServer | iris-api | ratio (lowest to highest) |"
+    yield "| --- | --: | --: | --: |"
+    for load, row in found["calls"].items():
+        rates = f"{row['mlserver_rate']:,.0f}/s | {row['rate']:,.0f}/s"
+        yield f"| {load} | {rates} | **{row['ratio']:.2f}** ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) |"
