@@ -25,7 +25,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.artifacts.store import Store
 from serve_app.inference.booster_estimators import BoosterClassifier
-from tests.benchmarks import mixed, report
+from tests.benchmarks import calls, mixed, report
 from tests.benchmarks.batches import batches
 from tests.benchmarks.disturbance import disturbances
 from tests.benchmarks.process import cpu_seconds, flush, life
@@ -63,7 +63,7 @@ LOADS = {
     "1 connection": ("/predict", 1, 1),
     "1,000 rows a call": ("/predict/batch", 4, 1000),
 }
-BESIDE = ("life", "replicas", "disturbance", "minute")
+BESIDE = ("life", "replicas", "disturbance", "minute", "calls")
 ON_REQUEST = ("batches",)
 """Parts that are measured only when `--only` names them."""
 
@@ -96,6 +96,9 @@ def main() -> int:
         if "minute" in parts:
             with ours(folder, "minute") as (url, row, _):
                 found["minute"] = wrk(f"{url}/predict", row, 32, 60, folder)
+        if "calls" in parts and calls.can_run():
+            store, estimator = published(folder, "calls", "logistic regression"), MODELS["logistic regression"]
+            found["calls"] = calls.compare(store, estimator, folder, seconds=chosen.seconds, repeat=chosen.repeat)
     sys.stdout.write(report.text(found))
     if chosen.write is not None:
         report.write(found, chosen.write)

@@ -16,7 +16,7 @@ BEGIN, END = "<!-- batches -->", "<!-- end of batches -->"
 
 
 def text(found: Found) -> str:
-    return "\n".join(line for part in (_models, _life, _replicas, _disturbance, _batches, _minute) for line in part(found))
+    return "\n".join(line for part in (_models, _life, _replicas, _disturbance, _batches, _minute, _calls) for line in part(found))
 
 
 def write(found: Found, folder: Path) -> None:
@@ -131,3 +131,14 @@ def _minute(found: Found) -> Iterator[str]:
             f"p99 {run['p99']:.2f} ms, slowest {run['max']:.0f} ms"
         )
         yield ""
+
+
+def _calls(found: Found) -> Iterator[str]:
+    if "calls" not in found:
+        return
+    yield ""
+    yield "| calls over gRPC, one connection | MLServer | iris-api | ratio (lowest to highest) |"
+    yield "| --- | --: | --: | --: |"
+    for load, row in found["calls"].items():
+        rates = f"{row['mlserver_rate']:,.0f}/s | {row['rate']:,.0f}/s"
+        yield f"| {load} | {rates} | **{row['ratio']:.2f}** ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) |"

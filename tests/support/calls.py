@@ -80,7 +80,7 @@ def values_of(response: oip.ModelInferResponse) -> dict[str, Any]:
     assert not is_raw or len(response.raw_output_contents) == len(response.outputs)
     for at, each in enumerate(response.outputs):
         if is_raw:
-            assert not each.HasField("contents")
+            assert not each.contents.ListFields()
             raw = response.raw_output_contents[at]
             values: Any = unpacked(raw) if each.datatype == "BYTES" else np.frombuffer(raw, NUMPY[each.datatype])
         else:
