@@ -278,8 +278,8 @@ class MessageBody(Body):
         self._unread = limit if unread is None else unread
         self._is_refused = False
 
-    async def receive(self) -> Message:
-        """The message. Raises BodyTooLarge, BodyTimeout and BodyBudgetExceeded."""
+    async def read(self) -> Buffer:
+        """The message. Raises BodyTooLarge, BodyTimeout, BodyBudgetExceeded and ClientDisconnect."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._seconds) as timeout:
@@ -291,9 +291,7 @@ class MessageBody(Body):
         except TimeoutError:
             raise BodyBudgetExceeded if self._is_refused else BodyTimeout(self._seconds) from None
         self.release()
-        self.more = False
-        self.check(len(message.get("body", b"")))
-        return message
+        return self._with(None, message)
 
     def _wait_longer(self, timeout: asyncio.Timeout) -> None:
         try:
