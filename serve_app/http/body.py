@@ -12,7 +12,7 @@ import contextlib
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -21,6 +21,7 @@ from serve_app.protocols.codec import Buffer
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
+Result = TypeVar("Result")
 
 SMALL_BYTES = 64 * 1024
 """A body that is refused unread is still read when it says that it is this small: the connection can be used again then."""
@@ -32,6 +33,8 @@ PROXIED_BODIES = 32
 """Bodies of one process that are discarded before their response, for a proxy; one more gets its response at once."""
 BUDGET_BODIES = 8
 """Bodies of all requests together may take the memory of so many of the largest allowed body; one more gets 429."""
+WAIT_SECONDS = 0.1
+"""So long the message of a call may take to arrive before the budget counts it."""
 RELEASE_SECONDS = LINGER_SECONDS + 1.0
 """After so long the rest of refused bodies is discarded too."""
 INFLATE_INPUT_BYTES = 64 * 1024
@@ -155,33 +158,48 @@ class Body:
         if not self.more:
             return await self._receive()  # that the client left, for which an app may wait as long as it likes
         finished, value = start(self._receive())
-        message: Message = value if finished else await self._within_deadline(value)
-        self.more = message.get("more_body", False)
-        self._received += len(message.get("body", b""))
-        if self._received > self.limit:
-            self.check(self._received)
+        message: Message = value if finished else await self._within_deadline(resume(value))
+        self._count(message)
         return message
 
     async def read(self) -> Buffer:
         """The whole body. Raises BodyTooLarge, BodyTimeout, BodyBudgetExceeded and ClientDisconnect."""
-        message = await self.receive()
+        whole: Buffer | None = None
+        while whole is None or self.more:
+            finished, value = start(self._receive())
+            if not finished:  # one timer for all that is still to come
+                return await self._within_deadline(self._read_on(whole, resume(value)))
+            whole = self._with(whole, value)
+        return whole
+
+    async def _read_on(self, whole: Buffer | None, waiting: Awaitable[Message]) -> Buffer:
+        whole = self._with(whole, await waiting)
+        while self.more:
+            whole = self._with(whole, await self._receive())
+        return whole
+
+    def _count(self, message: Message) -> None:
+        """Count a message of the server. Raises BodyTooLarge."""
+        self.more = message.get("more_body", False)
+        self._received += len(message.get("body", b""))
+        if self._received > self.limit:
+            self.check(self._received)
+
+    def _with(self, whole: Buffer | None, message: Message) -> Buffer:
+        """What was read so far, with one message more. Raises BodyTooLarge, BodyBudgetExceeded and ClientDisconnect."""
+        self._count(message)
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         piece: bytes = message.get("body", b"")
-        if not self.more:
+        if whole is None and not self.more:
             if len(piece) > SMALL_BYTES:
                 self.hold(len(piece))
             return piece
-        whole = bytearray()
-        while True:
-            self.hold(len(piece))
-            whole += piece  # joined at the end, a large body would hold up other requests for milliseconds
-            if not self.more:
-                return whole
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            piece = message.get("body", b"")
+        self.hold(len(piece))
+        if whole is None:
+            return bytearray(piece)
+        whole += piece  # joined at the end, a large body would hold up other requests for milliseconds
+        return whole
 
     async def inflate(self, packed: Buffer, executor: Executor | None, coding: bytes = GZIP) -> Buffer:
         """The content of a body that was read and is compressed by one of CODINGS, inflated in a thread.
@@ -196,9 +214,9 @@ class Body:
                 piece = await loop.run_in_executor(executor, inflater.read)
             except (zlib.error, EOFError):
                 raise BodyMiscoded(coding) from None
+            self.check(len(content) + len(piece))  # before the budget, which a piece alone exceeds where bodies are small
             self.hold(len(piece))
             content += piece
-            self.check(len(content))
         self.release()
         self.hold(len(content))
         return content
@@ -236,16 +254,51 @@ class Body:
                     self.more = message.get("more_body", False)
                     left -= len(message.get("body", b""))
 
-    async def _within_deadline(self, suspended: Any) -> Message:
+    async def _within_deadline(self, reading: Awaitable[Result]) -> Result:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._seconds
         try:
             async with asyncio.timeout_at(self._deadline):
-                message: Message = await resume(suspended)
-                return message
+                return await reading
         except TimeoutError:
             self._is_late = True
             raise BodyTimeout(self._seconds) from None
+
+
+class MessageBody(Body):
+    """The message of a call, which is received whole, so that nobody knows how much of it is in memory before its end.
+
+    One that has not arrived after WAIT_SECONDS is counted with `unread` bytes until it has, which is the largest size unless told.
+    """
+
+    __slots__ = ("_is_refused", "_unread")
+
+    def __init__(self, receive: Receive, *, limit: int, seconds: float, budget: BodyBudget, unread: int | None = None) -> None:
+        super().__init__(receive, limit=limit, seconds=seconds, budget=budget)
+        self._unread = limit if unread is None else unread
+        self._is_refused = False
+
+    async def read(self) -> Buffer:
+        """The message. Raises BodyTooLarge, BodyTimeout, BodyBudgetExceeded and ClientDisconnect."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._seconds) as timeout:
+                timer = loop.call_later(WAIT_SECONDS, self._wait_longer, timeout)
+                try:
+                    message = await self._receive()
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            raise BodyBudgetExceeded if self._is_refused else BodyTimeout(self._seconds) from None
+        self.release()
+        return self._with(None, message)
+
+    def _wait_longer(self, timeout: asyncio.Timeout) -> None:
+        try:
+            self.hold(self._unread)
+        except BodyBudgetExceeded:
+            self._is_refused = True
+            timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class Inflater:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.errors import InvalidInput, Malformed, NoModel, NotFinite, Problem, TooLarge, TooManyRows
+from serve_app.errors import InvalidInput, Malformed, NoModel, NotFinite, NotServed, Problem, TooLarge, TooManyRows
 from serve_app.http.body import BodyBudgetExceeded, BodyMiscoded, BodyTimeout, BodyTooLarge
 from serve_app.protocols.codec import ProblemDetails
 
@@ -28,6 +28,8 @@ def problem(status: int, code: str, detail: str, *, errors: Sequence[Problem] = 
 def problem_of(error: Exception) -> HttpProblem:
     """The problem of an error that was raised while a request was read or answered."""
     match error:
+        case NotServed():
+            return UNKNOWN_MODEL if error.served is None else unknown_version(error.served)
         case TooManyRows():
             return problem(413, "too_many_rows", "The request holds too many rows.", errors=error.problems)
         case TooLarge():
@@ -47,6 +49,7 @@ def problem_of(error: Exception) -> HttpProblem:
 
 _MALFORMED = {
     "csv": "The body must be CSV text in UTF-8.",
+    "protobuf": "The message must be of the type that the call takes.",
     "ndjson": "Every line of the body must be a JSON document in UTF-8.",
 }
 """What a body must be that is no JSON document, by the code of its problem."""
@@ -107,6 +110,7 @@ def not_acceptable(media_types: Sequence[str]) -> HttpProblem:
 
 NOT_FOUND = problem(404, "not_found", "There is nothing at this address; /docs lists what there is.")
 TOO_BUSY = problem(429, "too_busy", "Too many requests at once; try again in a second.", headers=((b"retry-after", b"1"),))
+UNKNOWN_MODEL = problem(404, "unknown_model", "No model has this name; the index of the repository lists those that are served.")
 INTERNAL_ERROR = problem(500, "internal_error", "The server failed to answer; the log has the reason under this request's id.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import ClassVar
 
@@ -12,9 +12,10 @@ import orjson
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Signature
 from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Headers
+from serve_app.protocols.columns_encoder import columns_encoder
 from serve_app.protocols.csv_rows import csv_decoder
 from serve_app.protocols.limits import least_list_bytes, least_row_bytes
-from serve_app.protocols.media_types import MEDIA_TYPES, Format, answer_format, format_of
+from serve_app.protocols.media_types import ANSWER_TYPES, MEDIA_TYPES, AnswerFormat, Format, answer_format, format_of
 from serve_app.protocols.ndjson_rows import LineDecoder, LineReader
 from serve_app.protocols.table_answers import csv_encoder, lines_encoder
 
@@ -25,8 +26,10 @@ class TableCodec(Codec):
     single_row = False
     media_types: ClassVar[tuple[str, ...]] = tuple(MEDIA_TYPES.values())
     response_types: ClassVar[tuple[str, ...]] = tuple(MEDIA_TYPES.values())
+    writers: ClassVar[tuple[AnswerFormat, ...]] = tuple(MEDIA_TYPES)
+    """The formats of `response_types`."""
     reader: ClassVar[Format] = "json"
-    writer: ClassVar[Format] = "json"
+    writer: ClassVar[AnswerFormat] = "json"
     takes_lists: ClassVar[bool] = False
     """Whether a row may be the values alone: CSV text without a header, a list in a line of JSON."""
 
@@ -48,6 +51,8 @@ class TableCodec(Codec):
         self._row_bytes = len(row) + 1  # about
         if self.writer == "csv":
             self._encode = csv_encoder(signature)
+        elif self.writer == "columns":
+            self._encode = columns_encoder(signature)
         else:
             self._encode = lines_encoder(signature) if self.writer == "ndjson" else self.json_encoder(signature)
 
@@ -92,23 +97,32 @@ class TableCodec(Codec):
         return super().accepts(content_type) or (len(cls.media_types) > 1 and format_of(content_type) is not None)
 
     @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """The format that the content type names; JSON without one."""
+        content_type = headers.get(b"content-type")
+        if content_type is None:
+            return "json"
+        media_type = format_of(content_type)
+        return "unknown" if media_type is None else media_type.form
+
+    @classmethod
     def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:
         """The codec that reads and writes the formats that the headers name; None when `accept` names none of them."""
         media_type = None if content_type is None else format_of(content_type)
         reader: Format = "json" if media_type is None else media_type.form
-        writer: Format | None = "json" if accept is None else answer_format(accept)
+        writer: AnswerFormat | None = "json" if accept is None else answer_format(accept, cls.writers)
         if reader == "json" == writer:
             return cls
         return None if writer is None else _variant(cls, reader, writer)
 
 
 @lru_cache(maxsize=64)
-def _variant(codec: type[TableCodec], reader: Format, writer: Format) -> type[TableCodec]:
+def _variant(codec: type[TableCodec], reader: Format, writer: AnswerFormat) -> type[TableCodec]:
     """The codec of the same protocol for other formats; one class for each pair, so what is made for a model is made once."""
     members = {
         "reader": reader,
         "writer": writer,
-        "content_type": MEDIA_TYPES[writer].encode(),
+        "content_type": ANSWER_TYPES[writer].encode(),
         "streams": reader == "ndjson" == writer,
     }
     return type(f"{codec.__name__}From{reader.title()}To{writer.title()}", (codec,), members)

@@ -90,7 +90,9 @@ def main() -> int:
             runs: dict[str, list[Run]] = {protocol: [] for protocol in found}
             for _ in range(chosen.repeat):
                 for protocol, call in found.items():
-                    runs[protocol].append(wrk(url + call.path, call.body, connections, chosen.seconds, folder, call.headers))
+                    runs[protocol].append(
+                        wrk(url + call.path, call.body, connections, chosen.seconds, folder, headers=call.headers)
+                    )
             lines = [f"\n| {load} | rows/s | of native | p50 ms | p99 ms |", "| --- | --: | --: | --: | --: |"]
             for protocol, rounds in runs.items():
                 ratios = [run["rate"] / native["rate"] for run, native in zip(rounds, runs["native JSON"], strict=True)]

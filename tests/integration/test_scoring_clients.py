@@ -26,8 +26,8 @@ FLOWER = json.dumps(A_FLOWER).encode() + b"\n"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     store = logistic_store(tmp_path_factory.mktemp("models"))
-    options = {"ENVIRONMENT": "production", "API_KEY": "", "IRIS_ALLOW_ANONYMOUS": "true", **VERTEX}
-    with serving(store.root, tmp_path_factory.mktemp("server"), ready="/ping", **options) as server:
+    settings: Any = {"ENVIRONMENT": "production", "API_KEY": "", "IRIS_ALLOW_ANONYMOUS": "true", **VERTEX}
+    with serving(store.root, tmp_path_factory.mktemp("server"), ready="/ping", **settings) as server:
         yield server
 
 

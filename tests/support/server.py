@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def free_port() -> int:
 
 def environment(model_dir: Path, **more: str) -> dict[str, str]:
     """The environment of an application in a test: no port that another one on this machine could have."""
-    first = free_port()
+    first, first_for_calls = free_port(), free_port()
     return {
         **os.environ,
         "MODEL_DIR": str(model_dir),
@@ -71,16 +71,21 @@ def environment(model_dir: Path, **more: str) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 100),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_for_calls),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_for_calls + 100),
         **more,
     }
 
 
 @contextlib.contextmanager
-def serving(model_dir: Path, folder: Path, *, replicas: int = 1, ready: str = "/readyz", **more: str) -> Iterator[Server]:
+def serving(
+    model_dir: Path, folder: Path, *, replicas: int = 1, ready: str = "/readyz", options: Sequence[str] = (), **more: str
+) -> Iterator[Server]:
     """Serve `model_dir` until the block ends; `folder` takes the output. Fails with that output when it does not start."""
     port = free_port()
     output = folder / f"serve-{port}.log"
-    command = [PYTHON, "-m", "serve_app", "--port", str(port), "--replicas", str(replicas)]
+    command = [PYTHON, "-m", "serve_app", "--port", str(port), "--replicas", str(replicas), *options]
     with output.open("wb") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment(model_dir, **more), cwd=folder, start_new_session=True

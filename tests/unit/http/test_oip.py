@@ -405,7 +405,7 @@ def test_rows_are_counted_by_route_and_not_by_version_asked_for(store: Store) ->
     for version in ("1", "2", "3"):
         infer(client, path=f"{MODEL}/versions/{version}/infer")
     collector.flush()
-    routes = {(route, status) for route, status, _ in collector.state.requests}
+    routes = {(route, status) for route, _, status, _ in collector.state.seconds}
     assert ("/v2/models/{model}/infer", "2xx") in routes
     assert {route for route, _ in routes if "versions" in route} == {"/v2/models/{model}/versions/{version}/infer"}
     assert collector.state.predictions["setosa"] == 7

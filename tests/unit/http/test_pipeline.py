@@ -512,7 +512,8 @@ def test_a_further_protocol_is_one_codec_and_one_line_in_the_table_of_routes(sto
         "text/csv": {"schema": {"$ref": "#/components/schemas/Lines"}}
     }
     samples = client.get("/metrics").text
-    assert 'http_requests_total{model_version="1",route="/lines",status_class="2xx"} 2.0' in samples
+    labels = 'format="json",model_version="1",protocol="unknown",route="/lines",status_class="2xx"'
+    assert f"http_requests_total{{{labels}}} 2.0" in samples
 
 
 @pytest.mark.parametrize("max_rows", [3, DEFAULTS.iris_max_rows])

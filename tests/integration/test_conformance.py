@@ -1,0 +1,38 @@
+"""The application on real Ray Serve keeps every point of the conformance suite, over REST and gRPC."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import grpc_points, rest_points
+from tests.conformance.__main__ import main
+from tests.support.models import logistic_store
+from tests.support.server import KEY, Server, free_port, serving
+
+GRPC_PORT = free_port()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    store = logistic_store(tmp_path_factory.mktemp("models"))
+    with serving(store.root, tmp_path_factory.mktemp("server"), IRIS_GRPC_PORT=str(GRPC_PORT)) as server:
+        yield server
+
+
+def test_every_point_of_the_open_inference_protocol_is_kept(server: Server, tmp_path: Path) -> None:
+    where = ["--url", server.url, "--grpc", f"127.0.0.1:{GRPC_PORT}", "--model", "IrisClassifier", "--header", f"X-API-Key: {KEY}"]
+    status = main([*where, "--json", str(tmp_path / "results.json")])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [each for each in results if each["outcome"] != "pass"] == []
+    assert len(results) == len(rest_points.POINTS) + len(grpc_points.POINTS)
+    assert status == 0
+
+
+def test_a_server_that_is_no_server_keeps_nothing(tmp_path: Path) -> None:
+    assert main(["--url", f"http://127.0.0.1:{free_port()}", "--model", "m", "--json", str(tmp_path / "results.json")]) == 1
+    assert {each["outcome"] for each in json.loads((tmp_path / "results.json").read_text())} == {"fail"}
+    assert main([]) == 2
