@@ -396,7 +396,7 @@ class Gateway:
         """The problem of a body that its headers describe as one that cannot be read."""
         content_type = values.get(b"content-type")
         if content_type is not None and not codec.accepts(content_type):
-            return unsupported_media_type(codec.media_types)
+            return unsupported_media_type(codec.media_types, codec.missing_extra(content_type))
         if codec.response_types and codec.variant(content_type, values.get(b"accept")) is None:
             return not_acceptable(codec.response_types)
         if b"content-encoding" in values and (encoding := _encoding(values)) not in (b"identity", *CODINGS):

@@ -94,13 +94,14 @@ REPEATED_HEADER = problem(
 INVALID_HEADER = problem(400, "invalid_header", "The values of headers must be UTF-8.")
 
 
-def unsupported_media_type(media_types: Sequence[str]) -> HttpProblem:
-    """415 that names the media types of a body."""
+def unsupported_media_type(media_types: Sequence[str], extra: str = "") -> HttpProblem:
+    """415 that names the media types of a body, and the extra of this package that adds the one that was sent."""
     if len(media_types) == 1:
         return problem(415, "unsupported_media_type", f"Send the body as JSON, with Content-Type: {media_types[0]}.")
-    return problem(
-        415, "unsupported_media_type", f"Send the body in UTF-8, with one of the content types {', '.join(media_types)}."
-    )
+    detail = f"Send the body with one of the content types {', '.join(media_types)}; text is in UTF-8."
+    if extra:
+        detail = f"This server reads no such body: install iris-api[{extra}] where it runs, or send {', '.join(media_types)}."
+    return problem(415, "unsupported_media_type", detail)
 
 
 def not_acceptable(media_types: Sequence[str]) -> HttpProblem:

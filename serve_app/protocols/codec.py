@@ -56,6 +56,7 @@ class CodecContext:
     model_version: str
     max_rows: int
     max_row_bytes: int
+    max_body_bytes: int
     unknown: Unknown
     unknown_fields: UnknownFields
 
@@ -147,6 +148,11 @@ class Codec(ABC):
     def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
         """The format of a request with these headers, one of `FORMATS`."""
         return "json"
+
+    @classmethod
+    def missing_extra(cls, content_type: bytes) -> str:
+        """The extra of this package with which a request with this `Content-Type` can be decoded; empty when there is none."""
+        return ""
 
     @classmethod
     def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:

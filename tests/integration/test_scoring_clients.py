@@ -16,6 +16,8 @@ import pytest
 from tests.support.models import A_FLOWER, iris, logistic, logistic_store
 from tests.support.server import Server, serving
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns at import, and uses what pandas will change
+
 VERTEX = {
     "AIP_HEALTH_ROUTE": "/v1/endpoints/1/deployedModels/2",
     "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict",

@@ -46,6 +46,7 @@ def message_codec(signature: Signature, *, max_rows: int = 1000, unknown: Unknow
             model_version="1",
             max_rows=max_rows,
             max_row_bytes=65536,
+            max_body_bytes=16 * 1024 * 1024,
             unknown=unknown,
             unknown_fields="ignore",
         )
