@@ -18,7 +18,7 @@ from serve_app.artifacts.store import Store
 from serve_app.http.rate_window import Rate
 from serve_app.protocols.grpc import health_pb2
 from serve_app.protocols.grpc import open_inference_pb2 as oip
-from serve_app.protocols.grpc.codec import InferMessageCodec
+from serve_app.protocols.grpc.message_codec import InferMessageCodec
 from tests.support.apps import KEY, rate_limits
 from tests.support.calls import HEALTH, INFERENCE, MODEL, Served, infer, served, values_of
 from tests.support.models import A_FLOWER, logistic_store, publish_iris, slow_model
