@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 from grpc import StatusCode
 
+from serve_app.grpc.call_pages import HEALTH, INFERENCE, InferencePages, Page
 from serve_app.grpc.handlers import REQUEST_ID, Answer, Metadata, Read
-from serve_app.grpc.metadata_calls import HEALTH, INFERENCE, InferencePages, Page
 from serve_app.grpc.statuses import details, status_code
 from serve_app.http.gateway import CallRoute, Gateway
 from serve_app.http.options import HttpOptions

@@ -137,8 +137,9 @@ def _calls(found: Found) -> Iterator[str]:
     if "calls" not in found:
         return
     yield ""
-    yield "| calls over gRPC, one connection | MLServer | iris-api | ratio (lowest to highest) |"
-    yield "| --- | --: | --: | --: |"
+    yield "| calls over gRPC, one connection | MLServer | iris-api | ratio (lowest to highest) | CPU of a call, µs |"
+    yield "| --- | --: | --: | --: | --: |"
     for load, row in found["calls"].items():
         rates = f"{row['mlserver_rate']:,.0f}/s | {row['rate']:,.0f}/s"
-        yield f"| {load} | {rates} | **{row['ratio']:.2f}** ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) |"
+        ratios = f"**{row['ratio']:.2f}** ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        yield f"| {load} | {rates} | {ratios} | {row['mlserver_cpu']:.0f} to {row['cpu']:.0f} |"
