@@ -84,8 +84,8 @@ test-pipelines: $(VENV)/.dev ## adopt fitted models of many sorts with one comma
 test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
 	$(BIN)/pytest --durations 10 tests/timing $(value ARGS)
 
-test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients ## the tests with a real Ray Serve, a real MLflow server, real processes
-	SERVE_PYTHON=$(SERVE_PYTHON) CLIENTS_PYTHON=$(VENV)/clients/bin/python $(BIN)/pytest tests/integration $(value ARGS)
+test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients $(VENV)/.clients-mlserver ## the tests with a real Ray Serve, a real MLflow server, real processes
+	SERVE_PYTHON=$(SERVE_PYTHON) CLIENTS_PYTHON=$(VENV)/clients/bin/python MLSERVER_PYTHON=$(VENV)/clients-mlserver/bin/python $(BIN)/pytest tests/integration $(value ARGS)
 
 test-conformance: $(VENV)/.dev ## check a server of the Open Inference Protocol; ARGS="--url http://127.0.0.1:8000 --model IrisClassifier"
 	$(BIN)/python -m tests.conformance $(value ARGS)
@@ -133,6 +133,8 @@ lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) --extra boost -c requirements/train.txt $(NOT_IMPORTED) pyproject.toml -o requirements/serve-boost.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train --extra boost --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
+	$(BIN)/uv pip compile $(LOCK) --group clients -o requirements/clients.txt
+	$(BIN)/uv pip compile $(LOCK) --group clients-mlserver -o requirements/clients-mlserver.txt
 
 clean: ## remove the environment and caches; models and runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
@@ -176,12 +178,11 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@ $(VENV)/.train
 
-# The published clients that tests call. They need an older protobuf than Ray.
-CLIENTS := "tritonclient[http]==2.73.0" kserve==0.21.0 aiohttp==3.14.5
-$(VENV)/.clients: | $(VENV)/.uv
-	@echo "iris-api: installing the clients of the tests …"
-	@$(PYTHON) -m venv --without-pip $(VENV)/clients
-	@$(BIN)/uv pip install --quiet --python $(VENV)/clients $(CLIENTS)
+# The published clients that tests call, in environments of their own: clients and clients-mlserver.
+$(VENV)/.clients $(VENV)/.clients-mlserver: $(VENV)/.%: requirements/%.txt | $(VENV)/.uv
+	@echo "iris-api: installing $* for the tests …"
+	@$(PYTHON) -m venv --without-pip $(VENV)/$*
+	@$(BIN)/uv pip install --quiet --python $(VENV)/$* --require-hashes -r $<
 	@touch $@
 
 -include kuberay/k8s.mk

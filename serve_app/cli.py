@@ -20,6 +20,9 @@ from serve_app.errors import IrisApiError, UsageError
 
 PROGRAM = "iris-api"
 
+COMPOSITION_ROOT = "serve_app.deployment"
+"""The module of the application, by name: only a worker of Ray imports it, with Ray Serve and FastAPI."""
+
 ROOT_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 """Options of `iris-api` itself; any other option belongs to a command."""
 
@@ -121,9 +124,15 @@ def serve(
     replicas: Annotated[int | None, typer.Option(help="Replicas. (default: IRIS_REPLICAS, else 1)")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="Port for calls over gRPC. (default: IRIS_GRPC_PORT, else no gRPC)")] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the settings and the port, then exit.")] = False,
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard", help="Start every process of Ray, with its dashboard on 127.0.0.1, port 8265 or the next free."
+        ),
+    ] = False,
 ) -> None:
     """Serve the application on this machine, in the foreground, until Ctrl-C."""
-    from serve_app.rayserve.flags import set_flags
+    from serve_app.rayserve.flags import set_one_machine_flags
     from serve_app.rayserve.isolation import check_port, isolated_environment
     from serve_app.settings import load_settings
 
@@ -139,14 +148,12 @@ def serve(
             check_port(host, settings.iris_grpc_port, variable="IRIS_GRPC_PORT")
         if check:
             return
-        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # no other client sends requests here
-        set_flags()
+        set_one_machine_flags()
         with isolated_environment(number):
-            # After the flags: Ray Serve reads them when it is imported.
-            from serve_app import deployment
+            # After the flags: Ray reads them when it is imported.
             from serve_app.rayserve.launcher import serve_until_stopped
 
-            serve_until_stopped(lambda: deployment.app, settings, name=deployment.APPLICATION, host=host, port=number)
+            serve_until_stopped(settings, module=COMPOSITION_ROOT, host=host, port=number, dashboard=dashboard)
     except IrisApiError as error:
         raise UsageError(str(error)) from error
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from grpc import StatusCode
 
 from serve_app.grpc.handlers import REQUEST_ID, Answer, Metadata, Read
-from serve_app.grpc.pages import HEALTH, INFERENCE, InferencePages, Page
+from serve_app.grpc.metadata_calls import HEALTH, INFERENCE, InferencePages, Page
 from serve_app.grpc.statuses import details, status_code
 from serve_app.http.gateway import CallRoute, Gateway
 from serve_app.http.options import HttpOptions
@@ -21,7 +21,8 @@ from serve_app.http.problems import INTERNAL_ERROR
 from serve_app.http.responses import HttpResponse, problem_response
 from serve_app.protocols.grpc import health_pb2
 from serve_app.protocols.grpc import open_inference_pb2 as oip
-from serve_app.protocols.grpc.codec import InferMessageCodec
+from serve_app.protocols.grpc.message_codec import PROTOBUF, InferMessageCodec
+from serve_app.telemetry.state import RequestLabels
 
 log = logging.getLogger("iris_api.grpc")
 
@@ -57,7 +58,7 @@ def _routes(service: PredictionService, options: HttpOptions) -> Mapping[str, Ca
     pages = InferencePages(service, options.model_name)
     infer = partial(service.predict, InferMessageCodec)
     routes = {
-        "ModelInfer": CallRoute("", InferMessageCodec, infer, options.max_body_bytes),
+        "ModelInfer": CallRoute("", InferMessageCodec, infer, options.max_body_bytes, {}),
         "ServerLive": _page(oip.ServerLiveRequest, pages.server_live, needs_key=False, is_probe=True),
         "ServerReady": _page(oip.ServerReadyRequest, pages.server_ready, needs_key=False, is_probe=True),
         "ModelReady": _page(oip.ModelReadyRequest, pages.model_ready, needs_key=False),
@@ -70,14 +71,19 @@ def _routes(service: PredictionService, options: HttpOptions) -> Mapping[str, Ca
     checks = {"Check": _page(health_pb2.HealthCheckRequest, pages.check, needs_key=False, is_probe=True)}
     services = {INFERENCE: routes, HEALTH: checks}
     return {
-        (path := f"/{name}/{method}"): replace(route, path=path)
+        (path := f"/{name}/{method}"): replace(route, path=path, labels=_labels(path, is_page=isinstance(route.predict, Page)))
         for name, methods in services.items()
         for method, route in methods.items()
     }
 
 
+def _labels(path: str, *, is_page: bool) -> Mapping[str, RequestLabels]:
+    """Under what the calls are counted; those without rows have no format."""
+    return {PROTOBUF: RequestLabels(path, InferMessageCodec.protocol, "" if is_page else PROTOBUF)}
+
+
 def _page(request: Any, answer: Callable[[Any], Any], *, needs_key: bool = True, is_probe: bool = False) -> CallRoute:
-    return CallRoute("", InferMessageCodec, Page(request, answer), MAX_PAGE_BYTES, needs_key=needs_key, is_probe=is_probe)
+    return CallRoute("", InferMessageCodec, Page(request, answer), MAX_PAGE_BYTES, {}, needs_key=needs_key, is_probe=is_probe)
 
 
 async def _receive(read: Read) -> dict[str, Any]:

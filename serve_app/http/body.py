@@ -39,9 +39,11 @@ RELEASE_SECONDS = LINGER_SECONDS + 1.0
 """After so long the rest of refused bodies is discarded too."""
 INFLATE_INPUT_BYTES = 64 * 1024
 INFLATE_BYTES = 1024 * 1024
-"""A gzip body is inflated in pieces of so many bytes at most; the budget and the limit are checked between them, and the thread
-turns to the bodies of other requests."""
-_GZIP = 16 + zlib.MAX_WBITS
+"""A compressed body is inflated in pieces of so many bytes at most; the budget and the limit are checked between them, and the
+thread turns to the bodies of other requests."""
+GZIP = b"gzip"
+CODINGS = {GZIP: 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+"""The content codings of a body, and what zlib calls their formats; `deflate` is the zlib format (RFC 9110, section 8.4.1.2)."""
 _LARGE = SMALL_BYTES + 1
 
 
@@ -65,8 +67,12 @@ class BodyBudgetExceeded(Exception):
     """The bodies of all requests together take more memory than the budget allows."""
 
 
-class BodyNotGzip(Exception):
-    """The body says that it is gzip, but it is broken, cut off, or not exactly one member."""
+class BodyMiscoded(Exception):
+    """The headers name the content coding `coding`, but the body is broken, cut off, or not exactly one stream of it."""
+
+    def __init__(self, coding: bytes) -> None:
+        self.coding = coding
+        super().__init__(coding)
 
 
 class BodyBudget:
@@ -195,19 +201,19 @@ class Body:
         whole += piece  # joined at the end, a large body would hold up other requests for milliseconds
         return whole
 
-    async def inflate(self, packed: Buffer, executor: Executor | None) -> Buffer:
-        """The content of a gzip body that was read, inflated in a thread.
+    async def inflate(self, packed: Buffer, executor: Executor | None, coding: bytes = GZIP) -> Buffer:
+        """The content of a body that was read and is compressed by one of CODINGS, inflated in a thread.
 
-        Packed and inflated bytes are counted in the budget. Raises BodyNotGzip, BodyTooLarge and BodyBudgetExceeded.
+        Packed and inflated bytes are counted in the budget. Raises BodyMiscoded, BodyTooLarge and BodyBudgetExceeded.
         """
         if not self.held:
             self.hold(len(packed))
-        loop, inflater, content = asyncio.get_running_loop(), Inflater(packed), bytearray()
+        loop, inflater, content = asyncio.get_running_loop(), Inflater(packed, coding), bytearray()
         while not inflater.finished:
             try:
                 piece = await loop.run_in_executor(executor, inflater.read)
             except (zlib.error, EOFError):
-                raise BodyNotGzip from None
+                raise BodyMiscoded(coding) from None
             self.check(len(content) + len(piece))  # before the budget, which a piece alone exceeds where bodies are small
             self.hold(len(piece))
             content += piece
@@ -272,8 +278,8 @@ class MessageBody(Body):
         self._unread = limit if unread is None else unread
         self._is_refused = False
 
-    async def receive(self) -> Message:
-        """The message. Raises BodyTooLarge, BodyTimeout and BodyBudgetExceeded."""
+    async def read(self) -> Buffer:
+        """The message. Raises BodyTooLarge, BodyTimeout, BodyBudgetExceeded and ClientDisconnect."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._seconds) as timeout:
@@ -285,9 +291,7 @@ class MessageBody(Body):
         except TimeoutError:
             raise BodyBudgetExceeded if self._is_refused else BodyTimeout(self._seconds) from None
         self.release()
-        self.more = False
-        self.check(len(message.get("body", b"")))
-        return message
+        return self._with(None, message)
 
     def _wait_longer(self, timeout: asyncio.Timeout) -> None:
         try:
@@ -298,12 +302,12 @@ class MessageBody(Body):
 
 
 class Inflater:
-    """Inflates a gzip stream of exactly one member piece by piece, so that its size is known before it is in memory."""
+    """Inflates exactly one stream of one of CODINGS piece by piece, so that its size is known before it is in memory."""
 
-    def __init__(self, packed: Buffer) -> None:
+    def __init__(self, packed: Buffer, coding: bytes = GZIP) -> None:
         self._packed = memoryview(packed)
         self._position = 0
-        self._member = zlib.decompressobj(_GZIP)
+        self._member = zlib.decompressobj(CODINGS[coding])
         self.finished = False
 
     def read(self) -> bytes:

@@ -275,6 +275,7 @@ class PredictionService:
             model_name=self._options.model_name,
             model_version=predictor.version,
             max_rows=self._options.max_rows,
+            max_body_bytes=self._options.max_body_bytes,
             max_row_bytes=self._max_row_bytes(predictor),
             unknown=self._options.unknown,
             unknown_fields=self._options.unknown_fields,

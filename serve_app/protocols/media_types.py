@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
-Format = Literal["json", "csv", "ndjson"]
-AnswerFormat = Literal[Format, "columns"]
+Format = Literal["json", "csv", "ndjson", "arrow", "parquet"]
+AnswerFormat = Literal["json", "csv", "ndjson", "arrow", "columns"]
 
-MEDIA_TYPES: Mapping[Format, str] = {"json": "application/json", "csv": "text/csv", "ndjson": "application/x-ndjson"}
-"""The media type of a table in each format."""
+ARROW_EXTRA = "arrow"
+"""The extra of this package that reads and writes ARROW_TYPES."""
+ARROW_TYPES: Mapping[Format, str] = {"arrow": "application/vnd.apache.arrow.stream", "parquet": "application/vnd.apache.parquet"}
+HAS_ARROW = find_spec("pyarrow") is not None
+
+MEDIA_TYPES: Mapping[Format, str] = {
+    "json": "application/json",
+    "csv": "text/csv",
+    "ndjson": "application/x-ndjson",
+    **(ARROW_TYPES if HAS_ARROW else {}),
+}
+"""The media type of a table in each format that is read here."""
 ANSWER_TYPES: Mapping[AnswerFormat, str] = {
     "json": MEDIA_TYPES["json"],
     "csv": MEDIA_TYPES["csv"],
     "ndjson": MEDIA_TYPES["ndjson"],
+    **({"arrow": ARROW_TYPES["arrow"]} if HAS_ARROW else {}),
     "columns": "application/json; orient=columns",
 }
 """The media type of a response in each format; the first one is the answer when `Accept` does not care."""
+
+TABLE_ANSWERS: tuple[AnswerFormat, ...] = tuple(form for form in ANSWER_TYPES if form != "columns")
+"""The formats in which the answer of every protocol of tables is written."""
 
 _FORMATS: Mapping[str, Format] = {
     **{media_type: form for form, media_type in MEDIA_TYPES.items()},
@@ -50,8 +65,14 @@ def format_of(content_type: bytes) -> MediaType | None:
     return MediaType(form, {"present": True, "absent": False}.get(named.get("header", "")))
 
 
+def missing_extra(content_type: bytes) -> str:
+    """The extra of this package that a `Content-Type` needs and that is not installed; empty for any other one."""
+    media_type = content_type.decode("latin-1").lower().partition(";")[0].strip()
+    return ARROW_EXTRA if not HAS_ARROW and media_type in ARROW_TYPES.values() else ""
+
+
 @lru_cache(maxsize=256)
-def answer_format(accept: bytes, formats: tuple[AnswerFormat, ...] = tuple(MEDIA_TYPES)) -> AnswerFormat | None:
+def answer_format(accept: bytes, formats: tuple[AnswerFormat, ...] = TABLE_ANSWERS) -> AnswerFormat | None:
     """Which of the formats an `Accept` asks for: the highest weight, then the first in its order; JSON where it does not care.
 
     None when it takes none of them.

@@ -19,6 +19,7 @@ from serve_app.protocols.table_codec import TableCodec
 class NativeRowCodec(Codec):
     """A JSON object with the features of one row; the response is the prediction of that row."""
 
+    protocol = "native"
     single_row = True
 
     def __init__(self, context: CodecContext) -> None:
@@ -56,6 +57,7 @@ class NativeBatchCodec(TableCodec):
     The rows may also be CSV text with a header line, or lines of JSON; so may the predictions, which may be columns besides.
     """
 
+    protocol = "native"
     response_types = tuple(ANSWER_TYPES.values())
     writers = tuple(ANSWER_TYPES)
 

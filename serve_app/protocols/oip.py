@@ -6,14 +6,25 @@ and none; the header `Inference-Header-Content-Length` alone says that binary va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
 from serve_app.artifacts.matrix import Scores
-from serve_app.errors import InvalidInput, Problem
-from serve_app.protocols.codec import Batch, Buffer, CodecContext, CountingCodec, Headers, ProblemDetails, Request, Response
+from serve_app.errors import InvalidInput, Malformed, Problem
+from serve_app.protocols.codec import (
+    Batch,
+    Buffer,
+    CodecContext,
+    CountingCodec,
+    Headers,
+    ProblemDetails,
+    ProtocolName,
+    Request,
+    Response,
+)
+from serve_app.protocols.json_reader import malformed
 from serve_app.protocols.oip_body import OutputDocument, RequestDocument, read_body
 from serve_app.protocols.tensor_outputs import Output, Written, binary_data, json_data, outputs_of, ranked, raw_texts, written
 from serve_app.protocols.tensor_rows import TensorRows
@@ -24,6 +35,11 @@ OCTET_STREAM = b"application/octet-stream"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 MAX_NAMED = 5
 """Fields named in the sentence of an error; its `errors` name more."""
+_WRONG_LENGTH = Problem(
+    "Inference-Header-Content-Length",
+    "size",
+    "must be the length in bytes of the JSON at the start of the body, before compression",
+)
 
 
 class Requested(NamedTuple):
@@ -46,6 +62,7 @@ class Asked(NamedTuple):
 class OpenInferenceCodec(CountingCodec):
     """Requests with tensors; the response has the tensors that the request asks for, all of them unless it says otherwise."""
 
+    protocol: ClassVar[ProtocolName] = "open_inference"
     problem_type = b"application/json"
 
     def __init__(self, context: CodecContext) -> None:
@@ -64,7 +81,10 @@ class OpenInferenceCodec(CountingCodec):
     def read(self, body: Buffer, headers: Headers) -> Request:
         """Names, datatypes, shapes and sizes of the tensors. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
         text, values = _parts(body, headers)
-        document, data = read_body(text, self._max_row_bytes)
+        try:
+            document, data = read_body(text, self._max_row_bytes)
+        except Malformed:
+            raise (malformed() if values is None else Malformed([_WRONG_LENGTH])) from None
         tensors = _tensors(document, data, values)
         rows = self._rows.count(tensors)
         requested = self._requested(document)
@@ -101,6 +121,11 @@ class OpenInferenceCodec(CountingCodec):
     def accepts(cls, content_type: bytes) -> bool:
         """Every content type: clients of the protocol send octet-stream with JSON, forms with JSON, and none with binary values."""
         return True
+
+    @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """JSON alone, or with binary tensors behind it."""
+        return "binary" if HEADER_LENGTH in headers else "json"
 
     @classmethod
     def status(cls, problem: ProblemDetails) -> int:
@@ -182,8 +207,7 @@ def _parts(body: Buffer, headers: Headers) -> tuple[Buffer | memoryview, memoryv
         if name == HEADER_LENGTH:
             length = int(value) if value.isdigit() and len(value) < 20 else -1
             if not 1 <= length <= len(body):
-                message = "must be the length of the JSON at the start of the body, in bytes, without any content coding"
-                raise InvalidInput([Problem("Inference-Header-Content-Length", "size", message)])
+                raise InvalidInput([_WRONG_LENGTH])
             view = memoryview(body)
             return view[:length], view[length:]
     return body, None

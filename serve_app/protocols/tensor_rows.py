@@ -268,8 +268,8 @@ def _column_of(values: Any, feature: Feature) -> Any:
 
 
 def _raise_problems(wrong: Mapping[str, Mapping[int, Rule]]) -> None:
-    """Raise InvalidInput when a row broke a rule, by row."""
+    """Raise InvalidInput when a row broke a rule, by row and then in the order of the features."""
     if not any(wrong.values()):
         return
-    first = sorted((row, name) for name, rules in wrong.items() for row in sorted(rules)[:MAX_PROBLEMS])[:MAX_PROBLEMS]
-    raise InvalidInput([Problem(f"{name}[{row}]", *wrong[name][row]) for row, name in first])
+    first = sorted((row, at, name) for at, (name, rules) in enumerate(wrong.items()) for row in sorted(rules)[:MAX_PROBLEMS])
+    raise InvalidInput([Problem(f"{name}[{row}]", *wrong[name][row]) for row, _, name in first[:MAX_PROBLEMS]])

@@ -19,6 +19,16 @@ DECISIVE = (
 )
 """The flags on which the speed of requests and the bound on their bodies depend."""
 
+ONE_MACHINE = {
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # no other HAProxy sends requests to a replica that stops
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.2",  # the start waits for some rounds of the controller
+    # Ray's node connects to its own object store before the store listens now and then, and tries again a second later. The
+    # product stays at 10 s.
+    "RAY_raylet_client_connect_timeout_milliseconds": "20",
+    "RAY_raylet_client_num_connect_attempts": "500",
+}
+"""What an application on one machine sets before the flags of `serve.env`."""
+
 _logger = logging.getLogger("iris_api.flags")
 
 
@@ -35,6 +45,13 @@ def set_flags() -> None:
     """Set the flags that the environment does not set already: for the processes that this one starts."""
     for name, value in read_flags().items():
         os.environ.setdefault(name, value)
+
+
+def set_one_machine_flags() -> None:
+    """Set the flags of an application on one machine, and those of `serve.env`, that the environment does not set already."""
+    for name, value in ONE_MACHINE.items():
+        os.environ.setdefault(name, value)
+    set_flags()
 
 
 def missing_flags(environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -13,24 +13,27 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import serve
 
 from serve_app.errors import IrisApiError
 from serve_app.loopback import direct_opener, names_proxy
 from serve_app.rayserve.call_host import choose_call_host
+from serve_app.rayserve.deploy_task import deploy
 from serve_app.rayserve.example import command
 from serve_app.rayserve.grpc_services import grpc_options
+from serve_app.rayserve.local_node import local_nodes
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
 
 START_SECONDS = 120.0
 """Time limit from the start of the application to its first answer."""
 LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108, Ray's folder
+SERVE_WORKERS = 4
+"""Workers of Ray beside the replicas: the task that starts Serve, its controller, its proxy in Python, the owner of HAProxy."""
 METRICS_SOURCES = ("metrics", "haproxy")
 SILENCED_LOGGERS = ("ray._private.authentication.authentication_token_setup",)
 """Loggers whose lines need no action of the user: this one reports that Ray has created a token for its own processes."""
@@ -40,11 +43,11 @@ class StartError(IrisApiError):
     """The application could not be started; the message says what to change."""
 
 
-def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, name: str, host: str, port: int) -> None:
-    """Serve the application on `host` and `port` until SIGINT or SIGTERM, then stop every process.
+def serve_until_stopped(settings: Settings, *, module: str, host: str, port: int, dashboard: bool) -> None:
+    """Serve the application of `module` (see `deploy_task`) on `host` and `port` until SIGINT or SIGTERM, then stop every process.
 
-    `application` builds the bound deployment, after Ray has started; `name` is its name in Ray Serve. Raises StartError when
-    Ray or Serve do not start, and when nothing answers within `START_SECONDS`. The caller has checked that the port is free.
+    With `dashboard` every process of Ray runs, else those of `local_node`. Raises StartError when Ray or Serve do not start, and
+    when nothing answers within `START_SECONDS`. The caller has checked that the port is free.
     """
     stop = threading.Event()
     _set_signal_handlers(stop)
@@ -53,8 +56,15 @@ def serve_until_stopped(application: Callable[[], Any], settings: Settings, *, n
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104, compared, not bound
     aside = tempfile.TemporaryDirectory(prefix="iris-api-")
     try:
-        _start(application, settings, name, host, port, stop)
-        _wait_until_live(url, stop)
+        _set_environment(settings)
+        with _failing_as_start_error():
+            choose_call_host(host)
+            session = _start_ray(settings, dashboard=dashboard)
+            _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
+            ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
+            write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
+            calls = grpc_options(settings.iris_grpc_port, reflection=settings.environment == "development")
+            _wait_until_live(url, deploy(module, host, port, calls), stop)
         if not stop.is_set():
             echo(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
             if settings.iris_grpc_port is not None:
@@ -82,8 +92,8 @@ def _set_signal_handlers(stop: threading.Event) -> None:
         signal.signal(number, lambda *_: stop.set())
 
 
-def _start(application: Callable[[], Any], settings: Settings, name: str, host: str, port: int, stop: threading.Event) -> None:
-    """Ray, Serve and the application; StartError when one of them does not come up."""
+def _set_environment(settings: Settings) -> None:
+    """What Ray's processes inherit, and what this process logs."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for logger in SILENCED_LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -96,34 +106,32 @@ def _start(application: Callable[[], Any], settings: Settings, name: str, host: 
     for setting, value in settings:
         if isinstance(value, Path):
             os.environ[setting.upper()] = str(value.absolute())  # a replica has another working directory
+
+
+@contextlib.contextmanager
+def _failing_as_start_error() -> Iterator[None]:
+    """Raise StartError with the last line of what was raised in the block."""
     try:
-        choose_call_host(host)
-        session = _start_ray(settings)
-        _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
-        ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
-        write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
-        serve.start(
-            http_options={"host": host, "port": port},
-            grpc_options=grpc_options(settings.iris_grpc_port, reflection=settings.environment == "development"),
-            logging_config={"log_level": "ERROR"},
-        )
-        serve.run(application(), name=name, blocking=False)
+        yield
+    except StartError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise StartError(f"the application did not start ({reason[:200]}); the logs are in {LOGS}") from error
 
 
-def _start_ray(settings: Settings) -> Any:
+def _start_ray(settings: Settings, *, dashboard: bool) -> Any:
     """Start a local Ray, with one retry: Ray gives its node 30 s to start, which is too short on a busy machine."""
     for last in (False, True):
         try:
-            return ray.init(
-                address="local",  # never join a cluster that already runs on this machine
-                num_cpus=max(os.cpu_count() or 1, settings.iris_replicas),
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-                object_store_memory=100 * 1024 * 1024,
-            )
+            with contextlib.nullcontext() if dashboard else local_nodes():
+                return ray.init(
+                    address="local",  # never join a cluster that already runs on this machine
+                    num_cpus=settings.iris_replicas + SERVE_WORKERS,  # Ray starts one worker for each ahead of its use
+                    include_dashboard=dashboard,
+                    logging_level=logging.WARNING,
+                    object_store_memory=100 * 1024 * 1024,
+                )
         except Exception as error:
             ray.shutdown()
             if last:
@@ -132,8 +140,8 @@ def _start_ray(settings: Settings) -> Any:
     raise AssertionError
 
 
-def _wait_until_live(url: str, stop: threading.Event) -> None:
-    """Wait until the proxy answers; the model may still be missing then."""
+def _wait_until_live(url: str, deployed: Any, stop: threading.Event) -> None:
+    """Wait until the application answers; the model may still be missing then. Raises what ended the task `deployed`."""
     deadline = time.monotonic() + START_SECONDS
     while not stop.is_set():
         try:
@@ -142,6 +150,8 @@ def _wait_until_live(url: str, stop: threading.Event) -> None:
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
                 raise StartError(f"no answer after {START_SECONDS:.0f} s ({error}); the logs are in {LOGS}") from None
+        if ray.wait([deployed], timeout=0)[0]:
+            ray.get(deployed)
         stop.wait(0.05)
 
 
@@ -173,6 +183,8 @@ def _shut_down() -> None:
     """Stop Serve, then Ray: HAProxy is a process of Serve, and an orphan would keep the port."""
     if not ray.is_initialized():
         return
+    from ray import serve
+
     with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         serve.shutdown()  # Ray logs the end of its own controller as a failure
         ray.shutdown()

@@ -18,7 +18,7 @@ import numpy as np
 
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.protocols.codec import Codec
-from serve_app.protocols.grpc.codec import InferMessageCodec
+from serve_app.protocols.grpc.message_codec import InferMessageCodec
 from serve_app.protocols.grpc.open_inference_pb2 import ModelInferResponse
 from serve_app.protocols.instances import KServeV1Codec, VertexCodec
 from serve_app.protocols.mlflow import MlflowCodec

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,11 +79,13 @@ def environment(model_dir: Path, **more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(model_dir: Path, folder: Path, *, replicas: int = 1, ready: str = "/readyz", **more: str) -> Iterator[Server]:
+def serving(
+    model_dir: Path, folder: Path, *, replicas: int = 1, ready: str = "/readyz", options: Sequence[str] = (), **more: str
+) -> Iterator[Server]:
     """Serve `model_dir` until the block ends; `folder` takes the output. Fails with that output when it does not start."""
     port = free_port()
     output = folder / f"serve-{port}.log"
-    command = [PYTHON, "-m", "serve_app", "--port", str(port), "--replicas", str(replicas)]
+    command = [PYTHON, "-m", "serve_app", "--port", str(port), "--replicas", str(replicas), *options]
     with output.open("wb") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment(model_dir, **more), cwd=folder, start_new_session=True

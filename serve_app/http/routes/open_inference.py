@@ -19,6 +19,7 @@ from serve_app.http.responses import HttpResponse, problem_response, to_starlett
 from serve_app.http.routes.predictions import OPEN_INFERENCE
 from serve_app.protocols.oip import OpenInferenceCodec
 from serve_app.protocols.oip_metadata import INDEX_BYTES, index_document, model_document, server_document
+from serve_app.protocols.oip_openapi import open_inference_document
 
 NO_LOADING = problem(400, "not_supported", "Models are not loaded and unloaded by requests: the server follows its store.")
 TOO_LONG = problem(413, "body_too_large", f"The body must not be larger than {INDEX_BYTES} bytes.")
@@ -31,6 +32,7 @@ def open_inference_router(service: PredictionService, *, model_name: str, public
     router = APIRouter(prefix=OPEN_INFERENCE, include_in_schema=False)
     for path in ("", "/"):
         router.get(path)(pages.server)
+    router.get("/openapi.json")(pages.openapi)
     router.get("/health/live")(pages.live)
     router.get("/health/ready")(pages.ready)
     router.get("/models")(pages.models)
@@ -57,6 +59,19 @@ class OpenInferencePages:
         """Name, version and extensions of the server."""
         refusal = None if self._public_pages else self._refuse_key(request)
         return refusal or _answer(server_document(__version__))
+
+    async def openapi(self, request: Request) -> Response:
+        """The OpenAPI description of these routes, with the names and an example of the model that is served."""
+        predictor = self._slot.predictor
+        refusal = None if self._public_pages else self._refuse_key(request)
+        document = open_inference_document(
+            None if predictor is None else predictor.signature,
+            model_name=self._model_name,
+            model_version=None if predictor is None else predictor.version,
+            version=__version__,
+            public_pages=self._public_pages,
+        )
+        return refusal or _answer(document)
 
     async def live(self) -> Response:
         """The process runs."""

@@ -60,7 +60,7 @@ def written_labels(output: Output, writing: Written) -> tuple[bytes, ...]:
         return tuple(field(BYTES_FIELD, raw[4:]) for raw in writing.raw)
     if output.datatype == "INT64":
         return tuple(varint(int.from_bytes(raw, "little")) for raw in writing.raw)
-    return writing.raw
+    return tuple(writing.raw)
 
 
 def typed_values(output: Output, writing: Written, labels: tuple[bytes, ...], scores: Any) -> bytes:

@@ -18,7 +18,7 @@ from serve_app.artifacts.store import Store
 from serve_app.http.rate_window import Rate
 from serve_app.protocols.grpc import health_pb2
 from serve_app.protocols.grpc import open_inference_pb2 as oip
-from serve_app.protocols.grpc.codec import InferMessageCodec
+from serve_app.protocols.grpc.message_codec import InferMessageCodec
 from tests.support.apps import KEY, rate_limits
 from tests.support.calls import HEALTH, INFERENCE, MODEL, Served, infer, served, values_of
 from tests.support.models import A_FLOWER, logistic_store, publish_iris, slow_model
@@ -51,7 +51,11 @@ def requests(server: Served) -> dict[tuple[str, str, str], int]:
     """Calls that were counted, by route, class of the status and version."""
     collector = server.app.state.collector
     collector.flush()
-    return {key: int(counts[:-1].sum()) for key, counts in collector.state.requests.items() if "." in key[0]}
+    counts = {(key, body_format): count for (key, body_format), count in collector.state.requests.items() if "." in key[0]}
+    assert {protocol for (_, protocol, _, _), _ in counts} <= {"open_inference_grpc"}
+    assert {body_format for (route, *_), body_format in counts if route == INFER} <= {"protobuf"}
+    assert {body_format for (route, *_), body_format in counts if route != INFER} <= {""}
+    return {(route, status, version): count for ((route, _, status, version), _), count in counts.items()}
 
 
 async def over_http(server: Served, path: str, body: Any) -> Any:

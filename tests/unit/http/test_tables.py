@@ -217,13 +217,15 @@ def test_every_protocol_is_counted_under_its_path(store: Store, path: str) -> No
     post(client, path, INSTANCES)
     post(client, path, b"{")
     samples = client.get("/metrics").text
-    assert f'http_requests_total{{model_version="1",route="{path}",status_class="2xx"}} 1.0' in samples
+    protocol = {"/invocations": "mlflow", V1: "kserve_v1", VERTEX: "vertex"}.get(path, "native")
+    labels = f'format="json",model_version="1",protocol="{protocol}",route="{path}",status_class="2xx"'
+    assert f"http_requests_total{{{labels}}} 1.0" in samples
     assert f'api_errors_total{{endpoint="{path}",error_type="malformed"}} 1.0' in samples
     assert "model_predictions_total" in samples
 
 
 async def test_a_client_that_leaves_gets_no_answer_and_holds_nothing(store: Store) -> None:
-    app = client_of(store).app
+    app: Any = client_of(store).app
     headers = [(b"x-api-key", KEY.encode()), (b"content-type", b"text/csv"), (b"transfer-encoding", b"chunked")]
     for path in ("/predict/batch", "/invocations"):
         reply = await ask(app, "POST", path, headers, [CSV.encode()] * 3, leaves=True)

@@ -88,7 +88,9 @@ def test_columns_are_read_as_the_native_protocol_reads_their_values(unknown: Unk
     body = request(*data.draw(st.permutations(inputs)))
     if wrong:
         found = set(refusals(signature, body, unknown=unknown))
-        assert found <= wrong
+        # A list or an object among the values holds more values than the shape has.
+        nested = any(isinstance(value, list | dict) for column in columns.values() for value in column)
+        assert found <= wrong or (nested and {code for _, code in found} == {"shape"})
     else:
         assert repr(matrix(signature, body, unknown=unknown).tolist()) == repr(expected)
 

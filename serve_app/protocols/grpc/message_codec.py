@@ -24,6 +24,7 @@ from serve_app.protocols.tensors import BYTES, Tensor
 
 VALUES = {7: None, 5: frozenset({5})}
 """The fields of ModelInferRequest that hold values: raw_input_contents, and the contents of each input."""
+PROTOBUF = "protobuf"
 _OUTPUTS, _RAW_OUTPUT_CONTENTS, _CONTENTS = 5, 6, 5
 
 
@@ -38,6 +39,7 @@ class Content(NamedTuple):
 class InferMessageCodec(OpenInferenceCodec):
     """Requests and responses of ModelInfer; the errors are sentences, for the details of a status."""
 
+    protocol = "open_inference_grpc"
     content_type = b"application/grpc"
 
     def __init__(self, context: CodecContext) -> None:
@@ -79,6 +81,11 @@ class InferMessageCodec(OpenInferenceCodec):
         outputs = [field(_OUTPUTS, self._output_message(each, scores, rows, tail)) for each in asked.requested]
         named = self._named if asked.id is None else self._named + field(3, asked.id.encode())
         return Response(b"".join([named, *outputs, *raw]))
+
+    @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """Protocol Buffers."""
+        return PROTOBUF
 
     @classmethod
     def problem(cls, problem: ProblemDetails) -> bytes:
