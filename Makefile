@@ -60,7 +60,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability proto lock clean
+.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-conformance test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability proto lock clean
 
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
 	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
@@ -86,6 +86,9 @@ test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing el
 
 test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients $(VENV)/.clients-mlserver ## the tests with a real Ray Serve, a real MLflow server, real processes
 	SERVE_PYTHON=$(SERVE_PYTHON) CLIENTS_PYTHON=$(VENV)/clients/bin/python MLSERVER_PYTHON=$(VENV)/clients-mlserver/bin/python $(BIN)/pytest tests/integration $(value ARGS)
+
+test-conformance: $(VENV)/.dev ## check a server of the Open Inference Protocol; ARGS="--url http://127.0.0.1:8000 --model IrisClassifier"
+	$(BIN)/python -m tests.conformance $(value ARGS)
 
 check-python: $(VENV)/.dev $(VENV)/.serve ## train and serve on the Python of this environment, with a proxy set and below a path
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration/test_new_machine.py $(value ARGS)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-MAX_REASON = 80
+MAX_REASON = 70
 """Characters of a reason in a table."""
 
 Outcome = Literal["pass", "fail", "skip"]
@@ -131,5 +132,5 @@ def _cell(result: Mapping[str, str] | None) -> str:
     if result is None:
         return ""
     line = " ".join(result["reason"].split()).replace("|", "/")
-    line = line if len(line) <= MAX_REASON else f"{line[: MAX_REASON - 1]}…"
+    line = line if len(line) <= MAX_REASON else re.sub(r"\w+$", "", line[:MAX_REASON]) + "…"  # whole words
     return {"pass": "kept", "skip": f"({line})"}.get(result["outcome"], f"**no**: {line}")

@@ -1,8 +1,9 @@
-"""The application on real Ray Serve keeps every point of the conformance suite, over REST and gRPC."""
+"""The application on real Ray Serve keeps every point of the conformance suite, and answers the examples of docs/clients.md."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 
 from tests.conformance import grpc_points, rest_points
 from tests.conformance.__main__ import main
+from tests.support.examples import Example, command_of, examples_of, printed
 from tests.support.models import logistic_store
-from tests.support.server import KEY, Server, free_port, serving
+from tests.support.server import KEY, ROOT, Server, free_port, serving
 
 GRPC_PORT = free_port()
+EXAMPLES = list(examples_of(ROOT / "docs/clients.md"))
+CLIENTS = Path(os.environ.get("CLIENTS_PYTHON") or ROOT / ".venv/clients/bin/python").absolute()
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,21 @@ def test_every_point_of_the_open_inference_protocol_is_kept(server: Server, tmp_
     assert [each for each in results if each["outcome"] != "pass"] == []
     assert len(results) == len(rest_points.POINTS) + len(grpc_points.POINTS)
     assert status == 0
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)), ids=[f"{each.language} {each.package}".strip() for each in EXAMPLES])
+def test_an_example_of_the_page_of_clients_prints_what_it_says(server: Server, tmp_path: Path, number: int) -> None:
+    example = EXAMPLES[number]
+    program = example.program.replace("127.0.0.1:8765", server.url.removeprefix("http://")).replace("9765", str(GRPC_PORT))
+    command = command_of(Example(example.language, example.package, program, ""), tmp_path / "Predict", CLIENTS)
+    if command is None:
+        pytest.skip(f"{example.package or example.language} is not installed")
+    assert printed(command, {"API_KEY": KEY}).rstrip("\n") == example.output.rstrip("\n")  # a response ends without one
+
+
+def test_the_page_of_clients_has_examples_of_every_language() -> None:
+    assert len(EXAMPLES) == 19
+    assert {each.language for each in EXAMPLES} == {"sh", "python", "js", "go", "java"}
 
 
 def test_a_server_that_is_no_server_keeps_nothing(tmp_path: Path) -> None:
