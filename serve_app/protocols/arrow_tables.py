@@ -24,7 +24,7 @@ from serve_app.protocols.codec import Buffer, CodecContext
 from serve_app.protocols.encode import not_finite
 from serve_app.protocols.json_tables import check_columns
 from serve_app.protocols.limits import rows_within
-from serve_app.protocols.parquet_pages import DELTA_BYTE_ARRAY, pages
+from serve_app.protocols.parquet_pages import DELTA_BYTE_ARRAY, DICTIONARIES, FOOTER_BYTES, footer_bytes, pages, row_groups
 from serve_app.tables.arrow_columns import Coded, Coding, accepted_types, coded, plain_type
 from serve_app.tables.arrow_texts import is_text
 
@@ -32,10 +32,8 @@ MOST_PIECES = 1000
 """Record batches and dictionaries of a stream, or row groups of a file."""
 _MOST_PAGES = 10_000
 """Pages of the columns that are read."""
-_FOOTER_BYTES = 4 * 1024 * 1024
 _FOOTER_ITEMS = 100_000
 _DECIMAL_BYTES = 32
-_MARK = b"PAR1"
 
 Source = Callable[[Buffer], Any]
 
@@ -126,30 +124,26 @@ class _File:
     def __init__(self, body: Buffer, limits: _Limits) -> None:
         self._body = body
         self._limits = limits
-        if len(body) < 12 or body[-4:] != _MARK:
-            raise ValueError("no Parquet file")
-        if int.from_bytes(body[-8:-4], "little") > _FOOTER_BYTES:
-            raise TooLarge([Problem("body", "too_long", f"must have a footer of at most {_FOOTER_BYTES} bytes")])
+        if footer_bytes(body) > FOOTER_BYTES:
+            raise TooLarge([Problem("body", "too_long", f"must have a footer of at most {FOOTER_BYTES} bytes")])
+        self._groups = row_groups(body)
+        for group in self._groups:
+            limits.count(group.rows, 0)
         self._file = self._open()
         self.schema: pa.Schema = self._file.schema_arrow
-        metadata = self._file.metadata
-        for group in range(metadata.num_row_groups):
-            limits.count(metadata.row_group(group).num_rows, 0)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """These columns of all rows."""
-        metadata, schema = self._file.metadata, self._file.schema
-        positions = {schema.column(at).path: at for at in range(len(schema))}
-        left = _MOST_PAGES
-        for name in names:
-            column = schema.column(positions[name])
-            is_texts = is_text(plain_type(self.schema.field(name).type))
-            if (column.physical_type == "BYTE_ARRAY") != is_texts or column.length > _DECIMAL_BYTES:
-                raise InvalidInput([Problem(name, "type", f"must be no column of {column.physical_type}")])
-            for group in range(metadata.num_row_groups):
-                left = self._check_pages(metadata.row_group(group).column(positions[name]), left)
-        texts = [name for name in names if is_text(plain_type(self.schema.field(name).type))]
-        return self._open(texts).read(columns=list(names), use_threads=False)
+        schema, wanted = self._file.schema, frozenset(names)
+        for column in map(schema.column, range(len(schema))):
+            if column.path in wanted:
+                is_texts = is_text(plain_type(self.schema.field(column.path).type))
+                if (column.physical_type == "BYTE_ARRAY") != is_texts or column.length > _DECIMAL_BYTES:
+                    raise InvalidInput([Problem(column.path, "type", f"must be no column of {column.physical_type}")])
+        encoded = self._check_pages(wanted)
+        texts = [name for name in encoded if is_text(plain_type(self.schema.field(name).type))]
+        groups = [at for at, group in enumerate(self._groups) if group.rows]
+        return self._open(texts).read_row_groups(groups, columns=list(names), use_threads=False)
 
     def _open(self, texts: Sequence[str] = ()) -> parquet.ParquetFile:
         """The file; these columns of texts are read as dictionaries."""
@@ -157,24 +151,25 @@ class _File:
             pa.BufferReader(pa.py_buffer(self._body)),
             read_dictionary=list(texts),
             pre_buffer=False,
-            thrift_string_size_limit=_FOOTER_BYTES,
+            thrift_string_size_limit=FOOTER_BYTES,
             thrift_container_size_limit=_FOOTER_ITEMS,
             arrow_extensions_enabled=False,
         )
 
-    def _check_pages(self, chunk: Any, left: int) -> int:
-        """Count what the pages of a column chunk are unpacked to; how many more pages may follow."""
-        starts = [chunk.data_page_offset]
-        if chunk.has_dictionary_page and chunk.dictionary_page_offset:
-            starts.append(chunk.dictionary_page_offset)
-        for page in pages(self._body, min(starts), chunk.total_compressed_size):
-            left -= 1
-            if left < 0:
-                raise TooLarge([Problem("body", "too_long", f"must hold at most {_MOST_PAGES} pages")])
-            if DELTA_BYTE_ARRAY in page.encodings:
-                raise InvalidInput([Problem("body", "encoding", "must not hold columns in the encoding DELTA_BYTE_ARRAY")])
-            self._limits.unpack(page.unpacked_bytes)
-        return left
+    def _check_pages(self, wanted: frozenset[str]) -> set[str]:
+        """Count what the pages of these columns are unpacked to; those of them that hold a dictionary."""
+        left, encoded = _MOST_PAGES, set[str]()
+        for chunk in (chunk for group in self._groups if group.rows for chunk in group.chunks if chunk.path in wanted):
+            for page in pages(self._body, chunk):
+                left -= 1
+                if left < 0:
+                    raise TooLarge([Problem("body", "too_long", f"must hold at most {_MOST_PAGES} pages")])
+                if DELTA_BYTE_ARRAY in page.encodings:
+                    raise InvalidInput([Problem("body", "encoding", "must not hold columns in the encoding DELTA_BYTE_ARRAY")])
+                if not DICTIONARIES.isdisjoint(page.encodings):
+                    encoded.add(chunk.path)
+                self._limits.unpack(page.unpacked_bytes)
+        return encoded
 
 
 class _Reader:

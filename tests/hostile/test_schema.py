@@ -40,7 +40,7 @@ def _flowers(head: str, row: str) -> Any:
 
 
 schemathesis.openapi.media_type("text/csv", _flowers(",".join(A_FLOWER) + "\n", "%s,%s,%s,%s"))
-schemathesis.openapi.media_type("application/x-ndjson", _flowers("", "{%s}" % ",".join(f'"{name}":%s' for name in A_FLOWER)))
+schemathesis.openapi.media_type("application/x-ndjson", _flowers("", "{" + ",".join(f'"{name}":%s' for name in A_FLOWER) + "}"))
 
 
 @pytest.fixture(scope="module")
