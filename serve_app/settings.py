@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     """Networks of the proxies in front whose `X-Forwarded-For` is believed, separated by commas; `peer`: whatever connects."""
     iris_replicas: int = Field(1, ge=1, le=100)
     """Replicas when Serve is started by hand; on Kubernetes the RayService decides."""
+    iris_grpc_port: int | None = Field(None, ge=1, le=65535)
+    """Port for calls over gRPC when Serve is started by hand; none: no gRPC. On Kubernetes the RayService decides."""
     iris_access_log_every: int = Field(100, ge=0)
     """One request in so many is logged at INFO; 1 logs all, 0 none. Errors of the server are always logged."""
     iris_otlp_endpoint: str | None = None

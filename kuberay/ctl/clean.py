@@ -9,7 +9,7 @@ from kuberay.ctl.waiting import DeadlineExceeded, Progress, poll
 
 CUSTOM = ("raycronjobs", "rayjobs", "rayservices", "rayclusters")
 WORKLOADS = "cronjobs,jobs,deployments,statefulsets,ingresses,poddisruptionbudgets,networkpolicies,services"
-GATEWAY = ("httproutes.gateway.networking.k8s.io", "gateways.gateway.networking.k8s.io")
+GATEWAY = ("grpcroutes.gateway.networking.k8s.io", "httproutes.gateway.networking.k8s.io", "gateways.gateway.networking.k8s.io")
 """A cluster may not know these kinds."""
 OPERATED = ("externalsecrets.external-secrets.io", "secretstores.external-secrets.io", "issuers.cert-manager.io")
 """Kinds from which other operators would make Secrets again; a cluster may not know them."""

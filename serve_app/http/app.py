@@ -61,7 +61,7 @@ def create_app(
     routes: Mapping[str, type[Codec]] = PREDICTION_ROUTES,
     model_routes: Mapping[str, type[Codec]] = MODEL_ROUTES,
 ) -> FastAPI:
-    """The app over this slot; `app.state.gateway` is its gateway, for the ingress hook.
+    """The app over this slot; `app.state` has its `gateway` and its `service`, for the ingress hook and for calls over gRPC.
 
     While the app runs it refreshes the slot every `poll_seconds`, in a thread of its own. `on_export` is called about once a second
     with the metrics, to pass them on; `rate_counter` counts rate limits for all replicas; `around` is put around the whole app.
@@ -124,6 +124,7 @@ def create_app(
         app.add_middleware(around)
     app.state.collector = collector
     app.state.gateway = gateway
+    app.state.service = service
     return app
 
 

@@ -12,7 +12,7 @@ import contextlib
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -21,6 +21,7 @@ from serve_app.protocols.codec import Buffer
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
+Result = TypeVar("Result")
 
 SMALL_BYTES = 64 * 1024
 """A body that is refused unread is still read when it says that it is this small: the connection can be used again then."""
@@ -32,13 +33,17 @@ PROXIED_BODIES = 32
 """Bodies of one process that are discarded before their response, for a proxy; one more gets its response at once."""
 BUDGET_BODIES = 8
 """Bodies of all requests together may take the memory of so many of the largest allowed body; one more gets 429."""
+WAIT_SECONDS = 0.1
+"""So long the message of a call may take to arrive before the budget counts it."""
 RELEASE_SECONDS = LINGER_SECONDS + 1.0
 """After so long the rest of refused bodies is discarded too."""
 INFLATE_INPUT_BYTES = 64 * 1024
 INFLATE_BYTES = 1024 * 1024
-"""A gzip body is inflated in pieces of so many bytes at most; the budget and the limit are checked between them, and the thread
-turns to the bodies of other requests."""
-_GZIP = 16 + zlib.MAX_WBITS
+"""A compressed body is inflated in pieces of so many bytes at most; the budget and the limit are checked between them, and the
+thread turns to the bodies of other requests."""
+GZIP = b"gzip"
+CODINGS = {GZIP: 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+"""The content codings of a body, and what zlib calls their formats; `deflate` is the zlib format (RFC 9110, section 8.4.1.2)."""
 _LARGE = SMALL_BYTES + 1
 
 
@@ -62,8 +67,12 @@ class BodyBudgetExceeded(Exception):
     """The bodies of all requests together take more memory than the budget allows."""
 
 
-class BodyNotGzip(Exception):
-    """The body says that it is gzip, but it is broken, cut off, or not exactly one member."""
+class BodyMiscoded(Exception):
+    """The headers name the content coding `coding`, but the body is broken, cut off, or not exactly one stream of it."""
+
+    def __init__(self, coding: bytes) -> None:
+        self.coding = coding
+        super().__init__(coding)
 
 
 class BodyBudget:
@@ -149,50 +158,65 @@ class Body:
         if not self.more:
             return await self._receive()  # that the client left, for which an app may wait as long as it likes
         finished, value = start(self._receive())
-        message: Message = value if finished else await self._within_deadline(value)
-        self.more = message.get("more_body", False)
-        self._received += len(message.get("body", b""))
-        if self._received > self.limit:
-            self.check(self._received)
+        message: Message = value if finished else await self._within_deadline(resume(value))
+        self._count(message)
         return message
 
     async def read(self) -> Buffer:
         """The whole body. Raises BodyTooLarge, BodyTimeout, BodyBudgetExceeded and ClientDisconnect."""
-        message = await self.receive()
+        whole: Buffer | None = None
+        while whole is None or self.more:
+            finished, value = start(self._receive())
+            if not finished:  # one timer for all that is still to come
+                return await self._within_deadline(self._read_on(whole, resume(value)))
+            whole = self._with(whole, value)
+        return whole
+
+    async def _read_on(self, whole: Buffer | None, waiting: Awaitable[Message]) -> Buffer:
+        whole = self._with(whole, await waiting)
+        while self.more:
+            whole = self._with(whole, await self._receive())
+        return whole
+
+    def _count(self, message: Message) -> None:
+        """Count a message of the server. Raises BodyTooLarge."""
+        self.more = message.get("more_body", False)
+        self._received += len(message.get("body", b""))
+        if self._received > self.limit:
+            self.check(self._received)
+
+    def _with(self, whole: Buffer | None, message: Message) -> Buffer:
+        """What was read so far, with one message more. Raises BodyTooLarge, BodyBudgetExceeded and ClientDisconnect."""
+        self._count(message)
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         piece: bytes = message.get("body", b"")
-        if not self.more:
+        if whole is None and not self.more:
             if len(piece) > SMALL_BYTES:
                 self.hold(len(piece))
             return piece
-        whole = bytearray()
-        while True:
-            self.hold(len(piece))
-            whole += piece  # joined at the end, a large body would hold up other requests for milliseconds
-            if not self.more:
-                return whole
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            piece = message.get("body", b"")
+        self.hold(len(piece))
+        if whole is None:
+            return bytearray(piece)
+        whole += piece  # joined at the end, a large body would hold up other requests for milliseconds
+        return whole
 
-    async def inflate(self, packed: Buffer, executor: Executor | None) -> Buffer:
-        """The content of a gzip body that was read, inflated in a thread.
+    async def inflate(self, packed: Buffer, executor: Executor | None, coding: bytes = GZIP) -> Buffer:
+        """The content of a body that was read and is compressed by one of CODINGS, inflated in a thread.
 
-        Packed and inflated bytes are counted in the budget. Raises BodyNotGzip, BodyTooLarge and BodyBudgetExceeded.
+        Packed and inflated bytes are counted in the budget. Raises BodyMiscoded, BodyTooLarge and BodyBudgetExceeded.
         """
         if not self.held:
             self.hold(len(packed))
-        loop, inflater, content = asyncio.get_running_loop(), Inflater(packed), bytearray()
+        loop, inflater, content = asyncio.get_running_loop(), Inflater(packed, coding), bytearray()
         while not inflater.finished:
             try:
                 piece = await loop.run_in_executor(executor, inflater.read)
             except (zlib.error, EOFError):
-                raise BodyNotGzip from None
+                raise BodyMiscoded(coding) from None
+            self.check(len(content) + len(piece))  # before the budget, which a piece alone exceeds where bodies are small
             self.hold(len(piece))
             content += piece
-            self.check(len(content))
         self.release()
         self.hold(len(content))
         return content
@@ -230,25 +254,60 @@ class Body:
                     self.more = message.get("more_body", False)
                     left -= len(message.get("body", b""))
 
-    async def _within_deadline(self, suspended: Any) -> Message:
+    async def _within_deadline(self, reading: Awaitable[Result]) -> Result:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._seconds
         try:
             async with asyncio.timeout_at(self._deadline):
-                message: Message = await resume(suspended)
-                return message
+                return await reading
         except TimeoutError:
             self._is_late = True
             raise BodyTimeout(self._seconds) from None
 
 
-class Inflater:
-    """Inflates a gzip stream of exactly one member piece by piece, so that its size is known before it is in memory."""
+class MessageBody(Body):
+    """The message of a call, which is received whole, so that nobody knows how much of it is in memory before its end.
 
-    def __init__(self, packed: Buffer) -> None:
+    One that has not arrived after WAIT_SECONDS is counted with `unread` bytes until it has, which is the largest size unless told.
+    """
+
+    __slots__ = ("_is_refused", "_unread")
+
+    def __init__(self, receive: Receive, *, limit: int, seconds: float, budget: BodyBudget, unread: int | None = None) -> None:
+        super().__init__(receive, limit=limit, seconds=seconds, budget=budget)
+        self._unread = limit if unread is None else unread
+        self._is_refused = False
+
+    async def read(self) -> Buffer:
+        """The message. Raises BodyTooLarge, BodyTimeout, BodyBudgetExceeded and ClientDisconnect."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._seconds) as timeout:
+                timer = loop.call_later(WAIT_SECONDS, self._wait_longer, timeout)
+                try:
+                    message = await self._receive()
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            raise BodyBudgetExceeded if self._is_refused else BodyTimeout(self._seconds) from None
+        self.release()
+        return self._with(None, message)
+
+    def _wait_longer(self, timeout: asyncio.Timeout) -> None:
+        try:
+            self.hold(self._unread)
+        except BodyBudgetExceeded:
+            self._is_refused = True
+            timeout.reschedule(asyncio.get_running_loop().time())
+
+
+class Inflater:
+    """Inflates exactly one stream of one of CODINGS piece by piece, so that its size is known before it is in memory."""
+
+    def __init__(self, packed: Buffer, coding: bytes = GZIP) -> None:
         self._packed = memoryview(packed)
         self._position = 0
-        self._member = zlib.decompressobj(_GZIP)
+        self._member = zlib.decompressobj(CODINGS[coding])
         self.finished = False
 
     def read(self) -> bytes:

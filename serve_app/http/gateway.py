@@ -21,7 +21,7 @@ from starlette.datastructures import Headers as StarletteHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from serve_app.http.body import Body, BodyBudget, BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
+from serve_app.http.body import CODINGS, Body, BodyBudget, BodyBudgetExceeded, BodyMiscoded, BodyTimeout, BodyTooLarge, MessageBody
 from serve_app.http.forwarding import ForwardedRequest
 from serve_app.http.headers import HeaderValues, problem_of_headers, problem_of_prediction_headers
 from serve_app.http.lingering import Lingering
@@ -52,18 +52,21 @@ from serve_app.http.responses import (
     send_response,
     send_without_body,
 )
-from serve_app.http.routes.predictions import problem_codec
+from serve_app.http.routes.predictions import problem_codec, protocol_of
 from serve_app.http.streaming import StreamedResponse
-from serve_app.protocols.codec import Buffer, Codec, CountingCodec
+from serve_app.protocols.codec import FORMATS, Buffer, Codec, CountingCodec
 from serve_app.protocols.codec import Headers as RequestHeaders
 from serve_app.telemetry import trace_context
 from serve_app.telemetry.collector import MetricsCollector
+from serve_app.telemetry.state import RequestLabels
 
 log = logging.getLogger("iris_api.request")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+UNMATCHED = RequestLabels("unmatched", "unknown")
+"""Requests for no route of the application."""
 _ALLOW_POST = method_not_allowed(((b"allow", b"POST"),))
-_BODY_ERRORS = (BodyTooLarge, BodyTimeout, BodyBudgetExceeded, BodyNotGzip)
+_BODY_ERRORS = (BodyTooLarge, BodyTimeout, BodyBudgetExceeded, BodyMiscoded)
 _SENDS_REQUEST_ID = "iris_api.sends_request_id"
 """Key of the ASGI scope of a request whose response must hold the request id, because no layer around the app sends it."""
 
@@ -76,6 +79,8 @@ class PredictionRoute:
     codec: type[Codec]
     predict: Callable[[Buffer, RequestHeaders], Awaitable[HttpResponse]]
     max_bytes: int
+    labels: Mapping[str, RequestLabels]
+    """By the format of the body, under what requests are counted."""
     wider: Callable[[], int] | None = None
     """Largest body; for a single row of a model with many columns `wider` gives a larger one."""
 
@@ -88,6 +93,14 @@ class VersionRoute:
     after: str
     route: PredictionRoute
     predict: Callable[..., Awaitable[HttpResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallRoute(PredictionRoute):
+    """A call of another protocol than HTTP, with a whole message as its body. A probe is answered under any load."""
+
+    needs_key: bool = True
+    is_probe: bool = False
 
 
 class Gateway:
@@ -199,11 +212,63 @@ class Gateway:
             body.release()
             self._collector.in_flight -= 1
         request["route"] = scope.get("route")
-        path = getattr(scope.get("route"), "path", "") or "unmatched"
+        path = getattr(scope.get("route"), "path", "")
+        labels = RequestLabels(path, protocol_of(path)) if path else UNMATCHED
         seconds = time.perf_counter() - started - forwarded.waited_seconds
         self._busy_seconds += seconds
-        self._record(path, forwarded.response(), seconds, request_id, scope)
+        self._record(labels, forwarded.response(), seconds, request_id, scope)
         await forwarded.close(self._lingering)
+
+    async def answer_call(self, route: CallRoute, scope: Scope, receive: Receive) -> tuple[HttpResponse, bytes]:
+        """The response to a call, within the same limits as a request over HTTP, and the id of the request.
+
+        `scope` has `headers` and `client` as that of a request; `receive` gives the whole message.
+        """
+        values, response = dict(scope["headers"]), DISCONNECTED
+        body = MessageBody(receive, limit=route.max_bytes, seconds=self._options.max_body_seconds, budget=self._budget)
+        problem = problem_of_headers(scope["headers"])
+        request_id = self._request_id(scope, values)
+        started = time.perf_counter()
+        try:
+            content = await self._read_call(route, scope, values, body, problem)
+            started = time.perf_counter()
+            response = content if isinstance(content, HttpResponse) else await self._answer_call(route, scope, content)
+        except Exception:
+            log.exception("request failed", extra=_identity(scope, request_id))
+            response = problem_response(INTERNAL_ERROR, route.codec)
+        finally:  # also of a call that its client cancels
+            body.release()
+            seconds = time.perf_counter() - started
+            self._busy_seconds += seconds
+            self._record(route.labels[route.codec.body_format(values)], response, seconds, request_id, scope)
+        return response, request_id
+
+    async def _answer_call(self, route: CallRoute, scope: Scope, content: Buffer) -> HttpResponse:
+        collector = self._collector
+        if collector.in_flight >= self._options.max_in_flight and not route.is_probe:
+            return problem_response(TOO_BUSY, route.codec)
+        collector.in_flight += 1
+        try:
+            return await route.predict(content, scope["headers"])
+        finally:
+            collector.in_flight -= 1
+
+    async def _read_call(
+        self, route: CallRoute, scope: Scope, values: HeaderValues, body: Body, problem: HttpProblem | None
+    ) -> Buffer | HttpResponse:
+        """The message of a call, or the response to one that is refused; `problem` is that of its headers."""
+        if problem is None and self._rate_limiter is not None and not route.is_probe:
+            problem = await self._rate_limiter.refuse(scope, route.path)
+        if problem is None and route.needs_key:
+            problem = self._service.refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
+        if problem is not None:
+            return problem_response(problem, route.codec)
+        try:
+            return await body.read()
+        except _BODY_ERRORS as error:
+            return problem_response(problem_of(error), route.codec)
+        except ClientDisconnect:
+            return DISCONNECTED
 
     def _add_model_route(self, template: str, codec: type[Codec]) -> None:
         """Add a path that names the model, with and without the root path."""
@@ -258,7 +323,7 @@ class Gateway:
         await send_response(response, send, request_id=request_id if sends_request_id else None, must_close=must_close)
         seconds = time.perf_counter() - started
         self._busy_seconds += seconds
-        self._record(route.path, response, seconds, request_id, scope)
+        self._record(route.labels[route.codec.body_format(values)], response, seconds, request_id, scope)
         if must_close:
             await self._lingering.end(body, send)
 
@@ -285,7 +350,8 @@ class Gateway:
         if not has_begun:
             await send_response(response, send, request_id=sent_id, must_close=must_close)
         self._busy_seconds += seconds
-        self._record(route.path, response, seconds or time.perf_counter() - started, request_id, scope)
+        labels = route.labels[route.codec.body_format(values)]
+        self._record(labels, response, seconds or time.perf_counter() - started, request_id, scope)
         if must_close:
             await self._lingering.end(body, send)
 
@@ -309,8 +375,8 @@ class Gateway:
             return None
         try:
             content = await body.read()
-            if b"content-encoding" in values and _encoding(values) == b"gzip":
-                content = await body.inflate(content, self._executor)
+            if b"content-encoding" in values and (coding := _encoding(values)) in CODINGS:
+                content = await body.inflate(content, self._executor, coding)
         except _BODY_ERRORS as error:
             body.release()  # what was read is gone, and the client may go on sending for seconds
             return problem_response(problem_of(error), route.codec)
@@ -330,10 +396,10 @@ class Gateway:
         """The problem of a body that its headers describe as one that cannot be read."""
         content_type = values.get(b"content-type")
         if content_type is not None and not codec.accepts(content_type):
-            return unsupported_media_type(codec.media_types)
+            return unsupported_media_type(codec.media_types, codec.missing_extra(content_type))
         if codec.response_types and codec.variant(content_type, values.get(b"accept")) is None:
             return not_acceptable(codec.response_types)
-        if b"content-encoding" in values and (encoding := _encoding(values)) not in (b"identity", b"gzip"):
+        if b"content-encoding" in values and (encoding := _encoding(values)) not in (b"identity", *CODINGS):
             return unsupported_encoding(encoding)
         return self._refuse_length(values, body)
 
@@ -400,12 +466,12 @@ class Gateway:
         scope["headers"].append((REQUEST_ID, request_id))
         return request_id
 
-    def _record(self, path: str, response: HttpResponse, seconds: float, request_id: bytes, scope: Scope) -> None:
+    def _record(self, labels: RequestLabels, response: HttpResponse, seconds: float, request_id: bytes, scope: Scope) -> None:
         """Count a request and its error; log it when it is an error of ours, or one of those that are sampled."""
         status, version, error = response.status, response.version, response.error
-        self._collector.answered(path, status, version, seconds)
+        self._collector.answered(labels, status, version, seconds)
         if error:
-            self._collector.failed(error, path)
+            self._collector.failed(error, labels.route)
         log_every = self._options.log_every
         if not error and not log_every:
             return
@@ -414,7 +480,7 @@ class Gateway:
         if sampled or (status >= 500 and error != "no_model"):
             extra = {
                 **_identity(scope, request_id),
-                "route": path,
+                "route": labels.route,
                 "status": status,
                 "model_version": version or None,
                 "seconds": round(seconds, 6),
@@ -457,13 +523,18 @@ def sending_request_ids(app: ASGIApp) -> ASGIApp:
 
 
 def _route(path: str, codec: type[Codec], service: PredictionService, options: HttpOptions) -> PredictionRoute:
+    labels = _labels(path, codec)
     if issubclass(codec, CountingCodec):
-        return PredictionRoute(path, codec, partial(service.predict, codec), options.max_body_bytes)
+        return PredictionRoute(path, codec, partial(service.predict, codec), options.max_body_bytes, labels)
     if not codec.single_row:
         predict = service.predict_table if codec.response_types else service.predict_rows
-        return PredictionRoute(path, codec, partial(predict, codec), options.max_body_bytes)
+        return PredictionRoute(path, codec, partial(predict, codec), options.max_body_bytes, labels)
     limit = min(options.max_row_bytes, options.max_body_bytes)
-    return PredictionRoute(path, codec, partial(service.predict_row, codec), limit, service.max_row_bytes)
+    return PredictionRoute(path, codec, partial(service.predict_row, codec), limit, labels, service.max_row_bytes)
+
+
+def _labels(path: str, codec: type[Codec]) -> Mapping[str, RequestLabels]:
+    return {body_format: RequestLabels(path, codec.protocol, body_format) for body_format in FORMATS}
 
 
 async def _send_unless_decided(with_cors: Send, send: Send, message: Message) -> None:

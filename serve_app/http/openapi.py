@@ -116,25 +116,26 @@ def _problems(statuses: set[str], content_type: str) -> dict[str, Any]:
 
 
 def _prediction_operation(codec: type[Codec], description: Operation) -> dict[str, Any]:
-    def content(schema: str, media_types: Sequence[str]) -> dict[str, Any]:
-        """The content by its types: the schema is that of the first one, and the formats beside it are text."""
-        first, *others = dict.fromkeys([codec.content_type.decode(), *media_types])
-        texts = {media_type: {"schema": {"type": "string"}} for media_type in others}
-        return {first: {"schema": {"$ref": f"#/components/schemas/{schema}"}}, **texts}
+    def content(schemas: Mapping[str, str], media_types: Sequence[str]) -> dict[str, Any]:
+        """The content by its types: a type without a schema is text."""
+        references = {media_type: {"$ref": f"#/components/schemas/{schema}"} for media_type, schema in schemas.items()}
+        described = dict.fromkeys([codec.content_type.decode(), *media_types])
+        return {media_type: {"schema": references.get(media_type, {"type": "string"})} for media_type in described}
 
     statuses = set(_PROBLEMS) | ({"406"} if codec.response_types else set())
     formats = codec.media_types if codec.response_types else ()
+    default = codec.content_type.decode()
 
     return {
         "tags": ["prediction"],
         "summary": description.summary,
         "operationId": description.operation_id,
-        "requestBody": {"required": True, "content": content(description.request, formats)},
+        "requestBody": {"required": True, "content": content({default: description.request}, formats)},
         "responses": {
             "200": {
                 "description": "The prediction",
                 "headers": {name: {"schema": {"type": "string"}} for name in _MODEL_HEADERS},
-                "content": content(description.response, codec.response_types),
+                "content": content({default: description.response, **description.other_responses}, codec.response_types),
             },
             **_problems(statuses, codec.problem_type.decode()),
         },

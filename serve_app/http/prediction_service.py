@@ -16,7 +16,16 @@ from serve_app.artifacts.matrix import PIECE_ROWS, Matrix, Scores, batched
 from serve_app.errors import InvalidInput, NoModel, NotFinite
 from serve_app.http.auth import Verdict
 from serve_app.http.options import HttpOptions
-from serve_app.http.problems import INTERNAL_ERROR, KEY_PROBLEMS, TOO_BUSY, Headers, HttpProblem, problem_of, unknown_version
+from serve_app.http.problems import (
+    INTERNAL_ERROR,
+    KEY_PROBLEMS,
+    TOO_BUSY,
+    UNKNOWN_MODEL,
+    Headers,
+    HttpProblem,
+    problem_of,
+    unknown_version,
+)
 from serve_app.http.responses import HttpResponse, problem_response
 from serve_app.inference.batching import THREAD_SECONDS, AdaptiveBatcher
 from serve_app.inference.predictor import Predictor
@@ -239,6 +248,19 @@ class PredictionService:
     def _max_row_bytes(self, predictor: Predictor) -> int:
         return min(row_bytes(predictor.signature, self._options.max_row_bytes), self._options.max_body_bytes)
 
+    def served(self, model: str, version: str | None) -> Predictor | HttpProblem:
+        """The predictor of a model and a version (None: the one that is served), or why there is none."""
+        if model != self._options.model_name:
+            return UNKNOWN_MODEL
+        predictor = self.slot.predictor
+        if predictor is None:
+            return self.no_model()
+        return predictor if version is None or version == predictor.version else unknown_version(predictor.version)
+
+    def no_model(self) -> HttpProblem:
+        """The problem of a request while no model is loaded."""
+        return problem_of(NoModel(f"No model is loaded: {self.slot.problem}."))
+
     def model_headers(self, predictor: Predictor) -> Headers:
         """The headers that name a version."""
         return (
@@ -253,6 +275,7 @@ class PredictionService:
             model_name=self._options.model_name,
             model_version=predictor.version,
             max_rows=self._options.max_rows,
+            max_body_bytes=self._options.max_body_bytes,
             max_row_bytes=self._max_row_bytes(predictor),
             unknown=self._options.unknown,
             unknown_fields=self._options.unknown_fields,
@@ -262,7 +285,7 @@ class PredictionService:
         return Prepared(codec, headers, _inline_bytes(predictor, codec))
 
     def _no_model(self, protocol: type[Codec]) -> HttpResponse:
-        return problem_response(problem_of(NoModel(f"No model is loaded: {self.slot.problem}.")), protocol)
+        return problem_response(self.no_model(), protocol)
 
 
 class PredictionStream:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.errors import InvalidInput, Malformed, NoModel, NotFinite, Problem, TooLarge, TooManyRows
-from serve_app.http.body import BodyBudgetExceeded, BodyNotGzip, BodyTimeout, BodyTooLarge
+from serve_app.errors import InvalidInput, Malformed, NoModel, NotFinite, NotServed, Problem, TooLarge, TooManyRows
+from serve_app.http.body import BodyBudgetExceeded, BodyMiscoded, BodyTimeout, BodyTooLarge
 from serve_app.protocols.codec import ProblemDetails
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -28,6 +28,8 @@ def problem(status: int, code: str, detail: str, *, errors: Sequence[Problem] = 
 def problem_of(error: Exception) -> HttpProblem:
     """The problem of an error that was raised while a request was read or answered."""
     match error:
+        case NotServed():
+            return UNKNOWN_MODEL if error.served is None else unknown_version(error.served)
         case TooManyRows():
             return problem(413, "too_many_rows", "The request holds too many rows.", errors=error.problems)
         case TooLarge():
@@ -47,6 +49,7 @@ def problem_of(error: Exception) -> HttpProblem:
 
 _MALFORMED = {
     "csv": "The body must be CSV text in UTF-8.",
+    "protobuf": "The message must be of the type that the call takes.",
     "ndjson": "Every line of the body must be a JSON document in UTF-8.",
 }
 """What a body must be that is no JSON document, by the code of its problem."""
@@ -58,8 +61,8 @@ def _problem_of_body(error: Exception) -> HttpProblem:
             return problem(413, "body_too_large", f"The body must not be larger than {error.limit} bytes.")
         case BodyTimeout():
             return problem(408, "body_too_slow", f"The body must arrive within {error.seconds:g} seconds.")
-        case BodyNotGzip():
-            return problem(400, "malformed", "The body is not a gzip stream.")
+        case BodyMiscoded():
+            return problem(400, "malformed", f"The body is not a stream of the content coding {error.coding.decode()}.")
         case BodyBudgetExceeded():
             return TOO_BUSY
         case _:
@@ -91,13 +94,14 @@ REPEATED_HEADER = problem(
 INVALID_HEADER = problem(400, "invalid_header", "The values of headers must be UTF-8.")
 
 
-def unsupported_media_type(media_types: Sequence[str]) -> HttpProblem:
-    """415 that names the media types of a body."""
+def unsupported_media_type(media_types: Sequence[str], extra: str = "") -> HttpProblem:
+    """415 that names the media types of a body, and the extra of this package that adds the one that was sent."""
     if len(media_types) == 1:
         return problem(415, "unsupported_media_type", f"Send the body as JSON, with Content-Type: {media_types[0]}.")
-    return problem(
-        415, "unsupported_media_type", f"Send the body in UTF-8, with one of the content types {', '.join(media_types)}."
-    )
+    detail = f"Send the body with one of the content types {', '.join(media_types)}; text is in UTF-8."
+    if extra:
+        detail = f"This server reads no such body: install iris-api[{extra}] where it runs, or send {', '.join(media_types)}."
+    return problem(415, "unsupported_media_type", detail)
 
 
 def not_acceptable(media_types: Sequence[str]) -> HttpProblem:
@@ -107,6 +111,7 @@ def not_acceptable(media_types: Sequence[str]) -> HttpProblem:
 
 NOT_FOUND = problem(404, "not_found", "There is nothing at this address; /docs lists what there is.")
 TOO_BUSY = problem(429, "too_busy", "Too many requests at once; try again in a second.", headers=((b"retry-after", b"1"),))
+UNKNOWN_MODEL = problem(404, "unknown_model", "No model has this name; the index of the repository lists those that are served.")
 INTERNAL_ERROR = problem(500, "internal_error", "The server failed to answer; the log has the reason under this request's id.")
 
 
@@ -115,15 +120,15 @@ def unknown_version(served: str) -> HttpProblem:
     return problem(404, "unknown_version", f"This version is not served; version {served} is.")
 
 
-_ENCODINGS = (b"deflate", b"zstd", b"br", b"compress", b"x-compress", b"dcb", b"dcz")
+_ENCODINGS = (b"zstd", b"br", b"compress", b"x-compress", b"dcb", b"dcz")
 """Registered content codings that are not supported; their names may be repeated to the client."""
 
 
 def unsupported_encoding(encoding: bytes) -> HttpProblem:
     """415 that names the content coding, with the `Accept-Encoding` of RFC 9110, section 12.5.3."""
     name = "A list of content codings" if b"," in encoding else f"`{encoding.decode()}`" if encoding in _ENCODINGS else "This"
-    detail = f"{name} is not supported: send the body as it is, or with Content-Encoding: gzip."
-    return problem(415, "unsupported_encoding", detail, headers=((b"accept-encoding", b"gzip, identity"),))
+    detail = f"{name} is not supported: send the body as it is, or with Content-Encoding: gzip or deflate."
+    return problem(415, "unsupported_encoding", detail, headers=((b"accept-encoding", b"gzip, deflate, identity"),))
 
 
 def method_not_allowed(headers: Headers) -> HttpProblem:

@@ -93,7 +93,11 @@ class StreamedResponse:
     def _put(self, text: Buffer, request_id: bytes | None) -> None:
         if not text:
             return
-        self._body.hold(len(text))
+        try:
+            self._body.hold(len(text))
+        except BodyBudgetExceeded:
+            self._body.give_back(len(text))  # it is let go of, while the answers before it wait
+            raise
         self._waiting.put_nowait(text)
         if self._writer is None:
             headers = [*self._stream.headers, *SECURITY_HEADERS, CLOSE]  # the body may not have been read to its end

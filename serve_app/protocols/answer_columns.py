@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from serve_app.artifacts.decision import interval, outliers, predicted_positions, prediction_sets, single_value
@@ -22,6 +23,8 @@ Columns = Callable[[Scores], list[Column]]
 
 NULL = b"null"
 """What orjson writes for a number that is not finite."""
+MANY_NUMBERS = 200
+"""So many are faster checked as an array than searched as text."""
 
 
 def answer_columns(signature: Signature) -> Columns:
@@ -45,9 +48,23 @@ def json_text(label: Label) -> bytes:
 def texts(values: Scores) -> list[bytes]:
     """The numbers as JSON, row by row; raises NotFinite."""
     text = orjson.dumps(np.ascontiguousarray(values).ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-    if NULL in text:
+    if NULL in text if values.size < MANY_NUMBERS else not np.isfinite(values).all():
         raise NotFinite(())
     return text.split(b",")
+
+
+def table_of(values: Sequence[bytes]) -> npt.NDArray[np.object_]:
+    """Texts as an array: picking one for each row by an array of positions is twice as fast as picking from a list."""
+    table = np.empty(len(values), object)
+    table[:] = values
+    return table
+
+
+def picked(scores: Scores, positions: npt.NDArray[np.intp]) -> Scores:
+    """The score of each row at its position, shape (rows,)."""
+    flat = np.ascontiguousarray(scores).ravel()
+    values: Scores = flat[np.arange(0, scores.size, scores.shape[1]) + positions]
+    return values
 
 
 def _value(coverage: Coverage | None) -> Columns:
@@ -80,32 +97,31 @@ def _classes(signature: Signature) -> Columns:
     starts = [b'{"prediction":' + label for label in labels]
     if not signature.probabilistic:
         return lambda scores: [[starts[int(position)] for position in scores], b',"confidence":null,"probabilities":null}']
-    starts = [start + b',"confidence":' for start in starts]
+    heads = table_of([start + b',"confidence":' for start in starts])
     names, count, coverage = _members_of(b"probabilities", signature.class_names), len(labels), signature.coverage
 
     def classes(scores: Scores) -> list[Column]:
         numbers, best = texts(scores), predicted_positions(scores, signature)
-        confidence = [numbers[index] for index in (np.arange(len(scores)) * count + best).tolist()]
-        predicted: Column = [starts[position] for position in best.tolist()]
+        confidence = [numbers[index] for index in (np.arange(0, len(numbers), count) + best).tolist()]
+        predicted: Column = heads[best].tolist()
         columns = [predicted, confidence, *_named(names, numbers)]
         if coverage is None:
             return [*columns, b"}}"]
-        return [*columns, b'},"prediction_set":[', *_members(labels, best.tolist(), scores, signature, coverage), b"]}"]
+        members = members_of_sets(labels, prediction_sets(scores, signature, coverage), best)
+        return [*columns, b'},"prediction_set":[', *members, b"]}"]
 
     return classes
 
 
-def _members(
-    labels: Sequence[bytes], best: Sequence[int], scores: Scores, signature: Signature, coverage: Coverage
-) -> list[Column]:
-    """The predicted class, then the others of the set in the order of the classes."""
-    members = prediction_sets(scores, signature, coverage)
-    members[np.arange(len(scores)), best] = False
+def members_of_sets(labels: Sequence[bytes], members: npt.NDArray[np.bool_], best: npt.NDArray[np.intp]) -> list[Column]:
+    """The predicted class, then the others of the set in the order of the classes; `members` has the shape (rows, classes)."""
+    others = members.copy()
+    others[np.arange(len(best)), best] = False
     further = [b"," + label for label in labels]
-    others: list[Column] = [
-        [further[at] if member else b"" for member in column] for at, column in enumerate(members.T.tolist()) if any(column)
+    columns: list[Column] = [
+        [further[at] if member else b"" for member in column] for at, column in enumerate(others.T.tolist()) if any(column)
     ]
-    return [[labels[position] for position in best], *others]
+    return [[labels[position] for position in best.tolist()], *columns]
 
 
 def _outlier(scores: Scores) -> list[Column]:

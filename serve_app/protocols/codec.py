@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from serve_app.artifacts.fields import Unknown, UnknownFields
 from serve_app.artifacts.matrix import Matrix, Scores
@@ -19,6 +19,12 @@ from serve_app.protocols.problem_json import PROBLEM_JSON, problem_json
 
 Buffer = bytes | bytearray
 """A body; a long one grows piece by piece."""
+
+ProtocolName = Literal["native", "open_inference", "open_inference_grpc", "mlflow", "kserve_v1", "vertex", "unknown"]
+"""The values of the label `protocol` of the metrics."""
+
+FORMATS = ("json", "csv", "ndjson", "arrow", "parquet", "binary", "protobuf", "unknown")
+"""The formats of request bodies, by which requests are counted; `binary` is JSON with binary tensors behind it."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 """The headers of a request: names in lower case, and values."""
@@ -50,19 +56,24 @@ class CodecContext:
     model_version: str
     max_rows: int
     max_row_bytes: int
+    max_body_bytes: int
     unknown: Unknown
     unknown_fields: UnknownFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """The OpenAPI description of a route: names of its schemas, and these schemas."""
+    """The OpenAPI description of a route: names of its schemas, and these schemas.
+
+    `other_responses` are the schemas of further content types of the response; those that it does not name are text.
+    """
 
     operation_id: str
     summary: str
     request: str
     response: str
     schemas: Mapping[str, Any]
+    other_responses: Mapping[str, str] = field(default_factory=dict)
 
 
 class RowReader(Protocol):
@@ -81,6 +92,8 @@ class Codec(ABC):
     The service makes one instance for each version; it lives as long as the version is in memory.
     """
 
+    protocol: ClassVar[ProtocolName] = "unknown"
+    """The name under which requests are counted."""
     single_row: ClassVar[bool]
     """Whether a body always holds one row; such rows are gathered by the adaptive batcher."""
     content_type: ClassVar[bytes] = b"application/json"
@@ -130,6 +143,16 @@ class Codec(ABC):
             return True
         media_type = content_type.partition(b";")[0].strip().lower()
         return media_type == b"application/json" or (media_type.startswith(b"application/") and media_type.endswith(b"+json"))
+
+    @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """The format of a request with these headers, one of `FORMATS`."""
+        return "json"
+
+    @classmethod
+    def missing_extra(cls, content_type: bytes) -> str:
+        """The extra of this package with which a request with this `Content-Type` can be decoded; empty when there is none."""
+        return ""
 
     @classmethod
     def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:

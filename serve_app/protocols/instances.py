@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import orjson
 
-from serve_app.protocols.codec import Codec, ProblemDetails
+from serve_app.protocols.codec import Codec, ProblemDetails, ProtocolName
 from serve_app.protocols.mlflow import MlflowCodec, sentence
 
 
 class KServeV1Codec(MlflowCodec):
     """`instances`, or `inputs` in its place, as JSON whatever `Accept` says; the response is `{"predictions": […]}`."""
 
+    protocol: ClassVar[ProtocolName] = "kserve_v1"
     media_types = ("application/json",)
     response_types = ()
     forms: ClassVar[Sequence[str]] = ("instances", "inputs")
@@ -24,6 +25,11 @@ class KServeV1Codec(MlflowCodec):
         return cls
 
     @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """JSON only."""
+        return "json"
+
+    @classmethod
     def problem(cls, problem: ProblemDetails) -> bytes:
         """`{"error": …}`."""
         return orjson.dumps({"error": sentence(problem)})
@@ -32,4 +38,5 @@ class KServeV1Codec(MlflowCodec):
 class VertexCodec(KServeV1Codec):
     """`instances`; `parameters` are ignored."""
 
+    protocol = "vertex"
     forms = ("instances",)

@@ -32,6 +32,7 @@ FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs", "input_d
 """The members that hold a table in the requests of MLflow."""
 
 ListDecoder = Callable[[Buffer], Matrix]
+_NUMBERS = msgspec.json.Decoder(list[float]).decode
 
 
 def table_decoder(context: CodecContext, forms: Sequence[str] = FORMS) -> Callable[[Buffer], Matrix]:
@@ -271,7 +272,7 @@ class TableReader(BatchReader):
         while True:
             run = reader.plain_run()
             try:
-                values.extend(decode(f"[{run}]".encode()))
+                values.extend(_decoded(run, decode))
             except (NotFastPath, UnicodeEncodeError):
                 stop, more = reader.offset + (len(run) or reader.left), True
                 while more and reader.offset < stop:
@@ -318,6 +319,13 @@ def check_columns(signature: Signature, names: Sequence[str], field: str, unknow
         raise InvalidInput([Problem(field, "unknown_field", "must name no other column than the model's")])
 
 
+def _decoded(run: str, decode: Callable[[Buffer], Any]) -> Any:
+    """The values of a run. Raises NotFastPath for an empty one too: behind it is no value, or one that is not whole."""
+    if not run:
+        raise NotFastPath
+    return decode(f"[{run}]".encode())
+
+
 def _skip(reader: JsonReader) -> None:
     """Read a value that is of no interest, a list item by item."""
     if reader.peek() != "[":
@@ -327,8 +335,8 @@ def _skip(reader: JsonReader) -> None:
     while not reader.take("]"):
         run = reader.plain_run()
         try:
-            msgspec.json.decode(f"[{run}]".encode(), type=list[float])
-        except (msgspec.MsgspecError, UnicodeEncodeError):
+            _decoded(run, _NUMBERS)
+        except (NotFastPath, msgspec.MsgspecError, UnicodeEncodeError):
             stop = reader.offset + (len(run) or reader.left)
             while True:
                 reader.value()

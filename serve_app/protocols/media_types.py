@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
-Format = Literal["json", "csv", "ndjson"]
+Format = Literal["json", "csv", "ndjson", "arrow", "parquet"]
+AnswerFormat = Literal["json", "csv", "ndjson", "arrow", "columns"]
 
-MEDIA_TYPES: Mapping[Format, str] = {"json": "application/json", "csv": "text/csv", "ndjson": "application/x-ndjson"}
-"""The media type of a response in each format."""
+ARROW_EXTRA = "arrow"
+"""The extra of this package that reads and writes ARROW_TYPES."""
+ARROW_TYPES: Mapping[Format, str] = {"arrow": "application/vnd.apache.arrow.stream", "parquet": "application/vnd.apache.parquet"}
+HAS_ARROW = find_spec("pyarrow") is not None
+
+MEDIA_TYPES: Mapping[Format, str] = {
+    "json": "application/json",
+    "csv": "text/csv",
+    "ndjson": "application/x-ndjson",
+    **(ARROW_TYPES if HAS_ARROW else {}),
+}
+"""The media type of a table in each format that is read here."""
+ANSWER_TYPES: Mapping[AnswerFormat, str] = {
+    "json": MEDIA_TYPES["json"],
+    "csv": MEDIA_TYPES["csv"],
+    "ndjson": MEDIA_TYPES["ndjson"],
+    **({"arrow": ARROW_TYPES["arrow"]} if HAS_ARROW else {}),
+    "columns": "application/json; orient=columns",
+}
+"""The media type of a response in each format; the first one is the answer when `Accept` does not care."""
+
+TABLE_ANSWERS: tuple[AnswerFormat, ...] = tuple(form for form in ANSWER_TYPES if form != "columns")
+"""The formats in which the answer of every protocol of tables is written."""
 
 _FORMATS: Mapping[str, Format] = {
     **{media_type: form for form, media_type in MEDIA_TYPES.items()},
@@ -42,19 +65,25 @@ def format_of(content_type: bytes) -> MediaType | None:
     return MediaType(form, {"present": True, "absent": False}.get(named.get("header", "")))
 
 
-@lru_cache(maxsize=256)
-def answer_format(accept: bytes) -> Format | None:
-    """The format that an `Accept` asks for: the highest weight, then the first in its order; JSON where it does not care.
+def missing_extra(content_type: bytes) -> str:
+    """The extra of this package that a `Content-Type` needs and that is not installed; empty for any other one."""
+    media_type = content_type.decode("latin-1").lower().partition(";")[0].strip()
+    return ARROW_EXTRA if not HAS_ARROW and media_type in ARROW_TYPES.values() else ""
 
-    None when it takes none of the formats.
+
+@lru_cache(maxsize=256)
+def answer_format(accept: bytes, formats: tuple[AnswerFormat, ...] = TABLE_ANSWERS) -> AnswerFormat | None:
+    """Which of the formats an `Accept` asks for: the highest weight, then the first in its order; JSON where it does not care.
+
+    None when it takes none of them.
     """
     ranges = [_weighted(each) for each in accept.decode("latin-1").lower().split(",") if each.strip()]
     if not ranges:
         return "json"
     best: tuple[float, int] | None = None
-    chosen: Format | None = None
-    for form in MEDIA_TYPES:
-        names = [name for name, each in _FORMATS.items() if each == form]
+    chosen: AnswerFormat | None = None
+    for form in formats:
+        names = [name for name, each in _FORMATS.items() if each == form] or [ANSWER_TYPES[form].replace(" ", "")]
         weight, position = max((_weight(name, ranges) for name in names), key=lambda each: (each[0], -each[1]))
         if weight > 0 and (best is None or (weight, -position) > best):
             best, chosen = (weight, -position), form
@@ -63,7 +92,8 @@ def answer_format(accept: bytes) -> Format | None:
 
 def _weight(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
     """The weight of a media type and the position of the range that gives it, the most specific one (RFC 9110, section 12.5.1)."""
-    for pattern in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+    without_parameter = media_type.partition(";")[0]
+    for pattern in dict.fromkeys((media_type, without_parameter, media_type.partition("/")[0] + "/*", "*/*")):
         for position, (name, weight) in enumerate(ranges):
             if name == pattern:
                 return weight, position
@@ -71,12 +101,14 @@ def _weight(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, in
 
 
 def _weighted(text: str) -> tuple[str, float]:
+    """A media range, with the parameter `orient` but no other, and its weight."""
     name, *parameters = text.split(";")
-    weight = dict(_parameter(parameter) for parameter in parameters).get("q", "1")
+    named = dict(_parameter(parameter) for parameter in parameters)
+    name = name.strip() + (f";orient={named['orient']}" if "orient" in named else "")
     try:
-        return name.strip(), min(max(float(weight), 0.0), 1.0)
+        return name, min(max(float(named.get("q", "1")), 0.0), 1.0)
     except ValueError:
-        return name.strip(), 0.0
+        return name, 0.0
 
 
 def _parameter(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import orjson
 
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Signature
-from serve_app.protocols.codec import Buffer, CodecContext, ProblemDetails
+from serve_app.protocols.codec import Buffer, CodecContext, ProblemDetails, ProtocolName
 from serve_app.protocols.json_tables import FORMS, table_decoder
 from serve_app.protocols.table_answers import predictions_encoder
 from serve_app.protocols.table_codec import TableCodec
@@ -29,6 +29,7 @@ class MlflowCodec(TableCodec):
     The response is `{"predictions": […]}` with what the estimator's `predict` returns. CSV text may have no header line.
     """
 
+    protocol: ClassVar[ProtocolName] = "mlflow"
     takes_lists = True
     problem_type = b"application/json"
     forms: ClassVar[Sequence[str]] = FORMS

@@ -12,12 +12,14 @@ from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Header
 from serve_app.protocols.decode import row_decoder, rows_decoder
 from serve_app.protocols.encode import row_encoder, rows_encoder
 from serve_app.protocols.limits import least_row_bytes, rows_within
+from serve_app.protocols.media_types import ANSWER_TYPES
 from serve_app.protocols.table_codec import TableCodec
 
 
 class NativeRowCodec(Codec):
     """A JSON object with the features of one row; the response is the prediction of that row."""
 
+    protocol = "native"
     single_row = True
 
     def __init__(self, context: CodecContext) -> None:
@@ -52,8 +54,12 @@ class NativeRowCodec(Codec):
 class NativeBatchCodec(TableCodec):
     """`{"instances": [row, …]}`; the response is `{"predictions": [prediction, …]}` in the same order.
 
-    The rows may also be CSV text with a header line, or lines of JSON; so may the predictions.
+    The rows may also be CSV text with a header line, or lines of JSON; so may the predictions, which may be columns besides.
     """
+
+    protocol = "native"
+    response_types = tuple(ANSWER_TYPES.values())
+    writers = tuple(ANSWER_TYPES)
 
     def json_decoder(self, context: CodecContext) -> Callable[[Buffer], Matrix]:
         """Rows as objects."""
@@ -82,10 +88,12 @@ class NativeBatchCodec(TableCodec):
             summary="Predict many rows, order kept",
             request="Rows",
             response="Predictions",
+            other_responses={ANSWER_TYPES["columns"]: "PredictionColumns"},
             schemas={
                 "Row": native_schema.row(signature, unknown_fields),
                 "Rows": native_schema.rows(signature, unknown_fields, max_rows=most_rows),
                 "Prediction": native_schema.prediction(signature),
                 "Predictions": native_schema.predictions(),
+                "PredictionColumns": native_schema.prediction_columns(signature),
             },
         )

@@ -115,6 +115,20 @@ def predictions() -> dict[str, Any]:
     }
 
 
+def prediction_columns(signature: Signature | None) -> dict[str, Any]:
+    """`{"predictions": {member: [value of each row, …], …}}`."""
+    return _object({"predictions": _as_columns(prediction(signature))})
+
+
+def _as_columns(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same for all rows: objects stay objects, null stays null, every other value becomes a list with one for each row."""
+    if schema.get("type") == "object":
+        if "properties" not in schema:
+            return schema
+        return {**schema, "properties": {name: _as_columns(each) for name, each in schema["properties"].items()}}
+    return schema if schema.get("type") == "null" else {"type": "array", "items": schema}
+
+
 def example(signature: Signature) -> dict[str, Label]:
     """A row that is answered when it is pasted into a request; it follows from kinds, bounds and categories alone."""
     return {feature.name: _example(feature) for feature in signature.features}

@@ -37,8 +37,18 @@ class LineDecoder:
         """The matrix of a whole body. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
         reader = self.open()
         view = memoryview(body)
-        matrices = [reader.feed(view[start : start + PIECE_BYTES]) for start in range(0, len(body), PIECE_BYTES)]
-        matrices.append(reader.end())
+        matrices, problems = [], list[Problem]()
+        for start in range(0, len(body) + PIECE_BYTES, PIECE_BYTES):
+            try:
+                matrices.append(reader.feed(view[start : start + PIECE_BYTES]) if start < len(body) else reader.end())
+            except (Malformed, TooManyRows, TooLarge):
+                raise
+            except InvalidInput as error:  # pieces behind it may hold wrong rows too
+                problems += error.problems
+                if len(problems) >= MAX_PROBLEMS:
+                    break
+        if problems:
+            raise InvalidInput(problems[:MAX_PROBLEMS])
         return np.concatenate(matrices)
 
     def open(self) -> LineReader:
@@ -85,23 +95,22 @@ class LineReader:
         fast: Callable[[Sequence[Buffer]], Matrix] = decoder.objects
         if decoder.lists is not None and lines and lines[0].lstrip()[:1] == b"[":
             fast = decoder.lists
+        first, self.count = self.count, self.count + len(lines)
         try:
-            matrix = fast(lines)
+            return fast(lines)
         except NotFastPath:
-            matrix = self._one_by_one(lines)
-        self.count += len(lines)
-        return matrix
+            return self._one_by_one(lines, first)
 
-    def _one_by_one(self, lines: Sequence[bytes]) -> Matrix:
+    def _one_by_one(self, lines: Sequence[bytes], first: int) -> Matrix:
         context = self._decoder.context
         signature, problems = context.signature, list[Problem]()
         values: Values = [] if signature.has_texts else array("d")
-        for at, line in enumerate(lines, self.count):
+        for at, line in enumerate(lines, first):
             field = f"instances[{at}]"
-            row = _loaded(line, field)
-            if self._decoder.rows is not None:
-                row = self._decoder.rows.row(row, field, problems)
-            if row is not None:
+            row, rows = _loaded(line, field), self._decoder.rows
+            if rows is not None:
+                row = rows.row(row, field, problems)
+            if rows is None or row is not None:  # else its problem is named
                 values.extend(read_row(signature, row, f"{field}.", problems, context.unknown, context.unknown_fields))
             if len(problems) >= MAX_PROBLEMS:
                 break

@@ -6,14 +6,25 @@ and none; the header `Inference-Header-Content-Length` alone says that binary va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
 from serve_app.artifacts.matrix import Scores
-from serve_app.errors import InvalidInput, Problem
-from serve_app.protocols.codec import Batch, Buffer, CodecContext, CountingCodec, Headers, ProblemDetails, Request, Response
+from serve_app.errors import InvalidInput, Malformed, Problem
+from serve_app.protocols.codec import (
+    Batch,
+    Buffer,
+    CodecContext,
+    CountingCodec,
+    Headers,
+    ProblemDetails,
+    ProtocolName,
+    Request,
+    Response,
+)
+from serve_app.protocols.json_reader import malformed
 from serve_app.protocols.oip_body import OutputDocument, RequestDocument, read_body
 from serve_app.protocols.tensor_outputs import Output, Written, binary_data, json_data, outputs_of, ranked, raw_texts, written
 from serve_app.protocols.tensor_rows import TensorRows
@@ -24,6 +35,11 @@ OCTET_STREAM = b"application/octet-stream"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 MAX_NAMED = 5
 """Fields named in the sentence of an error; its `errors` name more."""
+_WRONG_LENGTH = Problem(
+    "Inference-Header-Content-Length",
+    "size",
+    "must be the length in bytes of the JSON at the start of the body, before compression",
+)
 
 
 class Requested(NamedTuple):
@@ -46,6 +62,7 @@ class Asked(NamedTuple):
 class OpenInferenceCodec(CountingCodec):
     """Requests with tensors; the response has the tensors that the request asks for, all of them unless it says otherwise."""
 
+    protocol: ClassVar[ProtocolName] = "open_inference"
     problem_type = b"application/json"
 
     def __init__(self, context: CodecContext) -> None:
@@ -64,7 +81,10 @@ class OpenInferenceCodec(CountingCodec):
     def read(self, body: Buffer, headers: Headers) -> Request:
         """Names, datatypes, shapes and sizes of the tensors. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
         text, values = _parts(body, headers)
-        document, data = read_body(text, self._max_row_bytes)
+        try:
+            document, data = read_body(text, self._max_row_bytes)
+        except Malformed:
+            raise (malformed() if values is None else Malformed([_WRONG_LENGTH])) from None
         tensors = _tensors(document, data, values)
         rows = self._rows.count(tensors)
         requested = self._requested(document)
@@ -103,6 +123,11 @@ class OpenInferenceCodec(CountingCodec):
         return True
 
     @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """JSON alone, or with binary tensors behind it."""
+        return "binary" if HEADER_LENGTH in headers else "json"
+
+    @classmethod
     def status(cls, problem: ProblemDetails) -> int:
         """The protocol has 400 for every request that cannot be answered as it is."""
         return 400 if problem.status == 422 else problem.status
@@ -110,12 +135,10 @@ class OpenInferenceCodec(CountingCodec):
     @classmethod
     def problem(cls, problem: ProblemDetails) -> bytes:
         """`{"error": "…"}`, all that clients of the protocol read, with the code and the fields at fault beside it."""
-        if problem.status >= 500 or not problem.errors:
-            return orjson.dumps({"error": problem.detail, "code": problem.code})
-        fields = "; ".join(f"{error.field} {error.message}" for error in problem.errors[:MAX_NAMED])
-        more = f"; and {len(problem.errors) - MAX_NAMED} more" if len(problem.errors) > MAX_NAMED else ""
-        errors = [{"field": each.field, "code": each.code, "message": each.message} for each in problem.errors]
-        return orjson.dumps({"error": fields + more, "code": problem.code, "errors": errors})
+        document: dict[str, Any] = {"error": sentence(problem), "code": problem.code}
+        if problem.status < 500 and problem.errors:
+            document["errors"] = [{"field": each.field, "code": each.code, "message": each.message} for each in problem.errors]
+        return orjson.dumps(document)
 
     def _requested(self, document: RequestDocument) -> Sequence[Requested]:
         """The outputs of the response. Raises InvalidInput."""
@@ -148,6 +171,14 @@ class OpenInferenceCodec(CountingCodec):
         return requested._replace(binary=binary if parameters.binary_data is None else parameters.binary_data, classes=classes)
 
 
+def sentence(problem: ProblemDetails) -> str:
+    """What is wrong, with the first fields at fault."""
+    if problem.status >= 500 or not problem.errors:
+        return problem.detail
+    fields = "; ".join(f"{error.field} {error.message}" for error in problem.errors[:MAX_NAMED])
+    return f"{fields}; and {len(problem.errors) - MAX_NAMED} more" if len(problem.errors) > MAX_NAMED else fields
+
+
 def _wrong_output(field: str, code: str, message: str) -> InvalidInput:
     return InvalidInput([Problem(field, code, message)])
 
@@ -176,8 +207,7 @@ def _parts(body: Buffer, headers: Headers) -> tuple[Buffer | memoryview, memoryv
         if name == HEADER_LENGTH:
             length = int(value) if value.isdigit() and len(value) < 20 else -1
             if not 1 <= length <= len(body):
-                message = "must be the length of the JSON at the start of the body, in bytes, without any content coding"
-                raise InvalidInput([Problem("Inference-Header-Content-Length", "size", message)])
+                raise InvalidInput([_WRONG_LENGTH])
             view = memoryview(body)
             return view[:length], view[length:]
     return body, None

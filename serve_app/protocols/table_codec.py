@@ -1,32 +1,52 @@
-"""What the codecs of tables share: one format of requests and one of responses each, chosen by `Content-Type` and `Accept`."""
+"""What the codecs of tables share: one format of requests and one of responses each, chosen by `Content-Type` and `Accept`.
+
+pyarrow is imported by the first request or response that needs it, in the thread that answers it: it takes tenths of a second.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 
 from serve_app.artifacts.matrix import Matrix, Scores
 from serve_app.artifacts.signature import Signature
 from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Headers
+from serve_app.protocols.columns_encoder import columns_encoder
 from serve_app.protocols.csv_rows import csv_decoder
 from serve_app.protocols.limits import least_list_bytes, least_row_bytes
-from serve_app.protocols.media_types import MEDIA_TYPES, Format, answer_format, format_of
+from serve_app.protocols.media_types import (
+    ANSWER_TYPES,
+    ARROW_TYPES,
+    MEDIA_TYPES,
+    TABLE_ANSWERS,
+    AnswerFormat,
+    Format,
+    answer_format,
+    format_of,
+    missing_extra,
+)
 from serve_app.protocols.ndjson_rows import LineDecoder, LineReader
 from serve_app.protocols.table_answers import csv_encoder, lines_encoder
 
+_NUMBER_BYTES = 8
+"""Of a number in Arrow and Parquet."""
+
 
 class TableCodec(Codec):
-    """Many rows in JSON of one protocol, in CSV text, or in lines of JSON; the class itself reads and writes JSON."""
+    """Many rows in JSON of one protocol, or in one of the formats of tables; the class itself reads and writes JSON."""
 
     single_row = False
     media_types: ClassVar[tuple[str, ...]] = tuple(MEDIA_TYPES.values())
-    response_types: ClassVar[tuple[str, ...]] = tuple(MEDIA_TYPES.values())
+    response_types: ClassVar[tuple[str, ...]] = tuple(ANSWER_TYPES[form] for form in TABLE_ANSWERS)
+    writers: ClassVar[tuple[AnswerFormat, ...]] = TABLE_ANSWERS
+    """The formats of `response_types`."""
     reader: ClassVar[Format] = "json"
-    writer: ClassVar[Format] = "json"
+    writer: ClassVar[AnswerFormat] = "json"
     takes_lists: ClassVar[bool] = False
     """Whether a row may be the values alone: CSV text without a header, a list in a line of JSON."""
 
@@ -42,12 +62,20 @@ class TableCodec(Codec):
             self._decode = self._lines.decode
             if not self.takes_lists:
                 self._least_row_bytes, row = least_row_bytes(signature), orjson.dumps(example)
-        else:
+        elif self.reader == "json":
             self._decode = self.json_decoder(context)
             self._least_row_bytes, row = self.least_json_row_bytes(signature), orjson.dumps(example)
+        else:
+            self._decode = _imported(_arrow_decoder if self.reader == "arrow" else _parquet_decoder, context)
+            row = bytes(_NUMBER_BYTES * len(signature.features))
         self._row_bytes = len(row) + 1  # about
+        self._needs_thread = self.reader in ARROW_TYPES or self.writer in ARROW_TYPES
         if self.writer == "csv":
             self._encode = csv_encoder(signature)
+        elif self.writer == "columns":
+            self._encode = columns_encoder(signature)
+        elif self.writer == "arrow":
+            self._encode = _imported(_arrow_encoder, signature)
         else:
             self._encode = lines_encoder(signature) if self.writer == "ndjson" else self.json_encoder(signature)
 
@@ -83,8 +111,8 @@ class TableCodec(Codec):
         return body_bytes / self._row_bytes
 
     def most_rows_in(self, body_bytes: int) -> float:
-        """So many rows as short as they can be."""
-        return body_bytes / self._least_row_bytes
+        """So many rows as short as they can be; any number in formats whose size says nothing of their rows."""
+        return math.inf if self._needs_thread else body_bytes / self._least_row_bytes
 
     @classmethod
     def accepts(cls, content_type: bytes) -> bool:
@@ -92,23 +120,71 @@ class TableCodec(Codec):
         return super().accepts(content_type) or (len(cls.media_types) > 1 and format_of(content_type) is not None)
 
     @classmethod
+    def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
+        """The format that the content type names; JSON without one."""
+        content_type = headers.get(b"content-type")
+        if content_type is None:
+            return "json"
+        media_type = format_of(content_type)
+        return "unknown" if media_type is None else media_type.form
+
+    @classmethod
+    def missing_extra(cls, content_type: bytes) -> str:
+        """The extra that reads this content type."""
+        return missing_extra(content_type) if len(cls.media_types) > 1 else ""
+
+    @classmethod
     def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:
         """The codec that reads and writes the formats that the headers name; None when `accept` names none of them."""
         media_type = None if content_type is None else format_of(content_type)
         reader: Format = "json" if media_type is None else media_type.form
-        writer: Format | None = "json" if accept is None else answer_format(accept)
+        writer: AnswerFormat | None = "json" if accept is None else answer_format(accept, cls.writers)
         if reader == "json" == writer:
             return cls
         return None if writer is None else _variant(cls, reader, writer)
 
 
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+def _imported(make: Callable[[Argument], Callable[[Any], Result]], argument: Argument) -> Callable[[Any], Result]:
+    """A function that is made when it is first called."""
+    made: list[Callable[[Any], Result]] = []
+
+    def call(value: Any) -> Result:
+        if not made:
+            made.append(make(argument))
+        return made[0](value)
+
+    return call
+
+
+def _arrow_decoder(context: CodecContext) -> Callable[[Buffer], Matrix]:
+    from serve_app.protocols.arrow_tables import arrow_decoder
+
+    return arrow_decoder(context)
+
+
+def _parquet_decoder(context: CodecContext) -> Callable[[Buffer], Matrix]:
+    from serve_app.protocols.arrow_tables import parquet_decoder
+
+    return parquet_decoder(context)
+
+
+def _arrow_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
+    from serve_app.protocols.arrow_tables import arrow_encoder
+
+    return arrow_encoder(signature)
+
+
 @lru_cache(maxsize=64)
-def _variant(codec: type[TableCodec], reader: Format, writer: Format) -> type[TableCodec]:
+def _variant(codec: type[TableCodec], reader: Format, writer: AnswerFormat) -> type[TableCodec]:
     """The codec of the same protocol for other formats; one class for each pair, so what is made for a model is made once."""
     members = {
         "reader": reader,
         "writer": writer,
-        "content_type": MEDIA_TYPES[writer].encode(),
+        "content_type": ANSWER_TYPES[writer].encode(),
         "streams": reader == "ndjson" == writer,
     }
     return type(f"{codec.__name__}From{reader.title()}To{writer.title()}", (codec,), members)

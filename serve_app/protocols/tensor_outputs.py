@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from serve_app.artifacts.decision import interval, outliers, predicted_positions, prediction_sets, single_value
 from serve_app.artifacts.matrix import Scores, batched
 from serve_app.artifacts.signature import Label, Signature, json_label, label_text
 from serve_app.errors import NotFinite
-from serve_app.protocols.answer_columns import NULL
+from serve_app.protocols.answer_columns import MANY_NUMBERS, NULL, table_of
 from serve_app.protocols.encode import PIECE_SCORES, as_printed, not_finite
 
 PREDICT = "predict"
@@ -104,8 +105,8 @@ class Written(NamedTuple):
     """What is written of an output for all requests: its head as JSON up to the rows, each label as JSON, each label as bytes."""
 
     head: bytes
-    texts: tuple[bytes, ...]
-    raw: tuple[bytes, ...]
+    texts: npt.NDArray[np.object_]
+    raw: npt.NDArray[np.object_]
 
 
 def written(output: Output) -> Written:
@@ -113,10 +114,11 @@ def written(output: Output) -> Written:
     head = b'{"name":%b,"datatype":"%b","shape":[' % (orjson.dumps(output.name), output.datatype.encode())
     if output.datatype == "BYTES":
         names = [label_text(label) for label in output.labels]
-        return Written(head, tuple(map(orjson.dumps, names)), tuple(_with_length(name.encode()) for name in names))
+        return Written(head, table_of(list(map(orjson.dumps, names))), table_of([_with_length(name.encode()) for name in names]))
     kind = _BINARY[output.datatype]
     labels = [json_label(label) for label in output.labels]
-    return Written(head, tuple(map(orjson.dumps, labels)), tuple(np.array(label, kind).tobytes() for label in labels))
+    raw = [np.array(label, kind).tobytes() for label in labels]
+    return Written(head, table_of(list(map(orjson.dumps, labels))), table_of(raw))
 
 
 _BINARY: dict[str, np.dtype[Any]] = {"BOOL": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP64": np.dtype("<f8")}
@@ -126,22 +128,28 @@ def json_data(output: Output, writing: Written, scores: Scores) -> bytes:
     """The values as the inside of a JSON list, row by row. Raises NotFinite."""
     values = output.values(scores)
     if output.labels:
-        texts = writing.texts
-        return b",".join([texts[position] for position in values.tolist()])
+        return _labels(values, writing.texts, b",")
     flat = np.ascontiguousarray(values).ravel()
     pieces = [orjson.dumps(piece, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for piece in batched(flat, PIECE_SCORES)]
     text = pieces[0] if len(pieces) == 1 else b",".join(pieces)
-    if NULL in text:
+    if NULL in text if values.size < MANY_NUMBERS else not np.isfinite(values).all():
         raise NotFinite(not_finite(scores))
     return text
+
+
+def _labels(positions: npt.NDArray[np.intp], labels: npt.NDArray[np.object_], between: bytes) -> bytes:
+    """The label of each row."""
+    if len(positions) == 1:
+        label: bytes = labels[positions[0]]
+        return label
+    return between.join([between.join(labels[piece].tolist()) for piece in batched(positions, PIECE_SCORES)])
 
 
 def binary_data(output: Output, writing: Written, scores: Scores) -> bytes:
     """The values one after the other, little-endian, row by row. Raises NotFinite."""
     values = output.values(scores)
     if output.labels:
-        raw = writing.raw
-        return b"".join([raw[position] for position in values.tolist()])
+        return _labels(values, writing.raw, b"")
     if output.datatype == "BOOL":
         flags: bytes = np.ascontiguousarray(values).astype(_BINARY["BOOL"]).tobytes()
         return flags

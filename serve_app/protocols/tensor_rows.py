@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from serve_app.artifacts.fields import MAX_PROBLEMS, Rule, Unknown, first_names, read_value
-from serve_app.artifacts.matrix import Matrix, matrix_type
+from serve_app.artifacts.matrix import PIECE_ROWS, Matrix, batched, matrix_type
 from serve_app.artifacts.number_columns import check_numbers, rounded_bounds
 from serve_app.artifacts.signature import Feature, Signature, missing_numbers
 from serve_app.errors import InvalidInput, Problem, TooManyRows
@@ -23,6 +23,15 @@ from serve_app.protocols.tensors import BYTES, Tensor, check_datatype, check_siz
 
 FEW_VALUES = 16
 """The numbers of one row that are compared faster one by one than as an array."""
+
+
+class Bounds(NamedTuple):
+    """The bounds of all features, each of shape (features,), and the two numbers between which every feature is inside its own."""
+
+    lows: Matrix
+    highs: Matrix
+    highest_low: float
+    lowest_high: float
 
 
 class TensorRows:
@@ -43,7 +52,7 @@ class TensorRows:
         self._is_plain = all(
             feature.kind == "number" and not _has_gap_numbers(feature, signature) for feature in signature.features
         )
-        self._bounds: dict[Any, tuple[Matrix, Matrix]] = {}
+        self._bounds: dict[Any, Bounds] = {}
         self._readers: dict[str, Any] = {
             feature.name: column_reader(feature, unknown, signature.missing_texts)
             for feature in signature.features
@@ -148,20 +157,29 @@ class TensorRows:
         if bounds is None:
             pairs = [rounded_bounds(feature, precision) for feature in self._signature.features]
             finite = np.clip(np.array(pairs), np.finfo(np.float64).min, np.finfo(np.float64).max)
-            bounds = self._bounds[precision] = (finite[:, 0].copy(), finite[:, 1].copy())
+            lows, highs = finite[:, 0].copy(), finite[:, 1].copy()
+            bounds = self._bounds[precision] = Bounds(lows, highs, float(lows.max()), float(highs.min()))
         if matrix.size <= FEW_VALUES and len(matrix) == 1:
-            values = zip(matrix[0].tolist(), bounds[0].tolist(), bounds[1].tolist(), strict=True)
+            values = zip(matrix[0].tolist(), bounds.lows.tolist(), bounds.highs.tolist(), strict=True)
             return all(least <= value <= most for value, least, most in values)
-        return bool(((matrix >= bounds[0]) & (matrix <= bounds[1])).all())
+        if matrix.min() >= bounds.highest_low and matrix.max() <= bounds.lowest_high:  # not for NaN
+            return True
+        pieces = batched(matrix, PIECE_ROWS)  # what is compared stays in the processor's cache
+        return all(((piece >= bounds.lows) & (piece <= bounds.highs)).all() for piece in pieces)
 
     def _read_values(self, tensor: Tensor) -> Matrix:
         """The rows of a JSON list that holds more than numbers: numbers as text, booleans, or values that break a rule."""
         values, problems = array("d"), list[Problem]()
         for position, value in enumerate(json_values(tensor, self._max_row_bytes)):
             row, at = divmod(position, self._width)
-            number = self._read(self._signature.features[at], value, row, tensor, problems)
+            feature = self._signature.features[at]
+            number, rule = self._read(feature, value, tensor)
             assert not isinstance(number, str)
             values.append(number)
+            if rule is not None:
+                problems.append(Problem(f"{feature.name}[{row}]", *rule))
+                if len(problems) >= MAX_PROBLEMS:
+                    break
         if problems:
             raise InvalidInput(problems)
         return np.frombuffer(values, np.float64).reshape(-1, self._width)
@@ -187,7 +205,7 @@ class TensorRows:
             return check_numbers(feature, values, missing, precision=tensor.precision)
         column = texts(tensor)
         if column is None:
-            return self._read_column_values(feature, tensor), {}
+            return self._read_column_values(feature, tensor)
         reader = self._readers.get(feature.name)
         if reader is not None and (feature.kind != "text" or all(text is None or len(text) <= feature.longest for text in column)):
             try:
@@ -199,32 +217,29 @@ class TensorRows:
         wrong = {row: rule for row, (_, rule) in enumerate(read) if rule is not None}
         return _column_of([value for value, _ in read], feature), wrong
 
-    def _read_column_values(self, feature: Feature, tensor: Tensor) -> Any:
-        """The column of a JSON list of any values."""
+    def _read_column_values(self, feature: Feature, tensor: Tensor) -> tuple[Any, Mapping[int, Rule]]:
+        """The column of a JSON list of any values, and the rule that a row breaks, by row. Raises InvalidInput for many."""
         values: Any = [] if feature.kind == "text" else array("d")
-        problems: list[Problem] = []
-        for row, value in enumerate(json_values(tensor, self._max_row_bytes)):
-            values.append(self._read(feature, value, row, tensor, problems))
-        if problems:
-            raise InvalidInput(problems)
-        return _column_of(values, feature)
+        wrong: dict[int, Rule] = {}
+        for row, item in enumerate(json_values(tensor, self._max_row_bytes)):
+            value, rule = self._read(feature, item, tensor)
+            values.append(value)
+            if rule is not None:
+                wrong[row] = rule
+                if len(wrong) >= MAX_PROBLEMS:
+                    _raise_problems({feature.name: wrong})
+        return _column_of(values, feature), wrong
 
-    def _read(self, feature: Feature, value: Any, row: int, tensor: Tensor, problems: list[Problem]) -> Any:
-        """What the model takes for a JSON value of any type; NaN for one that breaks a rule. Raises InvalidInput for many."""
+    def _read(self, feature: Feature, value: Any, tensor: Tensor) -> tuple[Any, Rule | None]:
+        """What the model takes for a JSON value of any type, and the rule that it breaks."""
         if value != value:
             value = None  # NaN, which clients write for a missing value
         if feature.kind == "boolean" and type(value) in (int, float) and value in (0, 1):
             value = bool(value)
         if tensor.precision != np.float64 and type(value) in (int, float) and feature.kind == "number":
             (number,), wrong = check_numbers(feature, np.array([value]), self._signature.missing_texts, precision=tensor.precision)
-            rule = wrong.get(0)
-        else:
-            number, rule = read_value(feature, value, self._unknown, self._signature.missing_texts)
-        if rule is not None:
-            problems.append(Problem(f"{feature.name}[{row}]", *rule))
-            if len(problems) >= MAX_PROBLEMS:
-                raise InvalidInput(problems)
-        return number
+            return number, wrong.get(0)
+        return read_value(feature, value, self._unknown, self._signature.missing_texts)
 
 
 def _takes_numbers(feature: Feature) -> bool:
@@ -253,8 +268,8 @@ def _column_of(values: Any, feature: Feature) -> Any:
 
 
 def _raise_problems(wrong: Mapping[str, Mapping[int, Rule]]) -> None:
-    """Raise InvalidInput when a row broke a rule, by row."""
+    """Raise InvalidInput when a row broke a rule, by row and then in the order of the features."""
     if not any(wrong.values()):
         return
-    first = sorted((row, name) for name, rules in wrong.items() for row in sorted(rules)[:MAX_PROBLEMS])[:MAX_PROBLEMS]
-    raise InvalidInput([Problem(f"{name}[{row}]", *wrong[name][row]) for row, name in first])
+    first = sorted((row, at, name) for at, (name, rules) in enumerate(wrong.items()) for row in sorted(rules)[:MAX_PROBLEMS])
+    raise InvalidInput([Problem(f"{name}[{row}]", *wrong[name][row]) for row, _, name in first[:MAX_PROBLEMS]])

@@ -47,7 +47,10 @@ _LISTS_OF_TEXTS = msgspec.json.Decoder(list[list[str | None]]).decode
 
 
 class Tensor(NamedTuple):
-    """One input; `where` names it in problems. Its values are `json`, a JSON list, or `raw`, little-endian bytes."""
+    """One input; `where` names it in problems. Its values are `json`, a JSON list, or `raw`, little-endian bytes.
+
+    `sized_by` is the part of the request that says how many bytes `raw` has.
+    """
 
     where: str
     name: str
@@ -55,6 +58,7 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     json: bytes | None = None
     raw: memoryview | None = None
+    sized_by: str = "parameters.binary_data_size"
 
     @property
     def length(self) -> int:
@@ -85,11 +89,11 @@ def check_size(tensor: Tensor) -> None:
     size = len(tensor.raw)
     if tensor.datatype == BYTES:
         if size < tensor.length * LENGTH_BYTES:
-            raise problem(tensor, "parameters.binary_data_size", "size", f"must be at least {tensor.length * LENGTH_BYTES}")
+            raise problem(tensor, tensor.sized_by, "size", f"must be at least {tensor.length * LENGTH_BYTES}")
         return
     expected = tensor.length * NUMBERS[tensor.datatype].itemsize
     if size != expected:
-        raise problem(tensor, "parameters.binary_data_size", "size", f"must be {expected} for this shape and datatype")
+        raise problem(tensor, tensor.sized_by, "size", f"must be {expected} for this shape and datatype")
 
 
 def numbers(tensor: Tensor) -> Matrix | None:

@@ -20,23 +20,28 @@ STATUS_SECONDS = 0.2
 """Time between two looks at the state of an application that does not run yet."""
 
 
-def deploy(module: str, host: str, port: int) -> Any:
+def deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | None) -> Any:
     """Start Serve with HTTP on `host` and `port`, and the application; the result is there when the application runs.
 
-    `module` is the name of a module with the bound deployment, `app`, and its name in Ray Serve, `APPLICATION`. `ray.get` of what
-    is returned raises what ended the start.
+    `module` is the name of a module with the bound deployment, `app`, and its name in Ray Serve, `APPLICATION`. Serve takes
+    gRPC calls as `grpc_options` say, and none when they are None. `ray.get` of what is returned raises what ended the start.
     """
-    return ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_deploy).remote(module, host, port)
+    return ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_deploy).remote(module, host, port, grpc_options)
 
 
-def _deploy(module: str, host: str, port: int) -> None:
+def _deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | None) -> None:
     from ray import serve
 
     root = importlib.import_module(module)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with ThreadPoolExecutor(max_workers=1) as pool:
         # `serve.start` returns after the start of HAProxy. The replica starts beside it.
-        start = pool.submit(serve.start, http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
+        start = pool.submit(
+            serve.start,
+            http_options={"host": host, "port": port},
+            grpc_options=grpc_options,
+            logging_config={"log_level": "ERROR"},
+        )
         _wait_for_controller(start)
         target = serve.RunTarget(root.app, name=root.APPLICATION)
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)

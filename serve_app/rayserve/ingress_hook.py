@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from serve_app.fast_path import joined_writes
 from serve_app.rayserve import http_protocol
+from serve_app.rayserve.call_host import bind_calls
 from serve_app.rayserve.proxy_bounds import ProxyBounds
 
 answer: Callable[[Any, Any, Any], Awaitable[bool]] | None = None
@@ -64,6 +65,7 @@ def in_one_write(send: Any) -> Any:
 def middlewares() -> list[Middleware]:
     """What Serve puts around the app of its HTTP server. Serve calls this right before it starts that server."""
     http_protocol.install()
+    bind_calls()
     return [Middleware(IngressHook)]
 
 

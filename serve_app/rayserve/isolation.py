@@ -24,11 +24,14 @@ from serve_app.settings import SettingsError
 
 PAGE_PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 """Ports of HAProxy's own pages."""
-FREE_PORTS = (*PAGE_PORTS, "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
+FREE_PORTS = (*PAGE_PORTS, "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT")
 MIN_PORT, MAX_PORT = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"
-FIRST_PORT, BLOCKS, BLOCK_SIZE = 20_000, 120, 100
-"""The replicas of an application listen on a block of ports of its own, below the kernel's ephemeral ports. A replica on a
-port that the HAProxy of another application still knows would answer the clients of that application."""
+MIN_CALL_PORT, MAX_CALL_PORT = "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT"
+PORT_BLOCKS = {(MIN_PORT, MAX_PORT): (20_000, 120), (MIN_CALL_PORT, MAX_CALL_PORT): (10_000, 100)}
+BLOCK_SIZE = 100
+"""The replicas of an application listen on blocks of ports of its own, below the kernel's ephemeral ports: the lowest port of all
+blocks, and how many there are. A replica on a port that the HAProxy of another application still knows would answer the clients of
+that application."""
 FILES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -141,23 +144,26 @@ def bind_replica_to_loopback() -> None:
 
 
 def choose_ports(port: int) -> None:
-    """Set free ports for HAProxy's pages and the fallback proxy, and the block of ports for the replicas of `port`."""
+    """Set free ports for HAProxy's pages and the fallback proxy, and the blocks of ports for the replicas of `port`."""
     with contextlib.ExitStack() as probes:
         for name in FREE_PORTS:
             if not os.environ.get(name):
                 probe = probes.enter_context(socket.socket())  # open until the last one is chosen, so that the ports differ
                 probe.bind(("", 0))
                 os.environ[name] = str(probe.getsockname()[1])
-    if not os.environ.get(MIN_PORT) and not os.environ.get(MAX_PORT):
-        first = FIRST_PORT + port % BLOCKS * BLOCK_SIZE
-        os.environ |= {MIN_PORT: str(first), MAX_PORT: str(first + BLOCK_SIZE - 1)}
+    for (least, most), (lowest, blocks) in PORT_BLOCKS.items():
+        if not os.environ.get(least) and not os.environ.get(most):
+            first = lowest + port % blocks * BLOCK_SIZE
+            os.environ |= {least: str(first), most: str(first + BLOCK_SIZE - 1)}
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise SettingsError when `host`:`port` cannot be listened on."""
+def check_port(host: str, port: int, *, variable: str = "PORT") -> None:
+    """Raise SettingsError when `host`:`port` cannot be listened on; `variable` is the setting that chooses another port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise SettingsError(f"{host}:{port} cannot be used ({error.strerror}); choose another, e.g. PORT={port + 1}") from None
+            raise SettingsError(
+                f"{host}:{port} cannot be used ({error.strerror}); choose another, e.g. {variable}={port + 1}"
+            ) from None

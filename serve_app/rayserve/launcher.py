@@ -21,8 +21,10 @@ import ray
 
 from serve_app.errors import IrisApiError
 from serve_app.loopback import direct_opener, names_proxy
+from serve_app.rayserve.call_host import choose_call_host
 from serve_app.rayserve.deploy_task import deploy
 from serve_app.rayserve.example import command
+from serve_app.rayserve.grpc_services import grpc_options
 from serve_app.rayserve.local_node import local_nodes
 from serve_app.rayserve.scrape_targets import targets_file, write_targets
 from serve_app.settings import Settings
@@ -56,13 +58,17 @@ def serve_until_stopped(settings: Settings, *, module: str, host: str, port: int
     try:
         _set_environment(settings)
         with _failing_as_start_error():
+            choose_call_host(host)
             session = _start_ray(settings, dashboard=dashboard)
             _set_signal_handlers(stop)  # again: Ray sets its own handler for SIGTERM, which leaves Serve's processes behind
             ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
             write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
-            _wait_until_live(url, deploy(module, host, port), stop)
+            calls = grpc_options(settings.iris_grpc_port, reflection=settings.environment == "development")
+            _wait_until_live(url, deploy(module, host, port, calls), stop)
         if not stop.is_set():
             echo(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
+            if settings.iris_grpc_port is not None:
+                echo(f"gRPC: {url.removeprefix('http://').rpartition(':')[0]}:{settings.iris_grpc_port}")
             _print_example(url, settings, Path(aside.name))
         while not stop.wait(0.5):
             pass

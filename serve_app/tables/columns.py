@@ -6,7 +6,6 @@ columns are read with pyarrow. A column that pyarrow cannot read is read again, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,24 +14,17 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute, parquet
 
-from serve_app.artifacts.dates import DateForm
-from serve_app.artifacts.fields import UNKNOWN_CATEGORY, Unknown, length_rule, read_value
+from serve_app.artifacts.fields import Rule, Unknown
 from serve_app.artifacts.matrix import Matrix, matrix_type
-from serve_app.artifacts.number_columns import check_numbers
-from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_numbers
+from serve_app.artifacts.signature import Feature, Signature, missing_numbers
 from serve_app.errors import UsageError
-from serve_app.tables.arrow_dates import arrow_codes, date_type
-from serve_app.tables.arrow_texts import is_text, whole_texts
-from serve_app.tables.cell_values import cell_value
+from serve_app.tables.arrow_columns import Coding, accepted_types, coded, plain_column, plain_type
 from serve_app.tables.cells import check_no_nul, needs_records, parse_columns, records, uneven
 from serve_app.tables.content import open_content
 from serve_app.tables.csv_format import is_number
 from serve_app.tables.header import Header
 from serve_app.tables.location import Location, hive_keys, translate_errors
 from serve_app.tables.splits import Part
-
-_WHOLE = re.compile(r"0|-?[1-9][0-9]*")
-"""Categories of this form may stand in Parquet as whole numbers."""
 
 BATCH_ROWS = 65_536
 """Rows of a Parquet file in memory at once."""
@@ -80,20 +72,8 @@ def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
     types = dict(zip(schema.names, schema.types, strict=True))
     for feature in reading.signature.features:
         if feature.name in types:
-            kind = _plain_type(types[feature.name])
-            text, number = is_text(kind), pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-            if feature.date is not None:
-                fits, takes = text or date_type(feature.date, kind), feature.date.rule.removeprefix("must be ")
-            else:
-                digits = number and all(map(_WHOLE.fullmatch, feature.categories))
-                fits = {
-                    "number": number or text,
-                    "boolean": pa.types.is_boolean(kind),
-                    "category": text or digits,
-                    "text": text,
-                }[feature.kind]
-                takes = {"number": "numbers", "boolean": "true or false", "category": "texts", "text": "texts"}[feature.kind]
-            if not fits and not pa.types.is_null(kind):
+            kind = plain_type(types[feature.name])
+            if (takes := accepted_types(feature, kind)) is not None:
                 raise UsageError(f"{path}: column '{feature.name}' holds {kind} where the model takes {takes}")
 
 
@@ -162,24 +142,11 @@ def parquet_rows(location: Location, part: Part, reading: Reading) -> Iterator[R
         for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
             table = pa.Table.from_batches([batch])
             count += table.num_rows
-            columns = {name: _plain_column(table.column(name)) for name in table.column_names}
+            columns = {name: plain_column(table.column(name)) for name in table.column_names}
             kept = table.select([name for name in reading.keep if name in names])
             yield _rows(columns, reading, kept, table.num_rows, keys)
     if count != part.rows:
         raise UsageError(f"{part.path} was changed while it was scored: start again with --restart")
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _plain_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = _plain_type(column.type)
-    return column.cast(pa.string() if is_text(kind) else kind)
 
 
 def _rows(
@@ -197,13 +164,13 @@ def _rows(
     matrix = np.full((count, len(reading.signature.features)), np.nan, matrix_type(has_texts=reading.signature.has_texts))
     for at, feature in enumerate(reading.signature.features):
         if feature.name in columns:
-            values, wrong = _feature(feature, columns[feature.name], reading, decimal)
+            values, wrong = coded(feature, columns[feature.name], Coding(reading.signature, reading.unknown, decimal))
         elif feature.name in keys:
             values, wrong = _key(feature, keys[feature.name], reading, count)
         else:
             continue
         matrix[:, at] = values
-        for row, message in wrong.items():
+        for row, (_, message) in wrong.items():
             if row not in (problems or {}):
                 by_row[row] = f"{by_row[row]}; {feature.name}: {message}" if row in by_row else f"{feature.name}: {message}"
     table = kept if kept is not None else pa.table({})
@@ -213,123 +180,8 @@ def _rows(
     return Rows(matrix, table.select(list(reading.keep)) if reading.keep else pa.table({}), by_row)
 
 
-def _key(feature: Feature, value: str | None, reading: Reading, count: int) -> tuple[Any, dict[int, str]]:
+def _key(feature: Feature, value: str | None, reading: Reading, count: int) -> tuple[Any, dict[int, Rule]]:
     """The value of a folder's key for every row, as float64 or as text."""
     column = pa.chunked_array([pa.array([value], pa.string())])
-    values, wrong = (
-        _texts(feature, column, reading, cells=True) if feature.kind == "text" else _one_by_one(feature, column, reading, ".")
-    )
+    values, wrong = coded(feature, column, Coding(reading.signature, reading.unknown, "."))
     return np.full(count, values[0]), dict.fromkeys(range(count), wrong[0]) if wrong else {}
-
-
-def _feature(feature: Feature, column: pa.ChunkedArray, reading: Reading, decimal: str | None) -> tuple[Any, dict[int, str]]:
-    """A column as float64, or as texts with NaN in the gaps, and its problems by row."""
-    kind = column.type
-    if pa.types.is_null(kind):
-        wrong = {} if feature.nullable else dict.fromkeys(range(len(column)), "must not be null")
-        return np.full(len(column), np.nan), wrong
-    if feature.date is not None:
-        return _dates(feature, feature.date, column, reading, cells=decimal is not None)
-    if feature.kind == "category":
-        return _category(feature, column, reading, cells=decimal is not None)
-    if feature.kind == "text":
-        return _texts(feature, column, reading, cells=decimal is not None)
-    if feature.kind == "boolean" and pa.types.is_boolean(kind):
-        values, missing = _floats(column)
-    elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
-        values, missing = _floats(column)
-        if decimal is None:
-            missing = missing | np.isnan(values)  # a float column may hold its gaps as NaN
-    else:
-        return _one_by_one(feature, column, reading, decimal)
-    values, rules = check_numbers(feature, values, reading.signature.missing_texts, gaps=missing)
-    return values, {row: rule for row, (_, rule) in rules.items()}
-
-
-def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:
-    """The column as float64 with NaN in the gaps, and the mask of the gaps."""
-    missing = column.is_null().to_numpy()
-    number = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
-    return number.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(), missing
-
-
-def _gap_texts(feature: Feature, reading: Reading, *, cells: bool) -> tuple[str, ...]:
-    """The texts that are null for a feature; an empty CSV cell always is."""
-    return reading.signature.missing_texts if feature.nullable else ("",) if cells else ()
-
-
-def _dates(
-    feature: Feature, form: DateForm, column: pa.ChunkedArray, reading: Reading, *, cells: bool
-) -> tuple[Any, dict[int, str]]:
-    """Dates as codes; each different value is read once."""
-    if not is_text(column.type) and not _is_number(column.type):
-        missing = column.is_null().to_numpy()
-        values = arrow_codes(column)
-        return values, {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
-    if cells:
-        column = compute.utf8_trim(column, " ")
-    encoded = column.combine_chunks().dictionary_encode()
-    gaps = _gap_texts(feature, reading, cells=cells)
-    table, rules = [], {}
-    for at, value in enumerate(encoded.dictionary.to_pylist()):
-        sent = None if value in gaps or value != value else value
-        code, problem = read_value(feature, sent, reading.unknown, reading.signature.missing_texts)
-        table.append(code)
-        if problem is not None:
-            rules[at] = problem[1]
-    indexes = encoded.indices.fill_null(len(table)).to_numpy()
-    values = np.array([*table, np.nan])[indexes]
-    if not feature.nullable:
-        rules[len(table)] = "must not be null"
-    wrong = {row: rules[int(indexes[row])] for row in np.flatnonzero(np.isin(indexes, list(rules))).tolist()}
-    return values, wrong
-
-
-def _category(feature: Feature, column: pa.ChunkedArray, reading: Reading, *, cells: bool) -> tuple[Any, dict[int, str]]:
-    if cells:
-        column = compute.utf8_ltrim(column, " ")
-    elif not is_text(column.type):
-        column = whole_texts(column)
-    codes = compute.index_in(column, pa.array(feature.categories, pa.string()))
-    unknown_text = codes.is_null().to_numpy()
-    values = codes.cast(pa.float64()).fill_null(np.nan).to_numpy()
-    if not unknown_text.any():
-        return values, {}
-    gaps = pa.array(_gap_texts(feature, reading, cells=cells), pa.string())
-    missing = column.is_null().to_numpy() | compute.is_in(column, gaps).to_numpy() & unknown_text
-    unseen = unknown_text & ~missing
-    values = np.where(unseen, UNSEEN if reading.unknown == "unseen" else np.nan, values)
-    wrong = {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
-    if reading.unknown == "refuse" and unseen.any():
-        wrong |= dict.fromkeys(np.flatnonzero(unseen).tolist(), UNKNOWN_CATEGORY)
-    return values, wrong
-
-
-def _texts(feature: Feature, column: pa.ChunkedArray, reading: Reading, *, cells: bool) -> tuple[Any, dict[int, str]]:
-    """Texts as an array of objects."""
-    if cells:
-        column = compute.utf8_ltrim(column, " ")
-    gaps = pa.array(_gap_texts(feature, reading, cells=cells), pa.string())
-    missing = column.is_null().to_numpy() | compute.is_in(column, gaps).to_numpy()
-    values = column.to_numpy(zero_copy_only=False)
-    values[missing] = np.nan
-    wrong = {} if feature.nullable else dict.fromkeys(np.flatnonzero(missing).tolist(), "must not be null")
-    long = compute.greater(compute.utf8_length(column), feature.longest).fill_null(False).to_numpy() & ~missing
-    return values, wrong | dict.fromkeys(np.flatnonzero(long).tolist(), length_rule(feature))
-
-
-def _one_by_one(feature: Feature, column: pa.ChunkedArray, reading: Reading, decimal: str | None) -> tuple[Any, dict[int, str]]:
-    """Read texts in place of numbers or booleans, and decimal numbers, as the value that a client sends in a request."""
-    gaps = frozenset(_gap_texts(feature, reading, cells=decimal is not None))
-    values, wrong = [], {}
-    for row, value in enumerate(column.to_pylist()):
-        sent = value
-        if value is not None and (decimal is not None or (feature.unit is not None and isinstance(value, str))):
-            sent = cell_value(feature, value.lstrip(" "), gaps, decimal or ".")
-        elif value is not None and not isinstance(value, str | bool):
-            sent = float(value)
-        number, problem = read_value(feature, sent, reading.unknown, reading.signature.missing_texts)
-        values.append(number)
-        if problem is not None:
-            wrong[row] = problem[1]
-    return np.array(values, dtype=np.float64), wrong

@@ -26,7 +26,7 @@ from serve_app.inference.slot import Refusal, Slot
 from serve_app.telemetry import exposition, histogram
 from serve_app.telemetry.drift import MAX_FEATURES, MAX_TARGETS, OTHER, Reference, read_reference
 from serve_app.telemetry.histogram import CONFIDENCE_BOUNDS, ROWS_BOUNDS, SECONDS_BOUNDS
-from serve_app.telemetry.state import BinCounts, MetricsState
+from serve_app.telemetry.state import BinCounts, MetricsState, RequestKey, RequestLabels
 
 PENDING = 4096
 PENDING_ROWS = 2048
@@ -36,8 +36,8 @@ MAX_CLASSES = 50
 KEPT_VERSIONS = 3
 """Model versions with counts of their own. The counts of older versions are dropped, so that swaps do not add series for ever."""
 
-PREDICT = "/predict"
-"""The route whose counts exist from the start: `increase()` misses the first event of a series that is born with it."""
+PREDICT = RequestLabels("/predict", "native", "json")
+"""The requests whose counts exist from the start: `increase()` misses the first event of a series that is born with it."""
 
 
 class MetricsCollector:
@@ -55,18 +55,18 @@ class MetricsCollector:
         """Requests being answered now. The gateway counts them."""
         self._refusal: Refusal | None = None
         self._versions: list[str] = []
-        self._seconds: dict[tuple[str, int, str], list[float]] = {}  # by route, status code, model version
+        self._seconds: dict[tuple[RequestLabels, int, str], list[float]] = {}  # by labels, status code, model version
         self._predictor: Predictor | None = None  # the one that computed the pending rows
         self._matrices: list[Matrix] = []
         self._scores: list[Scores] = []
         self._request_rows: list[int] = []
         self._pending_rows = 0
         for status_class in ("4xx", "5xx"):
-            self.state.requests[PREDICT, status_class, ""] = histogram.empty(SECONDS_BOUNDS)
+            self._begin(PREDICT, status_class, "")
 
-    def answered(self, route: str, status: int, version: str, seconds: float) -> None:
-        """Count one answer: route as in the OpenAPI document, status code, model version ("" for none), duration."""
-        key = (route, status, version)
+    def answered(self, labels: RequestLabels, status: int, version: str, seconds: float) -> None:
+        """Count one answer: labels of its route, status code, model version ("" for none), duration."""
+        key = (labels, status, version)
         times = self._seconds.get(key)
         if times is None:
             times = self._seconds[key] = []
@@ -107,9 +107,10 @@ class MetricsCollector:
         self._count_refusal()
         if self.slot.predictor is not None:
             self._add_version(self.slot.predictor)
-        for (route, status, version), times in seconds.items():
-            counts = self.state.requests.setdefault((route, f"{status // 100}xx", version), histogram.empty(SECONDS_BOUNDS))
-            histogram.add(counts, SECONDS_BOUNDS, np.array(times))
+        for (labels, status, version), times in seconds.items():
+            key = self._begin(labels, f"{status // 100}xx", version)
+            self.state.requests[key, labels.body_format] += len(times)
+            histogram.add(self.state.seconds[key], SECONDS_BOUNDS, np.array(times))
         if request_rows:
             histogram.add(self.state.rows, ROWS_BOUNDS, np.array(request_rows, dtype=np.float64))
         if predictor is not None and scores:
@@ -126,6 +127,14 @@ class MetricsCollector:
         predictor = self.slot.predictor
         age = None if predictor is None else age_seconds(predictor.bundle)
         return exposition.families(self.state, self.slot, in_flight=self.in_flight, age_seconds=age)
+
+    def _begin(self, labels: RequestLabels, status_class: str, version: str) -> RequestKey:
+        """Begin the counts of such requests at zero, unless there are some."""
+        key = (labels.route, labels.protocol, status_class, version)
+        if key not in self.state.seconds:
+            self.state.seconds[key] = histogram.empty(SECONDS_BOUNDS)
+        self.state.requests.setdefault((key, labels.body_format), 0)
+        return key
 
     def _append(self, predictor: Predictor, matrix: Matrix, scores: Scores) -> None:
         if predictor is not self._predictor:
@@ -154,9 +163,11 @@ class MetricsCollector:
         if self._versions[-1:] == [version]:
             return
         self._versions = [*(other for other in self._versions if other != version), version][-KEPT_VERSIONS:]
-        state.requests.setdefault((PREDICT, "2xx", version), histogram.empty(SECONDS_BOUNDS))
-        for key in [key for key in state.requests if key[2] and key[2] not in self._versions]:
-            del state.requests[key]
+        self._begin(PREDICT, "2xx", version)
+        for key in [key for key in state.seconds if key[-1] and key[-1] not in self._versions]:
+            del state.seconds[key]
+        for key, body_format in [entry for entry in state.requests if entry[0] not in state.seconds]:
+            del state.requests[key, body_format]
         for old in [old for old in state.bins if old not in self._versions]:
             del state.bins[old]
 
@@ -173,12 +184,16 @@ class MetricsCollector:
             counts.predictions[:] += counts.reference.predictions.count(outcomes(scores, signature))
 
     def _count_out_of_range(self, signature: Signature, matrix: Matrix) -> None:
-        for index, feature in enumerate(signature.features[:MAX_FEATURES]):
-            if feature.low is not None and feature.high is not None:
-                column = matrix[:, index]
-                outside = int(np.count_nonzero((column < feature.low) | (column > feature.high)))
-                if outside and feature.is_compared:
-                    self.state.out_of_range[feature.name] += outside
+        features = signature.features[:MAX_FEATURES]
+        lows = [[-np.inf if feature.low is None or feature.high is None else feature.low] for feature in features]
+        highs = [[np.inf if feature.low is None or feature.high is None else feature.high] for feature in features]
+        columns = np.ascontiguousarray(matrix.T[: len(features)])  # comparing is slow over rows of few values
+        outside = (columns < lows) | (columns > highs)
+        if not outside.any():
+            return
+        for feature, rows in zip(features, np.count_nonzero(outside, axis=1).tolist(), strict=True):
+            if rows and feature.is_compared:
+                self.state.out_of_range[feature.name] += rows
 
     def _count_answers(self, signature: Signature, scores: Scores) -> None:
         """Rows by what was answered: the class, cluster or flag, `value` for a number; of several targets by target and class."""
@@ -198,14 +213,16 @@ class MetricsCollector:
     def _count_classes(self, signature: Signature, scores: Scores, prefix: str = "", *, named: int = MAX_CLASSES) -> None:
         """Count rows by class; the classes after the `named` first ones in the signature are counted as `other`."""
         classes = predicted_positions(scores, signature)
+        counts = np.bincount(classes, minlength=len(signature.classes))
         has_confidence = signature.probabilistic and signature.task == "classification"
-        for index in np.unique(classes):
+        if has_confidence:
+            values = scores.ravel()[np.arange(0, scores.size, scores.shape[1]) + classes].astype(np.float64)
+            confidences = histogram.by_group(CONFIDENCE_BOUNDS, values, classes, groups=len(counts))
+        for index in np.flatnonzero(counts).tolist():
             label = prefix + (label_text(signature.classes[index]) if index < named else OTHER)
-            rows = classes == index
-            self.state.predictions[label] += int(np.count_nonzero(rows))
+            self.state.predictions[label] += int(counts[index])
             if has_confidence:
-                confidence = self.state.confidence.setdefault(label, histogram.empty(CONFIDENCE_BOUNDS))
-                histogram.add(confidence, CONFIDENCE_BOUNDS, scores[rows, index].astype(np.float64))
+                self.state.confidence.setdefault(label, histogram.empty(CONFIDENCE_BOUNDS))[:] += confidences[index]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,13 @@ def training_families(state: MetricsState) -> Iterator[Metric]:
 
 
 def _http(state: MetricsState, in_flight: int) -> Iterator[Metric]:
-    labels = ("route", "status_class", "model_version")
-    counts = {key: histogram.count(seconds) for key, seconds in state.requests.items()}
-    yield _counter("http_requests", "Number of answered requests.", labels, counts)
+    labels = ("route", "protocol", "status_class", "model_version")
+    counts = {(*key, body_format): count for (key, body_format), count in state.requests.items()}
+    yield _counter("http_requests", "Number of answered requests.", (*labels, "format"), counts)
     duration = HistogramMetricFamily(
         "http_request_duration_seconds", "Time to answer a request, measured in the replica.", labels=labels
     )
-    for key, seconds in state.requests.items():
+    for key, seconds in state.seconds.items():
         duration.add_metric(key, *histogram.buckets(seconds, SECONDS_BOUNDS))
     yield duration
     yield _gauge("http_requests_in_flight", "Number of requests that the replica is answering now.", in_flight)

@@ -25,6 +25,16 @@ def add(histogram: Histogram, bounds: tuple[float, ...], values: npt.NDArray[np.
     histogram[-1] += values.sum()
 
 
+def by_group(
+    bounds: tuple[float, ...], values: npt.NDArray[np.float64], group_of: npt.NDArray[np.intp], *, groups: int
+) -> npt.NDArray[np.float64]:
+    """A histogram of the values of each group, shape (groups, bounds + 2); `values` and `group_of` have the shape (n,)."""
+    buckets = len(bounds) + 1
+    positions = np.searchsorted(np.array(bounds), values, side="left") + group_of * buckets
+    counts = np.bincount(positions, minlength=groups * buckets).reshape(groups, buckets)
+    return np.column_stack([counts, np.bincount(group_of, weights=values, minlength=groups)])
+
+
 def count(histogram: Histogram) -> float:
     """The number of values."""
     return float(histogram[:-1].sum())

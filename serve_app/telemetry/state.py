@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,19 @@ from serve_app.telemetry import histogram
 from serve_app.telemetry.drift import Reference
 from serve_app.telemetry.histogram import ROWS_BOUNDS, Histogram
 
-RequestKey = tuple[str, str, str]
-"""Route as in the OpenAPI document, status class (`2xx`), model version ("" for an answer without a model)."""
+RequestKey = tuple[str, str, str, str]
+"""Route and protocol of `RequestLabels`, status class (`2xx`), model version ("" for an answer without a model)."""
+
+
+class RequestLabels(NamedTuple):
+    """What the labels of a request say of its address: none of it is text of the client.
+
+    `route` is as in the OpenAPI document, `protocol` one of `ProtocolName`, `body_format` one of `FORMATS` and "" for a page.
+    """
+
+    route: str
+    protocol: str
+    body_format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +55,10 @@ class BinCounts:
 class MetricsState:
     """Everything that a replica has counted since it started."""
 
-    requests: dict[RequestKey, Histogram] = field(default_factory=dict)
+    seconds: dict[RequestKey, Histogram] = field(default_factory=dict)
     """Seconds to answer (SECONDS_BOUNDS)."""
+    requests: Counter[tuple[RequestKey, str]] = field(default_factory=Counter)
+    """Answered requests, by the same and the format of the body."""
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Requests that ended in an error, by type of the error and route."""
     predictions: Counter[str] = field(default_factory=Counter)

@@ -24,6 +24,7 @@ from serve_app.http.gateway import Gateway
 from serve_app.inference.slot import Slot
 from serve_app.protocols.native import NativeRowCodec
 from serve_app.telemetry.collector import MetricsCollector
+from serve_app.telemetry.state import RequestLabels
 from tests.support.apps import http_options
 from tests.support.models import A_FLOWER, iris, iris_signature, publish_iris
 from tests.support.native import context_of
@@ -82,7 +83,7 @@ def alone(collector: MetricsCollector) -> float:
     started = time.perf_counter()
     for _ in range(REQUESTS):
         collector.predicted(predictor, matrix, scores)
-        collector.answered("/predict", 200, predictor.version, 0.0001)
+        collector.answered(RequestLabels("/predict", "native", "json"), 200, predictor.version, 0.0001)
     collector.flush()
     return (time.perf_counter() - started) / REQUESTS
 

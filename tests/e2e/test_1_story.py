@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from kuberay.ctl import manifests
@@ -80,7 +82,14 @@ def test_the_first_training_run_becomes_the_model_that_answers(trained: str, key
     assert make("k8s-test").code == 0
 
 
-def test_it_answers_under_the_cluster_address_and_through_the_ray_head_too(trained: str, key: str) -> None:
+@pytest.fixture(scope="module")
+def client(trained: str) -> Iterator[Pod]:
+    """A pod in a namespace that is not the product's."""
+    with other_namespace() as other, pod("client", {}, other) as client:
+        yield client
+
+
+def test_it_answers_under_the_cluster_address_and_through_the_ray_head_too(client: Pod, key: str) -> None:
     program = f"""
 import json, urllib.request
 for host in ("iris-api-service", "iris-api-head-svc"):
@@ -88,8 +97,15 @@ for host in ("iris-api-service", "iris-api-head-svc"):
         headers={{"X-API-Key": "{key}", "Content-Type": "application/json"}})
     print(host, json.loads(urllib.request.urlopen(request, timeout=10).read())["prediction"])
 """
-    with other_namespace() as other, pod("client", {}, other) as client:
-        assert client.run(program).splitlines() == ["iris-api-service setosa", "iris-api-head-svc setosa"]
+    assert client.run(program).splitlines() == ["iris-api-service setosa", "iris-api-head-svc setosa"]
+
+
+def test_it_answers_grpc_under_the_same_addresses(client: Pod, key: str) -> None:
+    ports = {port["name"]: port for port in cluster.get("service", "iris-api-service")["spec"]["ports"]}
+    assert ports["serve-grpc"]["appProtocol"] == "kubernetes.io/h2c"
+    for host in ("iris-api-service", "iris-api-head-svc"):
+        answers = client.infers(f"{host}.mlops:9000", key, "IrisClassifier", ROW.values())
+        assert answers == ["SERVING", "UNAUTHENTICATED", "1 setosa"], host
 
 
 def test_the_run_is_in_mlflow(trained: str) -> None:

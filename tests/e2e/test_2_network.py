@@ -16,6 +16,7 @@ from tests.support.waiting import until
 
 HEAD_PORTS = {
     "api": 8000,
+    "grpc": 9000,
     "dashboard": 8265,
     "gcs": 6379,
     "client": 10001,
@@ -25,6 +26,7 @@ HEAD_PORTS = {
 }
 HAPROXY_PORTS = {"haproxy stats": 8404, "haproxy metrics": 9101}
 REPLICA_PORTS = range(30000, 30010)
+REPLICA_GRPC_PORTS = range(40000, 40010)
 OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}
 
 
@@ -58,8 +60,11 @@ def doors(trained: str) -> Iterator[Doors]:
     head = Pod(cluster.pods("app=iris-api,component=head")[0]["metadata"]["name"], "ray-head")
     mlflow = Pod(cluster.pods("app=mlflow-server")[0]["metadata"]["name"], "mlflow")
     targets = {f"head {name}": (head.ip, port) for name, port in (HEAD_PORTS | HAPROXY_PORTS).items()}
-    targets |= {f"worker {name}": (replica.ip, port) for name, port in ({"api": 8000, "metrics": 8080} | HAPROXY_PORTS).items()}
-    targets |= {f"replica {port}": (replica.ip, port) for port in REPLICA_PORTS}
+    targets |= {
+        f"worker {name}": (replica.ip, port)
+        for name, port in ({"api": 8000, "grpc": 9000, "metrics": 8080} | HAPROXY_PORTS).items()
+    }
+    targets |= {f"replica {port}": (replica.ip, port) for port in (*REPLICA_PORTS, *REPLICA_GRPC_PORTS)}
     targets["mlflow"] = (mlflow.ip, 5000)
     targets["api server"] = ("kubernetes.default.svc", 443)
     with (
@@ -95,11 +100,11 @@ def listening(doors: Doors) -> set[str]:
 
 def test_each_pod_reaches_what_it_needs_and_nothing_else(doors: Doors) -> None:
     inside = listening(doors)
-    api = {"head api", "worker api"}
-    replicas = {name for name in inside if name.startswith("replica")}
+    api = {"head api", "worker api", "head grpc", "worker grpc"}
+    replicas = [inside & {f"replica {port}" for port in ports} for ports in (REPLICA_PORTS, REPLICA_GRPC_PORTS)]
     assert {f"head {name}" for name in HEAD_PORTS} <= inside
     assert {"head haproxy stats", "worker haproxy stats", "worker haproxy metrics", "worker metrics"} <= inside
-    assert replicas, "no replica listens where it is looked for"
+    assert all(replicas), "no replica listens where it is looked for"
     allowed = {
         "another namespace": api | {"elsewhere", "api server"},
         "the operator": api | {"head dashboard", "elsewhere", "api server"},

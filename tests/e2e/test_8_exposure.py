@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import grpc
 import pytest
 import yaml
 
+from serve_app.protocols.grpc import health_pb2
+from serve_app.protocols.grpc import open_inference_pb2 as oip
 from tests.support import cluster
 from tests.support.cluster import ROOT, ROW, get, kubectl, make, request
 from tests.support.figures import note
@@ -32,7 +35,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 FIRST, SECOND = "iris-front", "iris-team-a"
 NODE_PORTS = {FIRST: 30181, SECOND: 30182}
-HOST, PATH = "api.iris.test", "/iris"
+HOST, GRPC_HOST, PATH = "api.iris.test", "grpc.iris.test", "/iris"
 LIMIT = 200
 """Requests a minute that one client may send to the installation behind the controller."""
 BODY_SECONDS = 4
@@ -197,14 +200,14 @@ class Front:
     def values(self, path: str) -> dict[str, str]:
         ports = {"httpPort": str(self.controller.http), "httpsPort": str(self.controller.https)}
         network = {"controllerNamespace": "traefik", "controllerNetwork": f"{node_address()}/32"}
-        return {"class": self.controller.name, "host": HOST, "path": path, **ports, **network}
+        return {"class": self.controller.name, "host": HOST, "grpcHost": GRPC_HOST, "path": path, **ports, **network}
 
     def objects(self, component: str, path: str) -> list[dict[str, Any]]:
         """The objects of a component, without the API behind them."""
-        text = kubectl(
-            "kustomize", str(kustomization(self.folder / f"{component}{path.replace('/', '-')}", [component], **self.values(path)))
-        )
-        documents = [one for one in yaml.safe_load_all(text) if one["kind"] in ("Ingress", "Gateway", "HTTPRoute")]
+        components = [component, "gateway-grpc"] if component == "gateway" else [component]
+        folder = self.folder / f"{component}{path.replace('/', '-')}"
+        text = kubectl("kustomize", str(kustomization(folder, components, **self.values(path))))
+        documents = [one for one in yaml.safe_load_all(text) if one["kind"] in ("Ingress", "Gateway", "HTTPRoute", "GRPCRoute")]
         for one in documents:
             one["metadata"]["namespace"] = self.installation.namespace
         return documents
@@ -218,7 +221,7 @@ def node_address() -> str:
 @pytest.fixture(scope="module")
 def front(first: Installation, folder: Path) -> Front:
     started = controller()
-    authority, key = certificate(folder, HOST)
+    authority, key = certificate(folder, HOST, GRPC_HOST)
     kubectl("-n", first.namespace, "delete", "secret", "iris-api-tls", "--ignore-not-found")
     kubectl("-n", first.namespace, "create", "secret", "tls", "iris-api-tls", f"--cert={authority}", f"--key={key}")
     result = Front(first, started, authority, folder)
@@ -246,7 +249,7 @@ def opened(front: Front, request: pytest.FixtureRequest) -> Iterator[FrontDoor]:
                 matches = [{"path": {"type": "PathPrefix", "value": PATH}}]
                 document["spec"]["rules"] = [{"matches": matches, "filters": [rewrite], "backendRefs": [backend]}]
     text = yaml.safe_dump_all(documents)
-    kubectl("-n", front.installation.namespace, "delete", "ingress,httproute,gateway", "--all")
+    kubectl("-n", front.installation.namespace, "delete", "ingress,httproute,grpcroute,gateway", "--all")
     kubectl("apply", "-f", "-", text=text)
     door = FrontDoor(HOST, front.controller.https, front.authority, PATH if path else "", next(sources))
     try:
@@ -275,6 +278,52 @@ def test_it_predicts_by_tls_and_wants_the_key(door: FrontDoor, front: Front) -> 
     assert door.request("/predict", body=FLOWER, headers={**JSON, "X-API-Key": "wrong"}).status == 403
     assert door.request("/predict", body=FLOWER, headers=JSON).status == 401
     assert door.request("/model/info", headers=key).version == "1"
+
+
+def test_clients_of_other_protocols_find_their_paths(door: FrontDoor, front: Front) -> None:
+    headers = {**JSON, "X-API-Key": front.installation.key}
+    tensor = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": list(ROW.values())}
+    response = door.request("/v2/models/IrisClassifier/infer", body=json.dumps({"inputs": [tensor]}).encode(), headers=headers)
+    assert (response.status, json.loads(response.body)["outputs"][0]["data"]) == (200, ["setosa"])
+    instances = json.dumps({"instances": [ROW]}).encode()
+    for path in ("/invocations", "/v1/models/IrisClassifier:predict"):
+        response = door.request(path, body=instances, headers=headers)
+        assert (response.status, json.loads(response.body)["predictions"]) == (200, ["setosa"])
+    for path in ("/v2", "/v2/health/ready", "/v2/models/IrisClassifier", "/v1/models", "/ping"):
+        assert door.request(path, headers=headers).status == 200, path
+    assert door.request("/v2/models/IrisClassifier").status == 401
+
+
+def test_grpc_comes_through_a_gateway_by_tls_under_its_own_host(
+    door: FrontDoor, front: Front, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["opened"] != "gateway":
+        pytest.skip("gRPC has no path, and an Ingress no standard way for it")
+    credentials = grpc.ssl_channel_credentials(front.authority.read_bytes())
+    options = [("grpc.ssl_target_name_override", GRPC_HOST), ("grpc.default_authority", GRPC_HOST)]
+    message = oip.ModelInferRequest(model_name="IrisClassifier")
+    message.inputs.add(name="x", datatype="FP64", shape=[1, 4]).contents.fp64_contents.extend(ROW.values())
+    with grpc.secure_channel(f"127.0.0.1:{front.controller.https}", credentials, options) as channel:
+
+        def call(path: str, message: Any, answer: Any, key: str | None = None) -> Any:
+            metadata = [("x-api-key", key)] if key is not None else []
+            method = channel.unary_unary(path, lambda message: message.SerializeToString(), answer.FromString)
+            return method(message, metadata=metadata, timeout=10)
+
+        def status(path: str, key: str | None = None) -> str:
+            with pytest.raises(grpc.RpcError) as refused:
+                call(path, message, oip.ModelInferResponse, key)
+            return str(refused.value.code().name)
+
+        infer = "/inference.GRPCInferenceService/ModelInfer"
+        until(lambda: status(infer) == "UNAUTHENTICATED", seconds=30, every=0.5, what="the route of gRPC")
+        check = call("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse)
+        assert check.status == health_pb2.HealthCheckResponse.SERVING
+        answer = call(infer, message, oip.ModelInferResponse, front.installation.key)
+        assert list(answer.outputs[0].contents.bytes_contents) == [b"setosa"]
+        assert status(infer, "wrong") == "PERMISSION_DENIED"
+        for path in ("/ray.serve.RayServeAPIService/ListApplications", "/ray.serve.RayServeAPIService/Healthz"):
+            assert status(path, front.installation.key) == "UNIMPLEMENTED", "a service of Ray Serve is open"
 
 
 def test_the_pages_find_their_scripts_and_the_document_names_the_address(door: FrontDoor, front: Front) -> None:
@@ -307,6 +356,8 @@ CLOSED = (
     *("/static-offline-docs/../metrics", "/static-offline-docs/%2e%2e/metrics", "/static-offline-docs/..%2fmetrics"),
     *("/static-offline-docs/..;/metrics", "/static-offline-docs//../../metrics", "/static-offline-docs/%2e%2e%2f-%2froutes"),
     *("/static-offline-docs/..%5cmetrics", "/static-offline-docs/../-/routes", "/static-offline-docs/..%252f..%252fmetrics"),
+    *("/v2/../metrics", "/v2/%2e%2e/metrics", "/v2/..%2fmetrics", "/v2/..;/-/routes", "/v2/%2e%2e%2f-%2froutes", "/v2x", "/v1"),
+    *("/v1/models/../../metrics", "/v1/models/%2e%2e/%2e%2e/-/routes", "/v1/models/..%2f..%2fmetrics", "/v1/modelsx"),
     *("/predict%20", "/predict/", "/health/../-/healthz", "/model/..%2f..%2fapi%2fjobs", "/\\metrics", "/model/info/../../metrics"),
 )
 SECRETS = (b"# HELP", b"# TYPE", b"ray_", b'"iris-api"', b"success", b"submission_id", b"session_dir")
@@ -388,6 +439,8 @@ def test_limits_count_the_address_of_the_client_whatever_it_claims(door: FrontDo
 
 
 def test_pods_of_others_do_not_get_past_the_controller(front: Front) -> None:
-    target = (front.installation.pod("worker").ip, 8000)
+    worker = front.installation.pod("worker")
+    targets = {(worker.ip, port) for port in (8000, 9000)}
+    assert worker.reaches(targets) == targets
     with other_namespace() as other, pod("stranger", {}, other) as stranger:
-        assert stranger.reaches({target}) == set()
+        assert stranger.reaches(targets) == set()

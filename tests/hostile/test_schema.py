@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
 from serve_app.artifacts.store import Store
 from tests.support.apps import HEADERS, client_of
 from tests.support.figures import note
-from tests.support.models import logistic, publish_iris
+from tests.support.models import A_FLOWER, logistic, publish_iris
 
 EXAMPLES = int(os.environ.get("IRIS_TEST_EXAMPLES", "40"))
 OPERATIONS = {
@@ -28,6 +29,18 @@ OPERATIONS = {
     ("POST", "/predict"),
     ("POST", "/predict/batch"),
 }
+
+
+def _flowers(head: str, row: str) -> Any:
+    """Bodies of some flowers as text: JSON Schema cannot say which texts are right, so any other text would count as valid."""
+    sizes = st.lists(st.floats(0.1, 10.0).map(lambda number: round(number, 3)), min_size=4, max_size=4)
+    return st.lists(sizes.map(lambda sizes: row % tuple(sizes)), min_size=1, max_size=20).map(
+        lambda rows: (head + "\n".join(rows)).encode()
+    )
+
+
+schemathesis.openapi.media_type("text/csv", _flowers(",".join(A_FLOWER) + "\n", "%s,%s,%s,%s"))
+schemathesis.openapi.media_type("application/x-ndjson", _flowers("", "{" + ",".join(f'"{name}":%s' for name in A_FLOWER) + "}"))
 
 
 @pytest.fixture(scope="module")

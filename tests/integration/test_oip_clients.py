@@ -17,13 +17,15 @@ from tests.support.server import HEADERS, KEY, ROOT, Server, serving
 
 PYTHON = Path(os.environ.get("CLIENTS_PYTHON") or ROOT / ".venv/clients/bin/python").absolute()
 """The environment of the clients; `make test-integration` makes it. They need an older protobuf than Ray."""
+MLSERVER_PYTHON = Path(os.environ.get("MLSERVER_PYTHON") or ROOT / ".venv/clients-mlserver/bin/python").absolute()
+"""The same for MLServer, which needs an older FastAPI than KServe."""
 PROGRAM = ROOT / "tests/support/oip_clients.py"
 ROWS = [[5.1, 3.5, 1.4, 0.2], [6.8, 2.8, 4.8, 1.4], [7.7, 2.6, 6.9, 2.3]]
 NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 LABELS = [["setosa"], ["versicolor"], ["virginica"]]
 
 pytestmark = pytest.mark.skipif(
-    not PYTHON.exists(), reason=f"there are no clients in {PYTHON}; make test-integration installs them"
+    not (PYTHON.exists() and MLSERVER_PYTHON.exists()), reason="the clients are not installed; make test-integration installs them"
 )
 
 
@@ -42,9 +44,9 @@ def shares(server: Server) -> list[list[float]]:
     return [list(each["probabilities"].values()) for each in reply.json()["predictions"]]
 
 
-def said(server: Server, client: str) -> dict[str, Any]:
+def said(server: Server, client: str, python: Path = PYTHON) -> dict[str, Any]:
     """What a client says of its calls."""
-    command = [str(PYTHON), str(PROGRAM), client, server.url.removeprefix("http://"), KEY]
+    command = [str(python), str(PROGRAM), client, server.url.removeprefix("http://"), KEY]
     environment = {"PATH": os.environ["PATH"], "NO_PROXY": "127.0.0.1", "HOME": os.environ.get("HOME", "/")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -59,7 +61,7 @@ def test_the_client_of_triton(server: Server, shares: list[list[float]]) -> None
     assert "binary_tensor_data" in result["extensions"]
     assert [each["name"] for each in result["metadata"]["inputs"]] == list(NAMES)
     assert [(each["name"], each["version"], each["state"]) for each in result["index"]] == [("IrisClassifier", "1", "READY")]
-    for call in ("binary", "binary, version", "json", "binary in, json out", "columns", "gzip"):
+    for call in ("binary", "binary, version", "json", "binary in, json out", "columns", "gzip", "deflate", "compressed answer"):
         assert result[call] == {"predict": LABELS, "predict_proba": shares}, call
     assert result["float32"]["predict"] == LABELS
     for row, expected in zip(result["float32"]["predict_proba"], shares, strict=True):
@@ -90,3 +92,12 @@ def test_the_client_of_kserve(server: Server, shares: list[list[float]]) -> None
     assert result["binary"] == result["json"] == {"predict": LABELS, "predict_proba": shares}
     assert "sepal_length[0]" in result["bad value"]
     assert "403" in result["wrong key"]
+
+
+def test_the_codecs_and_the_command_of_mlserver(server: Server, shares: list[list[float]]) -> None:
+    result = said(server, "mlserver", MLSERVER_PYTHON)
+    assert result["columns"] == result["tensor"] == {"predict": LABELS, "predict_proba": shares}
+    assert result["float32"]["predict"] == LABELS
+    assert result["one output"] == shares
+    by_row = [{"predict": [label], "predict_proba": [row]} for label, row in zip(LABELS, shares, strict=True)]
+    assert result["infer"] == result["infer, merged"] == result["infer, binary"] == by_row

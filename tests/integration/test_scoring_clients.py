@@ -16,6 +16,8 @@ import pytest
 from tests.support.models import A_FLOWER, iris, logistic, logistic_store
 from tests.support.server import Server, serving
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns at import, and uses what pandas will change
+
 VERTEX = {
     "AIP_HEALTH_ROUTE": "/v1/endpoints/1/deployedModels/2",
     "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict",
@@ -26,8 +28,8 @@ FLOWER = json.dumps(A_FLOWER).encode() + b"\n"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     store = logistic_store(tmp_path_factory.mktemp("models"))
-    options = {"ENVIRONMENT": "production", "API_KEY": "", "IRIS_ALLOW_ANONYMOUS": "true", **VERTEX}
-    with serving(store.root, tmp_path_factory.mktemp("server"), ready="/ping", **options) as server:
+    settings: Any = {"ENVIRONMENT": "production", "API_KEY": "", "IRIS_ALLOW_ANONYMOUS": "true", **VERTEX}
+    with serving(store.root, tmp_path_factory.mktemp("server"), ready="/ping", **settings) as server:
         yield server
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import httpx2
@@ -19,7 +20,7 @@ from serve_app.artifacts.bundle import read_bundle
 from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.store import Entry, Store
 from serve_app.inference.predictor import open_predictor
-from serve_app.rayserve.isolation import FREE_PORTS, MAX_PORT, MIN_PORT
+from serve_app.rayserve.isolation import FREE_PORTS, PORT_BLOCKS
 from tests.support.load import closed_loop, matches
 from tests.support.models import A_FLOWER, bundle_files, bundle_manifest, forest, logistic, publish_iris
 from tests.support.native import answer_row
@@ -146,7 +147,7 @@ def test_a_replica_without_a_model_waits_for_one_and_a_signal_ends_every_process
 def test_a_second_application_beside_it_chooses_its_own_ports_and_serves_its_own_model(server: Server, tmp_path: Path) -> None:
     store = Store(tmp_path / "models")
     entry = store.publish(bundle_files(logistic(), onnx=True), bundle_manifest(), version=777)
-    unset = dict.fromkeys((*FREE_PORTS, MIN_PORT, MAX_PORT), "")
+    unset = dict.fromkeys((*FREE_PORTS, *chain(*PORT_BLOCKS)), "")
     with serving(store.root, tmp_path, replicas=1, **unset) as other:
         before = server.versions()
         assert other.versions() == {str(entry.version)}

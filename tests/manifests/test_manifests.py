@@ -149,8 +149,23 @@ def test_the_service_is_inside_of_the_cluster_and_has_the_name_the_operator_look
     service = one("RayService", "iris-api")["spec"]["serveService"]
     assert service["metadata"]["name"] == "iris-api-service"
     assert service["spec"]["type"] == "ClusterIP"
-    assert service["spec"]["ports"] == [{"name": "serve", "port": 8000, "targetPort": 8000}]
+    http, grpc = service["spec"]["ports"]
+    assert http == {"name": "serve", "port": 8000, "targetPort": 8000}
+    assert grpc == {"name": "serve-grpc", "port": 9000, "targetPort": 9000, "appProtocol": "kubernetes.io/h2c"}
     assert "selector" not in service["spec"], "the operator moves the Service to the new cluster of an upgrade"
+
+
+def test_ports_of_serve_are_the_same_in_its_config_its_pods_and_its_service() -> None:
+    spec = one("RayService", "iris-api")["spec"]
+    config = yaml.safe_load(spec["serveConfigV2"])
+    expected = {"serve": config["http_options"]["port"], "serve-grpc": config["grpc_options"]["port"]}
+    assert {port["name"]: port["targetPort"] for port in spec["serveService"]["spec"]["ports"]} == expected
+    for where, template in pod_templates(one("RayService", "iris-api")):
+        ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+        assert {name: port for name, port in ports.items() if name.startswith("serve")} == expected, where
+    policy = one("NetworkPolicy", "iris-api")["spec"]["ingress"]
+    (everybody,) = [rule["ports"] for rule in policy if "from" not in rule]
+    assert {port["port"] for port in everybody} == set(expected.values())
 
 
 def test_the_node_port_selects_workers_alone_because_they_are_ready_only_with_a_replica() -> None:

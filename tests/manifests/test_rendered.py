@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from kuberay.ctl import secrets
+from serve_app.rayserve import grpc_services
 from tests.manifests.shipped import KUBERAY, ROOT, Json, documents, kustomizations, pod_templates
 
 OWN_IMAGES = {"iris-api:latest", "iris-train:latest"}
@@ -50,9 +51,12 @@ SECRETS = {
     "alertmanager-receivers": {"Deployment alertmanager alertmanager"},
 }
 """The containers that get a Secret (all of it, or one key), as `kind name container`."""
-PUBLISHED = {"/", "/predict", "/predict/batch", "/model", "/model/info", "/health", "/readyz", "/docs", "/redoc", "/openapi.json"}
-DOCS_FILES = "/static-offline-docs"
-"""Scripts and styles of /docs and /redoc."""
+PUBLISHED = {
+    *("/", "/predict", "/predict/batch", "/model", "/model/info", "/health", "/readyz", "/docs", "/redoc", "/openapi.json"),
+    *("/invocations", "/ping"),
+}
+PREFIXES = {"/static-offline-docs", "/v2", "/v1/models"}
+"""Scripts and styles of /docs and /redoc; the Open Inference Protocol; KServe v1."""
 
 
 def monitoring() -> list[Path]:
@@ -265,27 +269,46 @@ def test_an_ingress_publishes_a_list_of_paths_under_a_name() -> None:
             assert rule["host"]
             assert "*" not in rule["host"]
             types = {path["path"]: path["pathType"] for path in rule["http"]["paths"]}
-            assert types == {**dict.fromkeys(PUBLISHED, "Exact"), DOCS_FILES: "Prefix"}
+            assert types == {**dict.fromkeys(PUBLISHED, "Exact"), **dict.fromkeys(PREFIXES, "Prefix")}
 
 
 def test_a_gateway_publishes_the_same_paths_under_a_name_and_by_https_alone() -> None:
     objects = build(KUBERAY / "overlays" / "gateway")
     (gateway,) = [one for one in objects if one["kind"] == "Gateway"]
-    hosts = {listener["hostname"] for listener in gateway["spec"]["listeners"]}
+    hosts = {listener["hostname"] for listener in gateway["spec"]["listeners"] if listener["name"] != "grpc"}
     protocols = {listener["name"]: listener["protocol"] for listener in gateway["spec"]["listeners"]}
-    assert protocols == {"http": "HTTP", "https": "HTTPS"}
+    assert protocols == {"http": "HTTP", "https": "HTTPS", "grpc": "HTTPS"}
     routes = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "HTTPRoute"}
     for spec in routes.values():
         assert set(spec["hostnames"]) == hosts
     published, redirect = routes["iris-api"], routes["iris-api-https"]
     assert published["parentRefs"] == [{"name": "iris-api", "sectionName": "https"}]
     paths = [match["path"] for rule in published["rules"] for match in rule["matches"]]
-    assert {path["value"]: path["type"] for path in paths} == {**dict.fromkeys(PUBLISHED, "Exact"), DOCS_FILES: "PathPrefix"}
+    types = {**dict.fromkeys(PUBLISHED, "Exact"), **dict.fromkeys(PREFIXES, "PathPrefix")}
+    assert {path["value"]: path["type"] for path in paths} == types
     assert all(len(rule["matches"]) <= 8 for rule in published["rules"]), "more than Gateway API 1.0 allows"
     assert redirect["parentRefs"] == [{"name": "iris-api", "sectionName": "http"}]
     ((rule,),) = [[rule["filters"] for rule in redirect["rules"]]]
     assert [one["requestRedirect"]["scheme"] for one in rule] == ["https"]
     assert not [rule for rule in redirect["rules"] if "backendRefs" in rule]
+
+
+def test_a_gateway_publishes_the_services_of_the_api_by_grpc_under_a_name_of_their_own() -> None:
+    objects = build(KUBERAY / "overlays" / "gateway")
+    (gateway,) = [one for one in objects if one["kind"] == "Gateway"]
+    (route,) = [one["spec"] for one in objects if one["kind"] == "GRPCRoute"]
+    (service,) = [one["spec"]["serveService"]["spec"] for one in objects if one["kind"] == "RayService"]
+    (listener,) = [listener for listener in gateway["spec"]["listeners"] if listener["name"] == "grpc"]
+    assert route["parentRefs"] == [{"name": "iris-api", "sectionName": "grpc"}]
+    assert route["hostnames"] == [listener["hostname"]]
+    others = [one["spec"] for one in objects if one["kind"] == "HTTPRoute"]
+    assert not {listener["hostname"]} & {host for other in others for host in other["hostnames"]}, "a host is of one kind of route"
+    (rule,) = route["rules"]
+    services = {path.split("/")[1] for path in grpc_services.PATHS}
+    assert [match["method"] for match in rule["matches"]] == [{"type": "Exact", "service": name} for name in sorted(services)[::-1]]
+    (backend,) = rule["backendRefs"]
+    (port,) = [port for port in service["ports"] if port["port"] == backend["port"]]
+    assert (backend["name"], port["appProtocol"]) == ("iris-api-service", "kubernetes.io/h2c")
 
 
 def overlay_with(folder: Path, components: list[str], **values: str) -> tuple[Json, ...]:
@@ -307,12 +330,13 @@ def test_the_values_of_one_file_reach_all_objects_of_the_exposure(tmp_path: Path
     values = {
         "class": "other",
         "host": "api.team-a.example",
+        "grpcHost": "grpc.team-a.example",
         "tlsSecret": "team-a",
         "path": "/iris",
         "httpPort": "8080",
         "httpsPort": "8443",
     }
-    objects = overlay_with(tmp_path, ["ingress", "gateway"], **values)
+    objects = overlay_with(tmp_path, ["ingress", "gateway", "gateway-grpc"], **values)
     by_name = {(one["kind"], one["metadata"]["name"]): one for one in objects}
     assert ("ConfigMap", "exposure") not in by_name
     assert by_name["ConfigMap", "iris-api-config"]["data"]["IRIS_ROOT_PATH"] == "/iris"
@@ -321,11 +345,14 @@ def test_the_values_of_one_file_reach_all_objects_of_the_exposure(tmp_path: Path
     assert ingress["ingressClassName"] == gateway["gatewayClassName"] == "other"
     assert ingress["tls"] == [{"hosts": ["api.team-a.example"], "secretName": "team-a"}]
     assert [rule["host"] for rule in ingress["rules"]] == route["hostnames"] == redirect["hostnames"] == ["api.team-a.example"]
-    assert [listener["hostname"] for listener in gateway["listeners"]] == ["api.team-a.example"] * 2
-    assert [listener["port"] for listener in gateway["listeners"]] == [8080, 8443]
-    assert gateway["listeners"][1]["tls"]["certificateRefs"] == [{"kind": "Secret", "name": "team-a"}]
+    hosts = ["api.team-a.example", "api.team-a.example", "grpc.team-a.example"]
+    assert [listener["hostname"] for listener in gateway["listeners"]] == hosts
+    assert by_name["GRPCRoute", "iris-api"]["spec"]["hostnames"] == hosts[2:]
+    assert [listener["port"] for listener in gateway["listeners"]] == [8080, 8443, 8443]
+    for listener in gateway["listeners"][1:]:
+        assert listener["tls"]["certificateRefs"] == [{"kind": "Secret", "name": "team-a"}]
     assert redirect["rules"][0]["filters"][0]["requestRedirect"]["port"] == 8443
-    expected = {f"/iris{path}" for path in {*PUBLISHED, DOCS_FILES}}
+    expected = {f"/iris{path}" for path in {*PUBLISHED, *PREFIXES}}
     assert {path["path"] for path in ingress["rules"][0]["http"]["paths"]} == expected
     assert {match["path"]["value"] for rule in route["rules"] for match in rule["matches"]} == expected
 
@@ -339,6 +366,7 @@ def test_the_forwarded_address_is_believed_only_where_nothing_but_the_proxy_conn
     assert by_name["ConfigMap", "iris-api-config"]["data"]["IRIS_TRUSTED_PROXIES"] == "peer"
     rules = by_name["NetworkPolicy", "iris-api"]["spec"]["ingress"]
     (rule,) = [rule for rule in rules if {"port": 8000} in rule.get("ports", [])]
+    assert {"port": 9000} in rule["ports"]
     assert rule["from"] == [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "front"}}},
         {"ipBlock": {"cidr": "198.51.100.0/24"}},

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema, ServeApplicationSchema, ServeDeploySchema, gRPCOptionsSchema
 
 from serve_app import deployment
+from serve_app.rayserve import grpc_services
 from tests.manifests.shipped import Json, one
 
 
@@ -39,11 +40,16 @@ def test_ray_accepts_it(config: Json) -> None:
 
 def test_ray_knows_every_key_in_it(config: Json, api: Json) -> None:
     assert unknown(ServeDeploySchema, config) == set()
+    assert unknown(gRPCOptionsSchema, config["grpc_options"]) == set()
     assert unknown(ServeApplicationSchema, api) == set()
     for one_deployment in api["deployments"]:
         assert unknown(DeploymentSchema, one_deployment) == set()
         assert unknown(AutoscalingConfig, one_deployment["autoscaling_config"]) == set()
         assert unknown(RayActorOptionsSchema, one_deployment["ray_actor_options"]) == set()
+
+
+def test_grpc_is_switched_on_as_on_a_laptop_without_reflection(config: Json) -> None:
+    assert config["grpc_options"] == grpc_services.grpc_options(9000, reflection=False)
 
 
 def test_the_schema_would_have_told_a_mistake(config: Json) -> None:

@@ -18,6 +18,7 @@ def context_of(
         model_version=predictor.version,
         max_rows=max_rows,
         max_row_bytes=DEFAULTS.iris_max_row_bytes,
+        max_body_bytes=16 * 1024 * 1024,
         unknown=unknown,
         unknown_fields="ignore",
     )

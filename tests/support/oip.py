@@ -27,6 +27,7 @@ def codec_of(signature: Signature, *, max_rows: int = 1000, unknown: Unknown = "
             model_version="1",
             max_rows=max_rows,
             max_row_bytes=65536,
+            max_body_bytes=16 * 1024 * 1024,
             unknown=unknown,
             unknown_fields="ignore",
         )

@@ -40,6 +40,27 @@ except OSError as error:
     print("no answer")
 """
 
+INFER = """
+import sys, grpc
+from serve_app.protocols.grpc import health_pb2, open_inference_pb2 as oip
+target, key, model, *values = sys.argv[1:]
+request = oip.ModelInferRequest(model_name=model)
+request.inputs.add(name="x", datatype="FP64", shape=[1, len(values)]).contents.fp64_contents.extend(map(float, values))
+with grpc.insecure_channel(target) as channel:
+    def call(path, message, answer, *metadata):
+        method = channel.unary_unary(path, lambda message: message.SerializeToString(), answer.FromString)
+        return method(message, metadata=metadata, timeout=15)
+    health = call("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse)
+    print(health_pb2.HealthCheckResponse.ServingStatus.Name(health.status))
+    for metadata in ([], [("x-api-key", key)]):
+        try:
+            answer = call("/inference.GRPCInferenceService/ModelInfer", request, oip.ModelInferResponse, *metadata)
+        except grpc.RpcError as error:
+            print(error.code().name)
+        else:
+            print(answer.model_version, answer.outputs[0].contents.bytes_contents[0].decode())
+"""
+
 Pair = tuple[str, int]
 
 
@@ -63,6 +84,10 @@ class Pod:
         """Those of (host, port) with which a connection comes about within four seconds."""
         output = self.run(CONNECT, json.dumps(sorted(pairs))).splitlines()[-1]
         return {(host, port) for host, port in json.loads(output)}
+
+    def infers(self, target: str, key: str, model: str, values: Iterable[float]) -> list[str]:
+        """What gRPC answers at HOST:PORT: the health, a prediction without a key, and one with it, `VERSION CLASS` or a status."""
+        return self.run(INFER, target, key, model, *map(str, values)).splitlines()
 
     def status(self, method: str, url: str, body: str = "") -> str:
         """The status of one HTTP request without any token or key, or `no answer`."""

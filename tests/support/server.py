@@ -59,7 +59,7 @@ def free_port() -> int:
 
 def environment(model_dir: Path, **more: str) -> dict[str, str]:
     """The environment of an application in a test: no port that another one on this machine could have."""
-    first = free_port()
+    first, first_for_calls = free_port(), free_port()
     return {
         **os.environ,
         "MODEL_DIR": str(model_dir),
@@ -71,6 +71,9 @@ def environment(model_dir: Path, **more: str) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 100),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_for_calls),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_for_calls + 100),
         **more,
     }
 

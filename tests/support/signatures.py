@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from serve_app.artifacts.dates import LAST, DateForm, as_sent
@@ -89,6 +90,27 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
                 "task": "classification",
                 "outputs": (Output("a", classes, probabilistic), Output("b b", (0, 1), probabilistic)),
             }
+
+
+@st.composite
+def scores_of(draw: st.DrawFn, signature: Signature) -> Any:
+    """Scores of a few rows, as a model with this signature gives them."""
+    rows = draw(st.integers(1, 4))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scores = random.uniform(0, 1, (rows, *signature.score_shape))
+    parts = signature.parts if signature.outputs else ((slice(None), signature),)
+    for at, part in parts:
+        if part.classes and not (part.task == "classification" and part.probabilistic):
+            positions = random.integers(0, len(part.classes), rows)
+            if part.task == "clustering":
+                scores[:, 0] = positions
+            elif signature.outputs:
+                scores[:, at] = positions
+            else:
+                scores[:] = positions
+    if draw(st.booleans()):
+        scores = np.asfortranarray(scores)
+    return scores.astype(draw(st.sampled_from((np.float64, np.float32))))
 
 
 anything: st.SearchStrategy[Any] = st.recursive(

@@ -49,6 +49,7 @@ def context(
         model_version="7",
         max_rows=max_rows,
         max_row_bytes=max_row_bytes,
+        max_body_bytes=16 * 1024 * 1024,
         unknown=unknown,
         unknown_fields=unknown_fields,
     )

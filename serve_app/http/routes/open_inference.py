@@ -11,17 +11,16 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from serve_app import __version__
-from serve_app.errors import InvalidInput, NoModel
+from serve_app.errors import InvalidInput
 from serve_app.http.pages import refuse
 from serve_app.http.prediction_service import PredictionService
-from serve_app.http.problems import HttpProblem, problem, problem_of, unknown_version
+from serve_app.http.problems import UNKNOWN_MODEL, HttpProblem, problem, problem_of
 from serve_app.http.responses import HttpResponse, problem_response, to_starlette
 from serve_app.http.routes.predictions import OPEN_INFERENCE
-from serve_app.inference.predictor import Predictor
 from serve_app.protocols.oip import OpenInferenceCodec
 from serve_app.protocols.oip_metadata import INDEX_BYTES, index_document, model_document, server_document
+from serve_app.protocols.oip_openapi import open_inference_document
 
-UNKNOWN_MODEL = problem(404, "unknown_model", "No model has this name; /v2/models lists those that are served.")
 NO_LOADING = problem(400, "not_supported", "Models are not loaded and unloaded by requests: the server follows its store.")
 TOO_LONG = problem(413, "body_too_large", f"The body must not be larger than {INDEX_BYTES} bytes.")
 _JSON = ((b"content-type", b"application/json"),)
@@ -33,6 +32,7 @@ def open_inference_router(service: PredictionService, *, model_name: str, public
     router = APIRouter(prefix=OPEN_INFERENCE, include_in_schema=False)
     for path in ("", "/"):
         router.get(path)(pages.server)
+    router.get("/openapi.json")(pages.openapi)
     router.get("/health/live")(pages.live)
     router.get("/health/ready")(pages.ready)
     router.get("/models")(pages.models)
@@ -60,6 +60,19 @@ class OpenInferencePages:
         refusal = None if self._public_pages else self._refuse_key(request)
         return refusal or _answer(server_document(__version__))
 
+    async def openapi(self, request: Request) -> Response:
+        """The OpenAPI description of these routes, with the names and an example of the model that is served."""
+        predictor = self._slot.predictor
+        refusal = None if self._public_pages else self._refuse_key(request)
+        document = open_inference_document(
+            None if predictor is None else predictor.signature,
+            model_name=self._model_name,
+            model_version=None if predictor is None else predictor.version,
+            version=__version__,
+            public_pages=self._public_pages,
+        )
+        return refusal or _answer(document)
+
     async def live(self) -> Response:
         """The process runs."""
         return _answer({"live": True})
@@ -67,7 +80,7 @@ class OpenInferencePages:
     async def ready(self) -> Response:
         """200 once a model is loaded, else 503."""
         if self._slot.predictor is None:
-            return _unready(self._no_model(), {"ready": False, "live": True})
+            return _unready(self._service.no_model(), {"ready": False, "live": True})
         return _answer({"ready": True, "live": True})
 
     async def models(self, request: Request) -> Response:
@@ -77,14 +90,14 @@ class OpenInferencePages:
 
     async def model_ready(self, model: str, version: str | None = None) -> Response:
         """200 once the model is loaded, in this version if one is named."""
-        predictor = self._predictor(model, version)
+        predictor = self._service.served(model, version)
         if isinstance(predictor, HttpProblem):
             return _unready(predictor, {"ready": False})
         return _answer({"name": self._model_name, "ready": True})
 
     async def metadata(self, request: Request, model: str, version: str | None = None) -> Response:
         """Inputs and outputs of the model."""
-        refusal, predictor = self._refuse_key(request), self._predictor(model, version)
+        refusal, predictor = self._refuse_key(request), self._service.served(model, version)
         if refusal is not None:
             return refusal
         if isinstance(predictor, HttpProblem):
@@ -116,18 +129,6 @@ class OpenInferencePages:
 
     def _refuse_key(self, request: Request) -> Response | None:
         return refuse(request.scope["headers"], self._service.refuse_key, OpenInferenceCodec)
-
-    def _no_model(self) -> HttpProblem:
-        return problem_of(NoModel(f"No model is loaded: {self._slot.problem}."))
-
-    def _predictor(self, model: str, version: str | None) -> Predictor | HttpProblem:
-        """The predictor of a model and a version, or why there is none."""
-        predictor = self._slot.predictor
-        if model != self._model_name:
-            return UNKNOWN_MODEL
-        if predictor is None:
-            return self._no_model()
-        return predictor if version is None or version == predictor.version else unknown_version(predictor.version)
 
 
 def _answer(document: Any, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Response:

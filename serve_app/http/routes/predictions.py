@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from serve_app.protocols.codec import Codec
+from serve_app.protocols.codec import Codec, ProtocolName
 from serve_app.protocols.native import NativeBatchCodec, NativeRowCodec
 from serve_app.protocols.oip import OpenInferenceCodec
 
@@ -30,8 +30,23 @@ MODEL_ROUTES: Mapping[str, type[Codec]] = {
 }
 """The same for paths that name the model, and perhaps a version of it. The OpenAPI document has the native protocol alone."""
 
+_PAGES: Mapping[str, ProtocolName] = {
+    OPEN_INFERENCE: "open_inference",
+    "/v1/models": "kserve_v1",
+    "/ping": "mlflow",
+    "/version": "mlflow",
+}
+
 
 def problem_codec(path: str) -> type[Codec]:
     """The codec that writes the errors of any path."""
     is_open_inference = path == OPEN_INFERENCE or path.startswith(f"{OPEN_INFERENCE}/")
     return OpenInferenceCodec if is_open_inference else NativeRowCodec
+
+
+def protocol_of(route: str) -> ProtocolName:
+    """The protocol under which requests of a route of the app are counted: health, metadata, and requests for another model."""
+    for below, protocol in _PAGES.items():
+        if route == below or route.startswith(f"{below}/"):
+            return protocol
+    return "native"

@@ -96,7 +96,8 @@ def test_metrics_speak_the_old_names_and_count_what_happened(client: TestClient)
     assert predicted[(("predicted_class", "setosa"),)] >= 3
     assert samples["model_loaded", ()] == 1
     assert samples["api_errors_total", (("endpoint", "/predict"), ("error_type", "invalid_input"))] == 1
-    assert samples["http_requests_total", (("model_version", "1"), ("route", "/predict"), ("status_class", "2xx"))] == 3
+    labels = {"format": "json", "model_version": "1", "protocol": "native", "route": "/predict", "status_class": "2xx"}
+    assert samples["http_requests_total", tuple(labels.items())] == 3
     assert samples["model_confidence_count", (("predicted_class", "setosa"),)] >= 3
     assert samples["model_rows_per_request_bucket", (("le", "1.0"),)] == 3
     assert samples["model_refused", (("reason", "digest"),)] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_a_model_that_is_not_there_answers_503_everywhere(empty: TestClient) -> 
     [None, "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain; charset=latin-1", "?"],
 )
 def test_no_content_type_is_looked_at(client: TestClient, content_type: str | None) -> None:
-    headers = {} if content_type is None else {"Content_Type": content_type}
+    headers: Any = {} if content_type is None else {"Content_Type": content_type}
     reply = infer(client, **headers)
     assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")
     body, length = binary(tensor([FLOWER]))
@@ -190,8 +191,8 @@ def test_outputs_are_chosen_by_name_and_come_in_the_order_asked_for(client: Test
     for names in (["predict_proba"], ["predict"], ["predict_proba", "predict"]):
         reply = infer(client, request(tensor([FLOWER]), outputs=[{"name": name} for name in names]))
         assert [output["name"] for output in reply.json()["outputs"]] == names
-    for chosen in ([], None):
-        reply = infer(client, request(tensor([FLOWER]), outputs=chosen))
+    for everything in list[Any](([], None)):
+        reply = infer(client, request(tensor([FLOWER]), outputs=everything))
         assert [output["name"] for output in reply.json()["outputs"]] == ["predict", "predict_proba"]
     wrong: list[Any] = [[{"name": "output-0"}], [{"name": "predict"}] * 2, [{"name": "predict"}] * 50, [{}], "predict"]
     for chosen in wrong:
@@ -235,17 +236,19 @@ def test_the_best_classes_are_answered_as_value_index_and_label(client: TestClie
             values = [float(text.split(":")[0]) for text in row]
             assert values == sorted(values, reverse=True)
             assert all(CLASSES[int(text.split(":")[1])] == text.split(":", 2)[2] for text in row)
-    for output, count in (("predict_proba", 0), ("predict_proba", -1), ("predict_proba", "2"), ("predict", 1)):
-        chosen = [{"name": output, "parameters": {"classification": count}}]
+    for output, wrong in (("predict_proba", 0), ("predict_proba", -1), ("predict_proba", "2"), ("predict", 1)):
+        chosen = [{"name": output, "parameters": {"classification": wrong}}]
         assert infer(client, request(tensor([FLOWER]), outputs=chosen)).status_code == 400
 
 
 def test_compressed_binary_requests_count_decompressed_bytes(client: TestClient) -> None:
     body, headers = binary(tensor([FLOWER] * 3))
-    reply = infer(client, gzip.compress(body), Content_Encoding="gzip", **headers)
-    assert outputs(reply.content, reply.headers)["predict"].ravel().tolist() == ["setosa"] * 3
-    refused = infer(client, body, Content_Encoding="deflate", **headers)
-    assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "gzip, identity")
+    for coding, packed in (("gzip", gzip.compress(body)), ("deflate", zlib.compress(body))):
+        reply = infer(client, packed, Content_Encoding=coding, **headers)
+        assert outputs(reply.content, reply.headers)["predict"].ravel().tolist() == ["setosa"] * 3
+        assert_error(infer(client, body, Content_Encoding=coding, **headers), 400, "malformed")
+    refused = infer(client, body, Content_Encoding="br", **headers)
+    assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "gzip, deflate, identity")
     assert isinstance(refused.json()["error"], str)
 
 
@@ -290,6 +293,35 @@ def test_errors_have_the_form_of_the_protocol_on_every_address(client: TestClien
     assert client.get("/v2x").headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b'"text"', 400),
+        (b'{"id":"r7"}', 400),
+        (BODY.replace(b'"FP64"', b"7"), 400),
+        (BODY.replace(b'"FP64"', b'"FLOAT"'), 400),
+        (BODY.replace(b"[1, 4]", b"[2, 4]"), 400),
+        (BODY.replace(b"[1, 4]", b"[4]"), 400),
+        (BODY.replace(b"[1, 4]", b"[1, 3]"), 400),
+        (BODY.replace(b"5.1", b"null"), 400),
+        (BODY.replace(b"5.1", b"500"), 400),
+        (request(tensor([FLOWER]), outputs=[{"name": "output-0"}]), 400),
+        (request(tensor([FLOWER]), id=7), 400),
+        (request(tensor([list(map(str, FLOWER))], datatype="FP32")), 200),
+        (request(tensor([FLOWER], datatype="FP32")), 200),
+        (request(tensor([[5, 3, 1, 0]], datatype="INT32")), 200),
+        (request(tensor(FLOWER, shape=[1, 4])), 200),
+        (request(tensor([FLOWER]), parameters={"headers": {"a": {"b": 1}}}, model_name="other"), 200),
+    ],
+)
+def test_a_request_is_answered_or_refused_as_the_protocol_says(client: TestClient, body: bytes, status: int) -> None:
+    for path in (INFER, f"{INFER}?trace=1", f"{MODEL}/versions/1/infer"):
+        reply = infer(client, body, path=path)
+        assert reply.status_code == status
+        assert isinstance(reply.json()["outputs" if status == 200 else "error"], list if status == 200 else str)
+
+
 def test_an_error_names_the_fields_and_repeats_no_value(client: TestClient) -> None:
     reply = infer(client, request(tensor([[987.0, 3.5, 1.4, 0.2]])))
     assert_error(reply, 400, "invalid_input")
@@ -312,7 +344,8 @@ def test_an_error_names_the_fields_and_repeats_no_value(client: TestClient) -> N
 def test_bodies_and_rows_over_the_limits_are_413(store: Store) -> None:
     client = client_of(store, max_body_bytes=5000, max_rows=10)
     assert_error(infer(client, BODY + b" " * 5000), 413, "body_too_large")
-    assert_error(infer(client, gzip.compress(BODY + b" " * 5000), Content_Encoding="gzip"), 413, "body_too_large")
+    for coding, compress in (("gzip", gzip.compress), ("deflate", zlib.compress)):
+        assert_error(infer(client, compress(BODY + b" " * 5000), Content_Encoding=coding), 413, "body_too_large")
     body, headers = binary(tensor([FLOWER] * 11))
     assert_error(infer(client, body, **headers), 413, "too_many_rows")
     assert_error(infer(client, request(tensor([1], shape=[2**40, 4]))), 413, "too_many_rows")
@@ -372,7 +405,7 @@ def test_rows_are_counted_by_route_and_not_by_version_asked_for(store: Store) ->
     for version in ("1", "2", "3"):
         infer(client, path=f"{MODEL}/versions/{version}/infer")
     collector.flush()
-    routes = {(route, status) for route, status, _ in collector.state.requests}
+    routes = {(route, status) for route, _, status, _ in collector.state.seconds}
     assert ("/v2/models/{model}/infer", "2xx") in routes
     assert {route for route, _ in routes if "versions" in route} == {"/v2/models/{model}/versions/{version}/infer"}
     assert collector.state.predictions["setosa"] == 7

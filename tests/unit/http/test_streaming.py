@@ -75,7 +75,7 @@ async def whole(app: Any, *pieces: bytes, path: str = BATCH, headers: Any = HEAD
 
 @pytest.mark.parametrize("path", [BATCH, "/invocations"])
 async def test_a_row_is_answered_before_the_next_one_is_sent(store: Store, path: str) -> None:
-    app = client_of(store).app
+    app: Any = client_of(store).app
     client = Conversation(app, path)
     for count in range(1, 4):
         client.say(FLOWER[:10])
@@ -97,7 +97,7 @@ async def test_a_row_is_answered_before_the_next_one_is_sent(store: Store, path:
 
 
 async def test_any_cut_into_pieces_gives_the_same_answer(store: Store) -> None:
-    app = client_of(store).app
+    app: Any = client_of(store).app
     body = FLOWER * 40
     expected = await whole(app, body)
     assert (expected.status, expected.body.count(b"\n"), expected.starts, expected.ends) == (200, 40, 1, 1)
@@ -132,7 +132,7 @@ async def test_all_rows_are_answered_by_one_model_while_it_is_replaced(tmp_path_
     ],
 )
 async def test_a_problem_of_the_first_piece_is_a_response_of_its_own(store: Store, piece: bytes, status: int, code: str) -> None:
-    app = client_of(store, max_rows=8).app
+    app: Any = client_of(store, max_rows=8).app
     reply = await whole(app, piece)
     assert (reply.status, json.loads(reply.body)["code"]) == (status, code)
     assert reply.header(b"content-type") == b"application/problem+json"
@@ -173,7 +173,7 @@ async def test_the_last_line_of_mlflow_has_its_error(store: Store) -> None:
 
 
 async def test_a_client_that_sends_all_before_it_reads_is_answered(store: Store) -> None:
-    app = client_of(store).app
+    app: Any = client_of(store).app
     client = Conversation(app)
     client.reads.clear()
     for _ in range(20):
@@ -188,7 +188,7 @@ async def test_a_client_that_sends_all_before_it_reads_is_answered(store: Store)
 
 
 async def test_answers_that_nobody_reads_are_within_the_budget_of_bodies(store: Store) -> None:
-    app = client_of(store, max_body_bytes=120_000).app
+    app: Any = client_of(store, max_body_bytes=120_000).app
     clients = [Conversation(app) for _ in range(8)]
     for client in clients:
         client.reads.clear()
@@ -205,7 +205,7 @@ async def test_answers_that_nobody_reads_are_within_the_budget_of_bodies(store: 
 
 
 async def test_memory_does_not_grow_with_the_body(store: Store) -> None:
-    app = client_of(store, max_body_bytes=64_000_000).app
+    app: Any = client_of(store, max_body_bytes=64_000_000).app
     client = Conversation(app)
     most = 0
     for _ in range(60):

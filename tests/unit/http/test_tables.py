@@ -85,6 +85,36 @@ def test_a_batch_in_any_format_has_the_same_answer_in_any_format(client: TestCli
 
 
 @every_format
+def test_a_batch_in_any_format_is_answered_in_columns_when_accept_names_them(
+    client: TestClient, body: str, media_type: str
+) -> None:
+    expected = natives(client)
+    answer = post(client, "/predict/batch", body, media_type, "application/json; orient=columns")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json; orient=columns")
+    assert answer.json()["predictions"] == {
+        "prediction": [each["prediction"] for each in expected],
+        "confidence": [each["confidence"] for each in expected],
+        "probabilities": {name: [each["probabilities"][name] for each in expected] for name in expected[0]["probabilities"]},
+    }
+    assert answer.headers["x-model-version"] == "1"
+
+
+def test_the_description_has_the_columns_beside_the_rows(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    content = document["paths"]["/predict/batch"]["post"]["responses"]["200"]["content"]
+    assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/Predictions"}
+    assert content["application/json; orient=columns"]["schema"] == {"$ref": "#/components/schemas/PredictionColumns"}
+    assert content["text/csv"]["schema"] == {"type": "string"}
+    columns = document["components"]["schemas"]["PredictionColumns"]["properties"]["predictions"]["properties"]
+    assert columns["confidence"]["items"] == {"type": "number", "minimum": 0, "maximum": 1}
+
+
+@pytest.mark.parametrize(("path", "accept"), [("/invocations", "columns"), ("/predict/batch", "index")])
+def test_an_orientation_that_is_not_written_is_406(client: TestClient, path: str, accept: str) -> None:
+    assert post(client, path, INSTANCES, accept=f"application/json; orient={accept}").status_code == 406
+
+
+@every_format
 def test_a_body_in_any_format_may_be_packed(client: TestClient, body: str, media_type: str) -> None:
     packed = {"Content-Encoding": "gzip"}
     assert post(client, "/predict/batch", gzip.compress(body.encode()), media_type, **packed).json()["predictions"] == natives(
@@ -187,13 +217,15 @@ def test_every_protocol_is_counted_under_its_path(store: Store, path: str) -> No
     post(client, path, INSTANCES)
     post(client, path, b"{")
     samples = client.get("/metrics").text
-    assert f'http_requests_total{{model_version="1",route="{path}",status_class="2xx"}} 1.0' in samples
+    protocol = {"/invocations": "mlflow", V1: "kserve_v1", VERTEX: "vertex"}.get(path, "native")
+    labels = f'format="json",model_version="1",protocol="{protocol}",route="{path}",status_class="2xx"'
+    assert f"http_requests_total{{{labels}}} 1.0" in samples
     assert f'api_errors_total{{endpoint="{path}",error_type="malformed"}} 1.0' in samples
     assert "model_predictions_total" in samples
 
 
 async def test_a_client_that_leaves_gets_no_answer_and_holds_nothing(store: Store) -> None:
-    app = client_of(store).app
+    app: Any = client_of(store).app
     headers = [(b"x-api-key", KEY.encode()), (b"content-type", b"text/csv"), (b"transfer-encoding", b"chunked")]
     for path in ("/predict/batch", "/invocations"):
         reply = await ask(app, "POST", path, headers, [CSV.encode()] * 3, leaves=True)
@@ -361,5 +393,5 @@ def test_the_document_names_the_formats_of_a_batch(client: TestClient) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/predict/batch"]["post"]
     formats = {"application/json", "text/csv", "application/x-ndjson"}
     assert set(operation["requestBody"]["content"]) == formats
-    assert set(operation["responses"]["200"]["content"]) == formats
+    assert set(operation["responses"]["200"]["content"]) == {*formats, "application/json; orient=columns"}
     assert "406" in operation["responses"]

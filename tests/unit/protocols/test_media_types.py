@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.protocols.media_types import MediaType, answer_format, format_of
+from serve_app.protocols.media_types import ANSWER_TYPES, MediaType, answer_format, format_of
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,30 @@ def test_a_content_type_names_a_format(content_type: bytes, media_type: MediaTyp
 )
 def test_the_answer_has_the_format_of_the_highest_weight(accept: bytes, form: str | None) -> None:
     assert answer_format(accept) == form
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (b"application/json", "json"),
+        (b"application/json; charset=utf-8", "json"),
+        (b"application/*", "json"),
+        (b"*/*", "json"),
+        (b"application/json; orient=columns", "columns"),
+        (b'Application/JSON;Orient="columns" ; q=0.3', "columns"),
+        (b"application/json;orient=columns, application/json;q=0.9", "columns"),
+        (b"application/json, application/json;orient=columns", "json"),
+        (b"application/json;orient=columns;q=0.5, */*", "json"),
+        (b"application/json;q=0.5, text/csv;q=0.4, application/json;orient=columns;q=0.6", "columns"),
+        (b"application/json;orient=columns;q=0, text/csv;q=0.1", "csv"),
+        (b"application/json;orient=index", None),
+        (b"text/csv;orient=columns", None),
+    ],
+)
+def test_columns_are_answered_when_they_are_named(accept: bytes, form: str | None) -> None:
+    assert answer_format(accept, tuple(ANSWER_TYPES)) == form
+
+
+def test_columns_are_not_acceptable_where_they_are_not_written() -> None:
+    assert answer_format(b"application/json;orient=columns") is None
+    assert answer_format(b"application/json;orient=columns, text/csv;q=0.1") == "csv"

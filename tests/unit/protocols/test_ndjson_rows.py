@@ -123,3 +123,13 @@ def test_a_bomb_of_rows_takes_little_memory(body: bytes) -> None:
     finally:
         tracemalloc.stop()
     assert most < 12_000_000, most
+
+
+def test_wrong_rows_far_from_each_other_are_all_named_when_the_body_is_read_as_a_whole() -> None:
+    rows = [dict(ROWS[0]) for _ in range(3000)]
+    for at in (7, 2999):
+        rows[at]["pieces"] = 70
+    wanted = [("instances[7].pieces", "out_of_range"), ("instances[2999].pieces", "out_of_range")]
+    assert refusals(lines(rows), ORDER, max_rows=3000) == wanted
+    with pytest.raises(Malformed):
+        decoded(lines(rows) + b"{\n", max_rows=4000)

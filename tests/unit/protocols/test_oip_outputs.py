@@ -16,7 +16,7 @@ from serve_app.protocols.codec import Batch
 from serve_app.protocols.encode import rows_encoder
 from serve_app.protocols.oip_metadata import model_document
 from tests.support.oip import codec_of, outputs
-from tests.support.signatures import signatures
+from tests.support.signatures import scores_of, signatures
 
 X = (Feature("x"),)
 
@@ -64,27 +64,6 @@ def same(label: Label, written: Label) -> bool:
 
 def texts(rows: Any) -> list[list[str]]:
     return [[label_text(value) for value in row] for row in rows]
-
-
-@st.composite
-def scores_of(draw: st.DrawFn, signature: Signature) -> Any:
-    """Scores of a few rows, as a model with this signature gives them."""
-    rows = draw(st.integers(1, 4))
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    scores = random.uniform(0, 1, (rows, *signature.score_shape))
-    parts = signature.parts if signature.outputs else ((slice(None), signature),)
-    for at, part in parts:
-        if part.classes and not (part.task == "classification" and part.probabilistic):
-            positions = random.integers(0, len(part.classes), rows)
-            if part.task == "clustering":
-                scores[:, 0] = positions
-            elif signature.outputs:
-                scores[:, at] = positions
-            else:
-                scores[:] = positions
-    if draw(st.booleans()):
-        scores = np.asfortranarray(scores)
-    return scores.astype(draw(st.sampled_from((np.float64, np.float32))))
 
 
 @pytest.mark.parametrize("in_bytes", [False, True])

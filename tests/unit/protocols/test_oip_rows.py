@@ -88,7 +88,9 @@ def test_columns_are_read_as_the_native_protocol_reads_their_values(unknown: Unk
     body = request(*data.draw(st.permutations(inputs)))
     if wrong:
         found = set(refusals(signature, body, unknown=unknown))
-        assert found <= wrong
+        # A list or an object among the values holds more values than the shape has.
+        nested = any(isinstance(value, list | dict) for column in columns.values() for value in column)
+        assert found <= wrong or (nested and {code for _, code in found} == {"shape"})
     else:
         assert repr(matrix(signature, body, unknown=unknown).tolist()) == repr(expected)
 
@@ -425,3 +427,13 @@ def test_a_large_body_of_texts_is_read_as_a_small_one() -> None:
         assert read[:, 0].tolist() == texts
         assert read[:, 1].tolist() == [0.0, 1.0] * (len(texts) // 2)
         assert same(matrix(signature, json.dumps(json.loads(body), indent=1).encode(), max_rows=100_000), read)
+
+
+def test_wrong_values_of_several_columns_of_json_are_all_named() -> None:
+    wrong = [{**AGE, "data": ["old", 1.5]}, {**CITY, "data": ["Rome", 7]}, {**MEMBER, "data": ["maybe", {}]}]
+    assert sorted(refusals(MIXED, request(*wrong))) == [
+        ("age[0]", "type"),
+        ("city[1]", "type"),
+        ("member[0]", "type"),
+        ("member[1]", "type"),
+    ]

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from serve_app.artifacts.matrix import PIECE_ROWS
 from serve_app.artifacts.signature import Feature, Signature
-from serve_app.batch.results import answer_types
 from serve_app.errors import NotFinite
+from serve_app.protocols.arrow_answers import answer_types
 from serve_app.protocols.encode import rows_encoder
 from serve_app.protocols.table_answers import cell_names, csv_encoder, lines_encoder, predictions_encoder
 from tests.support.answers import MODELS, fitted, rows, signature_of
@@ -83,7 +83,8 @@ def test_csv_text_holds_the_numbers_of_a_batch(name: str) -> None:
             elif value is None:
                 assert row.get(key, "") == ""
             else:
-                assert row[key] == (value if isinstance(value, str) else json.dumps(value))
+                cell = row[key] if isinstance(value, str) else json.loads(row[key])
+                assert (type(cell), cell) == (type(value), value)
 
 
 @given(signatures())

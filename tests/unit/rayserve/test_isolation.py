@@ -5,20 +5,30 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from serve_app.http.auth import Key, Keys
 from serve_app.ray_workers import LOOPBACK_FLAG
-from serve_app.rayserve.isolation import FILES, FREE_PORTS, HAPROXY, MAX_PORT, MIN_PORT, PAGE_PORTS, isolated_environment
+from serve_app.rayserve.isolation import (
+    FILES,
+    FREE_PORTS,
+    HAPROXY,
+    MAX_PORT,
+    MIN_PORT,
+    PAGE_PORTS,
+    PORT_BLOCKS,
+    isolated_environment,
+)
 from serve_app.secret_variables import MOVED_SECRETS_DIR, SECRETS, SECRETS_DIR
 from serve_app.settings import export_mlflow_secrets, load_settings
 
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*FREE_PORTS, MIN_PORT, MAX_PORT, *FILES, *SECRETS, SECRETS_DIR, MOVED_SECRETS_DIR, HAPROXY, LOOPBACK_FLAG):
+    for name in (*FREE_PORTS, *chain(*PORT_BLOCKS), *FILES, *SECRETS, SECRETS_DIR, MOVED_SECRETS_DIR, HAPROXY, LOOPBACK_FLAG):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     monkeypatch.setenv(LOOPBACK_FLAG, "0")
@@ -35,11 +45,13 @@ def environment_of(port: int) -> dict[str, str]:
 
 def test_two_applications_share_nothing() -> None:
     one, other = environment_of(8000), environment_of(8001)
-    assert set(one) == set(other) == {*FREE_PORTS, MIN_PORT, MAX_PORT, *FILES}
+    assert set(one) == set(other) == {*FREE_PORTS, *chain(*PORT_BLOCKS), *FILES}
     assert not set(one.values()) & set(other.values())
     assert len({one[name] for name in FREE_PORTS}) == len(FREE_PORTS)
-    blocks = [range(int(environment[MIN_PORT]), int(environment[MAX_PORT]) + 1) for environment in (one, other)]
-    assert not set(blocks[0]) & set(blocks[1])
+    blocks = [
+        range(int(environment[least]), int(environment[most]) + 1) for environment in (one, other) for least, most in PORT_BLOCKS
+    ]
+    assert len(set(chain(*blocks))) == sum(map(len, blocks))
     assert all(1024 < port < 32768 for block in blocks for port in block)
 
 

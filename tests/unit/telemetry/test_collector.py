@@ -20,8 +20,9 @@ from serve_app.inference.backends.sklearn_backend import SklearnBackend
 from serve_app.inference.predictor import Predictor, open_predictor
 from serve_app.inference.slot import Slot
 from serve_app.telemetry import collector as module
-from serve_app.telemetry.collector import KEPT_VERSIONS, MetricsCollector, age_seconds
+from serve_app.telemetry.collector import KEPT_VERSIONS, PREDICT, MetricsCollector, age_seconds
 from serve_app.telemetry.drift import MAX_FEATURES
+from serve_app.telemetry.state import RequestLabels
 from tests.support import answers
 from tests.support.bundles import bundle
 from tests.support.models import diabetes_signature, forest, iris, iris_signature, linear, publish_iris, without_probabilities
@@ -130,16 +131,18 @@ def test_many_targets_with_many_classes_do_not_add_a_series_for_each(collector: 
 
 def test_requests_and_their_time_are_counted_by_route_kind_of_answer_and_model(collector: MetricsCollector) -> None:
     for status in (200, 200, 422, 401, 503):
-        collector.answered("/predict", status, "3", 0.003)
-    collector.answered("/predict", 200, "4", 99.0)
+        collector.answered(PREDICT, status, "3", 0.003)
+    collector.answered(PREDICT, 200, "4", 99.0)
     collector.failed("InvalidInput", "/predict")
     samples = values(collector)
 
     def requests(version: str, kind: str, **more: str) -> tuple[tuple[str, str], ...]:
-        return tuple(sorted({"model_version": version, "route": "/predict", "status_class": kind, **more}.items()))
+        labels = {"model_version": version, "protocol": "native", "route": "/predict", "status_class": kind, **more}
+        return tuple(sorted(labels.items()))
 
-    assert [samples["http_requests_total", requests("3", kind)] for kind in ("2xx", "4xx", "5xx")] == [2, 2, 1]
-    assert samples["http_requests_total", requests("4", "2xx")] == 1
+    counts = [samples["http_requests_total", requests("3", kind, format="json")] for kind in ("2xx", "4xx", "5xx")]
+    assert counts == [2, 2, 1]
+    assert samples["http_requests_total", requests("4", "2xx", format="json")] == 1
     assert samples["api_errors_total", (("endpoint", "/predict"), ("error_type", "InvalidInput"))] == 1
     assert samples["http_request_duration_seconds_bucket", requests("3", "2xx", le="0.0025")] == 0
     assert samples["http_request_duration_seconds_bucket", requests("3", "2xx", le="0.005")] == 2
@@ -148,10 +151,23 @@ def test_requests_and_their_time_are_counted_by_route_kind_of_answer_and_model(c
     assert samples["http_request_duration_seconds_sum", requests("4", "2xx")] == 99
 
 
+def test_formats_of_one_route_share_a_histogram(collector: MetricsCollector) -> None:
+    for body_format, requests in (("json", 3), ("csv", 2)):
+        for _ in range(requests):
+            collector.answered(RequestLabels("/invocations", "mlflow", body_format), 200, "1", 0.003)
+    samples = values(collector)
+    labels = {"model_version": "1", "protocol": "mlflow", "route": "/invocations", "status_class": "2xx"}
+    for body_format, requests in (("json", 3), ("csv", 2)):
+        assert samples["http_requests_total", tuple(sorted({**labels, "format": body_format}.items()))] == requests
+    assert samples["http_request_duration_seconds_count", tuple(labels.items())] == 5
+    assert samples["http_request_duration_seconds_sum", tuple(labels.items())] == pytest.approx(0.015)
+
+
 def test_error_counts_of_predictions_start_at_zero(collector: MetricsCollector) -> None:
     samples = values(collector)
     for kind in ("4xx", "5xx"):
-        assert samples["http_requests_total", (("model_version", ""), ("route", "/predict"), ("status_class", kind))] == 0
+        labels = {"format": "json", "model_version": "", "protocol": "native", "route": "/predict", "status_class": kind}
+        assert samples["http_requests_total", tuple(labels.items())] == 0
 
 
 def test_every_metric_is_explained_in_the_docs(tmp_path: Path) -> None:
@@ -169,7 +185,7 @@ def test_every_metric_is_explained_in_the_docs(tmp_path: Path) -> None:
 
 def test_counting_twice_counts_nothing_twice(collector: MetricsCollector) -> None:
     predict(collector, open_predictor(bundle(forest()), ALLOW_ALL), X)
-    collector.answered("/predict", 200, "1", 0.1)
+    collector.answered(PREDICT, 200, "1", 0.1)
     first, second = values(collector), values(collector)
     for samples in (first, second):
         del samples["model_refresh_age_seconds", ()]  # it grows by itself
@@ -186,7 +202,7 @@ def test_counts_of_old_versions_are_dropped_so_that_swaps_do_not_add_series_for_
         predictor = collector.slot.predictor
         assert predictor is not None
         predict(collector, predictor, X)
-        collector.answered("/predict", 200, predictor.version, 0.001)
+        collector.answered(PREDICT, 200, predictor.version, 0.001)
         sizes.append(len(values(collector)))
     assert sizes[-1] == sizes[-2] == sizes[-3]
     versions = {dict(labels).get("model_version") for _, labels in values(collector)} - {None, ""}
@@ -222,7 +238,7 @@ def test_the_pending_lists_stay_small_under_any_load(collector: MetricsCollector
         collector.predicted(predictor, many, scores)
         assert sum(map(len, collector._scores)) < module.PENDING_ROWS
     for _ in range(2 * module.PENDING):
-        collector.answered("/predict", 200, "1", 0.1)
+        collector.answered(PREDICT, 200, "1", 0.1)
         assert sum(map(len, collector._seconds.values())) < module.PENDING
     assert values(collector)["model_rows_per_request_count", ()] == 30
 
