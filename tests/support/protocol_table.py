@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.protocols.codec import Codec
@@ -28,6 +30,7 @@ from tests.support.calls import INFERENCE, infer, values_of
 from tests.support.oip import INFER, NUMPY, binary, outputs, request, tensor, unpacked
 
 Row = Mapping[str, Any]
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
 MODEL = "IrisClassifier"
 MODEL_INFER = f"/{INFERENCE}/ModelInfer"
 VERTEX_ROUTE = "/v1/endpoints/1/deployedModels/2:predict"
@@ -200,6 +203,40 @@ def _cell(feature: Feature, value: Any, gaps: set[str]) -> str:
     raise CannotCarry
 
 
+def _arrow(*, parquet: bool = False, dictionary: bool = False) -> Encode:
+    """Rows as columns of one type each, in two pieces; texts may stand in a dictionary."""
+
+    def encode(signature: Signature, rows: Sequence[Row]) -> Sent:
+        columns = _columns(signature, rows)
+        arrays = [_arrow_column(feature, columns[feature.name], dictionary=dictionary) for feature in signature.features]
+        table = pa.table(dict(zip(signature.names, arrays, strict=True)))
+        sink, piece_rows = pa.BufferOutputStream(), max(1, len(rows) // 2)
+        if parquet:
+            pq.write_table(table, sink, row_group_size=piece_rows)
+        else:
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table, max_chunksize=piece_rows)
+        kind = "application/vnd.apache.parquet" if parquet else ARROW_STREAM
+        return Sent(sink.getvalue().to_pybytes(), {"content-type": kind})
+
+    return encode
+
+
+def _arrow_column(feature: Feature, column: Sequence[Any], *, dictionary: bool) -> Any:
+    given = [value for value in column if value is not None]
+    numbers = feature.kind == "number" or (feature.kind == "date" and any(not isinstance(value, str) for value in given))
+    if any(_is_flag(feature, value) for value in given):
+        raise CannotCarry
+    kind = pa.float64() if numbers else pa.bool_() if feature.kind == "boolean" else pa.string()
+    if not all(isinstance(value, int | float if numbers else bool if feature.kind == "boolean" else str) for value in given):
+        raise CannotCarry
+    try:
+        array = pa.array([None if value is None else float(value) if numbers else value for value in column], kind)
+    except (OverflowError, UnicodeEncodeError):
+        raise CannotCarry from None
+    return array.dictionary_encode() if dictionary and kind == pa.string() else array
+
+
 def _datatype(feature: Feature, column: Sequence[Any]) -> str:
     if feature.kind == "boolean":
         return "BOOL"
@@ -348,6 +385,14 @@ def _of_csv(body: bytes, headers: Mapping[str, str]) -> Answer:
     columns = [name for name in names if name.startswith("probability_")]
     shares = [[float(row[name]) for name in columns] for row in rows] if columns else None
     return Answer([row["prediction"] if columns else float(row["prediction"]) for row in rows], shares)
+
+
+def _of_arrow(body: bytes, headers: Mapping[str, str]) -> Answer:
+    assert headers["content-type"] == ARROW_STREAM
+    table = pa.ipc.open_stream(body).read_all()
+    names = [name for name in table.column_names if name.startswith("probability_")]
+    shares = [list(row) for row in zip(*(table[name].to_pylist() for name in names), strict=True)]
+    return Answer(table["prediction"].to_pylist(), shares or None)
 
 
 def _of_predictions(body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -499,6 +544,10 @@ PROTOCOLS = (
     _batch("CSV", _csv(header=True), _of_csv, "text/csv"),
     _batch("CSV to JSON", _csv(header=True)),
     _batch("JSON to CSV", _objects("instances"), _of_csv, "text/csv"),
+    _batch("Arrow", _arrow(), _of_arrow, ARROW_STREAM, lenient=True),
+    _batch("Arrow with dictionaries to JSON", _arrow(dictionary=True), lenient=True),
+    _batch("JSON to Arrow", _objects("instances"), _of_arrow, ARROW_STREAM),
+    _batch("Parquet", _arrow(parquet=True), lenient=True),
     _batch("lines", _lines(lists=False), _of_lines, "application/x-ndjson"),
     _batch("lines to JSON", _lines(lists=False)),
     _batch("CSV to lines", _csv(header=True), _of_lines, "application/x-ndjson"),
@@ -512,6 +561,8 @@ PROTOCOLS = (
     _mlflow("input_data", _split("input_data")),
     _mlflow("CSV", _csv(header=True)),
     _mlflow("CSV without header", _csv(header=False), _of_csv, "text/csv"),
+    _mlflow("Parquet", _arrow(parquet=True, dictionary=True)),
+    _mlflow("Arrow", _arrow(), _of_arrow, ARROW_STREAM),
     _mlflow("lines of objects", _lines(lists=False), _of_lines, "application/x-ndjson"),
     _mlflow("lines of lists", _lines(lists=True), _of_lines, "application/x-ndjson"),
     Protocol(
