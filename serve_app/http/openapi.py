@@ -12,6 +12,7 @@ from serve_app.artifacts.fields import UnknownFields
 from serve_app.artifacts.signature import Signature
 from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Codec, Operation
+from serve_app.protocols.media_types import ARROW_TYPES
 from serve_app.protocols.problem_json import PROBLEM_SCHEMA
 
 _PROBLEMS = {
@@ -115,12 +116,16 @@ def _problems(statuses: set[str], content_type: str) -> dict[str, Any]:
     return {status: {"description": named[status], "content": content} for status in sorted(statuses)}
 
 
+def _text_or_bytes(media_type: str) -> dict[str, str]:
+    return {"type": "string", "format": "binary"} if media_type in ARROW_TYPES.values() else {"type": "string"}
+
+
 def _prediction_operation(codec: type[Codec], description: Operation) -> dict[str, Any]:
     def content(schemas: Mapping[str, str], media_types: Sequence[str]) -> dict[str, Any]:
         """The content by its types: a type without a schema is text."""
         references = {media_type: {"$ref": f"#/components/schemas/{schema}"} for media_type, schema in schemas.items()}
         described = dict.fromkeys([codec.content_type.decode(), *media_types])
-        return {media_type: {"schema": references.get(media_type, {"type": "string"})} for media_type in described}
+        return {media_type: {"schema": references.get(media_type, _text_or_bytes(media_type))} for media_type in described}
 
     statuses = set(_PROBLEMS) | ({"406"} if codec.response_types else set())
     formats = codec.media_types if codec.response_types else ()

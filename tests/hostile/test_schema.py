@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
 from serve_app.artifacts.store import Store
+from serve_app.http.responses import Receive, Scope, Send
 from tests.support.apps import HEADERS, client_of
+from tests.support.arrow_bodies import file, stream
 from tests.support.figures import note
 from tests.support.models import A_FLOWER, logistic, publish_iris
 
@@ -42,12 +45,27 @@ def _flowers(head: str, row: str) -> Any:
 schemathesis.openapi.media_type("text/csv", _flowers(",".join(A_FLOWER) + "\n", "%s,%s,%s,%s"))
 schemathesis.openapi.media_type("application/x-ndjson", _flowers("", "{" + ",".join(f'"{name}":%s' for name in A_FLOWER) + "}"))
 
+_table = pa.table({name: [number] for name, number in A_FLOWER.items()})
+schemathesis.openapi.media_type("application/vnd.apache.arrow.stream", st.just(stream(_table)))
+schemathesis.openapi.media_type("application/vnd.apache.parquet", st.just(file(_table)))
+
 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
     store = Store(tmp_path_factory.mktemp("store"))
     publish_iris(store, logistic(), onnx=True)
-    return schemathesis.openapi.from_asgi("/openapi.json", client_of(store).app)
+    app = client_of(store).app
+
+    async def outliving(scope: Scope, receive: Receive, send: Send) -> None:
+        """The app, whose threads are not stopped when the document has been read."""
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+            return
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
+
+    return schemathesis.openapi.from_asgi("/openapi.json", outliving)
 
 
 def test_the_document_names_every_operation(schema: Any) -> None:

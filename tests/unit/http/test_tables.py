@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
@@ -17,6 +18,7 @@ from serve_app import __version__
 from serve_app.artifacts.store import Store
 from serve_app.http.rate_window import Rate
 from tests.support.apps import HEADERS, KEY, client_of, rate_limits
+from tests.support.arrow_bodies import bombs, file, stream
 from tests.support.asgi import ask
 from tests.support.models import A_FLOWER, iris, logistic, logistic_store
 
@@ -26,13 +28,15 @@ VALUES = [list(flower.values()) for flower in FLOWERS]
 CSV = ",".join(NAMES) + "\n" + "".join(",".join(map(str, row)) + "\n" for row in VALUES)
 LINES = "".join(json.dumps(flower) + "\n" for flower in FLOWERS)
 INSTANCES = json.dumps({"instances": FLOWERS})
+ARROW, PARQUET = "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"
+STREAM, FILE = stream(pa.Table.from_pylist(FLOWERS)), file(pa.Table.from_pylist(FLOWERS))
 V1 = "/v1/models/IrisClassifier:predict"
 VERTEX = "/v1/endpoints/1/deployedModels/2:predict"
 FOREIGN = ("/invocations", V1, VERTEX)
 every_format = pytest.mark.parametrize(
     ("body", "media_type"),
-    [(INSTANCES, "application/json"), (CSV, "text/csv"), (LINES, "application/x-ndjson")],
-    ids=["JSON", "CSV", "lines"],
+    [(INSTANCES, "application/json"), (CSV, "text/csv"), (LINES, "application/x-ndjson"), (STREAM, ARROW), (FILE, PARQUET)],
+    ids=["JSON", "CSV", "lines", "Arrow", "Parquet"],
 )
 predicts = pytest.mark.parametrize("path", ["/predict/batch", *FOREIGN])
 
@@ -78,7 +82,15 @@ def test_a_batch_in_any_format_has_the_same_answer_in_any_format(client: TestCli
     assert [float(row["confidence"]) for row in rows] == [answer["confidence"] for answer in expected]
     for name in ("setosa", "versicolor", "virginica"):
         assert [float(row[f"probability_{name}"]) for row in rows] == [answer["probabilities"][name] for answer in expected]
-    for answer in (as_json, as_lines, as_csv):
+    as_arrow = post(client, "/predict/batch", body, media_type, ARROW)
+    assert as_arrow.headers["content-type"] == ARROW
+    table = pa.ipc.open_stream(as_arrow.content).read_all()
+    assert table.select(["prediction", "confidence"]).to_pylist() == [
+        {name: answer[name] for name in ("prediction", "confidence")} for answer in expected
+    ]
+    for name in ("setosa", "versicolor", "virginica"):
+        assert table.column(f"probability_{name}").to_pylist() == [answer["probabilities"][name] for answer in expected]
+    for answer in (as_json, as_lines, as_csv, as_arrow):
         assert answer.headers["x-model-version"] == "1"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-request-id"]
@@ -115,12 +127,10 @@ def test_an_orientation_that_is_not_written_is_406(client: TestClient, path: str
 
 
 @every_format
-def test_a_body_in_any_format_may_be_packed(client: TestClient, body: str, media_type: str) -> None:
-    packed = {"Content-Encoding": "gzip"}
-    assert post(client, "/predict/batch", gzip.compress(body.encode()), media_type, **packed).json()["predictions"] == natives(
-        client
-    )
-    assert post(client, "/predict/batch", gzip.compress(body.encode())[:-9], media_type, **packed).json()["code"] == "malformed"
+def test_a_body_in_any_format_may_be_packed(client: TestClient, body: str | bytes, media_type: str) -> None:
+    packed, content = {"Content-Encoding": "gzip"}, gzip.compress(body.encode() if isinstance(body, str) else body)
+    assert post(client, "/predict/batch", content, media_type, **packed).json()["predictions"] == natives(client)
+    assert post(client, "/predict/batch", content[:-9], media_type, **packed).json()["code"] == "malformed"
 
 
 @pytest.mark.parametrize("path", ["/predict/batch", "/invocations"])
@@ -177,6 +187,20 @@ def test_a_bomb_in_gzip_is_refused_by_its_unpacked_size(store: Store, media_type
     client = client_of(store, max_body_bytes=100_000)
     answer = post(client, "/predict/batch", gzip.compress(b"1" * 10_000_000), media_type, **{"Content-Encoding": "gzip"})
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+def test_a_bomb_of_arrow_or_parquet_is_refused_and_holds_nothing(store: Store) -> None:
+    client = client_of(store)
+    app: Any = client.app
+    before = pa.total_allocated_bytes()
+    for name, (form, body) in bombs(NAMES).items():
+        media_type = ARROW if form == "arrow" else PARQUET
+        answer = post(client, "/predict/batch", body, media_type)
+        assert answer.json()["code"] in ("too_many_rows", "row_too_large", "invalid_input", "malformed"), (name, answer.text)
+        packed = post(client, "/invocations", gzip.compress(body), media_type, **{"Content-Encoding": "gzip"})
+        assert packed.status_code in (400, 413), (name, packed.text)
+        assert app.state.gateway._budget.bytes == 0
+    assert pa.total_allocated_bytes() <= before
 
 
 # --- what every protocol shares
@@ -391,7 +415,7 @@ def test_routes_are_answered_below_a_path(store: Store) -> None:
 
 def test_the_document_names_the_formats_of_a_batch(client: TestClient) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/predict/batch"]["post"]
-    formats = {"application/json", "text/csv", "application/x-ndjson"}
-    assert set(operation["requestBody"]["content"]) == formats
+    formats = {"application/json", "text/csv", "application/x-ndjson", ARROW}
+    assert set(operation["requestBody"]["content"]) == {*formats, PARQUET}
     assert set(operation["responses"]["200"]["content"]) == {*formats, "application/json; orient=columns"}
     assert "406" in operation["responses"]
