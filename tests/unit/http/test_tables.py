@@ -391,7 +391,7 @@ def test_routes_are_answered_below_a_path(store: Store) -> None:
 
 def test_the_document_names_the_formats_of_a_batch(client: TestClient) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/predict/batch"]["post"]
-    formats = {"application/json", "text/csv", "application/x-ndjson"}
-    assert set(operation["requestBody"]["content"]) == formats
+    formats = {"application/json", "text/csv", "application/x-ndjson", "application/vnd.apache.arrow.stream"}
+    assert set(operation["requestBody"]["content"]) == {*formats, "application/vnd.apache.parquet"}
     assert set(operation["responses"]["200"]["content"]) == {*formats, "application/json; orient=columns"}
     assert "406" in operation["responses"]
