@@ -141,6 +141,10 @@ def _run(url: str, form: Form, session: int, folder: Path, seconds: float) -> di
     before = cpu_seconds(session)
     run = wrk(url + form.path, form.body, form.connections, seconds, folder, headers=form.headers)
     after = cpu_seconds(session)
+    if not run["requests"]:
+        raise AssertionError(
+            f"{form.name}: no call of {form.rows} rows ended within {seconds} seconds; --seconds makes a run longer"
+        )
 
     def microseconds(process: str) -> float:
         return 0.0 if form.in_plain else 1e6 * (after.get(process, 0.0) - before.get(process, 0.0)) / run["requests"]
