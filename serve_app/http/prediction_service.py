@@ -171,7 +171,7 @@ class PredictionService:
             codec, response_headers, _ = self.prepared(predictor, protocol)
             assert isinstance(codec, CountingCodec)
             request = codec.read(body, headers) if is_small else await self._run(codec.read, body, headers)
-            inline = is_small and _is_inline(predictor, request.rows)
+            inline = is_small and request.rows > 1 and _is_inline(predictor, request.rows)
             if request.rows == 1:
                 is_busy = predictor.slow and self._batcher.seconds_ahead(predictor) > self._max_wait
             else:

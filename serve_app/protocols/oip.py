@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import orjson
 
 from serve_app.artifacts.matrix import Scores
@@ -25,7 +26,7 @@ from serve_app.protocols.codec import (
     Response,
 )
 from serve_app.protocols.json_reader import malformed
-from serve_app.protocols.oip_body import OutputDocument, RequestDocument, read_body
+from serve_app.protocols.oip_body import OutputDocument, RequestDocument, RowDocument, read_body, read_row
 from serve_app.protocols.tensor_outputs import Output, Written, binary_data, json_data, outputs_of, ranked, raw_texts, written
 from serve_app.protocols.tensor_rows import TensorRows
 from serve_app.protocols.tensors import Tensor
@@ -33,6 +34,8 @@ from serve_app.protocols.tensors import Tensor
 HEADER_LENGTH = b"inference-header-content-length"
 OCTET_STREAM = b"application/octet-stream"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
+ROW_BYTES = 4096
+"""A body of at most this size is first read as the most usual request, one tensor in JSON with one row."""
 MAX_NAMED = 5
 """Fields named in the sentence of an error; its `errors` name more."""
 _WRONG_LENGTH = Problem(
@@ -81,20 +84,23 @@ class OpenInferenceCodec(CountingCodec):
     def read(self, body: Buffer, headers: Headers) -> Request:
         """Names, datatypes, shapes and sizes of the tensors. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
         text, values = _parts(body, headers)
+        if values is None and len(body) <= ROW_BYTES:
+            usual = read_row(body)
+            matrix = None if usual is None else self._rows.row(usual.inputs[0])
+            if usual is not None and matrix is not None:
+                return Request(1, (matrix, self._asked(usual)))
         try:
             document, data = read_body(text, self._max_row_bytes)
         except Malformed:
             raise (malformed() if values is None else Malformed([_WRONG_LENGTH])) from None
         tensors = _tensors(document, data, values)
         rows = self._rows.count(tensors)
-        requested = self._requested(document)
-        binary = requested is not self._all and any(each.binary for each in requested)
-        return Request(rows, (tensors, Asked(document.id, requested, binary)))
+        return Request(rows, (tensors, self._asked(document)))
 
     def batch(self, request: Request) -> Batch:
         """The rows, shape (rows, features). Raises InvalidInput, Malformed and TooLarge."""
-        tensors, asked = request.content
-        return Batch(self._rows.matrix(tensors, request.rows), asked)
+        content, asked = request.content
+        return Batch(content if isinstance(content, np.ndarray) else self._rows.matrix(content, request.rows), asked)
 
     def respond(self, batch: Batch, scores: Scores) -> Response:
         """`{"model_name": …, "model_version": …, "id": …, "outputs": […]}`, and the binary values behind it."""
@@ -140,7 +146,12 @@ class OpenInferenceCodec(CountingCodec):
             document["errors"] = [{"field": each.field, "code": each.code, "message": each.message} for each in problem.errors]
         return orjson.dumps(document)
 
-    def _requested(self, document: RequestDocument) -> Sequence[Requested]:
+    def _asked(self, document: RequestDocument | RowDocument) -> Asked:
+        """What is kept of a request. Raises InvalidInput."""
+        requested = self._requested(document)
+        return Asked(document.id, requested, requested is not self._all and any(each.binary for each in requested))
+
+    def _requested(self, document: RequestDocument | RowDocument) -> Sequence[Requested]:
         """The outputs of the response. Raises InvalidInput."""
         parameters = document.parameters
         binary = parameters is not None and bool(parameters.binary_data_output)

@@ -67,6 +67,24 @@ class RequestDocument(msgspec.Struct, gc=False):
     outputs: list[OutputDocument] | None = None
 
 
+class RowTensor(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """One input in JSON that holds one row of numbers, flat or nested."""
+
+    name: str
+    shape: tuple[int, int]
+    datatype: str
+    data: list[float | list[float]]
+
+
+class RowDocument(msgspec.Struct, gc=False):
+    """A request with such an input, which is the most usual one."""
+
+    inputs: tuple[RowTensor]
+    id: str | None = None
+    parameters: RequestParameters | None = None
+    outputs: list[OutputDocument] | None = None
+
+
 class Body(NamedTuple):
     """A request without the values, and the JSON list of each input; None where an input has no `data`."""
 
@@ -75,6 +93,7 @@ class Body(NamedTuple):
 
 
 _DECODE = msgspec.json.Decoder(RequestDocument).decode
+_DECODE_ROW = msgspec.json.Decoder(RowDocument).decode
 _POSITION = msgspec.json.Decoder(list[int]).decode
 _DATA = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
 # Up to the end of the list: what is neither text nor end, texts that are not long, and the ends of inner lists. The end of the list
@@ -84,6 +103,15 @@ _SHORT_TEXT = b'"%b{0,%d}+"' % (_IN_TEXT, TEXT_TOKENS)
 _IN_LIST = rb'(?:[^"\]]{1,%d}+|%b|\](?![ \t\r\n]*(?:\}|,[ \t\r\n]*")))' % (TOKEN_BYTES, _SHORT_TEXT)
 _STEP = re.compile(b"%b{0,%d}+" % (_IN_LIST, STEP_TOKENS), re.DOTALL)
 _TEXT_STEP = re.compile(b"%b{0,%d}+" % (_IN_TEXT, STEP_TOKENS), re.DOTALL)
+
+
+def read_row(text: Buffer) -> RowDocument | None:
+    """A small request with one input that holds one row of numbers; None for any other request, right or wrong."""
+    try:
+        document = _DECODE_ROW(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return document if document.inputs[0].shape[0] == 1 else None
 
 
 def read_body(text: Buffer | memoryview, longest: int) -> Body:

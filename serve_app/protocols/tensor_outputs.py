@@ -129,6 +129,11 @@ def json_data(output: Output, writing: Written, scores: Scores) -> bytes:
     values = output.values(scores)
     if output.labels:
         return _labels(values, writing.texts, b",")
+    if len(values) == 1 and values.dtype == np.float64:  # a list costs less than the arrays of many rows
+        text = orjson.dumps(values.ravel().tolist())[1:-1]
+        if NULL in text:
+            raise NotFinite(not_finite(scores))
+        return text
     flat = np.ascontiguousarray(values).ravel()
     pieces = [orjson.dumps(piece, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for piece in batched(flat, PIECE_SCORES)]
     text = pieces[0] if len(pieces) == 1 else b",".join(pieces)

@@ -19,7 +19,19 @@ from serve_app.artifacts.signature import Feature, Signature, missing_numbers
 from serve_app.errors import InvalidInput, Problem, TooManyRows
 from serve_app.protocols.decode import NotFastPath, column_reader
 from serve_app.protocols.limits import rows_within
-from serve_app.protocols.tensors import BYTES, Tensor, check_datatype, check_size, json_values, numbers, problem, texts
+from serve_app.protocols.oip_body import RowTensor
+from serve_app.protocols.tensors import (
+    BYTES,
+    NUMBERS,
+    Tensor,
+    check_datatype,
+    check_size,
+    json_values,
+    numbers,
+    precision_of,
+    problem,
+    texts,
+)
 
 FEW_VALUES = 16
 """The numbers of one row that are compared faster one by one than as an array."""
@@ -32,6 +44,7 @@ class Bounds(NamedTuple):
     highs: Matrix
     highest_low: float
     lowest_high: float
+    pairs: list[tuple[float, float]]
 
 
 class TensorRows:
@@ -52,6 +65,7 @@ class TensorRows:
         self._is_plain = all(
             feature.kind == "number" and not _has_gap_numbers(feature, signature) for feature in signature.features
         )
+        self._takes_row = self._is_plain and self._width > 1  # else the name of the input decides
         self._bounds: dict[Any, Bounds] = {}
         self._readers: dict[str, Any] = {
             feature.name: column_reader(feature, unknown, signature.missing_texts)
@@ -79,6 +93,17 @@ class TensorRows:
         if self._is_tensor_form(tensors):
             return self._read_tensor(tensors[0])
         return self._read_columns(tensors, rows)
+
+    def row(self, tensor: RowTensor) -> Matrix | None:
+        """The matrix, shape (1, features), of one row of numbers; None when something is to be said of it."""
+        datatype, data = tensor.datatype, tensor.data
+        if not (self._takes_row and tensor.shape == (1, self._width) and datatype in NUMBERS and datatype != "BOOL"):
+            return None
+        try:
+            matrix: Matrix = np.array(data if len(data) == 1 else [data], np.float64)
+        except (ValueError, TypeError):  # numbers and lists
+            return None
+        return matrix if matrix.shape == tensor.shape and self._fits(matrix, precision_of(datatype)) else None
 
     def _is_tensor_form(self, tensors: Sequence[Tensor]) -> bool:
         """Whether one input holds whole rows; the name of such an input is free."""
@@ -158,10 +183,10 @@ class TensorRows:
             pairs = [rounded_bounds(feature, precision) for feature in self._signature.features]
             finite = np.clip(np.array(pairs), np.finfo(np.float64).min, np.finfo(np.float64).max)
             lows, highs = finite[:, 0].copy(), finite[:, 1].copy()
-            bounds = self._bounds[precision] = Bounds(lows, highs, float(lows.max()), float(highs.min()))
+            pairs = list(map(tuple, finite.tolist()))
+            bounds = self._bounds[precision] = Bounds(lows, highs, float(lows.max()), float(highs.min()), pairs)
         if matrix.size <= FEW_VALUES and len(matrix) == 1:
-            values = zip(matrix[0].tolist(), bounds.lows.tolist(), bounds.highs.tolist(), strict=True)
-            return all(least <= value <= most for value, least, most in values)
+            return all(least <= value <= most for value, (least, most) in zip(matrix[0].tolist(), bounds.pairs, strict=True))
         if matrix.min() >= bounds.highest_low and matrix.max() <= bounds.lowest_high:  # not for NaN
             return True
         pieces = batched(matrix, PIECE_ROWS)  # what is compared stays in the processor's cache

@@ -46,6 +46,9 @@ _TEXTS = msgspec.json.Decoder(list[str | None]).decode
 _LISTS_OF_TEXTS = msgspec.json.Decoder(list[list[str | None]]).decode
 
 
+_PRECISIONS: dict[str, Any] = {"FP16": np.float16, "FP32": np.float32}
+
+
 class Tensor(NamedTuple):
     """One input; `where` names it in problems. Its values are `json`, a JSON list, or `raw`, little-endian bytes.
 
@@ -68,7 +71,12 @@ class Tensor(NamedTuple):
     @property
     def precision(self) -> Any:
         """The type in which numbers were sent."""
-        return {"FP16": np.float16, "FP32": np.float32}.get(self.datatype, np.float64)
+        return precision_of(self.datatype)
+
+
+def precision_of(datatype: str) -> Any:
+    """The type in which numbers of this datatype are compared with bounds."""
+    return _PRECISIONS.get(datatype, np.float64)
 
 
 def problem(tensor: Tensor, part: str, code: str, message: str) -> InvalidInput:

@@ -17,6 +17,7 @@ from serve_app.artifacts.fields import Unknown, read_value
 from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import UNSEEN, Feature, Signature
 from serve_app.errors import InvalidInput, Malformed, TooLarge, TooManyRows
+from serve_app.protocols.oip import ROW_BYTES
 from serve_app.protocols.oip_metadata import input_datatype
 from tests.support.oip import binary, codec_of, packed, request, tensor
 from tests.support.signatures import rows, signatures
@@ -211,6 +212,31 @@ def test_no_more_problems_are_named_than_anybody_reads() -> None:
     signature = Signature((Feature("n", maximum=1.0), Feature("m", maximum=1.0)), "regression")
     assert len(refusals(signature, request(tensor([[2, 2]] * 500)))) == 50
     assert len(refusals(signature, request(tensor([["2", 2]] * 500)))) == 50
+
+
+@given(data=st.data())
+def test_the_usual_request_of_one_row_is_read_as_any_other(data: st.DataObject) -> None:
+    signature = Signature((Feature("a", minimum=0.1, maximum=0.7), Feature("b", nullable=True), Feature("c")), "regression")
+    value = st.one_of(
+        *(st.floats(-1, 1), st.integers(-1, 1), st.floats(allow_nan=True, allow_infinity=True), st.none(), st.booleans()),
+        *(st.just("0.5"), st.just([0.5]), st.sampled_from((0.1, 0.7, 10**400))),
+    )
+    values = data.draw(st.lists(value, min_size=2, max_size=4) | st.lists(st.floats(0.1, 0.7), min_size=3, max_size=3))
+    document = tensor(
+        data.draw(st.sampled_from((values, [values], [values, values]))),
+        name=data.draw(st.sampled_from(("x", "a", ""))),
+        shape=data.draw(st.sampled_from(([1, 3], [1, 3], [3], [3, 1], [2, 3], [1, 3, 1]))),
+        datatype=data.draw(st.sampled_from(("FP64", "FP32", "FP16", "INT64", "BOOL", "BYTES", "FP"))),
+    )
+    body = request(document, id="r7")
+    read = []
+    for padding in (b"", b" " * ROW_BYTES):
+        try:
+            batch = codec_of(signature).decode(body + padding, [])
+            read.append(repr((batch.matrix.dtype, batch.matrix.tolist(), batch.meta.id)))
+        except InvalidInput as refused:
+            read.append(repr([(problem.field, problem.code) for problem in refused.problems]))
+    assert read[0] == read[1]
 
 
 # --- names and shapes
