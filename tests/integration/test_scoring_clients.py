@@ -61,7 +61,7 @@ def test_the_client_of_mlflow_gets_the_predictions_of_the_estimator(client: Any)
         iris()[0].tolist(),
         {name: table[name].to_numpy() for name in table},
     ):
-        assert client.invoke(data).predictions == expected
+        assert client.invoke(data).get_predictions()[0].tolist() == expected
     assert client.invoke(table, params={"temperature": 0.5}).get_predictions()[0].tolist() == expected
 
 
