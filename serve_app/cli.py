@@ -20,6 +20,9 @@ from serve_app.errors import IrisApiError, UsageError
 
 PROGRAM = "iris-api"
 
+COMPOSITION_ROOT = "serve_app.deployment"
+"""The module of the application, by name: only a worker of Ray imports it, with Ray Serve and FastAPI."""
+
 ROOT_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 """Options of `iris-api` itself; any other option belongs to a command."""
 
@@ -150,7 +153,7 @@ def serve(
             # After the flags: Ray reads them when it is imported.
             from serve_app.rayserve.launcher import serve_until_stopped
 
-            serve_until_stopped("serve_app.deployment", settings, host=host, port=number, dashboard=dashboard)
+            serve_until_stopped(settings, module=COMPOSITION_ROOT, host=host, port=number, dashboard=dashboard)
     except IrisApiError as error:
         raise UsageError(str(error)) from error
 

@@ -101,12 +101,13 @@ class _JoiningTransport:
         if self._head == b"":
             self._head = b"%b%b\r\n" % (data[:-2], self._more)
             return
-        if self._head is not None and len(data) <= JOINED_BYTES:
-            data = self._head + data
-        elif self._head is not None:
-            self._transport.write(self._head)
-        self._head = None
-        self._transport.write(data)
+        head, self._head = self._head, None
+        if head is None:
+            self._transport.write(data)
+        elif len(data) <= JOINED_BYTES:
+            self._transport.write(head + data)
+        else:
+            self._transport.writelines((head, data))  # one system call too, without a copy
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

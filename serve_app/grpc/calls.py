@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 from grpc import StatusCode
 
+from serve_app.grpc.call_pages import HEALTH, INFERENCE, InferencePages, Page
 from serve_app.grpc.handlers import REQUEST_ID, Answer, Metadata, Read
-from serve_app.grpc.pages import HEALTH, INFERENCE, InferencePages, Page
 from serve_app.grpc.statuses import details, status_code
 from serve_app.http.gateway import CallRoute, Gateway
 from serve_app.http.options import HttpOptions
@@ -21,7 +21,7 @@ from serve_app.http.problems import INTERNAL_ERROR
 from serve_app.http.responses import HttpResponse, problem_response
 from serve_app.protocols.grpc import health_pb2
 from serve_app.protocols.grpc import open_inference_pb2 as oip
-from serve_app.protocols.grpc.codec import PROTOBUF, InferMessageCodec
+from serve_app.protocols.grpc.message_codec import PROTOBUF, InferMessageCodec
 from serve_app.telemetry.state import RequestLabels
 
 log = logging.getLogger("iris_api.grpc")

@@ -278,19 +278,20 @@ class MessageBody(Body):
         self._unread = limit if unread is None else unread
         self._is_refused = False
 
-    async def _within_deadline(self, reading: Awaitable[Result]) -> Result:
+    async def read(self) -> Buffer:
+        """The message. Raises BodyTooLarge, BodyTimeout, BodyBudgetExceeded and ClientDisconnect."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._seconds) as timeout:
                 timer = loop.call_later(WAIT_SECONDS, self._wait_longer, timeout)
                 try:
-                    content = await reading
+                    message = await self._receive()
                 finally:
                     timer.cancel()
         except TimeoutError:
             raise BodyBudgetExceeded if self._is_refused else BodyTimeout(self._seconds) from None
         self.release()
-        return content
+        return self._with(None, message)
 
     def _wait_longer(self, timeout: asyncio.Timeout) -> None:
         try:

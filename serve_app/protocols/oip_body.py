@@ -16,9 +16,10 @@ from serve_app.protocols.json_reader import malformed
 
 WHOLE_BYTES = 64 * 1024
 """A larger JSON text is read in steps, because all other requests wait while a single call runs."""
-STEP_TOKENS = 1000
-STEP_BYTES = 64 * 1024
-"""What one step passes over: so many texts or ends of lists, with so many bytes before each."""
+STEP_TOKENS = 200
+TEXT_TOKENS = 16
+TOKEN_BYTES = 2048
+"""What one step passes over: so many ends of lists, texts of so many tokens, and runs of so many other bytes."""
 
 
 class InputParameters(msgspec.Struct, gc=False):
@@ -76,10 +77,13 @@ class Body(NamedTuple):
 _DECODE = msgspec.json.Decoder(RequestDocument).decode
 _POSITION = msgspec.json.Decoder(list[int]).decode
 _DATA = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
-# Up to the end of the list: what is neither text nor end, whole texts, and the ends of inner lists. The end of the list itself is
-# before the end of the object, or before the name of the next member.
-_WITHIN = rb'(?:[^"\]]{1,%d}+|"(?:[^"\\]++|\\.)*+"|\](?![ \t\r\n]*(?:\}|,[ \t\r\n]*")))' % STEP_BYTES
-_STEP = re.compile(_WITHIN + rb"{0,%d}+" % STEP_TOKENS, re.DOTALL)
+# Up to the end of the list: what is neither text nor end, texts that are not long, and the ends of inner lists. The end of the list
+# itself is before the end of the object, or before the name of the next member.
+_IN_TEXT = rb'(?:[^"\\]{1,%d}+|\\.)' % TOKEN_BYTES
+_SHORT_TEXT = b'"%b{0,%d}+"' % (_IN_TEXT, TEXT_TOKENS)
+_IN_LIST = rb'(?:[^"\]]{1,%d}+|%b|\](?![ \t\r\n]*(?:\}|,[ \t\r\n]*")))' % (TOKEN_BYTES, _SHORT_TEXT)
+_STEP = re.compile(b"%b{0,%d}+" % (_IN_LIST, STEP_TOKENS), re.DOTALL)
+_TEXT_STEP = re.compile(b"%b{0,%d}+" % (_IN_TEXT, STEP_TOKENS), re.DOTALL)
 
 
 def read_body(text: Buffer | memoryview, longest: int) -> Body:
@@ -125,14 +129,22 @@ def _without_data(text: bytes, longest: int) -> tuple[bytes, list[tuple[int, int
 def _end_of_list(text: bytes, at: int) -> int:
     """Where the list ends whose first byte is before `at`. Raises Malformed."""
     while True:
-        match = _STEP.match(text, at)
-        assert match is not None
-        if match.end() == at:
-            break
+        at = _passed(_STEP, text, at)
+        if text[at : at + 1] == b"]":
+            return at + 1
+        if text[at : at + 1] != b'"':
+            raise malformed()
+        at = _passed(_TEXT_STEP, text, at + 1)
+        if text[at : at + 1] != b'"':
+            raise malformed()
+        at += 1
+
+
+def _passed(step: re.Pattern[bytes], text: bytes, at: int) -> int:
+    """Where the steps of a pattern end that matches the empty text too."""
+    while (match := step.match(text, at)) and match.end() > at:
         at = match.end()
-    if text[at : at + 1] != b"]":
-        raise malformed()
-    return at + 1
+    return at
 
 
 def _list_of(data: Any, text: bytes, lists: list[tuple[int, int]]) -> bytes | None:

@@ -21,10 +21,10 @@ STATUS_SECONDS = 0.2
 
 
 def deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | None) -> Any:
-    """Start Serve with HTTP on `host` and `port`, and the application of a module; the result is there when it runs.
+    """Start Serve with HTTP on `host` and `port`, and the application; the result is there when the application runs.
 
-    The module has `app`, which is imported in the task alone, and `APPLICATION`, its name. Serve takes gRPC calls
-    as `grpc_options` say, and none when they are None. `ray.get` of what is returned raises what ended the start.
+    `module` is the name of a module with the bound deployment, `app`, and its name in Ray Serve, `APPLICATION`. Serve takes
+    gRPC calls as `grpc_options` say, and none when they are None. `ray.get` of what is returned raises what ended the start.
     """
     return ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_deploy).remote(module, host, port, grpc_options)
 
@@ -32,7 +32,7 @@ def deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | Non
 def _deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | None) -> None:
     from ray import serve
 
-    deployment = importlib.import_module(module)
+    root = importlib.import_module(module)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with ThreadPoolExecutor(max_workers=1) as pool:
         # `serve.start` returns after the start of HAProxy. The replica starts beside it.
@@ -43,10 +43,10 @@ def _deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | No
             logging_config={"log_level": "ERROR"},
         )
         _wait_for_controller(start)
-        target = serve.RunTarget(deployment.app, name=deployment.APPLICATION)
+        target = serve.RunTarget(root.app, name=root.APPLICATION)
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         start.result()
-    _wait_until_running(deployment.APPLICATION)
+    _wait_until_running(root.APPLICATION)
 
 
 def _wait_for_controller(start: Future[Any]) -> None:

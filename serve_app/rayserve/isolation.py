@@ -69,7 +69,7 @@ def isolated_haproxy(port: int) -> Iterator[None]:
             os.environ.setdefault(name, str(folder / file))
         choose_ports(port)
         if not os.environ.get(HAPROXY) and (program := _haproxy()):
-            os.environ[HAPROXY] = str(_haproxy_on_loopback(folder, program))
+            os.environ[HAPROXY] = str(_haproxy_of_one_machine(folder, program))
         yield
 
 
@@ -106,15 +106,20 @@ def _haproxy() -> str | None:
     return shutil.which("haproxy")
 
 
-def _haproxy_on_loopback(folder: Path, program: str) -> Path:
-    """A program that starts HAProxy with its own pages on 127.0.0.1: Ray Serve's template has them on all interfaces."""
+def _haproxy_of_one_machine(folder: Path, program: str) -> Path:
+    """A program that starts HAProxy with two changes of Ray Serve's configuration, for which Ray Serve has no options.
+
+    HAProxy's own pages are on 127.0.0.1: the template has them on all interfaces. And HAProxy writes no line for a request without
+    an error: on one machine nothing reads them, and each takes 3 to 5 of the 120 µs of a request.
+    """
     ports = "|".join(os.environ[name] for name in PAGE_PORTS)
     script = folder / "haproxy"
     script.write_text(
         f"""#!/bin/sh
 for argument; do
     if [ "$option" = -f ]; then
-        sed -E -i 's/^( *bind )[*]?:({ports})$/\\1127.0.0.1:\\2/' "$argument"
+        grep -q dontlog-normal "$argument" || sed -E -i \\
+            -e 's/^( *bind )[*]?:({ports})$/\\1127.0.0.1:\\2/' -e 's/^( *option )httplog$/&\\n\\1dontlog-normal/' "$argument"
     fi
     option=$argument
 done

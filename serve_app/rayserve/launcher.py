@@ -43,8 +43,8 @@ class StartError(IrisApiError):
     """The application could not be started; the message says what to change."""
 
 
-def serve_until_stopped(application: str, settings: Settings, *, host: str, port: int, dashboard: bool) -> None:
-    """Serve the application of a module on `host` and `port` until SIGINT or SIGTERM, then stop every process.
+def serve_until_stopped(settings: Settings, *, module: str, host: str, port: int, dashboard: bool) -> None:
+    """Serve the application of `module` (see `deploy_task`) on `host` and `port` until SIGINT or SIGTERM, then stop every process.
 
     With `dashboard` every process of Ray runs, else those of `local_node`. Raises StartError when Ray or Serve do not start, and
     when nothing answers within `START_SECONDS`. The caller has checked that the port is free.
@@ -64,7 +64,7 @@ def serve_until_stopped(application: str, settings: Settings, *, host: str, port
             ports = (session.address_info["metrics_export_port"], int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]))
             write_targets(port, **dict(zip(METRICS_SOURCES, ports, strict=True)))
             calls = grpc_options(settings.iris_grpc_port, reflection=settings.environment == "development")
-            _wait_until_live(url, deploy(application, host, port, calls), stop)
+            _wait_until_live(url, deploy(module, host, port, calls), stop)
         if not stop.is_set():
             echo(f"ready after {time.monotonic() - started:.1f} s: {url}  (docs: {url}/docs, stop: Ctrl-C)")
             if settings.iris_grpc_port is not None:

@@ -25,7 +25,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from serve_app.artifacts.store import Store
 from serve_app.inference.booster_estimators import BoosterClassifier
-from tests.benchmarks import mixed, report
+from tests.benchmarks import calls, mixed, report
+from tests.benchmarks.batches import batches
 from tests.benchmarks.disturbance import disturbances
 from tests.benchmarks.process import cpu_seconds, flush, life
 from tests.benchmarks.wrk import Run, wrk
@@ -62,15 +63,18 @@ LOADS = {
     "1 connection": ("/predict", 1, 1),
     "1,000 rows a call": ("/predict/batch", 4, 1000),
 }
-BESIDE = ("life", "replicas", "disturbance", "minute")
+BESIDE = ("life", "replicas", "disturbance", "minute", "calls")
+ON_REQUEST = ("batches",)
+"""Parts that are measured only when `--only` names them."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--seconds", type=int, default=6, help="length of one run of the load generator")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each kind; medians are shown")
-    parser.add_argument("--only", choices=(*MODELS, *BESIDE), action="append", help="only this part; may be repeated")
+    parser.add_argument("--only", choices=(*MODELS, *BESIDE, *ON_REQUEST), action="append", help="only this part; may be repeated")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to leave benchmarks.json, .md and .svg")
+    parser.add_argument("--fill", type=Path, metavar="FILE", help="a page whose table of batches gets the figures")
     chosen = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.stderr.write("error: wrk is not installed; on Debian and Ubuntu: apt-get install wrk\n")
@@ -87,12 +91,19 @@ def main() -> int:
             found["replicas"] = replicas(folder, seconds=chosen.seconds, repeat=chosen.repeat)
         if "disturbance" in parts:
             found["disturbance"] = disturbed(folder, seconds=chosen.seconds, repeat=chosen.repeat)
+        if "batches" in parts:
+            found["batches"] = many_rows(folder, seconds=chosen.seconds, repeat=chosen.repeat)
         if "minute" in parts:
             with ours(folder, "minute") as (url, row, _):
                 found["minute"] = wrk(f"{url}/predict", row, 32, 60, folder)
+        if "calls" in parts and calls.can_run():
+            store, estimator = published(folder, "calls", "logistic regression"), MODELS["logistic regression"]
+            found["calls"] = calls.compare(store, estimator, folder, seconds=chosen.seconds, repeat=chosen.repeat)
     sys.stdout.write(report.text(found))
     if chosen.write is not None:
         report.write(found, chosen.write)
+    if chosen.fill is not None:
+        report.fill(found, chosen.fill)
     return 0
 
 
@@ -223,6 +234,13 @@ def disturbed(folder: Path, *, seconds: int, repeat: int) -> dict[str, Run]:
     many = json.dumps({"instances": repeated(samples(), 100_000)})
     with ours(folder, "disturbance") as (url, row, _):
         return disturbances(url, Store(folder / "disturbance" / "models"), row, many, folder, seconds=seconds, repeat=repeat)
+
+
+def many_rows(folder: Path, *, seconds: int, repeat: int) -> list[dict[str, Any]]:
+    """Many rows a call in each form of request and answer."""
+    name = "logistic regression"
+    with ours(folder, name) as (url, _, session), plain(MODELS[name], folder) as base:
+        return batches(base, url, MODELS[name], session, folder, seconds=seconds, repeat=repeat)
 
 
 @contextlib.contextmanager

@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.batches import table
+
 Found = dict[str, Any]
+
+BEGIN, END = "<!-- batches -->", "<!-- end of batches -->"
+"""Marks of a page around the table of batches."""
 
 
 def text(found: Found) -> str:
-    return "\n".join(line for part in (_models, _life, _replicas, _disturbance, _minute) for line in part(found))
+    return "\n".join(line for part in (_models, _life, _replicas, _disturbance, _batches, _minute, _calls) for line in part(found))
 
 
 def write(found: Found, folder: Path) -> None:
@@ -20,6 +25,15 @@ def write(found: Found, folder: Path) -> None:
     (folder / "benchmarks.md").write_text(text(found))
     if found["models"]:
         picture(found, folder / "benchmarks.svg")
+
+
+def fill(found: Found, page: Path) -> None:
+    """Put the table of batches in place of the one between the two marks of the page."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end or "batches" not in found:
+        raise ValueError(f"{page} has no marks for the table of batches, or --only batches was not asked for")
+    page.write_text(f"{before}{BEGIN}\n" + "\n".join(table(found["batches"])) + f"{end}{after}")
 
 
 def picture(found: Found, file: Path) -> None:
@@ -104,6 +118,11 @@ def _disturbance(found: Found) -> Iterator[str]:
     yield ""
 
 
+def _batches(found: Found) -> Iterator[str]:
+    if "batches" in found:
+        yield from table(found["batches"])
+
+
 def _minute(found: Found) -> Iterator[str]:
     if "minute" in found:
         run = found["minute"]
@@ -112,3 +131,15 @@ def _minute(found: Found) -> Iterator[str]:
             f"p99 {run['p99']:.2f} ms, slowest {run['max']:.0f} ms"
         )
         yield ""
+
+
+def _calls(found: Found) -> Iterator[str]:
+    if "calls" not in found:
+        return
+    yield ""
+    yield "| calls over gRPC, one connection | MLServer | iris-api | ratio (lowest to highest) | CPU of a call, µs |"
+    yield "| --- | --: | --: | --: | --: |"
+    for load, row in found["calls"].items():
+        rates = f"{row['mlserver_rate']:,.0f}/s | {row['rate']:,.0f}/s"
+        ratios = f"**{row['ratio']:.2f}** ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        yield f"| {load} | {rates} | {ratios} | {row['mlserver_cpu']:.0f} to {row['cpu']:.0f} |"

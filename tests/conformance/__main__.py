@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance import rest_points
-from tests.conformance.points import Result, as_table, run
+from tests.conformance.points import Result, as_documents, as_table, run
 from tests.conformance.rest_client import RestServer
 
 A_FLOWER: dict[str, Any] = {"inputs": [{"name": "input-0", "datatype": "FP64", "shape": [1, 4], "data": [[5.1, 3.5, 1.4, 0.2]]}]}
@@ -27,7 +27,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url", help="where REST is answered, for example http://127.0.0.1:8000")
     parser.add_argument("--grpc", help="host and port where gRPC is answered, without TLS")
-    parser.add_argument("--model", required=True, help="the name of a model that is ready")
+    parser.add_argument("--model", help="the name of a model that is ready")
     parser.add_argument("--header", action="append", default=[], help="a header of every request, 'Name: value'; metadata in gRPC")
     parser.add_argument("--request", type=Path, help="a request in JSON that the model answers; one of the iris flowers by default")
     parser.add_argument("--json", type=Path, help="a file that takes the results as JSON, for --columns")
@@ -51,11 +51,18 @@ def check(options: argparse.Namespace) -> list[Result]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 1 when a required point is not kept, 2 when no server is named."""
     options = arguments().parse_args(argv)
-    if not (options.url or options.grpc):
-        print("name a server with --url or --grpc", file=sys.stderr)
+    if options.columns:
+        files = [each.partition("=") for each in options.columns]
+        print(as_table({name: json.loads(Path(path).read_text()) for name, _, path in files}))
+        return 0
+    if not (options.url or options.grpc) or not options.model:
+        print("name a server with --url or --grpc, and a model with --model", file=sys.stderr)
         return 2
     results = check(options)
-    print(as_table({"result": results}))
+    documents = as_documents(results)
+    if options.json:
+        options.json.write_text(json.dumps(documents, indent=1, ensure_ascii=False))
+    print(as_table({"result": documents}))
     failed = [each for each in results if each.outcome == "fail" and each.point.required]
     counts = {outcome: sum(each.outcome == outcome for each in results) for outcome in ("pass", "fail", "skip")}
     print(f"\n{counts['pass']} kept, {counts['fail']} not kept ({len(failed)} of them required), {counts['skip']} do not apply")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
+
+MAX_REASON = 70
+"""Characters of a reason in a table."""
 
 Outcome = Literal["pass", "fail", "skip"]
 Check = TypeVar("Check", bound=Callable[[Any], None])
@@ -30,6 +34,11 @@ class Point:
     check: Callable[[Any], None]
     required: bool
     extension: str
+
+    @property
+    def kind(self) -> str:
+        """`required`, `optional`, or the name of the extension."""
+        return "required" if self.required else self.extension or "optional"
 
 
 @dataclass(frozen=True)
@@ -92,17 +101,36 @@ def _sentence(error: Any) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def as_table(columns: dict[str, list[Result]]) -> str:
-    """A table in Markdown: a row for each point, a column for each name with what came of it."""
+def as_documents(results: Sequence[Result]) -> list[dict[str, str]]:
+    """Results for JSON: point, kind, outcome, reason."""
+    return [
+        {
+            "point": f"{each.point.area}: {each.point.sentence}",
+            "kind": each.point.kind,
+            "outcome": each.outcome,
+            "reason": each.reason,
+        }
+        for each in results
+    ]
+
+
+def as_table(columns: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+    """A table in Markdown of results as documents: a row for each point, a column for each name with what came of it.
+
+    A point that a column lacks was not checked there.
+    """
     lines = [f"| point | kind | {' | '.join(columns)} |", f"| --- | --- |{' --- |' * len(columns)}"]
-    for row in zip(*columns.values(), strict=True):
-        point = row[0].point
-        kind = "required" if point.required else point.extension or "optional"
-        cells = [each.outcome if each.outcome != "fail" else f"**fail**: {_cell(each.reason)}" for each in row]
-        lines.append(f"| {point.area}: {point.sentence} | {kind} | {' | '.join(cells)} |")
+    found = {name: {each["point"]: each for each in documents} for name, documents in columns.items()}
+    points = {each["point"]: each["kind"] for documents in columns.values() for each in documents}
+    for point, kind in points.items():
+        cells = [_cell(documents.get(point)) for documents in found.values()]
+        lines.append(f"| {point} | {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
-    line = " ".join(text.split()).replace("|", "/")
-    return line if len(line) <= 100 else f"{line[:99]}…"
+def _cell(result: Mapping[str, str] | None) -> str:
+    if result is None:
+        return ""
+    line = " ".join(result["reason"].split()).replace("|", "/")
+    line = line if len(line) <= MAX_REASON else re.sub(r"\w+$", "", line[:MAX_REASON]) + "…"  # whole words
+    return {"pass": "kept", "skip": f"({line})"}.get(result["outcome"], f"**no**: {line}")

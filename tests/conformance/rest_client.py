@@ -28,8 +28,11 @@ class Reply(NamedTuple):
         """The body as JSON, without the tokens NaN and Infinity, which are none."""
         try:
             return json.loads(self.body, parse_constant=_no_constant)
-        except ValueError as error:
-            raise Broken(f"{self.status} with a body that is no JSON ({error}): {self.body[:60]!r}") from None
+        except ValueError:
+            body = self.body[:60].decode(errors="replace")
+            raise Broken(
+                f"{self.status} with a body that is no JSON: {body}" if body else f"{self.status} without a body"
+            ) from None
 
     def document(self) -> dict[str, Any]:
         """The JSON object of a response with status 200."""

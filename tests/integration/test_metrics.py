@@ -61,6 +61,8 @@ def exported(server: Server) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 def test_rays_port_has_the_metrics_of_every_replica(server: Server) -> None:
     until(lambda: total(exported(server), "model_predictions_total") == REQUESTS, seconds=90, every=1, what="all predictions")
+    # The second replica may start after the first one has answered everything.
+    until(lambda: len(replicas(exported(server))) == 2, seconds=90, every=1, what="the metrics of both replicas")
     samples = exported(server)
     own = {
         sample.name
@@ -68,7 +70,6 @@ def test_rays_port_has_the_metrics_of_every_replica(server: Server) -> None:
         for sample in family.samples
     }
     assert own <= set(samples)
-    assert len({labels["replica"] for labels, _ in samples["model_loaded"]}) == 2
     buckets = samples["http_request_duration_seconds_bucket"]
     answered = [(labels, value) for labels, value in buckets if (labels["route"], labels["status_class"]) == ("/predict", "2xx")]
     assert sum(value for labels, value in answered if labels["le"] == "+Inf") == REQUESTS
@@ -77,6 +78,10 @@ def test_rays_port_has_the_metrics_of_every_replica(server: Server) -> None:
     never = [(labels, value) for labels, value in samples["http_requests_total"] if labels["status_class"] == "5xx"]
     assert {value for _, value in never} == {0.0}
     assert total(samples, "model_prediction_bin_total") == REQUESTS
+
+
+def replicas(samples: dict[str, list[tuple[dict[str, str], float]]]) -> set[str]:
+    return {labels["replica"] for labels, _ in samples.get("model_loaded", [])}
 
 
 def total(samples: dict[str, list[tuple[dict[str, str], float]]], name: str) -> float:

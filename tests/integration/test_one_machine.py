@@ -46,9 +46,8 @@ def test_a_user_gets_the_dashboard_on_request(tmp_path: Path) -> None:
 
 
 def test_an_application_that_cannot_start_ends_with_one_sentence(tmp_path: Path) -> None:
-    """A file of logs that the replica cannot open: Serve gives up after some tries, and the command ends."""
     command = [PYTHON, "-m", "serve_app", "--port", str(free_port())]
-    variables = environment(tmp_path, IRIS_LOG_FILE="/proc/none/log")
+    variables = environment(tmp_path, RAY_SERVE_HAPROXY_BINARY_PATH="/bin/false")
     done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: the application did not start")

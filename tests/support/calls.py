@@ -21,8 +21,8 @@ from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import CodecContext
 from serve_app.protocols.grpc import health_pb2
 from serve_app.protocols.grpc import open_inference_pb2 as oip
-from serve_app.protocols.grpc.codec import InferMessageCodec
 from serve_app.protocols.grpc.contents import FIELDS
+from serve_app.protocols.grpc.message_codec import InferMessageCodec
 from tests.support.apps import KEY, http_options
 from tests.support.oip import NUMPY, packed, unpacked
 from tests.support.policies import ALLOW_ALL
@@ -81,7 +81,7 @@ def values_of(response: oip.ModelInferResponse) -> dict[str, Any]:
     assert not is_raw or len(response.raw_output_contents) == len(response.outputs)
     for at, each in enumerate(response.outputs):
         if is_raw:
-            assert not each.HasField("contents")
+            assert not each.contents.ListFields()
             raw = response.raw_output_contents[at]
             values: Any = unpacked(raw) if each.datatype == "BYTES" else np.frombuffer(raw, NUMPY[each.datatype])
         else:

@@ -120,6 +120,14 @@ SECURITY: Groups = (
                 "test_standstill::no_body_holds_up_another_client",
             ),
             (
+                "The same for requests of the Open Inference Protocol, in JSON, in bytes, in deflate",
+                "test_standstill::no_tensors_hold_up_another_client",
+            ),
+            (
+                "Thousands of hostile tensors: one error of the protocol each, no value repeated, no memory left behind",
+                "test_hostile_tensors::thousands_of_hostile_tensors",
+            ),
+            (
                 "1,000 generated gzip streams: no 5xx, no memory left behind",
                 "test_bombs::a_thousand_gzip_streams",
             ),

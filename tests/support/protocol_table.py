@@ -15,18 +15,24 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from serve_app.artifacts.signature import Feature, Signature
 from serve_app.protocols.codec import Codec
+from serve_app.protocols.grpc.message_codec import InferMessageCodec
+from serve_app.protocols.grpc.open_inference_pb2 import ModelInferResponse
 from serve_app.protocols.instances import KServeV1Codec, VertexCodec
 from serve_app.protocols.mlflow import MlflowCodec
 from serve_app.protocols.native import NativeBatchCodec, NativeRowCodec
 from serve_app.protocols.oip import OpenInferenceCodec
-from tests.support.oip import INFER, binary, outputs, request, tensor
+from tests.support.calls import INFERENCE, infer, values_of
+from tests.support.oip import INFER, NUMPY, binary, outputs, request, tensor, unpacked
 
 Row = Mapping[str, Any]
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
 MODEL = "IrisClassifier"
+MODEL_INFER = f"/{INFERENCE}/ModelInfer"
 VERTEX_ROUTE = "/v1/endpoints/1/deployedModels/2:predict"
 
 
@@ -65,8 +71,9 @@ Refusals = Callable[[bytes], list[Refused]]
 class Protocol:
     """One protocol with one format of requests and one of responses.
 
-    `lenient`: NaN is null, and 1 and 0 are booleans, in which it differs from the native protocol.
-    `codes`: whether a refusal has codes. `single`: a request holds one row. `precision` is the type of its numbers.
+    `place` reads the field of a problem of the codec. `status` is that of a refusal, over gRPC its name; `codes`: whether a refusal
+    has codes. `lenient`: NaN is null, and 1 and 0 are booleans, which the native protocol refuses. `single`: a request holds one
+    row. `precision` is the type of its numbers.
     """
 
     name: str
@@ -75,11 +82,12 @@ class Protocol:
     encode: Encode
     decode: Decode
     refusals: Refusals
+    place: Callable[[str, str], Refused]
     lenient: bool = True
     codes: bool = True
     single: bool = False
     precision: Any = np.float64
-    status: int = 400
+    status: int | str = 400
     accept: str = ""
 
     @property
@@ -195,6 +203,40 @@ def _cell(feature: Feature, value: Any, gaps: set[str]) -> str:
     raise CannotCarry
 
 
+def _arrow(*, parquet: bool = False, dictionary: bool = False) -> Encode:
+    """Rows as columns of one type each, in two pieces; texts may stand in a dictionary."""
+
+    def encode(signature: Signature, rows: Sequence[Row]) -> Sent:
+        columns = _columns(signature, rows)
+        arrays = [_arrow_column(feature, columns[feature.name], dictionary=dictionary) for feature in signature.features]
+        table = pa.table(dict(zip(signature.names, arrays, strict=True)))
+        sink, piece_rows = pa.BufferOutputStream(), max(1, len(rows) // 2)
+        if parquet:
+            pq.write_table(table, sink, row_group_size=piece_rows)
+        else:
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table, max_chunksize=piece_rows)
+        kind = "application/vnd.apache.parquet" if parquet else ARROW_STREAM
+        return Sent(sink.getvalue().to_pybytes(), {"content-type": kind})
+
+    return encode
+
+
+def _arrow_column(feature: Feature, column: Sequence[Any], *, dictionary: bool) -> Any:
+    given = [value for value in column if value is not None]
+    numbers = feature.kind == "number" or (feature.kind == "date" and any(not isinstance(value, str) for value in given))
+    if any(_is_flag(feature, value) for value in given):
+        raise CannotCarry
+    kind = pa.float64() if numbers else pa.bool_() if feature.kind == "boolean" else pa.string()
+    if not all(isinstance(value, int | float if numbers else bool if feature.kind == "boolean" else str) for value in given):
+        raise CannotCarry
+    try:
+        array = pa.array([None if value is None else float(value) if numbers else value for value in column], kind)
+    except (OverflowError, UnicodeEncodeError):
+        raise CannotCarry from None
+    return array.dictionary_encode() if dictionary and kind == pa.string() else array
+
+
 def _datatype(feature: Feature, column: Sequence[Any]) -> str:
     if feature.kind == "boolean":
         return "BOOL"
@@ -296,6 +338,25 @@ def _binary_out(encode: Encode) -> Encode:
     return asking
 
 
+def _message(encode: Encode, *, raw: bool) -> Encode:
+    """The tensors of a request with binary values as a message; these have no missing texts."""
+
+    def message(signature: Signature, rows: Sequence[Row]) -> Sent:
+        body, headers = encode(signature, rows)
+        at = int(headers["Inference-Header-Content-Length"])
+        inputs = []
+        for each in json.loads(body[:at])["inputs"]:
+            if "data" in each:
+                raise CannotCarry
+            size = each["parameters"]["binary_data_size"]
+            values, at = body[at : at + size], at + size
+            data = unpacked(values) if each["datatype"] == "BYTES" else np.frombuffer(values, NUMPY[each["datatype"]]).tolist()
+            inputs.append({**each, "data": data})
+        return Sent(infer(*inputs, raw=raw).SerializeToString(), {})
+
+    return message
+
+
 # --- responses
 
 
@@ -326,6 +387,14 @@ def _of_csv(body: bytes, headers: Mapping[str, str]) -> Answer:
     return Answer([row["prediction"] if columns else float(row["prediction"]) for row in rows], shares)
 
 
+def _of_arrow(body: bytes, headers: Mapping[str, str]) -> Answer:
+    assert headers["content-type"] == ARROW_STREAM
+    table = pa.ipc.open_stream(body).read_all()
+    names = [name for name in table.column_names if name.startswith("probability_")]
+    shares = [list(row) for row in zip(*(table[name].to_pylist() for name in names), strict=True)]
+    return Answer(table["prediction"].to_pylist(), shares or None)
+
+
 def _of_predictions(body: bytes, headers: Mapping[str, str]) -> Answer:
     document = json.loads(body)
     return Answer(document["predictions"], document.get("probabilities"))
@@ -335,6 +404,18 @@ def _of_outputs(body: bytes, headers: Mapping[str, str]) -> Answer:
     answered = outputs(body, {name.title(): value for name, value in headers.items()})
     shares = answered.get("predict_proba")
     return Answer(answered["predict"].ravel().tolist(), None if shares is None else shares.tolist())
+
+
+def _of_message(body: bytes, headers: Mapping[str, str]) -> Answer:
+    answered = values_of(ModelInferResponse.FromString(body))
+    shares = answered.get("predict_proba")
+    return Answer(answered["predict"].ravel().tolist(), None if shares is None else shares.tolist())
+
+
+def _of_columns(body: bytes, headers: Mapping[str, str]) -> Answer:
+    columns = json.loads(body)["predictions"]
+    shares = list(map(list, zip(*columns["probabilities"].values(), strict=True))) if "probabilities" in columns else None
+    return Answer(columns["prediction"], shares)
 
 
 # --- refusals
@@ -391,9 +472,14 @@ def _said(member: str) -> Refusals:
     return refusals
 
 
+def _said_of_tensors(body: bytes) -> list[Refused]:
+    """The refusals in the details of a status."""
+    return [Refused(int(row), name) for name, row in re.findall(r"(?:^|; )(\w+)\[(\d+)\] ", body.decode())]
+
+
 def _mlflow(name: str, encode: Encode, decode: Decode = _of_predictions, accept: str = "") -> Protocol:
     refusals = _said("message")
-    return Protocol(f"MLflow, {name}", "/invocations", MlflowCodec, encode, decode, refusals, codes=False, accept=accept)
+    return Protocol(f"MLflow, {name}", "/invocations", MlflowCodec, encode, decode, refusals, of_table, codes=False, accept=accept)
 
 
 def _oip(name: str, encode: Encode, precision: Any = np.float64) -> Protocol:
@@ -404,7 +490,22 @@ def _oip(name: str, encode: Encode, precision: Any = np.float64) -> Protocol:
         encode,
         _of_outputs,
         _problems_of_tensors,
+        of_tensor,
         precision=precision,
+    )
+
+
+def _grpc(name: str, encode: Encode) -> Protocol:
+    return Protocol(
+        f"gRPC, {name}",
+        MODEL_INFER,
+        InferMessageCodec,
+        encode,
+        _of_message,
+        _said_of_tensors,
+        of_tensor,
+        codes=False,
+        status="INVALID_ARGUMENT",
     )
 
 
@@ -416,6 +517,7 @@ def _batch(name: str, encode: Encode, decode: Decode = _of_batch, accept: str = 
         encode,
         decode,
         _problems_of_table,
+        of_table,
         status=422,
         accept=accept,
         lenient=lenient,
@@ -426,12 +528,26 @@ REFERENCE = _batch("batch", _objects("instances"))
 
 PROTOCOLS = (
     Protocol(
-        "native, row", "/predict", NativeRowCodec, _one_object, _of_row, _problems_of_row, lenient=False, single=True, status=422
+        "native, row",
+        "/predict",
+        NativeRowCodec,
+        _one_object,
+        _of_row,
+        _problems_of_row,
+        of_row,
+        lenient=False,
+        single=True,
+        status=422,
     ),
     REFERENCE,
+    _batch("columns of answers", _objects("instances"), _of_columns, "application/json; orient=columns"),
     _batch("CSV", _csv(header=True), _of_csv, "text/csv"),
     _batch("CSV to JSON", _csv(header=True)),
     _batch("JSON to CSV", _objects("instances"), _of_csv, "text/csv"),
+    _batch("Arrow", _arrow(), _of_arrow, ARROW_STREAM, lenient=True),
+    _batch("Arrow with dictionaries to JSON", _arrow(dictionary=True), lenient=True),
+    _batch("JSON to Arrow", _objects("instances"), _of_arrow, ARROW_STREAM),
+    _batch("Parquet", _arrow(parquet=True), lenient=True),
     _batch("lines", _lines(lists=False), _of_lines, "application/x-ndjson"),
     _batch("lines to JSON", _lines(lists=False)),
     _batch("CSV to lines", _csv(header=True), _of_lines, "application/x-ndjson"),
@@ -445,6 +561,8 @@ PROTOCOLS = (
     _mlflow("input_data", _split("input_data")),
     _mlflow("CSV", _csv(header=True)),
     _mlflow("CSV without header", _csv(header=False), _of_csv, "text/csv"),
+    _mlflow("Parquet", _arrow(parquet=True, dictionary=True)),
+    _mlflow("Arrow", _arrow(), _of_arrow, ARROW_STREAM),
     _mlflow("lines of objects", _lines(lists=False), _of_lines, "application/x-ndjson"),
     _mlflow("lines of lists", _lines(lists=True), _of_lines, "application/x-ndjson"),
     Protocol(
@@ -454,6 +572,7 @@ PROTOCOLS = (
         _lists("instances"),
         _of_predictions,
         _said("error"),
+        of_table,
         codes=False,
     ),
     Protocol(
@@ -463,9 +582,10 @@ PROTOCOLS = (
         _objects("inputs"),
         _of_predictions,
         _said("error"),
+        of_table,
         codes=False,
     ),
-    Protocol("Vertex AI", VERTEX_ROUTE, VertexCodec, _objects("instances"), _of_predictions, _said("error"), codes=False),
+    Protocol("Vertex AI", VERTEX_ROUTE, VertexCodec, _objects("instances"), _of_predictions, _said("error"), of_table, codes=False),
     _oip("JSON columns", _columns_of_tensors(nested=False, is_binary=False)),
     _oip("JSON columns of [rows, 1]", _columns_of_tensors(nested=True, is_binary=False)),
     _oip("binary columns", _columns_of_tensors(nested=False, is_binary=True)),
@@ -478,6 +598,10 @@ PROTOCOLS = (
     _oip(
         "binary tensor of float32, binary outputs", _binary_out(_tensor(datatype="FP32", nested=True, is_binary=True)), np.float32
     ),
+    _grpc("typed columns", _message(_columns_of_tensors(nested=False, is_binary=True), raw=False)),
+    _grpc("raw columns", _message(_columns_of_tensors(nested=False, is_binary=True), raw=True)),
+    _grpc("typed tensor", _message(_tensor(datatype="FP64", nested=True, is_binary=True), raw=False)),
+    _grpc("raw tensor", _message(_tensor(datatype="FP64", nested=True, is_binary=True), raw=True)),
 )
 
 
@@ -492,8 +616,3 @@ def codec_class(protocol: Protocol, sent: Sent) -> type[Codec]:
     variant = protocol.codec.variant(None if kind is None else kind.encode(), accept.encode() if accept else None)
     assert variant is not None
     return variant
-
-
-def printable(document: Any) -> str:
-    """A document for a message of a test."""
-    return orjson.dumps(document, default=str).decode(errors="replace")[:2000]

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from tests.support.apps import DEFAULTS
 from tests.support.figures import note
 from tests.support.models import A_FLOWER, logistic_store
+from tests.support.oip import INFER, LENGTH, binary, request, tensor
 from tests.support.replica import Replica, post, replica
 
 LIMIT = DEFAULTS.iris_max_body_bytes
@@ -78,6 +83,73 @@ BODIES: dict[str, Callable[[], bytes]] = {
 }
 
 
+Tensors = tuple[bytes, dict[str, str]]
+TABLE = np.tile(list(A_FLOWER.values()), (MOST_ROWS, 1))
+BINARY = {"parameters": {"binary_data_output": True}}
+HEAD = b'{"inputs":[{"name":"x","shape":[%d,4],"datatype":"FP64","data":[' % MOST_ROWS
+
+
+def columns(datatype: str, values: list[Any]) -> list[dict[str, Any]]:
+    """One input for each feature, all with the same values."""
+    return [tensor(values, name=name, datatype=datatype) for name in A_FLOWER]
+
+
+def flat(value: bytes, tail: bytes = b"5") -> Tensors:
+    """One tensor of the most rows; each of its numbers is `value`, and the last one `tail`."""
+    return HEAD + (value + b",") * (4 * MOST_ROWS - 1) + tail + b"]}]}", {}
+
+
+TENSORS: dict[str, Callable[[], Tensors]] = {
+    "the most rows": lambda: (request(tensor(TABLE.tolist())), {}),
+    "the most rows, flat": lambda: flat(b"5.1"),
+    "the most rows in columns": lambda: (request(*columns("FP64", [5.1] * MOST_ROWS)), {}),
+    "the most rows in bytes": lambda: binary(tensor(TABLE)),
+    "the most rows in bytes, in and out": lambda: binary(tensor(TABLE), **BINARY),
+    "the most rows, ranked": lambda: binary(
+        tensor(TABLE), outputs=[{"name": "predict_proba", "parameters": {"classification": 3, "binary_data": True}}]
+    ),
+    "the most rows in columns of bytes": lambda: binary(*columns("FP32", [5.1] * MOST_ROWS), **BINARY),
+    "numbers as text": lambda: (request(*columns("BYTES", ["5.1"] * MOST_ROWS)), {}),
+    "numbers as text in one tensor": lambda: flat(b'"5.1"'),
+    "numbers as text in bytes": lambda: binary(*columns("BYTES", ["5.1"] * MOST_ROWS)),
+    "one number as text, last": lambda: flat(b"5.1", b'"5.1"'),
+    "missing numbers": lambda: flat(b"null"),
+    "NaN": lambda: flat(b"NaN"),
+    "NaN in bytes": lambda: binary(tensor(TABLE * math.nan)),
+    "numbers outside of their bounds": lambda: flat(b"500"),
+    "a wrong last row": lambda: flat(b"5.1", b"500"),
+    "long numbers": lambda: flat(b"5." + b"1" * 30),
+    "long texts": lambda: (request(*columns("BYTES", ["5" * 4_000_000])), {}),
+    "long texts in bytes": lambda: binary(*columns("BYTES", ["5" * 4_000_000])),
+    "empty texts in bytes": lambda: binary(*columns("BYTES", [""] * MOST_ROWS)),
+    "texts that are no UTF-8": lambda: binary(*columns("BYTES", [b"\xff"] * MOST_ROWS)),
+    "a value too many": lambda: flat(b"5.1", b"5.1,5.1"),
+    "lists": lambda: (repeated(b"[],", head=HEAD, tail=b"[]]}]}"), {}),
+    "lists beside the values": lambda: (repeated(b"[],", head=b'{"more":[', tail=b"[]]," + request(tensor([[1]]))[1:]), {}),
+    "deep lists": lambda: (repeated(b"[", head=HEAD), {}),
+    "objects": lambda: (repeated(b'{"a":1},', head=HEAD, tail=b"1]}]}"), {}),
+    "escapes": lambda: (repeated(b"\\u0041", head=HEAD + b'"', tail=b'"]}]}'), {}),
+    "a text without end": lambda: (repeated(b"a", head=HEAD + b'"'), {}),
+    "many inputs": lambda: (
+        repeated(b'{"name":"x","shape":[1],"datatype":"FP64","data":[1]},', head=b'{"inputs":[', tail=b"1]}"),
+        {},
+    ),
+    "a shape of many dimensions": lambda: (repeated(b"1,", head=b'{"inputs":[{"name":"x","shape":[', tail=b"1]}]}"), {}),
+    "a shape of more rows than there are": lambda: (request(tensor([1], shape=[2**40, 4])), {}),
+    "many outputs": lambda: (
+        repeated(
+            b'{"name":"predict"},', head=request(tensor(TABLE[:1].tolist()))[:-1] + b',"outputs":[', tail=b'{"name":"predict"}]}'
+        ),
+        {},
+    ),
+    "a long id": lambda: (repeated(b"a", head=b'{"id":"', tail=b'",' + request(tensor(TABLE[:1].tolist()))[1:]), {}),
+    "white space": lambda: (repeated(b" ", tail=request(tensor(TABLE[:1].tolist()))), {}),
+    "white space among the values": lambda: (repeated(b" ", head=HEAD, tail=b"1]}]}"), {}),
+    "no JSON": lambda: (repeated(b'"', head=b"\xff"), {}),
+    "a length of the JSON that is all": lambda: (repeated(b"1,", head=HEAD, tail=b"1]}]}"), {LENGTH: str(LIMIT)}),
+}
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
     with replica(logistic_store(tmp_path_factory.mktemp("store")).root) as running:
@@ -106,10 +178,25 @@ def test_no_body_holds_up_another_client(server: Replica, shape: str, packed: bo
     body = BODIES[shape]()
     assert len(body) <= LIMIT
     sent = gzip.compress(body, 6) if packed else body
+    check_delay(server, f"{shape}{', gzip' if packed else ''}", path, sent, {"Content_Encoding": "gzip"} if packed else {})
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "deflate"])
+@pytest.mark.parametrize("shape", TENSORS)
+def test_no_tensors_hold_up_another_client(server: Replica, shape: str, packed: bool) -> None:
+    body, headers = TENSORS[shape]()
+    assert len(body) <= LIMIT
+    sent = zlib.compress(body, 6) if packed else body
+    if packed:
+        headers = {**headers, "Content_Encoding": "deflate"}
+    check_delay(server, f"{shape}{', deflate' if packed else ''}", INFER, sent, headers)
+
+
+def check_delay(server: Replica, name: str, path: str, sent: bytes, headers: dict[str, str]) -> None:
+    """A body holds up no request of another client, and gets no server error."""
     statuses: set[int] = set()
 
     def attack() -> None:
-        headers = {"Content_Encoding": "gzip"} if packed else {}
         statuses.add(server.ask(path, sent, **headers)[0])
 
     before = server.resident()
@@ -120,7 +207,7 @@ def test_no_body_holds_up_another_client(server: Replica, shape: str, packed: bo
     seconds = (time.perf_counter() - started) / len(delays)
     grown = (server.resident() - before) / 1e6
     note(
-        f"{path}, {shape}{', gzip' if packed else ''} ({len(sent) / 1e6:.1f} MB): {statuses}, delay {min(delays) * 1e3:.0f} ms,"
+        f"{path}, {name} ({len(sent) / 1e6:.1f} MB): {statuses}, delay {min(delays) * 1e3:.0f} ms,"
         f" answered after {seconds:.2f} s, memory {grown:+.0f} MB"
     )
     assert not any(status >= 500 for status in statuses)

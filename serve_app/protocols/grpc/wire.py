@@ -1,16 +1,14 @@
 """The wire format of protocol buffers, as far as it is read and written without the messages of the library.
 
-What is read: how many bytes of a request stand beside the values of its tensors. A list of empty messages takes two bytes for each
-on the wire and forty times as many in memory, so a large request is measured before the library reads it.
-
-What is written: responses. Packed numbers are the bytes of an array, so that a hundred thousand rows are copied and not converted.
+Fields are walked without reading them, to measure a message before the library reads it. Responses are written: packed numbers are
+the bytes of an array, so that a hundred thousand rows are copied and not converted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 
-from serve_app.errors import Malformed, Problem, TooLarge
+from serve_app.errors import Malformed, Problem
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types."""
@@ -46,33 +44,7 @@ def malformed() -> Malformed:
     return Malformed([Problem("message", "protobuf", "must be a message of the type that the call takes")])
 
 
-def check_beside(message: bytes, values: Mapping[int, Collection[int] | None], most: int) -> None:
-    """Raise TooLarge when more than `most` bytes of a message stand beside the values; raise Malformed for a broken message.
-
-    `values` names the fields that hold values: None for such a field itself, else those in the message that it holds.
-    """
-    left = most
-    for number, start, end, size in _fields(memoryview(message), 0, len(message)):
-        inner = values.get(number, ())
-        if inner is None:
-            left -= size - (end - start)
-        elif inner:
-            left -= size - (end - start)
-            for within, first, last, length in _fields(memoryview(message), start, end):
-                left -= length - (last - first) if within in inner else length
-                if left < 0:
-                    raise _too_large(most)
-        else:
-            left -= size
-        if left < 0:
-            raise _too_large(most)
-
-
-def _too_large(most: int) -> TooLarge:
-    return TooLarge([Problem("message", "too_long", f"must have at most {most} bytes beside the values of its inputs")])
-
-
-def _fields(view: memoryview, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(view: memoryview, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """Each field of a message: its number, where its content is, and its size with tag and length. Raises Malformed."""
     while at < stop:
         begin = at

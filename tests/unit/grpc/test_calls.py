@@ -18,7 +18,7 @@ from serve_app.artifacts.store import Store
 from serve_app.http.rate_window import Rate
 from serve_app.protocols.grpc import health_pb2
 from serve_app.protocols.grpc import open_inference_pb2 as oip
-from serve_app.protocols.grpc.codec import InferMessageCodec
+from serve_app.protocols.grpc.message_codec import InferMessageCodec
 from tests.support.apps import KEY, rate_limits
 from tests.support.calls import HEALTH, INFERENCE, MODEL, Served, infer, served, values_of
 from tests.support.models import A_FLOWER, logistic_store, publish_iris, slow_model
@@ -209,11 +209,13 @@ async def test_details_fit_into_a_header_whatever_the_names_are(server: Served) 
 
 async def test_rows_and_messages_that_are_too_many_or_too_large(store: Store) -> None:
     async with served(store, max_rows=10, max_body_bytes=4096) as server:
+        state = server.app.state.collector.state
         reply = await server.client.call("ModelInfer", infer(tensor([FLOWER] * 11), raw=True))
         assert (reply.code, reply.metadata["x-error-code"]) == ("INVALID_ARGUMENT", "too_many_rows")
         assert (await server.client.call("ModelInfer", infer(tensor([FLOWER] * 200), raw=True))).code == "RESOURCE_EXHAUSTED"
         assert (await server.client.call("ModelInfer", ROW)).code == "OK"
         assert server.app.state.collector.in_flight == 0
+        assert state.errors == {("too_many_rows", INFER): 1, ("disconnected", INFER): 1}
 
 
 async def test_a_page_takes_a_small_message_alone(server: Served) -> None:

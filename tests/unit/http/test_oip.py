@@ -293,6 +293,35 @@ def test_errors_have_the_form_of_the_protocol_on_every_address(client: TestClien
     assert client.get("/v2x").headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b'"text"', 400),
+        (b'{"id":"r7"}', 400),
+        (BODY.replace(b'"FP64"', b"7"), 400),
+        (BODY.replace(b'"FP64"', b'"FLOAT"'), 400),
+        (BODY.replace(b"[1, 4]", b"[2, 4]"), 400),
+        (BODY.replace(b"[1, 4]", b"[4]"), 400),
+        (BODY.replace(b"[1, 4]", b"[1, 3]"), 400),
+        (BODY.replace(b"5.1", b"null"), 400),
+        (BODY.replace(b"5.1", b"500"), 400),
+        (request(tensor([FLOWER]), outputs=[{"name": "output-0"}]), 400),
+        (request(tensor([FLOWER]), id=7), 400),
+        (request(tensor([list(map(str, FLOWER))], datatype="FP32")), 200),
+        (request(tensor([FLOWER], datatype="FP32")), 200),
+        (request(tensor([[5, 3, 1, 0]], datatype="INT32")), 200),
+        (request(tensor(FLOWER, shape=[1, 4])), 200),
+        (request(tensor([FLOWER]), parameters={"headers": {"a": {"b": 1}}}, model_name="other"), 200),
+    ],
+)
+def test_a_request_is_answered_or_refused_as_the_protocol_says(client: TestClient, body: bytes, status: int) -> None:
+    for path in (INFER, f"{INFER}?trace=1", f"{MODEL}/versions/1/infer"):
+        reply = infer(client, body, path=path)
+        assert reply.status_code == status
+        assert isinstance(reply.json()["outputs" if status == 200 else "error"], list if status == 200 else str)
+
+
 def test_an_error_names_the_fields_and_repeats_no_value(client: TestClient) -> None:
     reply = infer(client, request(tensor([[987.0, 3.5, 1.4, 0.2]])))
     assert_error(reply, 400, "invalid_input")

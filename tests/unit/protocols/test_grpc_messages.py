@@ -104,8 +104,8 @@ def test_every_datatype_of_numbers_is_read(datatype: str, raw: bool) -> None:
     message.raw_input_contents[0] = np.array(values, kind).tobytes()
     if not raw:
         message = infer(tensor(values, name="n", datatype=datatype))
-    kind_of_feature = "boolean" if datatype == "BOOL" else "number"
-    read = matrix(Signature((Feature("n", kind_of_feature),), "regression"), message)
+    feature = Feature("n", "boolean") if datatype == "BOOL" else Feature("n")
+    read = matrix(Signature((feature,), "regression"), message)
     assert read[:, 0].tolist() == [float(value) for value in values]
 
 
@@ -182,7 +182,12 @@ def test_inputs_that_are_none_unknown_or_twice() -> None:
 
 
 def test_another_model_or_version_is_not_served() -> None:
-    for served, changes in ((None, {"model_name": "other"}), (None, {"model_name": ""}), ("1", {"model_version": "2"})):
+    others: tuple[tuple[str | None, dict[str, Any]], ...] = (
+        (None, {"model_name": "other"}),
+        (None, {"model_name": ""}),
+        ("1", {"model_version": "2"}),
+    )
+    for served, changes in others:
         with pytest.raises(NotServed) as refused:
             matrix(X, infer(tensor([1.0], name="x"), **changes))
         assert refused.value.served == served
@@ -219,7 +224,8 @@ def answer(signature: Signature, scores: Any, *, raw: bool, requested: Any = (),
     request = codec.read(infer(tensor([1.0], name="x"), raw=raw, outputs=requested, **members).SerializeToString(), [])
     response = codec.respond(Batch(np.empty((len(scores), 1)), request.content.asked), scores)
     assert not response.headers
-    return ModelInferResponse.FromString(bytes(response.body))
+    answered: ModelInferResponse = ModelInferResponse.FromString(bytes(response.body))
+    return answered
 
 
 @pytest.mark.parametrize("raw", [False, True])

@@ -7,7 +7,15 @@ import pytest
 import yaml
 
 from serve_app.rayserve import flags
-from serve_app.rayserve.flags import FILE, missing_flags, read_flags, set_flags, warn_about_missing_flags
+from serve_app.rayserve.flags import (
+    FILE,
+    ONE_MACHINE,
+    missing_flags,
+    read_flags,
+    set_flags,
+    set_one_machine_flags,
+    warn_about_missing_flags,
+)
 
 HOOK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
@@ -56,3 +64,14 @@ def test_the_config_file_for_serve_run_gives_the_controller_the_same_flags() -> 
     config = yaml.safe_load(FILE.with_name("serve.yaml").read_text())
     assert config["controller_options"]["runtime_env"]["env_vars"] == read_flags()
     assert flags.FAST.endswith("serve_app/rayserve/serve.yaml")
+
+
+def test_one_machine_has_flags_of_its_own_which_the_user_may_set(bare: pytest.MonkeyPatch) -> None:
+    for name in ONE_MACHINE:
+        bare.setenv(name, "to be restored")
+        bare.delenv(name)
+    bare.setenv("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "1.5")
+    set_one_machine_flags()
+    assert missing_flags() == []
+    expected = {**read_flags(), **ONE_MACHINE, "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1.5"}
+    assert {name: os.environ[name] for name in expected} == expected

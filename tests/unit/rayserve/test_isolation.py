@@ -148,3 +148,15 @@ def test_the_pages_of_haproxy_are_bound_to_loopback_and_the_api_is_not(monkeypat
     assert output == f"-db -f {configuration} -sf 17\n"
     lines = configuration.read_text().split("\n")[:-1]
     assert [line.split()[1] for line in lines] == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404", "*:84040"]
+
+
+def test_haproxy_logs_errors_alone_however_often_it_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    monkeypatch.setattr("serve_app.rayserve.isolation._haproxy", lambda: "/bin/true")
+    configuration = tmp_path / "haproxy.cfg"
+    configuration.write_text("defaults\n    option log-health-checks\n    option httplog\n    balance leastconn\n")
+    with isolated_environment(8000):
+        for _ in range(2):
+            subprocess.run([os.environ[HAPROXY], "-f", str(configuration)], check=True)
+    options = [line.split()[1] for line in configuration.read_text().splitlines() if "option" in line]
+    assert options == ["log-health-checks", "httplog", "dontlog-normal"]

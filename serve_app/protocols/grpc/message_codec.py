@@ -15,15 +15,15 @@ from serve_app.artifacts.matrix import Scores
 from serve_app.errors import InvalidInput, NotServed, Problem
 from serve_app.protocols.codec import Batch, Buffer, CodecContext, Headers, ProblemDetails, Request, Response
 from serve_app.protocols.grpc.contents import check_contents, raw_values, typed_texts, typed_values, written_labels
+from serve_app.protocols.grpc.measure import check_size
 from serve_app.protocols.grpc.open_inference_pb2 import InferParameter, ModelInferRequest
-from serve_app.protocols.grpc.wire import check_beside, field, malformed, varint
+from serve_app.protocols.grpc.wire import field, malformed, varint
+from serve_app.protocols.limits import rows_within
 from serve_app.protocols.oip import Asked, OpenInferenceCodec, Requested, sentence
 from serve_app.protocols.oip_body import WHOLE_BYTES, OutputDocument, OutputParameters, RequestDocument
 from serve_app.protocols.tensor_outputs import binary_data, ranked, raw_texts
 from serve_app.protocols.tensors import BYTES, Tensor
 
-VALUES = {7: None, 5: frozenset({5})}
-"""The fields of ModelInferRequest that hold values: raw_input_contents, and the contents of each input."""
 PROTOBUF = "protobuf"
 _OUTPUTS, _RAW_OUTPUT_CONTENTS, _CONTENTS = 5, 6, 5
 
@@ -46,6 +46,7 @@ class InferMessageCodec(OpenInferenceCodec):
         """Prepare inputs and outputs for the signature."""
         super().__init__(context)
         self._model_name, self._model_version = context.model_name, context.model_version
+        self._max_values = rows_within(context.signature, context.max_rows) * self._row_values
         self._named = field(1, context.model_name.encode()) + field(2, context.model_version.encode())
         self._heads = {name: field(1, name.encode()) for name in self._by_name}
         self._labels = {name: written_labels(each.output, each.writing) for name, each in self._by_name.items()}
@@ -96,7 +97,7 @@ class InferMessageCodec(OpenInferenceCodec):
         """Raises Malformed, and TooLarge for a message that is large beside its values."""
         content = bytes(body)
         if len(content) > WHOLE_BYTES:
-            check_beside(content, VALUES, max(self._max_row_bytes, WHOLE_BYTES))
+            check_size(content, most_beside=max(self._max_row_bytes, WHOLE_BYTES), most_values=self._max_values)
         try:
             message: ModelInferRequest = ModelInferRequest.FromString(content)
         except (DecodeError, UnicodeDecodeError):

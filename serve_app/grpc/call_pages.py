@@ -20,7 +20,7 @@ from serve_app.protocols.codec import Buffer
 from serve_app.protocols.codec import Headers as RequestHeaders
 from serve_app.protocols.grpc import health_pb2
 from serve_app.protocols.grpc import open_inference_pb2 as oip
-from serve_app.protocols.grpc.codec import InferMessageCodec
+from serve_app.protocols.grpc.message_codec import InferMessageCodec
 from serve_app.protocols.grpc.wire import malformed
 from serve_app.protocols.oip_metadata import index_document, model_document, server_document
 
