@@ -1,7 +1,8 @@
 # Images from one file:
 #   docker build --target serve -t iris-api:latest .     the API: Ray, FastAPI, the model's libraries
 #   docker build --target train -t iris-train:latest .   the same plus training and the MLflow server
-# Two more hold XGBoost, LightGBM and CatBoost besides: for models that have no ONNX form, and to train them.
+# Two more hold XGBoost, LightGBM and CatBoost besides: for models that have no ONNX form, and to train them. They also read tables as
+# Arrow and Parquet over HTTP.
 #   docker build --target serve-boost -t iris-api:boost .
 #   docker build --target train-boost -t iris-train:boost .
 # All run as uid 10001 and write only to /tmp (and to the model folder when training).
@@ -42,7 +43,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     touch /build/before \
     && pip --python /opt/venv/bin/python install --require-hashes --no-deps --no-compile --only-binary :all: -r /build/serve-boost.txt \
     && sh /build/slim.sh /opt/venv /build/before \
-    && /opt/venv/bin/python -c "import catboost, lightgbm, xgboost" \
+    && /opt/venv/bin/python -c "import catboost, lightgbm, pyarrow.parquet, xgboost" \
     && mkdir /added && cd / && find opt/venv -cnewer /build/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /added
 
 FROM base AS serve

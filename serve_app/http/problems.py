@@ -48,7 +48,9 @@ def problem_of(error: Exception) -> HttpProblem:
 
 
 _MALFORMED = {
+    "arrow": "The body must be an Arrow IPC stream that is whole and valid.",
     "csv": "The body must be CSV text in UTF-8.",
+    "parquet": "The body must be a Parquet file that is whole and valid.",
     "protobuf": "The message must be of the type that the call takes.",
     "ndjson": "Every line of the body must be a JSON document in UTF-8.",
 }

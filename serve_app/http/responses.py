@@ -74,9 +74,12 @@ async def send_response(response: HttpResponse, send: Send, *, request_id: bytes
     if must_close:
         headers.append(CLOSE)
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    body: Buffer | memoryview = response.body
-    while len(body) > SEND_BYTES:  # the server waits between them until the client has read
-        body = memoryview(body)
-        await send({"type": "http.response.body", "body": body[:SEND_BYTES], "more_body": True})
-        body = body[SEND_BYTES:]
+    body = response.body
+    if len(body) > SEND_BYTES:
+        view, start = memoryview(body), 0
+        while len(view) - start > SEND_BYTES:  # the server waits between them until the client has read
+            # Bytes, which Serve's own proxy can pickle: it answers while HAProxy does not know the replica yet.
+            await send({"type": "http.response.body", "body": bytes(view[start : start + SEND_BYTES]), "more_body": True})
+            start += SEND_BYTES
+        body = bytes(view[start:])
     await send({"type": "http.response.body", "body": body, "more_body": must_close})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import pickle
 import weakref
 import zlib
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from serve_app.artifacts.signature import Signature
 from serve_app.artifacts.store import Store
 from serve_app.http import body as bodies
 from serve_app.http.rate_window import Rate
-from serve_app.http.responses import SEND_BYTES
+from serve_app.http.responses import SEND_BYTES, HttpResponse, send_response
 from serve_app.http.routes.predictions import PREDICTION_ROUTES
 from serve_app.protocols.codec import Batch, Buffer, Codec, CodecContext, Headers, Operation, ProblemDetails
 from serve_app.protocols.native import NativeBatchCodec, NativeRowCodec
@@ -531,3 +532,16 @@ def test_every_codec_of_the_table_knows_its_operation() -> None:
     operations = [codec.operation(None, max_rows=1) for codec in PREDICTION_ROUTES.values()]
     assert len({operation.operation_id for operation in operations if operation}) == len(PREDICTION_ROUTES)
     assert NativeBatchCodec.operation(None, max_rows=7).schemas["Rows"]["properties"]["instances"]["maxItems"] == 7
+
+
+async def test_a_long_answer_is_sent_in_pieces_that_the_proxy_of_serve_can_pickle() -> None:
+    text = bytes(range(256)) * (SEND_BYTES * 5 // 512)
+    for body in (text, bytearray(text)):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(pickle.loads(pickle.dumps(message)))
+
+        await send_response(HttpResponse(200, (), body), send, request_id=None, must_close=False)
+        assert [len(message["body"]) for message in sent[1:]] == [SEND_BYTES, SEND_BYTES, SEND_BYTES // 2]
+        assert b"".join(message["body"] for message in sent[1:]) == text
