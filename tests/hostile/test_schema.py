@@ -1,4 +1,4 @@
-"""The whole API against its own OpenAPI document, by schemathesis: all checks, with a key and without."""
+"""The whole API and the Open Inference Protocol against their OpenAPI documents, by schemathesis, with a key and without."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from serve_app.artifacts.store import Store
-from serve_app.http.responses import Receive, Scope, Send
+from serve_app.http.responses import ASGIApp, Receive, Scope, Send
 from tests.support.apps import HEADERS, client_of
 from tests.support.arrow_bodies import file, stream
 from tests.support.figures import note
@@ -51,7 +52,7 @@ schemathesis.openapi.media_type("application/vnd.apache.parquet", st.just(file(_
 
 
 @pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def app(tmp_path_factory: pytest.TempPathFactory) -> ASGIApp:
     store = Store(tmp_path_factory.mktemp("store"))
     publish_iris(store, logistic(), onnx=True)
     app = client_of(store).app
@@ -65,7 +66,12 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
             await receive()
             await send({"type": f"lifespan.{step}.complete"})
 
-    return schemathesis.openapi.from_asgi("/openapi.json", outliving)
+    return outliving
+
+
+@pytest.fixture(scope="module")
+def schema(app: ASGIApp) -> Any:
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
 def test_the_document_names_every_operation(schema: Any) -> None:
@@ -99,4 +105,29 @@ def test_every_answer_is_as_documented(schema: Any, method: str, path: str, keye
 
     run()
     note(f"{method} {path}: {dict(statuses)}")
+    assert statuses
+
+
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
+@pytest.mark.parametrize("keyed", [True, False], ids=["with a key", "without"])
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_every_answer_below_v2_is_as_its_document_says(app: ASGIApp, keyed: bool, mode: GenerationMode) -> None:
+    document = schemathesis.openapi.from_asgi("/v2/openapi.json", app, headers=HEADERS)
+    statuses: Counter[int] = Counter()
+
+    for operation in document.get_all_operations():
+
+        @settings(
+            max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+        )
+        @given(case=operation.ok().as_strategy(generation_mode=mode))
+        def run(case: Any) -> None:
+            answer = case.call(headers=HEADERS if keyed else None)
+            statuses[answer.status_code] += 1
+            # A schema cannot say that as many values come as the shape has places.
+            case.validate_response(answer, excluded_checks=[positive_data_acceptance])
+
+        if mode is GenerationMode.POSITIVE or operation.ok().method.upper() == "POST":
+            run()
+    note(f"below /v2: {dict(statuses)}")
     assert statuses
