@@ -26,7 +26,7 @@ def command_line() -> str:
     lines = [
         "# Command line",
         "",
-        "Each command of `iris-api`, with its arguments and options. In a clone it is `.venv/bin/iris-api`; both images have it too.",
+        "Each command of `iris-api` with its arguments and options. In a clone: `.venv/bin/iris-api`.",
     ]
     for name, command in _commands(group, "iris-api"):
         lines += ["", f"## {name}", "", *_paragraphs(command.help), *_parameters(command)]
@@ -50,8 +50,7 @@ def alerts() -> str:
     lines = [
         "# Alerts",
         "",
-        "Each alert of `monitoring/base/rules/alerts.yaml`. The [runbook](../runbook.md) has a section for each. `…` is a value of the",
-        "moment.",
+        "Each alert of `monitoring/base/rules/alerts.yaml`. The [runbook](../runbook.md) has a section for each. `…` is a value.",
     ]
     for group in yaml.safe_load(ALERTS.read_text())["groups"]:
         lines += ["", f"## {group['name']}", "", "| alert | severity | holds for | says |", "| --- | --- | --- | --- |"]
