@@ -60,12 +60,13 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-conformance test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs-settings docs-reliability proto lock clean
+.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-conformance test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs docs-reference pictures docs-settings docs-reliability proto lock clean
 
+SITE := sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/site
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
-	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos"
+	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos" "$(SITE)"
 
-check: $(VENV)/.dev ## format, lint, types, import directions, YAML, shell scripts, spelling
+check: $(VENV)/.dev ## format, lint, types, import directions, YAML, shell scripts, spelling, the site of the documentation
 	@PATH="$(abspath $(BIN)):$$PATH"; for check in $(CHECKS); do echo "$$check"; $$check; done; echo "make check took $$SECONDS s"
 
 coverage: $(VENV)/.dev ## the fast tests on all cores, and how much of serve_app and training they run; below the floor is a failure
@@ -120,6 +121,15 @@ sbom: $(VENV)/.uv ## CycloneDX lists of what the images hold, in build/
 audit: $(VENV)/.uv ## known vulnerabilities of the locked dependencies; exceptions with a date in .ci/audit.json
 	$(PYTHON) .ci/audit $(BIN)/uv
 	$(PYTHON) .ci/audit $(BIN)/uv requirements/serve-boost.txt
+
+docs: $(VENV)/.dev ## build the site of docs/ in build/site; a broken link or a page in no list is an error
+	$(BIN)/$(SITE)
+
+docs-reference: $(VENV)/.dev ## write the pages of docs/reference that are made from the code
+	$(BIN)/python -m tests.support.reference
+
+pictures: ## draw docs/images/*.svg from the text beside them (needs graphviz)
+	@for picture in docs/images/*.dot; do dot -Tsvg "$$picture" -o "$${picture%.dot}.svg"; done
 
 docs-settings: $(VENV)/.dev ## write docs/settings.md from the code
 	$(IRIS_API) settings --write docs/settings.md
