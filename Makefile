@@ -20,7 +20,7 @@ UV := uv==0.13.9
 export MODEL_DIR PORT
 
 ##@ First steps
-.PHONY: help install serve train adopt test
+.PHONY: help install serve console train adopt test
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*## / {printf "  %-28s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ serve: $(VENV)/.serve ## train if the store is empty, then serve on 127.0.0.1, p
 	@$(SERVE_IRIS_API) serve --check $(value ARGS)
 	@test -e "$(MODEL_DIR)/model.joblib" || { echo "iris-api: the store $(MODEL_DIR) is empty, training the iris model …"; $(MAKE) --no-print-directory train ARGS=; }
 	@exec $(SERVE_IRIS_API) serve $(value ARGS)
+
+console: ## open the page of what `make serve` serves in a browser: its model, versions, traffic and drift
+	@$(PYTHON) -m webbrowser -t http://127.0.0.1:$(PORT)/ui
 
 train: $(VENV)/.train ## train and publish; flags in ARGS="--data t.csv --target y"
 	@$(IRIS_API) train $(value ARGS)
@@ -60,7 +63,7 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 	@exec $(BIN)/mlflow server --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port $${MLFLOW_PORT:-5000} --workers 1
 
 ##@ Development
-.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-integration test-conformance test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs docs-reference pictures docs-settings docs-reliability proto lock clean
+.PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-browser test-integration test-conformance test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs docs-reference pictures docs-settings docs-reliability screenshots proto lock clean
 
 SITE := sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/site
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
@@ -84,6 +87,12 @@ test-pipelines: $(VENV)/.dev ## adopt fitted models of many sorts with one comma
 
 test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing else should run on the machine
 	$(BIN)/pytest --durations 10 tests/timing $(value ARGS)
+
+test-browser: $(VENV)/.dev $(VENV)/.browser ## the pages in a headless Chromium (CHROMIUM names its program), checked with axe
+	PYTHONPATH=$(VENV)/browser $(BIN)/pytest tests/browser $(value ARGS)
+
+screenshots: $(VENV)/.dev $(VENV)/.browser ## write docs/images/console-*.png
+	PYTHONPATH=$(VENV)/browser $(BIN)/python -m tests.support.screenshots docs/images
 
 test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients $(VENV)/.clients-mlserver ## the tests with a real Ray Serve, a real MLflow server, real processes
 	SERVE_PYTHON=$(SERVE_PYTHON) CLIENTS_PYTHON=$(VENV)/clients/bin/python MLSERVER_PYTHON=$(VENV)/clients-mlserver/bin/python $(BIN)/pytest tests/integration $(value ARGS)
@@ -146,6 +155,7 @@ lock: $(VENV)/.uv ## resolve the dependencies anew into requirements/
 	$(BIN)/uv pip compile $(LOCK) --extra boost --extra arrow -c requirements/train.txt $(NOT_IMPORTED) pyproject.toml -o requirements/serve-boost.txt
 	$(BIN)/uv pip compile $(LOCK) --extra train --extra boost --group dev -c requirements/train.txt pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
+	$(BIN)/uv pip compile $(LOCK) --group browser -c requirements/dev.txt -o requirements/browser.txt
 	$(BIN)/uv pip compile $(LOCK) --group clients -o requirements/clients.txt
 	$(BIN)/uv pip compile $(LOCK) --group clients-mlserver -o requirements/clients-mlserver.txt
 
@@ -190,6 +200,12 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.uv
 	@$(BIN)/uv pip install --python $(VENV) --compile-bytecode --require-hashes -r requirements/dev.txt
 	@$(INSTALL_COMMAND) $(VENV)
 	@touch $@ $(VENV)/.train
+
+# A folder of packages beside the environment, which only the tests in a browser see.
+$(VENV)/.browser: requirements/browser.txt | $(VENV)/.uv
+	@echo "iris-api: installing what the tests in a browser need …"
+	@$(BIN)/uv pip install --quiet --python $(VENV) --target $(VENV)/browser --require-hashes -r requirements/browser.txt
+	@touch $@
 
 # The published clients that tests call, in environments of their own: clients and clients-mlserver.
 $(VENV)/.clients $(VENV)/.clients-mlserver: $(VENV)/.%: requirements/%.txt | $(VENV)/.uv

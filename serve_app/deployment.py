@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from serve_app.grpc.calls import Calls
     from serve_app.http.gateway import Gateway
+    from serve_app.http.routes.console import Console
     from serve_app.inference.slot import Slot
     from serve_app.inference.sources import Source
     from serve_app.telemetry.tracing import Tracing
@@ -122,6 +123,7 @@ class IrisApi:
         from serve_app.http.gateway import sending_request_ids
         from serve_app.rayserve.metrics_export import Exporter
         from serve_app.rayserve.rate_counter import open_rate_counter
+        from serve_app.rayserve.replica_reports import ReplicaReports, replica_name
 
         options = self.settings.http_options(sends_request_id=False)
         rate_counter = open_rate_counter() if options.rate_limits else None
@@ -132,8 +134,11 @@ class IrisApi:
             on_export=Exporter(),
             rate_counter=rate_counter,
             around=tracing.middleware if tracing else None,
+            replica=replica_name(),
+            reports=ReplicaReports(),
         )
         self.gateway: Gateway = app.state.gateway
+        self.console: Console = app.state.console
         answer = self.gateway.answer
         ingress_hook.answer = tracing.around(answer, self.gateway.route_of) if tracing else answer
         ingress_hook.app = sending_request_ids(app)
@@ -147,6 +152,10 @@ class IrisApi:
 
     async def check_health(self) -> None:
         """Serve calls this on the event loop that answers requests; that the call returns is the proof of health."""
+
+    async def report(self) -> dict[str, Any]:
+        """What the console of any replica shows of this one; see `ReplicaReports`."""
+        return self.console.report()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy reads; Serve's own count does not see what the ingress hook answers."""

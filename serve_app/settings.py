@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     iris_secrets_dir: Path | None = None
     """Folder with a file for each secret, named as its variable, which takes precedence; API keys are read every two seconds."""
     iris_public_pages: bool = Field(True)
-    """Whether `/docs`, `/redoc`, `/openapi.json` and `/metrics` are answered without a key; `false`: only with one."""
+    """Whether `/ui`, `/docs`, `/redoc`, `/openapi.json` and `/metrics` are answered without a key; `false`: only with one."""
     iris_model_name: str = Field("IrisClassifier", min_length=1, pattern=r"^[A-Za-z0-9 ._-]+$")
     """Registered name of the model: for the registry and the `X-Model-Name` header."""
     iris_model_alias: str = Field("champion", min_length=1)
@@ -273,6 +273,7 @@ class Settings(BaseSettings):
             cors_origins=self.cors_origins,
             model_name=self.iris_model_name,
             model_dir=self.model_dir,
+            cache_dir=self.cache_dir(),
             max_body_bytes=self.iris_max_body_bytes,
             max_row_bytes=self.iris_max_row_bytes,
             max_body_seconds=self.iris_max_body_seconds,

@@ -17,7 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 keep_loopback_direct()  # of the clients of the tests too, on a machine with a proxy
 TESTS = Path(__file__).parent
-TIERS = {"unit", "pipelines", "hostile", "timing", "manifests", "monitoring", "integration", "e2e", "faults", "soak"}
+TIERS = {"unit", "pipelines", "hostile", "timing", "manifests", "monitoring", "browser", "integration", "e2e", "faults", "soak"}
 
 # A busy machine is no failure.
 settings.register_profile("iris-api", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from serve_app.artifacts import listing
 from serve_app.artifacts.store import Check, Entry, Store
 from serve_app.command_line import (
     INTERRUPTED,
@@ -91,7 +92,7 @@ def models(
     model_dir: ModelDir = MODEL_DIR,
 ) -> None:
     """List the models in the store, and show which one is served."""
-    rows = [models_table.row(entry) for entry in Store(model_dir).entries()]
+    rows = [listing.row(entry) for entry in Store(model_dir).entries()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif not rows:

@@ -30,6 +30,7 @@ from serve_app.http.problems import NOT_FOUND, Headers, HttpProblem, method_not_
 from serve_app.http.rate_limit import RateLimiter, free_paths
 from serve_app.http.rate_window import RateCounter, RateLimitClient
 from serve_app.http.responses import ASGIApp, problem_response, to_starlette
+from serve_app.http.routes.console import Console, Reports, install_console
 from serve_app.http.routes.documentation import install_documentation
 from serve_app.http.routes.health import health_router
 from serve_app.http.routes.model import model_router
@@ -39,6 +40,7 @@ from serve_app.http.routes.tables import kserve_router, ping_router, table_route
 from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Codec
 from serve_app.telemetry.collector import MetricsCollector
+from serve_app.telemetry.history import History
 
 log = logging.getLogger("iris_api.app")
 
@@ -58,6 +60,8 @@ def create_app(
     on_export: Callable[[MetricsCollector], None] | None = None,
     rate_counter: RateCounter | None = None,
     around: Callable[[ASGIApp], ASGIApp] | None = None,
+    replica: str = "this process",
+    reports: Reports | None = None,
     routes: Mapping[str, type[Codec]] = PREDICTION_ROUTES,
     model_routes: Mapping[str, type[Codec]] = MODEL_ROUTES,
 ) -> FastAPI:
@@ -65,13 +69,16 @@ def create_app(
 
     While the app runs it refreshes the slot every `poll_seconds`, in a thread of its own. `on_export` is called about once a second
     with the metrics, to pass them on; `rate_counter` counts rate limits for all replicas; `around` is put around the whole app.
+    The console asks `reports` about all replicas of the application; `replica` is the name of this one.
     """
     predictions = {**table_routes(options), **routes}
     keys = Keys(options.api_key, options.api_keys_file, previous=options.api_key_previous, folder=options.api_key_folder)
     collector = MetricsCollector(slot, options.model_dir)
+    history = History()
     # Rows do not wait for batches, and neither waits for a body that is inflated.
     rows, batches, inflating = (ThreadPoolExecutor(1, name) for name in ("rows", "batches", "inflating"))
     service = PredictionService(slot, collector, options, check=keys.check, executor=rows, batches=batches)
+    console = Console(service, history, options, name=replica, reports=reports)
     limits, free = options.rate_limits, free_paths(options.health_route)
     gateway = Gateway(
         service,
@@ -86,10 +93,11 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with _background(slot, collector, keys, options.poll_seconds, on_export):
+        async with _background(slot, collector, history, keys, options.poll_seconds, on_export):
             yield
         for executor in (rows, batches, inflating):
             executor.shutdown(wait=False, cancel_futures=True)
+        console.close()
 
     app: FastAPI = FastAPIOffline(
         docs_url=None,  # with addresses from the root; `install_documentation` adds others
@@ -103,6 +111,7 @@ def create_app(
         exception_handlers={HTTPException: _http_problem},
     )
     install_documentation(app)
+    install_console(app, console, service, options)
     routers = (
         model_router(service, model_name=options.model_name),
         health_router(slot, collector, None if options.public_pages else service.refuse_key),
@@ -123,6 +132,7 @@ def create_app(
     if around is not None:
         app.add_middleware(around)
     app.state.collector = collector
+    app.state.console = console
     app.state.gateway = gateway
     app.state.service = service
     return app
@@ -147,13 +157,18 @@ def _cors(origins: tuple[str, ...]) -> CORSMiddleware | None:
 
 @contextlib.asynccontextmanager
 async def _background(
-    slot: Slot, collector: MetricsCollector, keys: Keys, poll_seconds: float, on_export: Callable[[MetricsCollector], None] | None
+    slot: Slot,
+    collector: MetricsCollector,
+    history: History,
+    keys: Keys,
+    poll_seconds: float,
+    on_export: Callable[[MetricsCollector], None] | None,
 ) -> AsyncIterator[None]:
     """Run the tasks that keep slot, metrics and keys up to date until the block ends."""
     tasks = [
         asyncio.create_task(_follow_store(slot, poll_seconds)),
         asyncio.create_task(_follow_volume(collector, poll_seconds)),
-        asyncio.create_task(_export_metrics(collector, on_export)),
+        asyncio.create_task(_export_metrics(collector, history, on_export)),
     ]
     if keys.may_change:
         tasks.append(asyncio.create_task(_follow_keys(keys)))
@@ -200,12 +215,16 @@ async def _follow_keys(keys: Keys) -> None:
             await loop.run_in_executor(thread, keys.refresh)
 
 
-async def _export_metrics(collector: MetricsCollector, on_export: Callable[[MetricsCollector], None] | None) -> None:
+async def _export_metrics(
+    collector: MetricsCollector, history: History, on_export: Callable[[MetricsCollector], None] | None
+) -> None:
     """Add up the metrics and pass them on, also while the store does not answer. The first failure is logged; none stops it."""
     logged = False
     while True:
         try:
             collector.flush()
+            predictor = collector.slot.predictor
+            history.sample(collector.state, None if predictor is None else predictor.version)
             if on_export is not None:
                 on_export(collector)
         except Exception:

@@ -25,6 +25,7 @@ class HttpOptions:
     cors_origins: tuple[str, ...]
     model_name: str
     model_dir: Path
+    cache_dir: Path
     max_body_bytes: int
     max_row_bytes: int
     max_body_seconds: float

@@ -13,7 +13,8 @@ from serve_app.protocols.codec import Codec
 from serve_app.protocols.native import NativeRowCodec
 
 METRICS = "/metrics"
-DOCS = frozenset({"/docs", "/redoc", "/openapi.json"})
+CONSOLE = "/ui"
+DOCS = frozenset({"/docs", "/redoc", "/openapi.json", CONSOLE})
 
 RefuseKey = Callable[[bytes | None, bytes | None], HttpProblem | None]
 """From the values of `X-API-Key` and `Authorization` to the problem of a request that may not pass."""

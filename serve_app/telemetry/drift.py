@@ -49,6 +49,15 @@ class Bins:
         return np.bincount(self.binner(values), minlength=len(self.labels)).astype(np.float64)
 
 
+def stability_index(rows: npt.NDArray[np.float64], expected: Sequence[float]) -> float:
+    """The population stability index of rows per bin, shape (bins,), against the expected shares: 0 for the same distribution.
+
+    Half a row is added to each bin, as in the reference and in the recording rules.
+    """
+    shares, reference = (rows + 0.5) / (rows.sum() + 0.5 * len(rows)), np.array(expected)
+    return float(np.sum((shares - reference) * np.log(shares / reference)))
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """The distribution of the training table: its number of rows, the bins of the features, and the bins of the target."""

@@ -45,3 +45,21 @@ def buckets(histogram: Histogram, bounds: tuple[float, ...]) -> tuple[list[tuple
     cumulative = np.cumsum(histogram[:-1])
     texts = (*map(str, bounds), "+Inf")
     return [(text, float(value)) for text, value in zip(texts, cumulative, strict=True)], float(histogram[-1])
+
+
+def quantile(histogram: Histogram, bounds: tuple[float, ...], share: float) -> float | None:
+    """The value below which this share of the values lies, interpolated inside its bucket as Prometheus does; None without values.
+
+    A value above the last bound counts as the last bound.
+    """
+    cumulative = np.cumsum(histogram[:-1])
+    total = float(cumulative[-1])
+    if total == 0:
+        return None
+    rank = share * total
+    at = int(np.searchsorted(cumulative, rank, side="left"))
+    if at >= len(bounds):
+        return bounds[-1]
+    low = bounds[at - 1] if at else 0.0
+    below = float(cumulative[at - 1]) if at else 0.0
+    return low + (bounds[at] - low) * (rank - below) / float(histogram[at])

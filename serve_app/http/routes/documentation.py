@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from pathlib import Path
+
+import fastapi_offline
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 STATIC = "static-offline-docs"
 """Where `fastapi_offline` mounts scripts and styles: beside the pages."""
 OPENAPI = "openapi.json"
+REDOC = f"{STATIC}/redoc.standalone.js"
+_REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
+"""The one address outside of the application that a script of the two pages loads from: an image below the menu of ReDoc."""
 
 
 def install_documentation(app: FastAPI) -> None:
@@ -30,7 +37,16 @@ def install_documentation(app: FastAPI) -> None:
         return get_redoc_html(
             openapi_url=OPENAPI,
             title=f"{app.title} - ReDoc",
-            redoc_js_url=f"{STATIC}/redoc.standalone.js",
+            redoc_js_url=REDOC,
             with_google_fonts=False,
             redoc_favicon_url=favicon,
         )
+
+    def redoc_script(_: Request) -> Response:
+        file = Path(fastapi_offline.__file__).parent / "static" / "redoc.standalone.js"
+        script = file.read_bytes().replace(_REDOC_LOGO, favicon.encode())
+        return Response(script, media_type="text/javascript", headers={"Cache-Control": "max-age=3600"})
+
+    app.router.routes.insert(
+        0, Route(f"/{REDOC}", redoc_script, include_in_schema=False)
+    )  # before the folder that holds the script

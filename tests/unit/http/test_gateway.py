@@ -77,6 +77,7 @@ def test_the_docs_load_nothing_from_elsewhere(client: TestClient) -> None:
         for asset in assets:
             assert not asset.startswith(("/", "http")), asset
             assert client.get(f"/{asset}").status_code == 200
+    assert "https://cdn." not in client.get("/static-offline-docs/redoc.standalone.js").text
 
 
 def test_metrics_speak_the_old_names_and_count_what_happened(client: TestClient) -> None:

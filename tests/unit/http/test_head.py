@@ -12,7 +12,10 @@ from tests.support.apps import HEADERS, KEY, client_of
 from tests.support.asgi import ask
 from tests.support.models import logistic_store
 
-READ = ("/", "/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json", "/model", "/model/info")
+READ = (
+    *("/", "/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/ui"),
+    *("/openapi.json", "/model", "/model/info", "/ui/view"),
+)
 ASSET = "/static-offline-docs/favicon.png"
 OWN = {"x-request-id", "date", "etag", "last-modified"}
 

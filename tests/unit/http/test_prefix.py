@@ -70,7 +70,7 @@ def test_every_page_is_found_by_following_the_addresses_of_the_pages(
 ) -> None:
     client = TestClient(proxy(client_of(store, **options).app), raise_server_exceptions=False)
     base = f"http://testserver{PREFIX}"
-    for page in ("/docs", "/redoc"):
+    for page in ("/docs", "/redoc", "/ui"):
         text = client.get(f"{base}{page}", headers=headers).text
         assets = re.findall(r"""(?:src|href|url)[=:] ?["']([^"']+)["']""", text)
         assert len(assets) >= 3

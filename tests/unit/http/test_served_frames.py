@@ -14,6 +14,7 @@ import pytest
 
 from serve_app.artifacts.bundle import Bundle
 from serve_app.artifacts.fields import read_rows
+from serve_app.artifacts.listing import row
 from serve_app.artifacts.manifest import Manifest
 from serve_app.artifacts.names import GOLDEN
 from serve_app.artifacts.signature import TEXT_LENGTH, Feature
@@ -40,7 +41,6 @@ from tests.support.frame_models import (
 )
 from tests.support.models import bundle_files, bundle_manifest, iris_signature, logistic, publish_iris
 from tests.support.policies import ALLOW_ALL, load_policy
-from training.models_table import row
 from training.reference import reference
 
 

@@ -1,0 +1,258 @@
+"""`/ui`: the console, a page for people. Every address in it is relative, so it works below any path.
+
+The page itself holds nothing of the model, and is as open as `/docs`. What it shows comes from the addresses below `/ui`, which
+need a key: `data` is JSON, `view`, `form` and `card` are HTML that the page puts into its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.staticfiles import StaticFiles
+
+from serve_app.http import console
+from serve_app.http.console import form
+from serve_app.http.console.render import STATIC, render
+from serve_app.http.console.reports import Report, drift, own_report, totals, traffic
+from serve_app.http.console.versions import measured, provenance, read_card, read_store
+from serve_app.http.options import HttpOptions
+from serve_app.http.pages import CONSOLE, refuse
+from serve_app.http.prediction_service import PredictionService
+from serve_app.http.problems import problem
+from serve_app.http.responses import problem_response, to_starlette
+from serve_app.inference.predictor import Predictor
+from serve_app.telemetry.history import History
+
+log = logging.getLogger("iris_api.console")
+
+Reports = Callable[[], Awaitable[Sequence[Report | str]]]
+"""The reports of all replicas, this one among them; of a replica that did not answer, its name."""
+
+KEEP_SECONDS = 2.0
+"""For so long a view of the store and of the replicas is used again, however many pages are open."""
+STORE_SECONDS = 5.0
+"""Most time that a page waits for the store's volume."""
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'none'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""The content security policy of the page: nothing from elsewhere, nothing inline, and the images inside of the model card."""
+_HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": POLICY}
+_NO_CARD = problem(404, "no_card", "The store holds no model card for this version.")
+_SLOW_STORE = "The store does not answer; the page shows it when it does."
+
+Value = TypeVar("Value")
+
+
+class Console:
+    """What the page shows, over one replica's slot. Nothing is read before a page asks for it.
+
+    `reports` gives the reports of all replicas; without it, this replica is the only one.
+    """
+
+    def __init__(
+        self, service: PredictionService, history: History, options: HttpOptions, *, name: str, reports: Reports | None
+    ) -> None:
+        self._service = service
+        self._history = history
+        self._options = options
+        self._name = name
+        self._reports = reports
+        self._logged = False  # that they cannot be asked
+        self._thread: ThreadPoolExecutor | None = None
+        self._recent: dict[str, tuple[float, Any]] = {}
+        self._running: dict[str, asyncio.Task[Any]] = {}
+
+    def report(self) -> Report:
+        """The report of this replica."""
+        return own_report(self._service.slot, self._service.collector, self._history, self._name)
+
+    async def data(self) -> dict[str, Any]:
+        """Everything that the page shows, as JSON types."""
+        replicas, store = await asyncio.gather(self._once("replicas", self._ask_replicas), self._once("store", self._ask_store))
+        own = self.report()
+        answered = [own if _name(each) == self._name else each for each in replicas] or [own]
+        reports = [each for each in answered if isinstance(each, dict)]
+        predictor = self._service.slot.predictor
+        digest = None if predictor is None else predictor.digest
+        serving = [report for report in reports if digest is not None and report["digest"] == digest]
+        minutes = traffic(reports)
+        return {
+            "name": self._options.model_name,
+            "own": self._name,
+            "model": self._model(),
+            "serving": len(serving),
+            "since": min((report["loaded_at"] for report in serving if report["loaded_at"]), default=None),
+            "problem": own["problem"],
+            "registry_problem": own["registry_problem"],
+            "refusals": _refusals(reports),
+            "replicas": [_replica(each) for each in answered],
+            "minutes": minutes,
+            "total": totals(reports),
+            "most": max(minute["requests"] for minute in minutes),
+            "drift": drift(reports, None if digest is None else self._history.recent(digest)),
+            "store": store,
+        }
+
+    async def card(self, digest: str) -> str | None:
+        """The model card of the bundle with this digest; None when there is none, or when the store does not answer."""
+        folders: list[Path] = [self._options.model_dir, self._options.cache_dir]
+        try:
+            return await asyncio.wait_for(self._run(read_card, folders, digest, f"{STATIC}/card.css"), STORE_SECONDS)
+        except TimeoutError:
+            return None
+
+    def close(self) -> None:
+        """End the thread that reads the store."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _model(self) -> dict[str, Any] | None:
+        predictor = self._service.slot.predictor
+        if predictor is None:
+            return None
+        signature = predictor.signature
+        return {
+            "version": predictor.version,
+            "digest": predictor.digest,
+            "predictor": predictor.kind,
+            "source": predictor.bundle.source,
+            "model_source": self._service.slot.model_source,
+            "task": signature.task,
+            "target": signature.target,
+            "features": len(signature.features),
+            "measured": measured(predictor.bundle.metrics),
+            "origin": provenance(predictor.bundle.manifest),
+        }
+
+    async def _ask_replicas(self) -> Sequence[Report | str]:
+        if self._reports is None:
+            return [self.report()]
+        try:
+            return await self._reports()
+        except Exception:
+            if not self._logged:
+                log.exception("the other replicas cannot be asked")
+            self._logged = True
+            return [self.report()]
+
+    async def _ask_store(self) -> dict[str, Any]:
+        return await self._run(read_store, self._options.model_dir)
+
+    async def _once(self, name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """The result of `ask`, or that of the call which runs, or ended a moment ago: pages do not add up to load."""
+        recent = self._recent.get(name)
+        if recent is not None and time.monotonic() - recent[0] < KEEP_SECONDS:
+            return recent[1]
+        task = self._running.get(name)
+        if task is None:
+            task = self._running[name] = asyncio.create_task(self._ask(name, ask))
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), STORE_SECONDS)
+        except TimeoutError:
+            return {"versions": [], "training": None, "problem": _SLOW_STORE} if name == "store" else [self.report()]
+
+    async def _ask(self, name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            value = await ask()
+            self._recent[name] = (time.monotonic(), value)
+            return value
+        finally:
+            del self._running[name]
+
+    async def _run(self, function: Callable[..., Value], *arguments: Any) -> Value:
+        """Call a function that reads the store, in a thread of its own: a volume that hangs holds up nothing else."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "console")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+class _Static(StaticFiles):
+    """Styles and scripts; a browser asks whether they have changed, so that those of two releases never meet."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        """A file, or 304."""
+        response = super().file_response(*arguments, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+def install_console(app: FastAPI, view: Console, service: PredictionService, options: HttpOptions) -> None:
+    """Add the page, its styles and scripts, and what it asks for."""
+
+    async def page() -> Response:
+        needs_key = service.refuse_key(None, None) is not None
+        return HTMLResponse(render("page.html", name=options.model_name, needs_key=needs_key), headers=_HEADERS)
+
+    async def data(_: Request) -> Response:
+        return JSONResponse(await view.data(), headers=_HEADERS)
+
+    async def parts(_: Request) -> Response:
+        return HTMLResponse(render("view.html", **await view.data()), headers=_HEADERS)
+
+    async def fields(_: Request) -> Response:
+        return HTMLResponse(_form(service.slot.predictor), headers=_HEADERS)
+
+    async def card(request: Request) -> Response:
+        text = await view.card(request.query_params.get("digest", ""))
+        return to_starlette(problem_response(_NO_CARD)) if text is None else HTMLResponse(text, headers=_HEADERS)
+
+    def with_key(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            return refuse(request.scope["headers"], service.refuse_key) or await answer(request)
+
+        return handle
+
+    app.add_api_route(CONSOLE, page, include_in_schema=False)
+    for name, answer in {"data": data, "view": parts, "form": fields, "card": card}.items():
+        app.add_api_route(f"{CONSOLE}/{name}", with_key(answer), include_in_schema=False)
+    app.mount(f"/{STATIC}", _Static(directory=Path(console.__file__).parent / "static"), name="console")
+
+
+def _form(predictor: Predictor | None) -> str:
+    """The form that tries one prediction of this model."""
+    if predictor is None:
+        return render("form.html", fields=None, example=None, digest="", features=0)
+    signature = predictor.signature
+    fields = form.fields(signature)
+    example = form.example_json(signature) if fields is None else None
+    return render("form.html", fields=fields, example=example, digest=predictor.digest, features=len(signature.features))
+
+
+def _name(report: Report | str) -> str:
+    return report if isinstance(report, str) else str(report["replica"])
+
+
+def _replica(report: Report | str) -> dict[str, Any]:
+    """One line of the table of replicas."""
+    if isinstance(report, str):
+        return {"replica": report, "answered": False}
+    keys = ("replica", "version", "digest", "predictor", "loaded_at", "in_flight", "problem", "refused")
+    return {"answered": True, **{key: report[key] for key in keys}}
+
+
+def _refusals(reports: Sequence[Report]) -> list[dict[str, Any]]:
+    """Each refused candidate once, with the number of the replicas that refuse it."""
+    refused = [report["refused"] for report in reports if report["refused"]]
+    counts = Counter((each["candidate"], each["reason"]) for each in refused)
+    return [
+        {**next(each for each in refused if (each["candidate"], each["reason"]) == (candidate, reason)), "replicas": count}
+        for (candidate, reason), count in counts.items()
+    ]

@@ -1,0 +1,102 @@
+"""The pictures of the console in the docs: a real application of two replicas that answered requests for some minutes.
+
+python -m tests.support.screenshots FOLDER [MINUTES]
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from tests.support.browser import chromium
+from tests.support.models import A_FLOWER, iris
+from tests.support.server import HEADERS, KEY, ROOT, serving
+
+COLORS = 200
+"""Of a picture, so that it is small."""
+
+
+def train(folder: Path, *arguments: str) -> None:
+    """Train and publish as a user does."""
+    environment = {**os.environ, "MODEL_DIR": str(folder / "models"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "serve_app.cli", "train", "--no-tracking", *arguments]
+    subprocess.run(command, env=environment, cwd=folder, check=False, capture_output=True, timeout=600)
+
+
+def send_requests(url: str, minutes: float) -> None:
+    """Rows of the training table, those of larger flowers more often; some with a value that is refused."""
+    rows, source = iris()[0].tolist(), random.Random(0)
+    ends = time.monotonic() + 60 * minutes
+    with httpx2.Client(headers=HEADERS, timeout=60) as client:
+        while time.monotonic() < ends:
+            for _ in range(source.randint(5, 40)):
+                row = dict(zip(A_FLOWER, rows[source.randint(30, 149)], strict=True))
+                client.post(f"{url}/predict", json=row if source.random() > 0.03 else {**row, "petal_width": -1})
+            time.sleep(1)
+
+
+def save(part: Any, file: Path) -> None:
+    """Write the picture of a page, or of a part of it."""
+    picture = Image.open(io.BytesIO(part.screenshot()))
+    picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
+    sys.stdout.write(f"{file}: {file.stat().st_size // 1024} KiB\n")
+
+
+def open_console(browser: Any, url: str, **options: Any) -> Any:
+    """A page with the console, opened with the key."""
+    page = browser.new_context(**options).new_page()
+    page.goto(f"{url}/ui")
+    page.get_by_label("API key").fill(KEY)
+    page.get_by_role("button", name="Open").click()
+    page.wait_for_selector("#row")
+    return page
+
+
+def take(url: str, folder: Path) -> None:
+    """The pictures: the page, its dark form, one prediction, and the page on a phone."""
+    wide: Any = {"viewport": {"width": 1100, "height": 1250}}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"] if os.getuid() == 0 else [])
+        page = open_console(browser, url, color_scheme="light", **wide)
+        save(page, folder / "console.png")
+        page.get_by_role("button", name="Predict", exact=True).click()
+        page.wait_for_selector("#answer .prediction")
+        save(page.locator("section", has=page.locator("#try-title")), folder / "console-try.png")
+        page.get_by_role("button", name="Show the card of the served model").click()
+        page.frame_locator("iframe").locator("img").first.wait_for()
+        save(page.locator("section", has=page.locator("#card")), folder / "console-card.png")
+        page = open_console(browser, url, color_scheme="dark", **wide)
+        page.evaluate("document.querySelector('#part-drift').scrollIntoView()")
+        save(page, folder / "console-drift.png")
+        page = open_console(browser, url, viewport={"width": 390, "height": 844})
+        save(page, folder / "console-phone.png")
+        browser.close()
+
+
+def main() -> None:
+    """Train twice, serve, send requests, take the pictures."""
+    target = Path(sys.argv[1]).absolute()
+    minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train(folder)
+        train(folder, "--estimator", "logistic-regression")
+        with serving(folder / "models", folder, replicas=2) as server:
+            send_requests(server.url, minutes)
+            take(server.url, target)
+
+
+if __name__ == "__main__":
+    main()
