@@ -140,10 +140,10 @@ docs-reference: $(VENV)/.dev ## write the pages of docs/reference that are made 
 pictures: ## draw docs/images/*.svg from the text beside them (needs graphviz)
 	@for picture in docs/images/*.dot; do dot -Tsvg "$$picture" -o "$${picture%.dot}.svg"; done
 
-docs-settings: $(VENV)/.dev ## write docs/settings.md from the code
-	$(IRIS_API) settings --write docs/settings.md
+docs-settings: $(VENV)/.dev ## write docs/reference/settings.md from the code
+	$(IRIS_API) settings --write docs/reference/settings.md
 
-docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/reliability.md and docs/security.md
+docs-reliability: $(VENV)/.dev ## write the figures of the last tests into docs/explanation/reliability.md and docs/explanation/security.md
 	$(BIN)/python -m tests.support.figures
 
 proto: $(VENV)/.dev ## write the Python modules of the .proto files

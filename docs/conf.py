@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from serve_app import __version__  # noqa: E402 - found below the folder that was just added
+from serve_app import __version__
 
 project = "iris-api"
 author = "The authors of iris-api"

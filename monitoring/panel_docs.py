@@ -1,4 +1,4 @@
-"""Writes the tables of panels in docs/monitoring.md: `python -m monitoring.panel_docs`. A test compares the page with them."""
+"""Writes the tables of panels in docs/how-to/monitoring.md: `python -m monitoring.panel_docs`. A test compares the page with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from monitoring import dashboards
 from monitoring.panels import Json
 
-PAGE = Path(__file__).parents[1] / "docs" / "monitoring.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "monitoring.md"
 START, END = "<!-- panels -->\n", "<!-- end of panels -->"
 
 UNITS = {

@@ -105,7 +105,7 @@ def restore(cluster: Cluster, archive: str, *, merge: bool) -> None:
                 if not _has_claim(cluster, part):
                     raise CommandError(
                         f"the archive holds {part.name} and there is no claim {part.claim} in {cluster.namespace}: "
-                        "deploy the variant that the archive was made of first (docs/backup.md)"
+                        "deploy the variant that the archive was made of first (docs/how-to/backup.md)"
                     )
             _restore(cluster, file, [(part, summaries[part.name]) for part in parts], progress, merge=merge)
     except IrisApiError as error:
@@ -356,7 +356,9 @@ def _print_gaps(cluster: Cluster, summaries: Sequence[Summary], *, with_secrets:
     if DATA.name not in parts and _has_claim(cluster, DATA):
         echo(f"not in the archive: the tables of {DATA.claim} (ARGS=--data)")
     if not with_secrets:
-        echo("not in the archive: the Secrets, with API key, passwords and signing keys (ARGS='--secrets FILE', docs/backup.md)")
+        echo(
+            "not in the archive: the Secrets, with API key, passwords and signing keys (ARGS='--secrets FILE', docs/how-to/backup.md)"
+        )
 
 
 def _piece_reader(file: BinaryIO, summary: Summary) -> Callable[[], Iterator[bytes]]:

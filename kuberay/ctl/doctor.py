@@ -113,7 +113,9 @@ def _mlflow_log(cluster: Cluster) -> Iterator[Fault]:
         yield Fault("MLflow", f"answers 403 to clients that call it {refused[-1]}", fix)
     if "DefaultCredentialsError" in log:
         yield Fault(
-            "MLflow", "has no credentials for the bucket", "docs/operations.md, GCS: Workload Identity, or the Secret gcs-key"
+            "MLflow",
+            "has no credentials for the bucket",
+            "docs/how-to/operations.md, GCS: Workload Identity, or the Secret gcs-key",
         )
 
 

@@ -21,7 +21,7 @@ from serve_app.http.key_strength import weakness
 CHECKSUM = "iris-api/config-checksum"
 """Annotation of the pod templates that get their settings when they start (RayService, MLflow, Redis): new ones need new pods.
 
-Settings of a generated ConfigMap do not need it, because its name changes (docs/gitops.md).
+Settings of a generated ConfigMap do not need it, because its name changes (docs/how-to/gitops.md).
 """
 LIVE_KEYS = ("API_KEY", "API_KEY_PREVIOUS")
 """Entries of the Secret iris-api-secrets that replicas read again while they run: a new value needs no new pods."""

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Removes the files of a virtual environment that no process of the product opens, then compiles the rest.
 #   slim.sh VENV [SINCE]      with SINCE only files that are newer than that one are stripped: the others belong to the layer below
-# docs/scaling.md (image sizes) says how much each part saves.
+# docs/how-to/scaling.md (image sizes) says how much each part saves.
 set -eu
 site=$(echo "$1"/lib/python3.*/site-packages)
 find "$site" -depth -type d -name tests -exec rm -rf {} +

@@ -3,7 +3,7 @@
 Ray has options for them in `ray start` alone, or none at all, so a subclass of Ray's node leaves them out: the monitor of the
 autoscaler, which adds machines to a cluster, and the dashboard's server, which Ray starts without its pages also when no dashboard
 is wanted. The log monitor, which sends the output of replicas to the terminal, runs as a thread of this process instead.
-`docs/scaling.md` has the memory of each process, measured one by one.
+`docs/how-to/scaling.md` has the memory of each process, measured one by one.
 """
 
 from __future__ import annotations

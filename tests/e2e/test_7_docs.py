@@ -22,10 +22,10 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 EMPTY, TRAINED = "an empty namespace", "the whole system with a model"
 PAGES: Mapping[str, str] = {
-    "docs/operations.md": EMPTY,
+    "docs/how-to/operations.md": EMPTY,
     "kuberay/README.md": EMPTY,
-    "docs/gitops.md": EMPTY,
-    "docs/backup.md": TRAINED,
+    "docs/how-to/gitops.md": EMPTY,
+    "docs/how-to/backup.md": TRAINED,
 }
 COPIED = ("Makefile", "kuberay", "monitoring", "requirements", "serve_app", "training")
 BLOCK = re.compile(r"^(?:<!-- before: (?P<before>.*?) -->\n)?```bash\n(?P<commands>.*?)^```", re.MULTILINE | re.DOTALL)
@@ -86,7 +86,7 @@ def test_every_command_of_the_page_works(page: str, here: Path) -> None:
 
 def replacements() -> list[str]:
     """The commands of the last column of the table from old to new."""
-    text = (cluster.ROOT / "docs" / "orchestration.md").read_text()
+    text = (cluster.ROOT / "docs" / "reference" / "orchestration.md").read_text()
     table = text[text.index("| before | now | command |") :].split("\n\n")[0]
     return [row.rsplit("| `", 1)[1].removesuffix("` |") for row in table.splitlines()[2:]]
 

@@ -140,7 +140,7 @@ def test_a_model_of_mlflow_in_the_cluster_is_adopted_by_its_alias(files: Path) -
 
 
 def test_the_same_works_with_kubectl_alone(files: Path) -> None:
-    """As docs/adopt.md has it, in the namespace and with the image of this run; both files are in the claim."""
+    """As docs/how-to/adopt.md has it, in the namespace and with the image of this run; both files are in the claim."""
     image = os.environ.get("TRAIN_IMAGE", "iris-train:latest")
     arguments = ["/data/in/model.joblib", "--sample", "/data/in/rows.csv", "--target", "label", "--tolerance", "1"]
     patch = [

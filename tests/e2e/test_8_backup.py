@@ -114,7 +114,7 @@ def full(overlay: str, secret_file: Path) -> Iterator[dict[str, Any]]:
 
 
 def emptied(overlay: str, secrets: Path) -> None:
-    """Remove everything, then the Secrets of the backup and the deployment, in the order of docs/backup.md."""
+    """Remove everything, then the Secrets of the backup and the deployment, in the order of docs/how-to/backup.md."""
     done("k8s-clean")
     namespace = (ROOT / "kuberay" / "base" / "namespace.yaml").read_text().replace("name: mlops", f"name: {NAMESPACE}")
     kubectl("apply", "-f", "-", text=namespace)
@@ -194,8 +194,8 @@ def here(text: str) -> str:
 
 
 def page_commands() -> list[str]:
-    """The commands of docs/backup.md that need kubectl alone, in their order."""
-    text = (ROOT / "docs" / "backup.md").read_text()
+    """The commands of docs/how-to/backup.md that need kubectl alone, in their order."""
+    text = (ROOT / "docs" / "how-to" / "backup.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", text[text.index("## With kubectl alone") : text.index("## Every night")], re.DOTALL)
     return [block.replace("-n mlops", f"-n {NAMESPACE}") for block in blocks]
 

@@ -107,7 +107,7 @@ def test_kubectl_alone_shows_the_output_of_a_training(flats: Path) -> None:
 
 
 def test_the_same_works_with_kubectl_alone(flats: Path) -> None:
-    """As docs/own-data.md has it, in the namespace and with the image of this run."""
+    """As docs/how-to/own-data.md has it, in the namespace and with the image of this run."""
     image = os.environ.get("TRAIN_IMAGE", "iris-train:latest")
     job = (cluster.ROOT / "kuberay" / "data" / "files-job.yaml").read_text()
     mine("apply", "-f", "-", text=job.replace("mlops", NAMESPACE).replace("iris-train:latest", image))

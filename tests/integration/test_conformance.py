@@ -1,4 +1,4 @@
-"""The application on real Ray Serve keeps every point of the conformance suite, and answers the examples of docs/clients.md."""
+"""The application on real Ray Serve keeps every point of the conformance suite, and answers the examples of docs/how-to/clients.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.models import logistic_store
 from tests.support.server import KEY, ROOT, Server, free_port, serving
 
 GRPC_PORT = free_port()
-EXAMPLES = list(examples_of(ROOT / "docs/clients.md"))
+EXAMPLES = list(examples_of(ROOT / "docs/how-to/clients.md"))
 CLIENTS = Path(os.environ.get("CLIENTS_PYTHON") or ROOT / ".venv/clients/bin/python").absolute()
 
 

@@ -9,13 +9,13 @@ import pytest
 from tests.manifests.shipped import KUBERAY, ROOT
 
 PAGES = (
-    "docs/adopt.md",
-    "docs/operations.md",
-    "docs/backup.md",
-    "docs/exposure.md",
-    "docs/orchestration.md",
-    "docs/scaling.md",
-    "docs/troubleshooting.md",
+    "docs/how-to/adopt.md",
+    "docs/how-to/operations.md",
+    "docs/how-to/backup.md",
+    "docs/how-to/exposure.md",
+    "docs/reference/orchestration.md",
+    "docs/how-to/scaling.md",
+    "docs/how-to/troubleshooting.md",
     "kuberay/README.md",
 )
 
@@ -34,7 +34,7 @@ def test_every_target_and_file_that_a_page_names_is_there(page: str) -> None:
 
 
 def test_the_page_lists_every_variant_and_no_other() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "operations.md").read_text()
     rows = re.findall(r"^\| (`[^|]*) \|", text[text.index("## Variants") : text.index("## Storage")], re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
     assert listed == {path.parent.name for path in (KUBERAY / "overlays").glob("*/kustomization.yaml")}

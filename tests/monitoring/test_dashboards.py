@@ -40,7 +40,7 @@ def test_the_docs_have_the_title_and_the_description_of_each_panel() -> None:
 def test_every_panel_that_the_runbook_names_is_there() -> None:
     titles = {panel["title"] for document in LOADED.values() for panel in panels(document)}
     dashboard_titles = {document["title"].rpartition("/ ")[2] for document in LOADED.values()}
-    names = set(re.findall(r'"([^"\n]+)"', (ROOT / "docs" / "runbook.md").read_text()))
+    names = set(re.findall(r'"([^"\n]+)"', (ROOT / "docs" / "how-to" / "runbook.md").read_text()))
     assert len(names) > 5
     assert names <= titles | dashboard_titles
 

@@ -27,7 +27,7 @@ WITHOUT_VALUE = {
     "IrisApiConfigurationNotLoaded",
 }
 """Alerts whose value is always 1, or always 0: it says nothing."""
-RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+RUNBOOK = (ROOT / "docs" / "how-to" / "runbook.md").read_text()
 RUNBOOK_URL = operator_rules.runbook_base_url()
 STACK_ONLY = {
     rule["alert"]
@@ -147,7 +147,7 @@ def built(folder: Path, text: str) -> list[dict[str, Any]]:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="NOT TESTED: kubectl is not installed")
 @pytest.mark.parametrize("variant", ["base", "overlays/operator"])
 def test_an_overlay_sets_the_address_of_the_runbook_as_the_docs_show(variant: str, tmp_path: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "monitoring.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "how-to" / "monitoring.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "RUNBOOK_BASE_URL" in block and f"../monitoring/{variant}]" in block]
     shutil.copytree(ROOT / "monitoring", tmp_path / "monitoring")
     documents = built(tmp_path / "my-monitoring", block)
@@ -163,7 +163,7 @@ def test_an_overlay_sets_the_address_of_the_runbook_as_the_docs_show(variant: st
 @pytest.mark.parametrize("alert", NAMES)
 def test_each_alert_has_a_section_in_the_runbook(alert: str) -> None:
     section = re.search(rf"^## {alert}\n(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
-    assert section is not None, f"docs/runbook.md has no section {alert}"
+    assert section is not None, f"docs/how-to/runbook.md has no section {alert}"
     for part in ("Meaning", "Impact", "Check", "Fix", "Silence when"):
         assert f"**{part}" in section.group(1), f"{alert}: nothing is said under {part}"
 

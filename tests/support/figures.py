@@ -314,7 +314,7 @@ CLUSTER: tuple[str, Rows] = (
     ),
 )
 
-PAGES: dict[str, Groups] = {"docs/reliability.md": (*PROMISES, CLUSTER), "docs/security.md": SECURITY}
+PAGES: dict[str, Groups] = {"docs/explanation/reliability.md": (*PROMISES, CLUSTER), "docs/explanation/security.md": SECURITY}
 
 
 def note(text: str) -> None:

@@ -12,7 +12,7 @@ from serve_app.http.auth import change_file, make_key
 from serve_app.secret_variables import pop_secrets
 from serve_app.settings import Settings, SettingsError, export_mlflow_secrets, load_settings, table
 
-DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
 
 @pytest.fixture(autouse=True)
