@@ -1,4 +1,4 @@
-"""Writes the tables of panels in docs/how-to/monitoring.md: `python -m monitoring.panel_docs`. A test compares the page with them."""
+"""Writes the tables of panels in docs/how-to/monitoring.md: `python -m monitoring.panel_docs`. A test compares them."""
 
 from __future__ import annotations
 

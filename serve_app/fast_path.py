@@ -1,6 +1,7 @@
 """Optimizations for speed and memory, in one place. Each part says what it buys and how that was measured.
 
-Figures without another source are those of `docs/explanation/benchmarks.md` ("Settings, each with its reason"), with the way they were made.
+Figures without another source are those of `docs/explanation/benchmarks.md` ("Settings, each with its reason"), with the way they
+were made.
 The flags of Ray Serve and of the allocator are in `rayserve/serve.env` and have their figures in the same tables: requests that
 do not go through Serve's request wrapper, HAProxy instead of Serve's proxy in Python, and `MALLOC_ARENA_MAX=2`, without which an
 idle replica grew by 80 KB a second because each of Ray's threads took an arena. The padding of rows is `inference/padding.py`.

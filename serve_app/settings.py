@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     iris_model_alias: str = Field("champion", min_length=1)
     """Alias that MLflow's registry keeps on the version to serve; a stage (`Production`) where no alias has this name."""
     iris_model_source: Literal["store", "mlflow", "newest"] = Field("store")
-    """What decides which model is served: the store's pointer, the alias in MLflow, or what changed last (`docs/how-to/mlflow.md`)."""
+    """What decides the served model: the store's pointer, the alias in MLflow, or the last change (`docs/how-to/mlflow.md`)."""
     iris_cache_dir: Path | None = None
     """Folder for copies of MLflow's models where the store is read-only; none: one for this user below the temporary folder."""
     iris_poll_seconds: float = Field(1.0, gt=0, le=3600)
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     iris_allow_joblib: bool = Field(True)
     """Whether a model may be unpickled (after its digest was checked) when it has neither an ONNX form nor a booster's own."""
     iris_verify_key: Path | None = None
-    """PEM file of the Ed25519 public keys whose bundles are served; without it a bundle needs no signature (`docs/explanation/security.md`)."""
+    """PEM file of the Ed25519 public keys whose bundles are served; without it none is needed (`docs/explanation/security.md`)."""
     iris_max_load_seconds: float = Field(60.0, gt=0, le=3600)
     """Seconds that the trial of a new model may take: its first load and its recorded examples, in a process of its own."""
     iris_max_load_memory_share: float = Field(0.5, gt=0, le=1)

@@ -357,7 +357,7 @@ def _print_gaps(cluster: Cluster, summaries: Sequence[Summary], *, with_secrets:
         echo(f"not in the archive: the tables of {DATA.claim} (ARGS=--data)")
     if not with_secrets:
         echo(
-            "not in the archive: the Secrets, with API key, passwords and signing keys (ARGS='--secrets FILE', docs/how-to/backup.md)"
+            "not in the archive: the Secrets, with keys and passwords (ARGS='--secrets FILE', docs/how-to/backup.md)"
         )
 
 

@@ -1,4 +1,4 @@
-"""The application on real Ray Serve keeps every point of the conformance suite, and answers the examples of docs/how-to/clients.md."""
+"""The application on real Ray Serve keeps every point of the conformance suite; docs/how-to/clients.md has examples that answer."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ import uvloop
 
 RETRIED = frozenset({500, 502, 503, 504})
 RETRY_SECONDS = 0.25
-"""A client tries once more when it got no response or one of these, after this time give or take a half, as docs/reference/api.md advises."""
+"""A client tries once more when it got no response or one of these, after this time give or take a half (docs/reference/api.md)."""
 WRONG_REQUEST = "the response to another request"
 MAX_FAILURES = 1000
 """Failures whose text is kept; all are counted."""
