@@ -356,9 +356,7 @@ def _print_gaps(cluster: Cluster, summaries: Sequence[Summary], *, with_secrets:
     if DATA.name not in parts and _has_claim(cluster, DATA):
         echo(f"not in the archive: the tables of {DATA.claim} (ARGS=--data)")
     if not with_secrets:
-        echo(
-            "not in the archive: the Secrets, with keys and passwords (ARGS='--secrets FILE', docs/how-to/backup.md)"
-        )
+        echo("not in the archive: the Secrets, with keys and passwords (ARGS='--secrets FILE', docs/how-to/backup.md)")
 
 
 def _piece_reader(file: BinaryIO, summary: Summary) -> Callable[[], Iterator[bytes]]:

@@ -50,7 +50,7 @@ def alerts() -> str:
     lines = [
         "# Alerts",
         "",
-        "Each alert of `monitoring/base/rules/alerts.yaml`. The [runbook](../runbook.md) has a section for each. `…` is a value.",
+        "Each alert of `monitoring/base/rules/alerts.yaml`. The [runbook](../how-to/runbook.md) has a section for each. `…` is a value.",
     ]
     for group in yaml.safe_load(ALERTS.read_text())["groups"]:
         lines += ["", f"## {group['name']}", "", "| alert | severity | holds for | says |", "| --- | --- | --- | --- |"]
