@@ -1,4 +1,4 @@
-"""Writes the tables of panels in docs/how-to/monitoring.md: `python -m monitoring.panel_docs`. A test compares them."""
+"""Writes the tables of panels in docs/reference/dashboards.md: `python -m monitoring.panel_docs`. A test compares them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from monitoring import dashboards
 from monitoring.panels import Json
 
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "monitoring.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "dashboards.md"
 START, END = "<!-- panels -->\n", "<!-- end of panels -->"
 
 UNITS = {
@@ -36,7 +36,7 @@ def page(text: str) -> str:
 
 
 def _table(dashboard: Json) -> str:
-    lines = [f"### {dashboard['title'].rpartition('/ ')[2]}", "", dashboard["description"]]
+    lines = [f"## {dashboard['title'].rpartition('/ ')[2]}", "", dashboard["description"]]
     for panel in dashboard["panels"]:
         if panel["type"] == "row":
             lines += ["", f"| {panel['title']} | meaning | unit | colours |", "| --- | --- | --- | --- |"]

@@ -177,7 +177,7 @@ def test_every_metric_is_explained_in_the_docs(tmp_path: Path) -> None:
     slot.refresh()
     collector = MetricsCollector(slot, tmp_path)
     collector.poll_store()
-    text = (Path(__file__).parents[3] / "docs" / "how-to" / "monitoring.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text()
     names = {family.name + ("_total" if family.type == "counter" else "") for family in collector.collect()}
     assert len(names) > 15
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
