@@ -115,7 +115,7 @@ def _mlflow_log(cluster: Cluster) -> Iterator[Fault]:
         yield Fault(
             "MLflow",
             "has no credentials for the bucket",
-            "docs/how-to/operations.md, GCS: Workload Identity, or the Secret gcs-key",
+            "docs/how-to/variants.md, bucket: Workload Identity, or the Secret gcs-key",
         )
 
 

@@ -63,7 +63,7 @@ def _container_fault(cluster: Cluster, pod: str, status: Json) -> Fault | None:
         return Fault(
             where,
             f"container {status['name']} was killed because it needed more memory than its limit",
-            "raise resources.limits.memory of that container (docs/how-to/operations.md, sizing)",
+            "raise resources.limits.memory of that container (docs/how-to/scaling.md, sizing)",
         )
     if reason in _NO_START:
         return Fault(where, f"container {status['name']} does not start: {message}", f"kubectl -n {cluster.namespace} logs {pod}")

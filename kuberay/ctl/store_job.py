@@ -28,7 +28,7 @@ def run(cluster: Cluster, *arguments: str) -> str:
     """The output of the training's command line, run beside the store with `arguments`; raises CommandError with its error."""
     if cluster.get("persistentvolumeclaim", "models-pvc") is None:
         raise CommandError(
-            "there is no store on a volume here; in the gcs overlay MLflow's alias decides (docs/how-to/operations.md, bucket)"
+            "there is no store on a volume here; in the gcs overlay MLflow's alias decides (docs/how-to/variants.md, bucket)"
         )
     documents = manifests.build(cluster, MANIFEST)
     for job in manifests.of_kind(documents, "Job"):

@@ -98,7 +98,7 @@ def patch_config(text: str) -> None:
 
 
 def roll_out(mark: str) -> None:
-    """New pods, as docs/how-to/operations.md says for those who use kubectl alone."""
+    """New pods, as docs/how-to/upgrade.md says for those who use kubectl alone."""
     kubectl("-n", "mlops", "patch", "rayservice", "iris-api", "--type=json", "-p", json.dumps(cluster.roll_out_operations(mark)))
 
 

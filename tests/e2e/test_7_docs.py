@@ -22,9 +22,11 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 EMPTY, TRAINED = "an empty namespace", "the whole system with a model"
 PAGES: Mapping[str, str] = {
-    "docs/how-to/operations.md": EMPTY,
+    "docs/how-to/install.md": EMPTY,
     "kuberay/README.md": EMPTY,
     "docs/how-to/gitops.md": EMPTY,
+    "docs/how-to/roll-back.md": TRAINED,
+    "docs/how-to/upgrade.md": TRAINED,
     "docs/how-to/backup.md": TRAINED,
 }
 COPIED = ("Makefile", "kuberay", "monitoring", "requirements", "serve_app", "training")

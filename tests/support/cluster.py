@@ -82,7 +82,7 @@ def pods(selector: str, namespace: str = "mlops", *, ending: bool = False) -> li
 
 
 def roll_out_operations(mark: str) -> list[dict[str, str]]:
-    """Operations on the RayService that give its pods another template, as docs/how-to/operations.md says; `mark` is a new text."""
+    """Operations on the RayService that give its pods another template, as docs/how-to/upgrade.md says; `mark` is a new text."""
     annotation = "template/metadata/annotations/iris-api~1config-checksum"
     groups = ("headGroupSpec", "workerGroupSpecs/0")
     return [{"op": "replace", "path": f"/spec/rayClusterConfig/{group}/{annotation}", "value": mark} for group in groups]
