@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from serve_app import cli
+from tests.support import manifest_fields
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "reference"
@@ -50,7 +51,8 @@ def alerts() -> str:
     lines = [
         "# Alerts",
         "",
-        "Each alert of `monitoring/base/rules/alerts.yaml`. The [runbook](../how-to/runbook.md) has a section for each. `…` is a value.",
+        "Each alert of `monitoring/base/rules/alerts.yaml`. "
+        "The [runbook](../how-to/runbook.md) has a section for each. `…` is a value.",
     ]
     for group in yaml.safe_load(ALERTS.read_text())["groups"]:
         lines += ["", f"## {group['name']}", "", "| alert | severity | holds for | says |", "| --- | --- | --- | --- |"]
@@ -58,7 +60,17 @@ def alerts() -> str:
     return _text(lines)
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"command-line.md": command_line, "make-targets.md": make_targets, "alerts.md": alerts}
+def manifest() -> str:
+    """Each key of `metadata.json` with its type, its default and its meaning."""
+    return _text(list(manifest_fields.lines()))
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "command-line.md": command_line,
+    "make-targets.md": make_targets,
+    "alerts.md": alerts,
+    "manifest.md": manifest,
+}
 """A page of the folder, and what makes its text."""
 
 
