@@ -340,7 +340,7 @@ SECURITY: Groups = (
             ),
             Promise("The traps in these models would be executed", "test_hostile_models::the_traps_would_spring"),
             Promise(
-                "10,000 mutations of ONNX models: the package `onnx` reads what is accepted the same way",
+                "10,000 mutations of ONNX models: the package `onnx` reads accepted models the same way",
                 "test_hostile_onnx::both_readers_see_the_same",
                 Number(r"(\d+) read otherwise", "{} read otherwise"),
             ),
