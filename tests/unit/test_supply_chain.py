@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.figures import PAGES, figure_of, is_of
+from tests.support.figures import NONE, RECORDS, Records, figure_of, filled, is_of, number_in, record_of
+from tests.support.promises import PAGES, Number
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -244,10 +245,24 @@ def test_every_promise_names_a_test_that_is_there() -> None:
     ]
     for page, groups in PAGES.items():
         text = (ROOT / page).read_text()
-        for _, rows in groups:
-            for promise, wanted in rows:
-                assert any(is_of(test, wanted.partition("[")[0]) for test in defined), wanted
-                assert promise in text, "make docs-reliability"
+        for _, promises in groups:
+            for promise in promises:
+                assert any(is_of(test, promise.test.partition("[")[0]) for test in defined), promise.test
+                assert promise.text in text, "make docs-reliability"
+
+
+def test_the_tables_of_promises_are_made_from_the_records_and_have_short_cells() -> None:
+    records: Records = json.loads(RECORDS.read_text())
+    for page, groups in PAGES.items():
+        text = (ROOT / page).read_text()
+        assert filled(text, groups, records) == text, "make docs-reliability"
+        for promise in (promise for _, promises in groups for promise in promises):
+            record = records.get(promise.test)
+            if record is not None and record["figures"]:
+                assert number_in(record["figures"], promise.number), promise.test
+            cell = NONE if record is None else figure_of(record, promise.number)
+            assert max(len(promise.text), len(promise.test)) <= 100
+            assert len(cell) <= 100 if record is not None and record["failed"] else len(cell) <= 40
 
 
 def test_a_figure_is_that_of_the_last_run_and_a_failure_is_no_figure() -> None:
@@ -255,7 +270,11 @@ def test_a_figure_is_that_of_the_last_run_and_a_failure_is_no_figure() -> None:
         return {"test": f"tests/faults/test_x.py::test_{name}", "at": "2026-11-24T12:00:00", **what}
 
     def figure(name: str, *lines: dict[str, str]) -> str | None:
-        return (figure_of(f"faults::{name}", list(lines)) or "").removesuffix(" (2026-11-24)")
+        record = record_of(f"faults::{name}", list(lines))
+        if record is None:
+            return ""
+        assert record["date"] == "2026-11-24"
+        return figure_of(record, Number(r"(\d+) of 3", "{} of 3"))
 
     good = (line("a", figure="3 of 3"), line("a", outcome="passed"))
     assert figure("a", *good) == "3 of 3"
@@ -263,3 +282,12 @@ def test_a_figure_is_that_of_the_last_run_and_a_failure_is_no_figure() -> None:
     assert figure("b", line("b[1]", outcome="passed"), line("b[2]", outcome="passed")) == "2 of 2 tests passed"
     assert figure("b", line("b[1]", outcome="failed"), line("b[1]", outcome="passed")) == "passed"
     assert figure("c", *good) == ""
+
+
+def test_of_several_figures_the_worst_is_shown_or_their_sum() -> None:
+    figures = ["kept +0.50 MB, then +2.5 MB", "kept 1 MB"]
+    assert number_in(figures, Number(r"\+([\d.]+) MB", "{} MB")) == "2.5 MB"
+    assert number_in(figures, Number(r"\+([\d.]+) MB", "{} MB", min)) == "0.50 MB"
+    assert number_in(figures, Number(r"(\d+) failed|([\d.]+) MB", "{} MB", sum)) == "4 MB"
+    assert number_in(figures, Number(r"(\d+) failed", "{}")) == ""
+    assert number_in(figures, None) == ""
