@@ -99,7 +99,7 @@ def test_every_answer_is_as_documented(schema: Any, method: str, path: str, keye
     )
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
     def run(case: Any) -> None:
-        answer = case.call(headers=HEADERS if keyed else None)
+        answer = case.call(headers=dict(HEADERS) if keyed else None)  # schemathesis adds to what it gets
         statuses[answer.status_code] += 1
         case.validate_response(answer)
 
@@ -112,7 +112,7 @@ def test_every_answer_is_as_documented(schema: Any, method: str, path: str, keye
 @pytest.mark.parametrize("keyed", [True, False], ids=["with a key", "without"])
 @pytest.mark.parametrize("mode", GenerationMode)
 def test_every_answer_below_v2_is_as_its_document_says(app: ASGIApp, keyed: bool, mode: GenerationMode) -> None:
-    document: Any = schemathesis.openapi.from_asgi("/v2/openapi.json", app, headers=HEADERS)
+    document: Any = schemathesis.openapi.from_asgi("/v2/openapi.json", app, headers=dict(HEADERS))
     statuses: Counter[int] = Counter()
 
     for operation in document.get_all_operations():
@@ -122,7 +122,7 @@ def test_every_answer_below_v2_is_as_its_document_says(app: ASGIApp, keyed: bool
         )
         @given(case=operation.ok().as_strategy(generation_mode=mode))
         def run(case: Any) -> None:
-            answer = case.call(headers=HEADERS if keyed else None)
+            answer = case.call(headers=dict(HEADERS) if keyed else None)  # schemathesis adds to what it gets
             statuses[answer.status_code] += 1
             # A schema cannot say that as many values come as the shape has places.
             case.validate_response(answer, excluded_checks=[positive_data_acceptance])
