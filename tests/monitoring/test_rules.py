@@ -95,7 +95,7 @@ def test_each_alert_has_the_prefix_of_the_product_a_severity_two_texts_and_an_ad
 
 
 def test_the_address_of_the_runbook_is_absolute_and_every_alert_leads_to_a_section_of_the_page() -> None:
-    assert re.fullmatch(r"https://[\w.-]+/[\w./-]+/docs/runbook\.md", RUNBOOK_URL)
+    assert re.fullmatch(r"https://[\w.-]+/[\w./-]+/docs/how-to/runbook\.md", RUNBOOK_URL)
     assert {rule["annotations"]["runbook_url"].rpartition("#")[2] for rule in ALERTS} <= anchors(RUNBOOK)
 
 
