@@ -115,7 +115,7 @@ def create_app(
     routers = (
         model_router(service, model_name=options.model_name),
         health_router(slot, collector, None if options.public_pages else service.refuse_key),
-        ping_router(slot, options.health_route),
+        ping_router(service, options.health_route),
         kserve_router(service, options.model_name),
         open_inference_router(service, model_name=options.model_name, public_pages=options.public_pages),
     )

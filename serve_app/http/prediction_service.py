@@ -131,13 +131,11 @@ class PredictionService:
             elif self._has_too_many_batches():
                 return problem_response(TOO_BUSY, protocol)
             else:
-                batch, scores, text = await self._in_thread(predictor, codec, body, headers)
+                rows = codec.rows_in(len(body))
+                batch, scores, text = await self._run_batch(predictor, rows, _predict, predictor, codec, body, headers)
         except Exception as error:
             return _failure(error, protocol, predictor)
-        if len(scores) <= PENDING_ROWS:
-            self.collector.predicted(predictor, batch.matrix, scores)
-        else:
-            await self.collector.predicted_many(predictor, batch.matrix, scores)
+        await self._count(predictor, batch, scores)
         return HttpResponse(200, response_headers, text, predictor.version)
 
     async def predict_table(self, protocol: type[Codec], body: Buffer, headers: RequestHeaders) -> HttpResponse:
@@ -151,7 +149,7 @@ class PredictionService:
         predictor = self.slot.predictor
         if predictor is None:
             return self._no_model(protocol)
-        if self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR:
+        if self._has_too_many_batches():
             return problem_response(TOO_BUSY, protocol)
         return PredictionStream(predictor, protocol, self.prepared(predictor, protocol), self.collector, self._batches)
 
@@ -181,10 +179,7 @@ class PredictionService:
             batch, scores, response = await self._predict_counted(predictor, codec, request, is_small=is_small, inline=inline)
         except Exception as error:
             return _failure(error, protocol, predictor)
-        if len(scores) <= PENDING_ROWS:
-            self.collector.predicted(predictor, batch.matrix, scores)
-        else:
-            await self.collector.predicted_many(predictor, batch.matrix, scores)
+        await self._count(predictor, batch, scores)
         text, own_headers = response
         if own_headers:
             response_headers = (*own_headers, *response_headers[1:])  # in place of the content type
@@ -203,12 +198,13 @@ class PredictionService:
             return batch, scores, codec.respond(batch, scores)
         if inline:
             return _predict_request(predictor, codec, request)
-        seconds = predictor.seconds_of(request.rows)
-        self._batch_seconds += seconds
-        try:
-            return await self._run(_predict_request, predictor, codec, request)
-        finally:
-            self._batch_seconds -= seconds
+        return await self._run_batch(predictor, request.rows, _predict_request, predictor, codec, request)
+
+    async def _count(self, predictor: Predictor, batch: Batch, scores: Scores) -> None:
+        if len(scores) <= PENDING_ROWS:
+            self.collector.predicted(predictor, batch.matrix, scores)
+        else:
+            await self.collector.predicted_many(predictor, batch.matrix, scores)
 
     def _has_too_many_batches(self) -> bool:
         return self._batch_seconds > self._max_wait * BATCH_WAIT_FACTOR
@@ -217,14 +213,12 @@ class PredictionService:
         """Call a function in the thread of the batches."""
         return await asyncio.get_running_loop().run_in_executor(self._batches, function, *arguments)
 
-    async def _in_thread(
-        self, predictor: Predictor, codec: Codec, body: Buffer, headers: RequestHeaders
-    ) -> tuple[Batch, Scores, Buffer]:
-        seconds = predictor.seconds_of(codec.rows_in(len(body)))
+    async def _run_batch(self, predictor: Predictor, rows: float, function: Callable[..., Result], *arguments: Any) -> Result:
+        """The same for a function that predicts about so many rows: later batches know how long it takes."""
+        seconds = predictor.seconds_of(rows)
         self._batch_seconds += seconds
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._batches, _predict, predictor, codec, body, headers)
+            return await self._run(function, *arguments)
         finally:
             self._batch_seconds -= seconds
 

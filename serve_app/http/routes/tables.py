@@ -8,14 +8,12 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from serve_app import __version__
-from serve_app.errors import NoModel
 from serve_app.http.headers import HeaderValues
 from serve_app.http.options import HttpOptions
 from serve_app.http.prediction_service import PredictionService
-from serve_app.http.problems import HttpProblem, problem, problem_of
+from serve_app.http.problems import HttpProblem, problem
 from serve_app.http.responses import HttpResponse, problem_response, to_starlette
 from serve_app.http.routes.predictions import INVOCATIONS
-from serve_app.inference.slot import Slot
 from serve_app.protocols.codec import Codec
 from serve_app.protocols.instances import KServeV1Codec, VertexCodec
 from serve_app.protocols.mlflow import MlflowCodec
@@ -36,15 +34,14 @@ def table_routes(options: HttpOptions) -> Mapping[str, type[Codec]]:
     return routes
 
 
-def ping_router(slot: Slot, health_route: str = "") -> APIRouter:
+def ping_router(service: PredictionService, health_route: str = "") -> APIRouter:
     """`/ping` and `/version` as MLflow and SageMaker ask for them, without a key; `health_route` answers as `/ping`."""
     router = APIRouter(include_in_schema=False)
 
     @router.get(PING)
     async def ping() -> Response:
-        if slot.predictor is None:
-            refusal = problem_of(NoModel(f"No model is loaded: {slot.problem}."))
-            return to_starlette(problem_response(refusal, MlflowCodec))
+        if service.slot.predictor is None:
+            return to_starlette(problem_response(service.no_model(), MlflowCodec))
         return to_starlette(HttpResponse(200, _JSON, b"\n"))
 
     @router.get("/version")
@@ -79,7 +76,7 @@ def kserve_router(service: PredictionService, model_name: str) -> APIRouter:
     async def model(request: Request, name: str) -> Response:
         refusal = refusal_of(request, name)
         if refusal is None and slot.predictor is None:
-            refusal = problem_of(NoModel(f"No model is loaded: {slot.problem}."))
+            refusal = service.no_model()
         document = orjson.dumps({"name": model_name, "ready": True})
         return refused(refusal) if refusal else to_starlette(HttpResponse(200, _JSON, document))
 
