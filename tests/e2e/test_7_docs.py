@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 EMPTY, TRAINED = "an empty namespace", "the whole system with a model"
 PAGES: Mapping[str, str] = {
+    "docs/tutorial/kubernetes.md": EMPTY,
     "docs/how-to/install.md": EMPTY,
     "kuberay/README.md": EMPTY,
     "docs/how-to/gitops.md": EMPTY,
@@ -29,7 +30,7 @@ PAGES: Mapping[str, str] = {
     "docs/how-to/upgrade.md": TRAINED,
     "docs/how-to/backup.md": TRAINED,
 }
-COPIED = ("Makefile", "kuberay", "monitoring", "requirements", "serve_app", "training")
+COPIED = ("Makefile", "docs", "kuberay", "monitoring", "requirements", "serve_app", "training")
 BLOCK = re.compile(r"^(?:<!-- before: (?P<before>.*?) -->\n)?```bash\n(?P<commands>.*?)^```", re.MULTILINE | re.DOTALL)
 ENDLESS = ("port-forward", "logs -f")
 """Commands that a user ends with Ctrl-C."""
