@@ -54,7 +54,7 @@ def add_prefix(scope: Scope, root_path: str, paths: Collection[str]) -> bool:
 
 
 def _forwarded_prefix(scope: Scope) -> str:
-    """The path in `X-Forwarded-Prefix`; the first one of several proxies; empty when it is missing or not a valid prefix."""
+    """The first path in `X-Forwarded-Prefix`, which the outermost proxy wrote; empty when it is missing or invalid."""
     value = next((value for name, value in scope["headers"] if name == FORWARDED_PREFIX), b"")
     prefix = value.partition(b",")[0].strip().rstrip(b"/")
     text = prefix.decode("latin-1")

@@ -32,7 +32,7 @@ def free_paths(health_route: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """The trusted proxies: their networks. With `peer`, the program that opened the connection is one at any address."""
+    """The networks of the trusted proxies. With `peer`, the program that opened the connection is trusted at any address."""
 
     networks: tuple[Network, ...] = ()
     peer: bool = False
