@@ -47,7 +47,7 @@ test: $(VENV)/.dev ## the fast tests
 ##@ The store
 .PHONY: score models promote rollback mlflow-ui
 
-score: $(VENV)/.train ## predict every row of a table larger than memory; ARGS="--data t.csv --out scores"
+score: $(VENV)/.train ## predict every row of a table of any size; ARGS="--data t.csv --out scores"
 	@$(IRIS_API) score $(value ARGS)
 
 models: $(VENV)/.train ## list the models: version, digest, metrics, when, which one is served

@@ -64,7 +64,7 @@ LAZY_COMMANDS: Mapping[str, LazyCommand] = {
     "rollback": LazyCommand("Serve the newest undamaged version that is older than the served one.", _of_training("rollback")),
     "backup": LazyCommand("Write models, MLflow and data into one archive.", _of_training("backup")),
     "restore": LazyCommand("Restore models, MLflow and data from an archive.", _of_training("restore")),
-    "score": LazyCommand("Predict every row of a table that may be larger than memory.", _score),
+    "score": LazyCommand("Predict every row of a table of any size.", _score),
 }
 
 

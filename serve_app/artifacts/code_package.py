@@ -24,7 +24,7 @@ MAX_PATH = 300
 """Characters in the path of one file."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time stamp of every file, so that the same code gives the same bytes."""
+"""The time stamp of every file, constant so the same code gives the same bytes."""
 _COMPILED = (".so", ".pyd", ".dll", ".dylib", ".pyx")
 _LEFT_OUT = ("__pycache__", ".pyc", ".pyo", ".dist-info", ".egg-info", ".data")
 

@@ -83,7 +83,7 @@ class Description:
 
 def parse_description(raw: bytes) -> Description:
     """Read the bytes of `MLmodel`; raises BundleRefused `manifest`."""
-    import yaml  # MLflow brings it
+    import yaml  # a dependency of MLflow
 
     try:
         document = yaml.safe_load(raw)  # the loader in Python, because the one in C crashes at deep nesting

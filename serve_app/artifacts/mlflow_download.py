@@ -76,7 +76,7 @@ class Download:
             raise BundleRefused("manifest", f"{artifact} in MLflow is not a file of at most {limit} bytes") from None
         except OSError as failure:
             error = error or type(failure).__name__
-        raise BundleRefused("unreadable", f"MLflow did not give {artifact} ({error})", final=False)
+        raise BundleRefused("unreadable", f"MLflow did not return {artifact} ({error})", final=False)
 
     def close(self) -> None:
         """End the process."""
@@ -114,7 +114,7 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def downloading(tracking_uri: str, root: str) -> Iterator[Download]:
-    """A Download with a folder of its own, which is closed at the end of the block."""
+    """A download process with a temporary folder; the end of the block ends both."""
     with tempfile.TemporaryDirectory(prefix="iris-api-") as folder:
         download = Download(tracking_uri, root, Path(folder))
         try:

@@ -323,7 +323,7 @@ class MlflowSource:
         return mlflow, mlflow.MlflowClient(tracking_uri=self._uri)
 
     def _unreachable(self, error: Exception) -> BundleRefused:
-        return BundleRefused("unreadable", f"MLflow did not give the model ({type(error).__name__})", final=False)
+        return BundleRefused("unreadable", f"MLflow did not return the model ({type(error).__name__})", final=False)
 
 
 def _in_thread(ask: Callable[[], Any]) -> Future[Any]:

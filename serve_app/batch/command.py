@@ -13,7 +13,7 @@ from serve_app.tables.address import redacted
 
 
 def score(options: ScoreOptions) -> None:
-    """Predict every row of a table, also one larger than memory, on all cores; the same command continues an unfinished run."""
+    """Predict every row of a table of any size, on all cores; the same command continues an unfinished run."""
     started = time.monotonic()
     with step("load the libraries"):
         from serve_app.batch import run
