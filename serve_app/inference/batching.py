@@ -1,8 +1,9 @@
 """Adaptive batching: one call predicts all rows that wait at the same time.
 
-Most of the time of a call does not depend on the number of rows, with scikit-learn and, at a hundredth of the time, with ONNX
-Runtime. There is no timer: a single client does not wait, and the next rows gather while a call runs. The batcher knows how long a
-row would wait before it accepts the row: the warm-up measured the cost of a call, and the time of recent calls corrects it.
+Most of the time of a call does not depend on the number of rows, with scikit-learn as well as with ONNX Runtime, whose calls take a
+hundredth of the time. There is no timer: a single client does not wait, and the next rows gather while a call runs. The batcher
+knows how long a row would wait before it accepts the row: the warm-up measured the cost of a call, and the time of recent calls
+corrects it.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _S3_SOURCES = (
 def unreachable(name: str, why: str) -> BackendUnavailable:
     """The error for a connection that is blocked or refused, or timed out."""
     if _in_pod():
-        fix = f"the NetworkPolicy allows jobs to leave the cluster only to the addresses in the component {COMPONENT}; add it"
+        fix = f"the NetworkPolicy of jobs may block the address; add the component {COMPONENT}, or add the address to its list"
     else:
         fix = "check the address, the network, and HTTPS_PROXY if you need a proxy"
     return BackendUnavailable(f"{name} cannot be reached ({why}): {fix}")
