@@ -47,7 +47,7 @@ test: $(VENV)/.dev ## the fast tests
 ##@ The store
 .PHONY: score models promote rollback mlflow-ui
 
-score: $(VENV)/.train ## predict every row of a table larger than memory; ARGS="--data t.csv --out scores"
+score: $(VENV)/.train ## predict every row of a table of any size; ARGS="--data t.csv --out scores"
 	@$(IRIS_API) score $(value ARGS)
 
 models: $(VENV)/.train ## list the models: version, digest, metrics, when, which one is served
@@ -56,7 +56,7 @@ models: $(VENV)/.train ## list the models: version, digest, metrics, when, which
 promote: $(VENV)/.train ## serve VERSION=…
 	@$(IRIS_API) promote $(or $(VERSION),$(error which version? make promote VERSION=3)) $(value ARGS)
 
-rollback: $(VENV)/.train ## serve the version before the one served now
+rollback: $(VENV)/.train ## serve the newest undamaged version that is older than the served one
 	@$(IRIS_API) rollback $(value ARGS)
 
 mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127.0.0.1:5000

@@ -98,7 +98,7 @@ k8s-models: ## list the models in the cluster's store
 k8s-promote: ## serve VERSION=…
 	@$(K8S) promote $(or $(VERSION),$(error which version? make k8s-promote VERSION=3))
 
-k8s-rollback: ## serve the version before the one served now
+k8s-rollback: ## serve the newest undamaged version that is older than the served one
 	@$(K8S) rollback
 
 k8s-backup: ## write models and MLflow into one archive, TO=file.tar; more in ARGS="--data --secrets FILE"

@@ -61,10 +61,10 @@ LAZY_COMMANDS: Mapping[str, LazyCommand] = {
     "adopt": LazyCommand("Adopt a model that was fitted elsewhere, and publish it when it is accepted.", _of_training("adopt")),
     "models": LazyCommand("List the models in the store, and show which one is served.", _of_training("models")),
     "promote": LazyCommand("Serve the given version from now on.", _of_training("promote")),
-    "rollback": LazyCommand("Serve the version before the served one again.", _of_training("rollback")),
+    "rollback": LazyCommand("Serve the newest undamaged version that is older than the served one.", _of_training("rollback")),
     "backup": LazyCommand("Write models, MLflow and data into one archive.", _of_training("backup")),
     "restore": LazyCommand("Restore models, MLflow and data from an archive.", _of_training("restore")),
-    "score": LazyCommand("Predict every row of a table that may be larger than memory.", _score),
+    "score": LazyCommand("Predict every row of a table of any size.", _score),
 }
 
 

@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from serve_app.inference.sources import Source
     from serve_app.telemetry.tracing import Tracing
 
-# What a replica needs is imported in the replica: the processes that deploy it (the program that starts Serve, the controller)
-# start seconds sooner without scikit-learn.
+# Functions of the replica import what they need. The processes that deploy it (the program that starts Serve, the controller) then
+# start seconds faster, because they do not import scikit-learn.
 
 APPLICATION = "iris-api"
 CPUS = 0.5
 log = logging.getLogger("iris_api.deployment")
 _FOLLOWED = {
-    "store": "the store decides what is served, and the alias in MLflow is read only while the store is empty; "
-    "IRIS_MODEL_SOURCE=mlflow follows the alias",
-    "mlflow": "the alias in MLflow decides what is served",
-    "newest": "the store's pointer or the alias in MLflow decides what is served, whichever changed last",
+    "store": "the replica serves the version in the store and reads the alias in MLflow only while the store is empty; "
+    "set IRIS_MODEL_SOURCE=mlflow to follow the alias",
+    "mlflow": "the replica serves the version that the alias in MLflow names",
+    "newest": "the replica serves the version that the store's pointer or the alias in MLflow names, whichever changed last",
 }
 
 
 def make_slot(settings: Settings) -> Slot:
-    """The slot that follows what IRIS_MODEL_SOURCE says: the store, and MLflow while the store is empty; or MLflow's alias."""
+    """The slot for IRIS_MODEL_SOURCE: it follows the store (MLflow's alias while the store is empty), the alias, or the newest."""
     from serve_app.artifacts.mlflow_mirror import Mirror
     from serve_app.artifacts.mlflow_source import MlflowSource
     from serve_app.artifacts.runs_folder import RunsFolder
@@ -74,7 +74,7 @@ def make_slot(settings: Settings) -> Slot:
 
 
 def make_tracing(settings: Settings) -> Tracing | None:
-    """The tracing of requests; None, with nothing of OpenTelemetry's exporter imported, when no address for them is set."""
+    """The tracing of requests. None when IRIS_OTLP_ENDPOINT is not set; OpenTelemetry's exporter is not imported then."""
     if settings.iris_otlp_endpoint is None:
         return None
     from serve_app.telemetry.tracing import open_tracing
@@ -97,7 +97,7 @@ def make_tracing(settings: Settings) -> Tracing | None:
 )
 @serve.ingress()
 class IrisApi:
-    """A replica: ingress and model in one process, so a request never leaves it."""
+    """A replica: the ingress and the model run in one process, so a request never leaves it."""
 
     def __init__(self) -> None:
         from serve_app.rayserve.autoscaling import Usage, assigned_cpus
@@ -105,11 +105,11 @@ class IrisApi:
         from serve_app.telemetry.logs import configure
 
         bind_replica_to_loopback()
-        keep_loopback_direct()  # MLflow or a collector of traces may be on this machine
+        keep_loopback_direct()  # MLflow or a trace collector may run on this machine
         self.settings = load_settings()
         configure(level=self.settings.log_level, json=wants_json(self.settings), file=self.settings.iris_log_file)
         warn_about_missing_flags()
-        warnings.simplefilter("ignore")  # each filter is run through for each tree of a forest; the tests run with errors
+        warnings.simplefilter("ignore")  # Python checks every filter for each tree of a forest; the tests turn warnings into errors
         self.slot = make_slot(self.settings)
         self.slot.refresh()
         self.usage = Usage(assigned_cpus() or CPUS)
@@ -117,7 +117,7 @@ class IrisApi:
         tune_interpreter()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """The app of this replica, which the ingress hook of this process asks before Serve does."""
+        """The app of this replica. The ingress hook of this process calls the app before Serve does."""
         from serve_app.grpc.calls import Calls
         from serve_app.http.app import create_app
         from serve_app.http.gateway import sending_request_ids
@@ -147,25 +147,25 @@ class IrisApi:
         return app
 
     async def answer_call(self, call: grpc_services.Call, grpc_context: Any) -> grpc_services.Message:
-        """Answer a call that one of Serve's Python proxies passes on; HAProxy's calls come to the server of this process."""
+        """Answer a call from one of Serve's Python proxies. HAProxy sends its calls to the gRPC server of this process instead."""
         return await grpc_services.answer_from_proxy(self.calls.answer, call, grpc_context)
 
     async def check_health(self) -> None:
-        """Serve calls this on the event loop that answers requests; that the call returns is the proof of health."""
+        """Return at once. Serve calls this on the event loop that answers requests, so a result shows that the loop runs."""
 
     async def report(self) -> dict[str, Any]:
-        """What the console of any replica shows of this one; see `ReplicaReports`."""
+        """The data about this replica that every console shows; see `ReplicaReports`."""
         return self.console.report()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What the autoscaling policy reads; Serve's own count does not see what the ingress hook answers."""
+        """The values for the autoscaling policy. Serve's own count does not include requests that the ingress hook answers."""
         return {**self.usage.read(), "in_flight": self.gateway.mean_in_flight()}
 
 
 def prepare_local_ray() -> None:
-    """Set the flags of Ray Serve for a Ray that this process is about to start, as `serve run serve_app.deployment:app` does.
+    """Set the flags of Ray Serve before this process starts Ray, as `serve run serve_app.deployment:app` does.
 
-    The processes of such a Ray inherit this environment. A Ray that runs already keeps its own: see `warn_about_missing_flags`.
+    The processes of that Ray inherit this environment. A Ray that already runs keeps its own: see `warn_about_missing_flags`.
     """
     if ray.is_initialized():
         return
@@ -176,7 +176,7 @@ def prepare_local_ray() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    # `app` is bound on first access, so that importing this module (for a test, for its types) reads no settings.
+    # The first access binds `app`. A module that only imports this one (a test, or for its types) reads no settings.
     if name == "app":
         settings = load_settings()
         prepare_local_ray()

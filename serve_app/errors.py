@@ -1,17 +1,17 @@
-"""The errors of the product, without a word of HTTP.
+"""The errors of the product. They do not depend on HTTP.
 
 IrisApiError
 ├── InvalidInput        a request or a row breaks the signature
-│   ├── Malformed       the body is no JSON document of the expected shape
-│   ├── TooManyRows     more rows in one call than allowed
-│   ├── NotServed       another model, or another version, than the one that is served
-│   └── TooLarge        a row, or what stands beside the rows, is larger than allowed
+│   ├── Malformed       the body cannot be read in its format
+│   ├── TooManyRows     the request holds more rows than allowed
+│   ├── NotServed       the request names a model or a version that is not served
+│   └── TooLarge        a row, the rest of the body, or the unpacked body is larger than allowed
 ├── NotFinite           the model computed NaN or infinity for a row
-├── NoModel             nothing is loaded that could answer
-├── BundleRefused       a candidate must not be served; the old model stays
-├── StoreError          the store cannot do what was asked; nothing was changed
-├── UsageError          a flag, a table or an estimator is wrong; the sentence says what to change
-└── BackendUnavailable  MLflow, Ray or a file system does not answer, or refuses
+├── NoModel             no model is loaded
+├── BundleRefused       a candidate must not be served; the replica keeps the old model
+├── StoreError          the store cannot be read or written; its content did not change
+├── UsageError          a flag, a table or an estimator is wrong; the message says what to change
+└── BackendUnavailable  MLflow, Ray or a file system does not answer, or refuses the call
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 
 class IrisApiError(Exception):
-    """Base of all errors that carry one sentence for a person."""
+    """Base of all errors. The message is one sentence for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one field: where, which rule (`code`), and a sentence that never repeats the input."""
+    """A rule that one field breaks: the field, the code of the rule, and a message that never repeats the input."""
 
     field: str
     code: str
@@ -34,7 +34,7 @@ class Problem:
 
 
 class InvalidInput(IrisApiError):
-    """A row breaks the signature; `problems` names every field that does."""
+    """A request or a row breaks the signature; `problems` lists the fields at fault."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -42,15 +42,15 @@ class InvalidInput(IrisApiError):
 
 
 class Malformed(InvalidInput):
-    """The body is not JSON, or not a JSON object."""
+    """The body cannot be read in its format: JSON, CSV, Arrow, Parquet or protobuf."""
 
 
 class TooManyRows(InvalidInput):
-    """More rows than one call may hold."""
+    """The request holds more rows than allowed."""
 
 
 class NotServed(InvalidInput):
-    """The request names a model that is not served, or, when `served` is given, another version than this one."""
+    """The request names a model that is not served. With `served`, it names another version than `served`."""
 
     def __init__(self, served: str | None = None) -> None:
         self.served = served
@@ -58,11 +58,11 @@ class NotServed(InvalidInput):
 
 
 class TooLarge(InvalidInput):
-    """A row of a batch, or what its body holds beside the rows, is larger than allowed."""
+    """A row, the rest of the body, or the unpacked body is larger than allowed."""
 
 
 class NotFinite(IrisApiError):
-    """The model computed NaN or infinity; `rows` are the positions of such rows in the request or table, the first ones."""
+    """The model computed NaN or infinity; `rows` are the positions of the first such rows in the request or table."""
 
     MESSAGE = "the model computed a result that is not a finite number"
 
@@ -78,8 +78,8 @@ class NoModel(IrisApiError):
 class BundleRefused(IrisApiError):
     """A bundle must not be served.
 
-    `reason` is one of a short fixed list (it becomes a metric label); `final` tells whether the same bundle
-    is refused for good, or may be looked at again (a file that is still being copied, a disk that hiccups).
+    `reason` is one of REASONS and becomes a metric label. With `final`, the same bundle is refused for good. Otherwise the replica
+    may check it again, because a file may still be incomplete or a disk may have failed for a moment.
     """
 
     REASONS = (
@@ -95,12 +95,12 @@ class BundleRefused(IrisApiError):
 
 
 class StoreError(IrisApiError):
-    """The store cannot be read or written; what it held before it still holds."""
+    """The store cannot be read or written; its content did not change."""
 
 
 class UsageError(IrisApiError):
-    """A flag, a table or an estimator is wrong; the sentence says what to change."""
+    """A flag, a table or an estimator is wrong; the message says what to change."""
 
 
 class BackendUnavailable(IrisApiError):
-    """MLflow, Ray or a file system cannot be used; nothing was trained, or nothing was published."""
+    """MLflow, Ray or a file system cannot be used. No model was trained, or no model was published."""

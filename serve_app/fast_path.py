@@ -1,10 +1,11 @@
-"""Optimizations for speed and memory, in one place. Each part says what it buys and how that was measured.
+"""Optimizations for speed and memory. Each part states its effect and how it was measured.
 
-Figures without another source are those of `docs/explanation/benchmarks.md` ("Settings, each with its reason"), with the way they
-were made.
-The flags of Ray Serve and of the allocator are in `rayserve/serve.env` and have their figures in the same tables: requests that
-do not go through Serve's request wrapper, HAProxy instead of Serve's proxy in Python, and `MALLOC_ARENA_MAX=2`, without which an
-idle replica grew by 80 KB a second because each of Ray's threads took an arena. The padding of rows is `inference/padding.py`.
+Figures without another source come from `docs/explanation/benchmarks.md` ("Settings, each with its reason"). That page also
+describes the measurements.
+
+`rayserve/serve.env` holds the flags of Ray Serve and of the allocator; their figures are in the same tables. With these flags
+requests bypass Serve's request wrapper, and HAProxy replaces Serve's proxy in Python. `MALLOC_ARENA_MAX=2` limits the arenas:
+before, an idle replica grew by 80 KB a second because each of Ray's threads took an arena. `inference/padding.py` pads rows.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import sys
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-# --- the hand-stepped coroutine
+# --- coroutines that are stepped by hand
 
 Suspended = tuple[Generator[Any, Any, Any], Any]
-"""A coroutine that was taken one step, and what it waits for."""
+"""A coroutine after its first step, and the object that it waits for."""
 
 
 def start(awaitable: Awaitable[Any]) -> tuple[bool, Any]:
-    """Take the first step of an awaitable: (True, its result) when it had no need to wait, else (False, what `resume` takes).
+    """Take the first step of an awaitable: (True, its result) when it finished, else (False, the argument of `resume`).
 
-    The message with the body of a request is nearly always there when it is asked for. A deadline around each `receive` would
-    make and cancel a timer for each request; so the first step is taken without one, and only a `receive` that really waits gets
-    its timer. `tests/hostile/test_bodies.py` proves that a body that has arrived costs no timer.
+    The message with the body of a request has nearly always arrived before `receive` is called. A deadline around each `receive`
+    would create and cancel a timer for each request. The first step therefore runs without a timer, and only a `receive` that
+    waits gets one. `tests/hostile/test_bodies.py` checks that a body that has arrived costs no timer.
     """
     steps = awaitable.__await__()
     try:
@@ -42,7 +43,7 @@ def resume(suspended: Suspended) -> Awaitable[Any]:
 
 
 class _Resumed:
-    """An awaitable whose first step was taken already."""
+    """An awaitable after its first step."""
 
     def __init__(self, steps: Generator[Any, Any, Any], waits_for: Any) -> None:
         self._steps = steps
@@ -59,28 +60,29 @@ class _Resumed:
 # --- joined writes
 
 FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-"""Headers from which uvicorn knows where a response ends."""
+"""Headers that tell uvicorn where a response ends."""
 JOINED_BYTES = 64 * 1024
-"""A longer body is not copied behind its head."""
+"""A longer body is not copied to join it with its head."""
 
 
 def joined_writes(send: Callable[[Any], Awaitable[None]], cycle: Any) -> Callable[[Any], Awaitable[None]]:
-    """The `send` of uvicorn's request `cycle`, with head and first piece of the body in one system call.
+    """The `send` of uvicorn's request `cycle` that writes the head and the first piece of the body in one system call.
 
-    Uvicorn writes head and body separately, and a write costs as much as a prediction: this saves one of the two system calls
-    that a replica makes for a response. Uvicorn also looks at every header of a response with two regular expressions; here it gets
-    only those of FRAMING, and the others are written behind its head: 6 searches for a response instead of 26. A header with a
-    line break raises ValueError.
+    Uvicorn writes head and body separately, and one write costs as much as a prediction. This function saves one of the two system
+    calls of a response. Uvicorn also searches every header of a response with two regular expressions. This function passes only
+    the headers in FRAMING to uvicorn and appends the others to its head: 6 searches for a response instead of 26.
+
+    `send` raises ValueError for a header with a line break.
     """
     method = cycle.scope["method"]
 
     async def send_joined(message: Any) -> None:
-        if message["type"] == "http.response.start" and method != "HEAD":  # uvicorn writes no body to it that a head could join
+        if message["type"] == "http.response.start" and method != "HEAD":  # a response to HEAD has no body to join
             headers = message["headers"]
             lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in FRAMING]
             more = b"".join(lines)
             if more.count(b"\n") != len(lines) or more.count(b"\r") != len(lines):
-                raise ValueError("a header of the response has a line break in it")
+                raise ValueError("a header of the response contains a line break")
             cycle.transport = _JoiningTransport(cycle.transport, more)
             message = {**message, "headers": [header for header in headers if header[0] in FRAMING]}
         await send(message)
@@ -89,14 +91,14 @@ def joined_writes(send: Callable[[Any], Awaitable[None]], cycle: Any) -> Callabl
 
 
 class _JoiningTransport:
-    """Stands in for the transport of one response: keeps the head until the body comes; what follows goes through."""
+    """Replaces the transport of one response: keeps the head until the body arrives, and passes on every later write."""
 
     __slots__ = ("_head", "_more", "_transport")
 
     def __init__(self, transport: Any, more: bytes) -> None:
         self._transport = transport
         self._head: bytes | None = b""
-        self._more = more  # header lines that the server does not know of
+        self._more = more  # header lines that uvicorn did not get
 
     def write(self, data: bytes) -> None:
         if self._head == b"":
@@ -108,7 +110,7 @@ class _JoiningTransport:
         elif len(data) <= JOINED_BYTES:
             self._transport.write(head + data)
         else:
-            self._transport.writelines((head, data))  # one system call too, without a copy
+            self._transport.writelines((head, data))  # also one system call, without a copy
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -121,12 +123,14 @@ GC_THRESHOLDS = (50_000, 20, 20)
 
 
 def tune_interpreter() -> None:
-    """Settings of a replica's Python, made once its first model is loaded.
+    """Tune the Python interpreter of a replica after the replica has loaded its first model.
 
-    Objects that exist by then live as long as the process: freezing them, and collecting less often, spares the garbage
-    collector from looking at them again and again, which only costs latency. A thread asks for Python's lock after SWITCH_SECONDS
-    instead of 5 ms: Ray's main thread wants it a hundred times a second, and with the default it never asks under load and is
-    woken in vain with each request (0.64 wake-ups for a request instead of 1.55). No figure of the garbage collector was kept.
+    Objects that exist then live as long as the process. The garbage collector would visit them again and again, which only costs
+    latency. This function therefore freezes them and makes collections rarer; no figure of this effect was kept.
+
+    A waiting thread requests the GIL after SWITCH_SECONDS instead of 5 ms. Ray's main thread needs the GIL a hundred times a
+    second. With 5 ms it never requests the GIL under load, and each request wakes it in vain. SWITCH_SECONDS causes 0.64 wake-ups
+    for a request instead of 1.55.
     """
     gc.collect()
     gc.freeze()
@@ -141,25 +145,25 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def tune_allocator() -> None:
-    """Let glibc's allocator ask the system for each block of more than MMAP_BYTES, and give it back when the block is freed.
+    """Make glibc's allocator request each block of more than MMAP_BYTES from the system, and return it when the block is freed.
 
-    By default the allocator learns from each large block that is freed to take the next one from its heap, and a heap with holes
-    does not shrink: after 60 bodies of 16 MB at once a replica kept up to 170 MB. `tests/hostile/test_bombs.py` measures it.
+    By default the allocator raises this threshold after it frees a large block, and takes the next large block from its heap. A
+    heap with holes does not shrink: after 60 concurrent bodies of 16 MB a replica kept up to 170 MB.
+    `tests/hostile/test_bombs.py` measures it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other allocators have no such call
+    if mallopt is not None:  # other allocators do not have this call
         mallopt(_M_MMAP_THRESHOLD, MMAP_BYTES)
         mallopt(_M_TRIM_THRESHOLD, 2 * MMAP_BYTES)
 
 
 def release_memory() -> None:
-    """Give memory that was freed back to the system; for the moment after a model was replaced.
+    """Return freed memory to the system. The app calls this after a swap and after a flood of large bodies.
 
-    The allocator of glibc learns from each large block that is freed to take the next one from its heap instead of asking the
-    system, and a heap with holes does not shrink. With models of 43 MB replaced eleven times a process grew from 318 to 361 MB and
-    stayed there; with this call after each swap it stayed at 317 MB. `tests/integration/test_model_memory.py` sees it in a replica
-    under load.
+    The allocator of glibc keeps freed blocks in its heap, and a heap with holes does not shrink (see `tune_allocator`). After
+    eleven swaps of models of 43 MB a process grew from 318 to 361 MB and stayed there. With this call after each swap it stayed at
+    317 MB. `tests/integration/test_model_memory.py` checks this in a replica under load.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # other allocators have no such call
+    if trim is not None:  # other allocators do not have this call
         trim(0)

@@ -149,7 +149,7 @@ def promote(options: PromoteOptions) -> None:
 
 
 def rollback(options: PointerOptions) -> None:
-    """Serve the version before the served one again."""
+    """Serve the newest undamaged version that is older than the served one."""
     _move_pointer(lambda store, check: store.roll_back(check=check), options)
 
 

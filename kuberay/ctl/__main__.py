@@ -83,7 +83,11 @@ def parser() -> argparse.ArgumentParser:
     add("models", "list the store", lambda cluster, _: store_command(cluster, "list"))
     command = add("promote", "serve a version", lambda cluster, options: store_command(cluster, "promote", options.version))
     command.add_argument("version")
-    add("rollback", "serve the version before", lambda cluster, _: store_command(cluster, "rollback"))
+    add(
+        "rollback",
+        "serve the newest undamaged version that is older than the served one",
+        lambda cluster, _: store_command(cluster, "rollback"),
+    )
     command = add(
         "backup",
         "write the volumes into one archive",

@@ -5,13 +5,13 @@
     manifests/mlflow-<sha256>.jsonl
     ...
 
-The digest of a manifest is in its name, so every byte is proven.
+The name of a manifest contains its digest, and the manifest contains the digests of the files. The reader checks every byte.
 
-Every program that reads tar files lists and unpacks it. This reader interprets no header of the archive: it computes each header
-from the lines and compares the bytes, so an archive cannot express a link, a device, a second file of the same name or a name that
-leads out of its folder. The sizes of all files are known before the first one is read.
+Any program that reads tar files can list and unpack an archive. This reader does not interpret the headers: it computes each
+header from the lines and compares the bytes. An archive therefore cannot contain a link, a device, a second file of the same name
+or a name that leads out of its folder. The reader knows the sizes of all files before it reads the first one.
 
-The module uses the standard library alone, because `make k8s-backup` runs without the packages of the application.
+The module uses only the standard library, because `make k8s-backup` runs without the packages of the application.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_SIZE = 2**62
 
 _BLOCK = 512
 END = bytes(2 * _BLOCK)
-"""What a tar file ends with; an archive without it was cut off."""
+"""The end of a tar file; an archive without it is truncated."""
 LATE_SECONDS = 0.5
 _MANIFEST = re.compile(rb"manifests/([a-z]{1,16})-([0-9a-f]{64})\.jsonl")
 _LONG_NAME = b"././@LongLink"
@@ -55,11 +55,11 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ArchiveError(IrisApiError):
-    """The bytes are not a complete archive of this format, or not the ones that were written."""
+    """The bytes are not a complete archive of this format, or they changed after they were written."""
 
 
 class FileChanged(IrisApiError):
-    """A file changed, or went, while it was copied into an archive."""
+    """A file changed or was removed while the command copied it into an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class FileLine:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to be archived. `pieces` gives its bytes anew each time that it is called."""
+    """A file to archive. Each call of `pieces` yields its bytes from the start."""
 
     line: FileLine
     pieces: Callable[[], Iterable[bytes]]
@@ -81,7 +81,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One section: what it holds, and where it begins and ends in the archive."""
+    """One section: its contents, and the offsets of its start and end in the archive."""
 
     part: str
     created: str
@@ -98,7 +98,7 @@ class Summary:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that its owner alone may read; it gets its name when the block has ended without an error. Raises OSError."""
+    """A file that only its owner may read; it gets its name when the block ends without an error. Raises OSError."""
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with open(os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as file:
@@ -111,7 +111,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def hashed(name: str, pieces: Callable[[], Iterable[bytes]]) -> Source:
-    """A source with the size and the digest that its bytes have now."""
+    """A source with the current size and digest of its bytes."""
     digest, size = hashlib.sha256(), 0
     for piece in pieces():
         digest.update(piece)
@@ -127,9 +127,9 @@ def write_section(
     *,
     copied: Callable[[int], object] = lambda _: None,
 ) -> Summary:
-    """Write one section; `copied` is called with the number of bytes after each piece.
+    """Write one section; it calls `copied` with the number of bytes after each piece.
 
-    Raises FileChanged when a file has other bytes than those that were hashed; what was written is useless then.
+    Raises FileChanged when the bytes of a file differ from those that were hashed; the output is unusable then.
     """
     ordered = sorted(sources, key=lambda source: os.fsencode(source.line.name))
     lines = [source.line for source in ordered]
@@ -158,7 +158,7 @@ def _manifest(part: str, created: str, lines: Sequence[FileLine], total: int, de
         rows.append({"name": line.name, "size": line.size, "sha256": line.sha256})
     raw = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
     if len(raw) > MAX_MANIFEST_BYTES:
-        raise ArchiveError(f"{part} has {len(lines)} files, more than one archive lists: back the volume up by its storage class")
+        raise ArchiveError(f"{part} has {len(lines)} files, more than an archive can list: take a snapshot of the volume instead")
     return raw
 
 
@@ -182,7 +182,7 @@ def _copy(source: Source, out: BinaryIO, copied: Callable[[int], object]) -> Non
 
 
 class Section:
-    """One section of an archive that is being read. Its manifest has been checked; its files are read once, in order."""
+    """One section of an open archive, with a checked manifest. Its files can be read once, in order."""
 
     def __init__(self, reader: Reader, summary: Summary, raw: bytes) -> None:
         self.summary = summary
@@ -202,7 +202,7 @@ class Section:
             yield _file_line(row)
 
     def files(self) -> Iterator[tuple[FileLine, Iterator[bytes]]]:
-        """Each file with its bytes; what the caller leaves of them is read too. Raises ArchiveError for a byte that is wrong."""
+        """Each file with its bytes. Bytes that the caller does not read are checked, too. Raises ArchiveError for a wrong byte."""
         for line in self.lines():
             self._reader.expect(tar_header(f"{self.part}/{line.name}", line.size), line.name)
             pieces = self._pieces(line)
@@ -211,7 +211,7 @@ class Section:
                 pass
 
     def skip(self) -> None:
-        """Read the files, and prove them, without using them."""
+        """Read and check the files without using them."""
         for _ in self.files():
             pass
 
@@ -230,8 +230,8 @@ class Section:
 class Reader:
     """Reads an archive from its first byte to its last.
 
-    With `open_ended`, the stream is an unbuffered file that the sender may keep open: what comes within LATE_SECONDS after the end
-    of the archive is refused, and the end of the stream is not waited for.
+    With `open_ended`, the stream is an unbuffered file that the sender may keep open: the reader refuses bytes that arrive within
+    LATE_SECONDS after the end of the archive, and does not wait for the end of the stream.
     """
 
     def __init__(self, stream: BinaryIO, *, open_ended: bool = False) -> None:
@@ -240,7 +240,7 @@ class Reader:
         self.position = 0
 
     def sections(self) -> Iterator[Section]:
-        """Each section once; files that the caller does not read are skipped. Raises ArchiveError."""
+        """Each section once; files that the caller does not read are checked and skipped. Raises ArchiveError."""
         seen: set[str] = set()
         while (section := self._section()) is not None:
             if section.part in seen:
@@ -253,7 +253,7 @@ class Reader:
         if not seen:
             raise ArchiveError("the archive is empty")
         if (not self._open_ended or select.select([self._stream], [], [], LATE_SECONDS)[0]) and self._stream.read(1):
-            raise ArchiveError("the archive goes on after its end")
+            raise ArchiveError("the archive has data after its end")
 
     def read(self, size: int) -> bytes:
         """Exactly `size` bytes; raises ArchiveError when the archive ends before."""
@@ -261,18 +261,16 @@ class Reader:
         while left:
             piece = self._stream.read(left)
             if not piece:
-                raise ArchiveError("the archive is cut off: make or copy it again")
+                raise ArchiveError("the archive is truncated: create it or copy it again")
             pieces.append(piece)
             left -= len(piece)
         self.position += size
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def expect(self, expected: bytes, name: str) -> None:
-        """Read the bytes that have to come next; raises ArchiveError when others do."""
+        """Read the next bytes and compare them with `expected`; raises ArchiveError when they differ."""
         if expected and self.read(len(expected)) != expected:
-            raise ArchiveError(
-                f"the archive is damaged: what belongs to {printable(name)} is not the entry that its manifest lists"
-            )
+            raise ArchiveError(f"the archive is damaged: the entry of {printable(name)} does not match the manifest")
 
     def _section(self) -> Section | None:
         start = self.position
@@ -289,12 +287,12 @@ class Reader:
         raw = self.read(size)
         self.expect(_padding(size), match[0].decode())
         if hashlib.sha256(raw).hexdigest() != match[2].decode():
-            raise ArchiveError("the archive is damaged: a manifest does not have the digest in its name")
+            raise ArchiveError("the archive is damaged: the digest of a manifest does not match its name")
         return Section(self, _summary(match[1].decode(), raw, start), raw)
 
 
 def verify(stream: BinaryIO) -> list[Summary]:
-    """Read a whole archive and prove every byte of it; raises ArchiveError."""
+    """Read a whole archive and check every byte of it; raises ArchiveError."""
     reader, summaries = Reader(stream), []
     for section in reader.sections():
         section.skip()
@@ -303,29 +301,29 @@ def verify(stream: BinaryIO) -> list[Summary]:
 
 
 def _summary(part: str, raw: bytes, start: int) -> Summary:
-    """The first line of a manifest, after all of its lines were checked."""
+    """The summary in the first line of a manifest, after a check of all its lines."""
     rows = io.BytesIO(raw)
     document = _json_object(next(rows, b""))
     if document.get("format") != FORMAT:
         raise ArchiveError(
-            f"the archive has the format '{printable(str(document.get('format')))[:40]}' and this release reads {FORMAT}: "
-            "restore it with the release that made it"
+            f"the archive has the format '{printable(str(document.get('format')))[:40]}', but this release reads {FORMAT}: "
+            "restore it with the release that created it"
         )
     details = document.get("details")
     if document.get("part") != part or not isinstance(details, dict) or not raw.endswith(b"\n"):
-        raise ArchiveError(f"the manifest of {part} is not one")
+        raise ArchiveError(f"the manifest of {part} is invalid")
     count = total = 0
     previous = b""
     for row in rows:
         line = _file_line(row)
         name = os.fsencode(line.name)
         if name <= previous:
-            raise ArchiveError(f"the manifest of {part} does not list its files in order, each once")
+            raise ArchiveError(f"the manifest of {part} lists a file twice or not in order")
         previous = name
         count += 1
         total += line.size
     if (document.get("files"), document.get("bytes")) != (count, total):
-        raise ArchiveError(f"the manifest of {part} lists other files than it says")
+        raise ArchiveError(f"the totals in the manifest of {part} do not match its list of files")
     created = printable(str(document.get("created", "")))[:40]
     return Summary(part, created, count, total, details, hashlib.sha256(raw).hexdigest(), start)
 
@@ -340,7 +338,7 @@ def _file_line(raw: bytes) -> FileLine:
         or not isinstance(digest, str)
         or not _DIGEST.fullmatch(digest)
     ):
-        raise ArchiveError("a line of a manifest of the archive is no name, size and digest")
+        raise ArchiveError("a line in a manifest of the archive has no valid name, size and digest")
     check_name(name)
     return FileLine(name, size, digest)
 
@@ -353,11 +351,11 @@ def _json_object(raw: bytes) -> dict[str, Any]:
             document = None
         if isinstance(document, dict):
             return document
-    raise ArchiveError("a manifest of the archive is not made of lines of JSON")
+    raise ArchiveError("a manifest of the archive does not consist of lines of JSON")
 
 
 def check_name(name: str) -> None:
-    """Raise ArchiveError unless `name` is a path that stays inside the folder it is relative to."""
+    """Raise ArchiveError unless `name` is a relative path that stays inside its folder."""
     try:
         raw = os.fsencode(name)
     except ValueError:
@@ -368,14 +366,14 @@ def check_name(name: str) -> None:
         or b"\0" in raw
         or any(part in (b"", b".", b"..") or len(part) > MAX_COMPONENT_BYTES for part in components)
     ):
-        raise ArchiveError(f"'{printable(name)[:100]}' is no name of a file inside its folder")
+        raise ArchiveError(f"'{printable(name)[:100]}' is not the name of a file inside its folder")
 
 
-# --- the tar format (GNU), written in one way only
+# --- the tar format (GNU)
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The header of a regular file that its owner alone may read."""
+    """The header of a regular file that only its owner may read."""
     raw = os.fsencode(name)
     if len(raw) <= _NAME_FIELD:
         return _block(raw, size, b"0")

@@ -1,10 +1,10 @@
-"""A bundle: the immutable folder of one version, and the proof that its bytes are the ones that were published.
+"""A bundle: the immutable folder of one version, and the check that its bytes are those that were published.
 
-The folder's name is `<version>-<digest>`, the digest being the sha256 of `metadata.json`, which in turn lists size and
-sha256 of every other file. The name therefore proves every byte, and nothing is parsed before it was compared.
+The name of the folder is `<version>-<digest>`. The digest is the sha256 of `metadata.json`, which lists the size and the sha256 of
+every other file. The name therefore proves every byte. The functions here compare the digest of a file before they parse it.
 
-A bundle is read in this order: the manifest, the seal, the sizes, then the files. Files that the replica does not use are hashed
-piece by piece and not kept.
+They read a bundle in this order: the manifest, the seal, the sizes, then the files. They hash files that the replica does not use
+piece by piece, and do not keep them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _FOLDER = re.compile(r"(?P<version>[1-9][0-9]{0,17})-(?P<digest>[0-9a-f]{64})")
 class Bundle:
     """One version, read and verified.
 
-    `files` holds the files that are used, as the bytes that were hashed, so that the disk is not read again. A version that could
-    not stand in a header is refused: `manifest`. `advice` says what to do when the model cannot be loaded.
+    `files` holds the bytes of the files that the replica uses, as they were hashed, so nothing reads the disk again. `advice` says
+    what to do when the model cannot be loaded. Raises BundleRefused `manifest` for a version that cannot be part of a header.
     """
 
     version: str
@@ -50,11 +50,11 @@ class Bundle:
 
     def __post_init__(self) -> None:
         if not VERSION.fullmatch(self.version):
-            raise BundleRefused("manifest", "the version is not 1 to 64 letters, digits, points, dashes or underscores")
+            raise BundleRefused("manifest", "the version must have 1 to 64 letters, digits, points, dashes or underscores")
 
     @property
     def signature(self) -> Signature | None:
-        """The manifest's signature; None for a model without a manifest of our own."""
+        """The manifest's signature; None for a model without a manifest of this project."""
         return self.manifest.signature
 
     @property
@@ -75,10 +75,10 @@ def parse_folder(name: str) -> tuple[int, str] | None:
 
 
 def read_bundle(folder: Path, policy: ReadPolicy | None = None) -> Bundle:
-    """Read and verify a folder of the store; without a policy, no seal is needed and every form of the model is read.
+    """Read and verify a folder of the store. Without a policy, it needs no seal and reads every form of the model.
 
-    Raises BundleRefused: `pointer` (the name is no bundle's), `manifest`, `digest`, `signature`, `unsigned`, `forbidden`, or
-    `unreadable`, which is the only one that may pass by itself.
+    Raises BundleRefused: `pointer` (the name is not that of a bundle), `manifest`, `digest`, `signature`, `unsigned`, `forbidden`,
+    or `unreadable`. Only `unreadable` may pass without a change to the bundle.
     """
     with _opened(folder) as (handle, version, digest):
         raw, seal = _proven_manifest(handle, version, digest), _seal(handle)
@@ -91,7 +91,7 @@ def read_bundle(folder: Path, policy: ReadPolicy | None = None) -> Bundle:
 
 
 def check_bundle(folder: Path) -> None:
-    """The same proof for every file of a folder of the store, with none of the model kept in memory; raises BundleRefused."""
+    """Verify every file of a folder of the store without keeping the model in memory; raises BundleRefused."""
     with _opened(folder) as (handle, version, digest):
         manifest = _parsed_manifest(_proven_manifest(handle, version, digest), version)
         used = {METRICS} & manifest.files.keys()
@@ -121,7 +121,7 @@ def verify_files(
     seal: bytes | None = None,
     policy: ReadPolicy | None = None,
 ) -> Bundle:
-    """The same proof for the used files of a bundle that came over the network: `raw` is its manifest."""
+    """Verify the used files of a bundle that came over the network; `raw` holds the bytes of its manifest."""
     if sha256(raw) != digest:
         raise BundleRefused("digest", f"{MANIFEST} does not have the published digest")
     manifest = parse_manifest(raw)
@@ -133,7 +133,7 @@ def verify_files(
 
 
 def check_sizes(files: Mapping[str, FileEntry], used: Set[str]) -> None:
-    """Refuse, before anything is read, what would not fit into the memory; raises BundleRefused `manifest`."""
+    """Refuse files that do not fit into the memory, before they are read; raises BundleRefused `manifest`."""
     limits = {METRICS: MAX_METRICS_BYTES, GOLDEN: MAX_GOLDEN_BYTES}
     for name, most in limits.items():
         if name in used and files[name].size > most:
@@ -141,7 +141,7 @@ def check_sizes(files: Mapping[str, FileEntry], used: Set[str]) -> None:
     size, most = sum(files[name].size for name in used), max_model_bytes()
     if size > most:
         raise BundleRefused(
-            "manifest", f"the model has {size} bytes, more than a quarter of the memory ({most} bytes): give the container more"
+            "manifest", f"the model has {size} bytes, more than a quarter of the memory ({most} bytes): raise the memory limit"
         )
 
 
@@ -156,9 +156,9 @@ def _bundle(version: str, digest: str, manifest: Manifest, files: Mapping[str, b
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[tuple[int, int, str]]:
-    """The folder's handle, version and digest: what is read through the handle is of one folder, whatever is renamed meanwhile.
+    """The folder's handle, version and digest. The handle stays on the same folder when another process renames something.
 
-    Neither the folder nor the one above it may be a link. What cannot be read or is no regular file is a refusal.
+    Neither the folder nor its parent may be a link. Raises BundleRefused for a folder that cannot be opened.
     """
     parsed = parse_folder(folder.name)
     if parsed is None:
@@ -187,12 +187,12 @@ def _proven_manifest(folder: int, version: int, digest: str) -> bytes:
 def _parsed_manifest(raw: bytes, version: int) -> Manifest:
     manifest = parse_manifest(raw)
     if manifest.version != version:
-        raise BundleRefused("manifest", f"the bundle of version {version} says that it is another version")
+        raise BundleRefused("manifest", f"the manifest of version {version} names another version")
     return manifest
 
 
 def _read_files(folder: int, manifest: Manifest, used: Set[str]) -> dict[str, bytes]:
-    """The bytes of the used files; the others are hashed as well: the digest in the folder's name stands for all of them."""
+    """The bytes of the used files. It verifies the other files, too, because the digest in the folder's name covers all of them."""
     files = {}
     for name, entry in manifest.files.items():
         if name in used:
@@ -201,12 +201,12 @@ def _read_files(folder: int, manifest: Manifest, used: Set[str]) -> dict[str, by
         else:
             with _refusals(name):
                 _check_digest(name, entry, *hash_regular(name, entry.size, folder=folder))
-    _check_names(folder, manifest)  # at the end: a bundle that is being copied lacks a file, which is not final
+    _check_names(folder, manifest)  # last: an incomplete copy of a bundle must fail with the missing file, which is not final
     return files
 
 
 def _check_names(folder: int, manifest: Manifest) -> None:
-    """A file that the manifest does not list is refused: nothing proves it, and a later release might read it."""
+    """Refuse a file that the manifest does not list: no digest covers it, and a later release might read it."""
     known = {MANIFEST, SEAL, *manifest.files}
     with _refusals("the folder"), os.scandir(folder) as entries:
         for entry in entries:
@@ -234,7 +234,7 @@ def _read(folder: int, name: str, limit: int) -> bytes:
 
 @contextlib.contextmanager
 def _refusals(name: str) -> Iterator[None]:
-    """Turn what is wrong with a file into a refusal."""
+    """Turn errors of a file into BundleRefused."""
     try:
         yield
     except UnfitFile as error:
@@ -244,5 +244,5 @@ def _refusals(name: str) -> Iterator[None]:
 
 
 def unreadable(name: str, error: OSError) -> BundleRefused:
-    """The refusal of a file that cannot be read now; it may be readable later."""
+    """The error for a file that cannot be read now and may be readable later."""
     return BundleRefused("unreadable", f"{name} cannot be read ({error.strerror})", final=False)

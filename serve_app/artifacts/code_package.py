@@ -1,7 +1,7 @@
-"""Packages of the user's code that travel in a bundle: what a pickled model imports besides installed libraries.
+"""Packages of the user's code in a bundle: modules that a pickled model imports besides installed libraries.
 
 A package is a zip file of modules, made from a file, a folder or a wheel. The manifest lists its digest like that of every file.
-This module reads and writes such files and runs nothing of them; `serve_app/inference/code_import.py` imports them.
+This module reads and writes such files without running them; `serve_app/inference/code_import.py` imports them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from serve_app.errors import BundleRefused, UsageError
 
 MAX_FILES = 2_000
 MAX_BYTES = 32 * 1024 * 1024
-"""Bytes of all files of one package, unpacked."""
+"""Total size in bytes of the unpacked files of one package."""
 MAX_PATH = 300
-"""Characters of the path of one file."""
+"""Characters in the path of one file."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time of every file: the same code gives the same bytes."""
+"""The time stamp of every file, constant so the same code gives the same bytes."""
 _COMPILED = (".so", ".pyd", ".dll", ".dylib", ".pyx")
 _LEFT_OUT = ("__pycache__", ".pyc", ".pyo", ".dist-info", ".egg-info", ".data")
 
@@ -33,10 +33,10 @@ Sources = Mapping[str, bytes]
 
 
 def pack_package(path: Path) -> tuple[str, bytes]:
-    """The name in a bundle and the bytes of the package at `path`: a module, a folder or a wheel. Nothing of it is run.
+    """The name in a bundle and the bytes of the package at `path`: a module, a folder or a wheel. It does not run the code.
 
-    A folder with an `__init__.py` is a package; of any other folder, the modules and packages in it are taken. Raises UsageError
-    for what cannot be imported from a bundle: no Python, a syntax error, compiled modules, more than MAX_FILES or MAX_BYTES.
+    A folder with an `__init__.py` is a package; from any other folder, it takes the modules and packages inside. Raises UsageError
+    for a path that cannot be imported from a bundle: no Python, a syntax error, compiled modules, more than MAX_FILES or MAX_BYTES.
     """
     if path.suffix == ".py" and path.is_file():
         files = _bounded(path, [(path.name, path)])
@@ -45,7 +45,7 @@ def pack_package(path: Path) -> tuple[str, bytes]:
     elif path.is_dir():
         files = _bounded(path, _files_of_folder(path.resolve()))
     else:
-        raise UsageError(f"--package {path} is no module (.py), folder or wheel (.whl)")
+        raise UsageError(f"--package {path} is not a module (.py), a folder or a wheel (.whl)")
     _check(path, files)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -58,34 +58,34 @@ def pack_package(path: Path) -> tuple[str, bytes]:
 
 
 def package_files(names: Iterable[str]) -> set[str]:
-    """The files of packages among the files of a bundle."""
+    """The names of packages among the files of a bundle."""
     return {name for name in names if PACKAGE.fullmatch(name)}
 
 
 def read_packages(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The sources of all packages among the files of a bundle; empty when there is none.
+    """The sources of all packages among the files of a bundle; empty without packages.
 
-    Raises BundleRefused `load` for a file that is no package, or that is larger than a package may be.
+    Raises BundleRefused `load` for a file that is not a package or exceeds the limits of a package.
     """
     sources: dict[str, bytes] = {}
     for name in sorted(package_files(files)):
         try:
             unpacked = _unpacked(files[name])
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
-            raise BundleRefused("load", f"{name} is no usable package ({type(error).__name__})") from None
+            raise BundleRefused("load", f"{name} is not a usable package ({type(error).__name__})") from None
         if not sources.keys().isdisjoint(unpacked):
-            raise BundleRefused("load", f"{name} holds a module that another package of the bundle holds, too")
+            raise BundleRefused("load", f"{name} contains a module that another package of the bundle contains, too")
         sources |= unpacked
     return sources
 
 
 def top_modules(sources: Iterable[str]) -> frozenset[str]:
-    """The names that can be imported: modules at the top, and folders with modules below them."""
+    """The names that can be imported: top-level modules, and top-level folders that contain modules."""
     return frozenset(PurePosixPath(path).parts[0].removesuffix(".py") for path in sources if path.endswith(".py"))
 
 
 def _unpacked(data: bytes) -> dict[str, bytes]:
-    """The files of a zip file by path; raises ValueError for one that breaks a bound, and the errors of zipfile."""
+    """The files of a zip file by path; raises ValueError beyond a limit, and the errors of zipfile."""
     files: dict[str, bytes] = {}
     left = MAX_BYTES
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -94,8 +94,8 @@ def _unpacked(data: bytes) -> dict[str, bytes]:
             raise ValueError(f"it holds more than {MAX_FILES} files")
         for entry in entries:
             if not _is_path(entry.filename) or entry.filename in files:
-                raise ValueError("it holds a file with a path that no package has")
-            with archive.open(entry) as file:  # a size in the directory of a zip file may be a lie
+                raise ValueError("it holds a file with an invalid path")
+            with archive.open(entry) as file:  # the size in the directory of a zip file may be wrong
                 content = file.read(left + 1)
             left -= len(content)
             if left < 0:
@@ -152,13 +152,13 @@ def _bounded(path: Path, files: Iterable[tuple[str, Path]]) -> dict[str, bytes]:
 
 
 def _check(path: Path, files: Sources) -> None:
-    """Raise UsageError for files that no replica could import."""
+    """Raise UsageError for files that a replica cannot import."""
     modules = top_modules(files)
     if not modules:
         raise UsageError(f"--package {path} holds no Python module")
     wrong = sorted(name for name in modules if not name.isidentifier() or name.startswith("__"))
     if wrong:
-        raise UsageError(f"--package {path}: {wrong[0]} is no name that can be imported: rename it")
+        raise UsageError(f"--package {path}: {wrong[0]} is not a name that Python can import; rename it")
     if not all(_is_path(name) for name in files):
         raise UsageError(f"--package {path} holds a file whose path has more than {MAX_PATH} characters or a backslash")
     compiled = sorted(name for name in files if name.endswith(_COMPILED))
@@ -169,7 +169,7 @@ def _check(path: Path, files: Sources) -> None:
             try:
                 ast.parse(source, name)
             except (SyntaxError, ValueError) as error:
-                raise UsageError(f"--package {path}: {name} is no Python {_place(error)}".rstrip()) from None
+                raise UsageError(f"--package {path}: {name} is not valid Python {_place(error)}".rstrip()) from None
 
 
 def _place(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """Dates and times as numbers: the forms of a column, and the one parser for training, requests and scoring.
 
-A date is coded as days since 1970-01-01, the time of day as their fraction, in UTC where the column names zones. A time of day
-alone is coded as a fraction of a day. Microseconds are kept in the years 1791 to 2149; before and after, float64 has fewer digits.
+The code of a date is the number of days since 1970-01-01, with the time of day as the fraction, in UTC when the column names zones.
+The code of a time of day alone is a fraction of a day. Codes keep microseconds in the years 1791 to 2149; before and after these
+years, float64 has fewer digits.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ MICROSECONDS = 86_400_000_000
 """Microseconds of a day."""
 
 EPOCHS: Mapping[str, float] = {"epoch s": 1e6, "epoch ms": 1e3}
-"""Forms that are numbers, seconds or milliseconds since 1970-01-01 UTC, with the microseconds of one unit."""
+"""Forms that are numbers: seconds or milliseconds since 1970-01-01 UTC. The value is the number of microseconds in one unit."""
 
 FIRST, LAST = -719_162.0, 2_932_897.0
 """The codes of the first day of year 1 and of the end of year 9999."""
 
 MAX_FORMATS = 8
 MAX_FORMAT = 60
-"""Characters of a format."""
+"""Characters in one format."""
 
 MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december")
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -70,19 +71,20 @@ _NO_ZONE_RULE = "must not name a time zone, because the training table has none"
 
 _DIGITS = re.compile("(?:%[YmdHMS])+")
 _WHOLE = re.compile(r"(?<=^[0-9]{4})\.0+$|(?<=^[0-9]{6})\.0+$|(?<=^[0-9]{8})\.0+$", re.ASCII)
-"""What tables with gaps write behind whole numbers: `20000131.0`."""
+"""The fraction that tables with gaps write after whole numbers: `20000131.0`."""
 
 
 class InvalidDate(ValueError):
-    """A value is no date of a form; its text is the rule that the value breaks."""
+    """A value is not a date of a form; the text of the error is the rule that the value breaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class DateForm:
-    """How a column writes its dates, and the `parts` that the model computes from one.
+    """The format of the dates in a column, and the `parts` that the model computes from a date.
 
-    ISO 8601 is always read; `formats` are further forms, with the directives of `strptime`, or one key of EPOCHS. `zoned` dates
-    name their time zone. A column with the part `hour` alone holds times of day. Raises ValueError for a format that names no date.
+    A column always accepts ISO 8601. `formats` are further formats, with the directives of `strptime`, or one key of EPOCHS.
+    `zoned` dates name their time zone. A column with only the part `hour` holds times of day. Raises ValueError for a format that
+    names no date.
     """
 
     parts: tuple[Part, ...] = ("days", "year", "month", "day", "weekday")
@@ -91,7 +93,7 @@ class DateForm:
 
     def __post_init__(self) -> None:
         if not self.parts or len(set(self.parts)) != len(self.parts) or len(self.formats) > MAX_FORMATS:
-            raise ValueError("a date has parts, each of them once, and a few formats")
+            raise ValueError(f"a form of dates needs at least one part, each part once, and at most {MAX_FORMATS} formats")
         for text in self.formats:
             if text not in EPOCHS:
                 pattern(text)
@@ -108,17 +110,17 @@ class DateForm:
 
     @property
     def takes_numbers(self) -> bool:
-        """Whether numbers are dates: those of an epoch, or the digits of a format like %Y%m%d."""
+        """Whether the column accepts numbers: seconds or milliseconds of an epoch, or the digits of a format like %Y%m%d."""
         return self.epoch is not None or any(_DIGITS.fullmatch(text) for text in self.formats)
 
     def nearest(self, code: float) -> float:
-        """The code inside the range of dates, or of times of day."""
+        """The nearest code inside the range of dates, or of times of day."""
         first, last = (0.0, 1.0) if self.is_time else (FIRST, LAST)
         return min(max(code, first), encode(round(last * MICROSECONDS) - 1_000_000))
 
     @property
     def rule(self) -> str:
-        """The rule that a wrong text breaks."""
+        """The rule for a value of the column, as the end of an error message."""
         if self.epoch is not None:
             return (
                 f"must be a number of {'seconds' if self.epoch == 1e6 else 'milliseconds'} since 1970-01-01, or a date in ISO 8601"
@@ -128,7 +130,7 @@ class DateForm:
 
 
 def parts_of(formats: tuple[str, ...], *, has_days: bool, has_times: bool) -> tuple[Part, ...]:
-    """The parts of dates in these formats; `has_days`: ISO dates name a day, `has_times`: one of them is not midnight."""
+    """The parts of dates in these formats. `has_days`: ISO dates name a day; `has_times`: a date has a time other than midnight."""
     letters = {letter for text in formats if text not in EPOCHS for letter in re.findall("%([a-zA-Z])", text)}
     if letters and letters <= set("HIMSfpz"):
         return ("hour",)
@@ -151,9 +153,9 @@ def pattern(text: str) -> re.Pattern[str]:
     if unknown is not None:
         raise ValueError(f"the date format '{text}' has the unknown directive %{unknown}")
     if len(set(letters)) != len(letters) or {"b", "B"} <= set(letters):
-        raise ValueError(f"the date format '{text}' names something twice")
+        raise ValueError(f"the date format '{text}' has a directive twice")
     if not _is_complete(set(letters)):
-        raise ValueError(f"the date format '{text}' names no date and no time: it needs %Y, or %H, like %d/%m/%Y")
+        raise ValueError(f"the date format '{text}' is not a complete date or time: use %Y or %H, for example %d/%m/%Y")
     regex = (
         _DIRECTIVES[piece[1:]] if piece.startswith("%") else " +" if piece.startswith(" ") else re.escape(piece) for piece in pieces
     )
@@ -161,7 +163,7 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 def _is_complete(letters: set[str]) -> bool:
-    """Whether the directives name a date, a time of day, or both, from the largest unit on."""
+    """Whether the directives name a complete date, time of day, or both, from the largest unit down."""
     has_date, has_time = bool(letters & set("YyGmbBqdjVu")), bool(letters & set("HIMSfp"))
     month = bool(letters & set("mbBq"))
     date = {"G", "V"} <= letters or (bool(letters & set("Yy")) and ("d" not in letters or month))
@@ -172,7 +174,7 @@ def _is_complete(letters: set[str]) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def parser(form: DateForm) -> Callable[[Any], float]:
-    """The function from a text (or a number, for an epoch) to its code; it raises InvalidDate with the rule that is broken."""
+    """The function from a text (or a number, where the form accepts it) to its code; it raises InvalidDate with the broken rule."""
     iso = _ISO_TIME if form.is_time else _ISO
     patterns = [pattern(text) for text in form.formats if text not in EPOCHS]
     epoch, rule, zoned = form.epoch, form.rule, form.zoned
@@ -187,7 +189,7 @@ def parser(form: DateForm) -> Callable[[Any], float]:
             value = str(int(value))
         elif takes_numbers and epoch is None:
             value = _WHOLE.sub("", value)
-        if plain and len(value) == 10 and value[4] == value[7] == "-":  # the most common form, ten times as fast
+        if plain and len(value) == 10 and value[4] == value[7] == "-":  # a fast path for the most common form
             with contextlib.suppress(ValueError):
                 return float(dt.date.fromisoformat(value).toordinal() - _EPOCH_DAY)
         match = iso.fullmatch(value)
@@ -209,7 +211,7 @@ def _number(text: str) -> float | None:
 
 
 def _from_epoch(value: Any, epoch: float | None, rule: str) -> float:
-    """The code of a number; years 1 to 9999."""
+    """The code of a number of an epoch; raises InvalidDate outside the years 1 to 9999."""
     if epoch is None or isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e18:
         raise InvalidDate(rule)
     code = encode(round(value * epoch))
@@ -219,7 +221,7 @@ def _from_epoch(value: Any, epoch: float | None, rule: str) -> float:
 
 
 def _code(match: re.Match[str], rule: str, *, zoned: bool) -> float | None:
-    """The code of a match; None when there is no such day or time."""
+    """The code of a match; None when the day or the time does not exist."""
     fields = match.groupdict()
     try:
         day, has_date = _day(fields)
@@ -237,12 +239,12 @@ def _code(match: re.Match[str], rule: str, *, zoned: bool) -> float | None:
 
 
 def encode(microseconds: int) -> float:
-    """The code of so many microseconds since 1970-01-01, or since midnight."""
+    """The code of a number of microseconds since 1970-01-01, or since midnight."""
     return float(microseconds) / MICROSECONDS
 
 
 def _day(fields: Mapping[str, str | None]) -> tuple[int, bool]:
-    """Days since 1970-01-01, and whether the fields name a date at all; raises ValueError when there is no such day."""
+    """Days since 1970-01-01, and whether the fields name a date; raises ValueError when the day does not exist."""
     if fields.get("G") is not None:
         week, weekday = int(fields["V"] or 0), int(fields.get("u") or 1)
         return dt.date.fromisocalendar(int(fields["G"] or 0), week, weekday).toordinal() - _EPOCH_DAY, True
@@ -256,7 +258,7 @@ def _day(fields: Mapping[str, str | None]) -> tuple[int, bool]:
         first = dt.date(number, 1, 1)
         day = first.toordinal() + int(day_of_year) - 1
         if dt.date.fromordinal(day).year != number:
-            raise ValueError("there is no such day")
+            raise ValueError("the day does not exist")
         return day - _EPOCH_DAY, True
     return dt.date(number, _month(fields), int(fields.get("d") or 1)).toordinal() - _EPOCH_DAY, True
 
@@ -270,21 +272,21 @@ def _month(fields: Mapping[str, str | None]) -> int:
 
 
 def _microseconds(fields: Mapping[str, str | None]) -> int:
-    """Microseconds since midnight; raises ValueError when there is no such time."""
+    """Microseconds since midnight; raises ValueError when the time does not exist."""
     hour, minute, second = int(fields.get("H") or 0), int(fields.get("M") or 0), int(fields.get("S") or 0)
     if half := fields.get("p"):
         hour = int(fields.get("I") or fields.get("H") or 0)
         if not 1 <= hour <= 12:
-            raise ValueError("there is no such hour")
+            raise ValueError("the hour does not exist")
         hour = hour % 12 + (12 if half.lower() == "p" else 0)
     if hour > 23 or minute > 59 or second > 59:
-        raise ValueError("there is no such time")
+        raise ValueError("the time does not exist")
     fraction = int((fields.get("f") or "0").ljust(9, "0")[:6])
     return ((hour * 60 + minute) * 60 + second) * 1_000_000 + fraction
 
 
 def as_sent(code: float, form: DateForm) -> str | float:
-    """A code as a request may send it: a number for an epoch, else a text in ISO 8601."""
+    """The code as a request sends it: a number for an epoch, otherwise a text in ISO 8601."""
     if form.epoch is None:
         return write(code, form)
     number = _moment(code, int(form.epoch)) / form.epoch
@@ -292,7 +294,7 @@ def as_sent(code: float, form: DateForm) -> str | float:
 
 
 def _moment(code: float, unit: int = 1) -> int:
-    """Microseconds of which `encode` makes the code, a whole number of `unit` where there is one."""
+    """Microseconds that `encode` turns into the code; a multiple of `unit` where possible."""
     nearest = 0
     for step in (unit, 1):
         nearest = round(code * MICROSECONDS / step) * step
@@ -303,7 +305,7 @@ def _moment(code: float, unit: int = 1) -> int:
 
 
 def write(code: float, form: DateForm) -> str:
-    """A code as text in ISO 8601, which `parser` reads as the same code."""
+    """The code as text in ISO 8601, which `parser` turns into the same code."""
     day, rest = divmod(_moment(code), MICROSECONDS)
     time = (dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=rest)).time().isoformat()  # noqa: DTZ001 - a time of day
     if form.is_time:

@@ -1,6 +1,6 @@
 """From scores to answers: the predicted class (the highest probability, or by a threshold), outliers, intervals, sets of classes.
 
-This is the one place that decides; training, serving, scoring and telemetry call it, so that they answer the same.
+Training, serving, scoring and telemetry all use these functions, so their answers agree.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Coverage, Signature
 
 SLACK = 1e-6
-"""A probability so little below the threshold reaches it: backends compute 0.3 as 0.29999998 or 0.30000001, and a forest of ten
-trees gives it often."""
+"""Tolerance of the threshold: backends compute 0.3 as 0.29999998 or 0.30000001, and a forest of ten trees often gives 0.3."""
 
 
 def predicted_positions(scores: Scores, signature: Signature) -> npt.NDArray[np.intp]:
@@ -34,14 +33,14 @@ def predicted_positions(scores: Scores, signature: Signature) -> npt.NDArray[np.
 
 
 def decision_bound(signature: Signature) -> float | None:
-    """The smallest probability of the positive class that predicts it; None when the highest probability decides."""
+    """The smallest probability for which the positive class is predicted; None when the highest probability decides."""
     return None if signature.threshold is None else signature.threshold - SLACK
 
 
 def outliers(scores: Scores) -> npt.NDArray[np.bool_]:
     """Whether each row is an outlier, shape (rows,); `scores` are those of an outlier detection.
 
-    This is the rule by which the outlier detectors of scikit-learn predict -1.
+    The outlier detectors of scikit-learn predict -1 by the same rule.
     """
     return scores < 0
 
@@ -59,17 +58,17 @@ def prediction_sets(scores: Scores, signature: Signature, coverage: Coverage) ->
 
 
 def single_value(signature: Signature) -> int | None:
-    """The column of the scores of a regression that is its prediction: the median, or the only value; None without one."""
+    """The column of a regression's scores that holds the prediction: the median, or the only value; None without a median."""
     if len(signature.quantiles) < 2:
         return 0
     return signature.quantiles.index(0.5) if 0.5 in signature.quantiles else None
 
 
 def outcomes(scores: Scores, signature: Signature) -> npt.NDArray[np.float64]:
-    """One number for each row that stands for its answer, shape (rows,); shape (rows, targets) for several targets.
+    """One number for the answer of each row, shape (rows,); shape (rows, targets) for several targets.
 
-    The value of a regression (the median of quantiles, or the level nearest to it), the score of an outlier detection, the position
-    of the predicted class or cluster.
+    The number is the value of a regression (the median of quantiles, or the level nearest to it), the score of an outlier
+    detection, or the position of the predicted class or cluster.
     """
     if signature.outputs:
         return np.column_stack([outcomes(scores[:, at], part) for at, part in signature.parts])

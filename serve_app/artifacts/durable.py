@@ -1,4 +1,4 @@
-"""Writes that survive a power failure, or leave what was there before."""
+"""Writes that survive a power failure, or leave the previous content."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import Any
 from serve_app.artifacts.regular_file import open_folder
 
 LINK = ".link-"
-"""How the name of a link begins before it has its own."""
+"""Prefix of the temporary name of a link."""
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a new file that is read-only, also through a link, and make its bytes durable. Raises OSError, also when it exists."""
+    """Write a new read-only file and make its bytes durable. Raises OSError, also when the file exists."""
     write_pieces(path, (data,), mode=0o444)
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes], *, mode: int) -> None:
-    """Write a new file of pieces, and make its bytes durable. Raises OSError, also when it exists."""
+    """Write a new file from pieces and make its bytes durable. Raises OSError, also when the file exists."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with open(handle, "wb") as file:
         file.writelines(pieces)
@@ -33,10 +33,10 @@ def write_pieces(path: Path, pieces: Iterable[bytes], *, mode: int) -> None:
 
 
 def replace_file(path: Path, data: Any) -> None:
-    """Write bytes as a file, and create the folders above it: other processes read the old content or the new one, never a part.
+    """Write bytes as a file, and create its parent folders. Other processes read the old content or the new one, never a part.
 
-    That is true after a power failure, too. `data` is anything that a binary file writes. Raises OSError; the old content stays
-    then, unless only its folder could not be made durable.
+    The same holds after a power failure. `data` is anything that a binary file accepts. Raises OSError; the old content stays then,
+    unless only the sync of the folder failed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
@@ -63,7 +63,7 @@ def sync_folder(path: Path) -> None:
 
 
 def replace_link(path: Path, target: str) -> None:
-    """Make `path` a link to `target` in one step; when that cannot be made durable, it is what it was before."""
+    """Make `path` a link to `target` in one step. Raises OSError and restores the previous link when the sync fails."""
     before = link_of(path)
     _swap(path, target)
     try:
@@ -78,7 +78,7 @@ def replace_link(path: Path, target: str) -> None:
 
 
 def link_of(path: Path) -> str | None:
-    """The target of a link; None for what is not a link, or cannot be read."""
+    """The target of a link; None when the path is not a link or cannot be read."""
     try:
         return os.readlink(path)
     except OSError:
@@ -86,9 +86,9 @@ def link_of(path: Path) -> str | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder, whole: under its name it is never seen half empty. What cannot be removed now is rubbish with a dot.
+    """Rename a folder and remove it, so no reader sees it partly empty. A failure leaves a name with a dot for `clear_rubbish`.
 
-    The folder above is opened once and is no link, so that nothing outside it is removed.
+    It opens the parent folder once, without following a link, so it removes nothing outside the parent.
     """
     with contextlib.suppress(OSError):
         above = open_folder(folder.parent)
@@ -101,22 +101,22 @@ def discard(folder: Path) -> None:
 
 
 def clear_rubbish(folder: int) -> None:
-    """Remove what begins with a dot inside the folder with this handle; a link is not followed."""
+    """Remove folders whose name begins with a dot from the folder with this handle, without following links."""
     for name in os.listdir(folder):
         if name.startswith("."):
             shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
 
 
 def open_lock(folder: int, name: str) -> int:
-    """The handle of a lock file inside the folder with this handle.
+    """The handle of the lock file `name` in the folder with the handle `folder`.
 
-    The file is created when it is missing, and never changed. Raises OSError, also when it is no regular file.
+    It creates a missing file and never changes an existing one. Raises OSError, also when the path is not a regular file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     handle = os.open(name, flags, 0o666, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "the lock is not a plain file; remove it", name)
+        raise OSError(errno.EINVAL, "the lock is not a regular file; remove it", name)
     return handle
 
 

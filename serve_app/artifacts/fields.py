@@ -1,4 +1,4 @@
-"""The rules of a signature, applied to values that are Python objects already: which number a value is, or which rule it breaks."""
+"""The rules of a signature for Python objects: the number for a value, or the rule that the value breaks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from serve_app.artifacts.signature import UNSEEN, Feature, Signature, missing_nu
 from serve_app.errors import InvalidInput, Problem
 
 Unknown = Literal["refuse", "unseen"]
-"""What happens to a category that training never saw."""
+"""How a replica handles a category that training did not see."""
 
 UnknownFields = Literal["ignore", "refuse"]
-"""What happens to a field that is none of the model's."""
+"""How a replica handles a field that the model does not have."""
 
 UNKNOWN_CATEGORY = "is not one of the categories the model was trained with"
 
@@ -26,16 +26,16 @@ Rule = tuple[str, str]
 """A rule that a value breaks: its stable code, and a sentence that never repeats the value."""
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-"""Numbers in JSON (RFC 8259, section 6). Python's `float` also reads `1_0`, `inf` and the digits of other scripts."""
+"""Numbers in JSON (RFC 8259, section 6). Python's `float` also accepts `1_0`, `inf` and the digits of other scripts."""
 
 MAX_NAMES = 20
-"""Names of fields in one message, at most."""
+"""Maximum number of field names in one message."""
 MAX_PROBLEMS = 50
-"""Problems named in one response, at most."""
+"""Maximum number of problems in one response."""
 
 
 def read_rows(signature: Signature, rows: Sequence[Any], *, unknown: Unknown = "refuse") -> Matrix:
-    """Rows that are Python objects already (golden examples, tests) as a matrix; it raises InvalidInput."""
+    """The matrix of rows that are Python objects (golden examples, tests); raises InvalidInput."""
     problems: list[Problem] = []
     matrix = [read_row(signature, item, f"[{index}].", problems, unknown) for index, item in enumerate(rows)]
     if problems:
@@ -51,9 +51,9 @@ def read_row(
     unknown: Unknown,
     unknown_fields: UnknownFields = "ignore",
 ) -> list[Value]:
-    """The values of one row, in the order of the signature; every broken rule is appended to `problems`.
+    """The values of one row, in the order of the signature. It appends every broken rule to `problems`.
 
-    `prefix` is put before the names of the fields, for example `instances[3].`.
+    `prefix` precedes the names of the fields, for example `instances[3].`.
     """
     whole = prefix.rstrip(".") or "body"
     if not isinstance(row, dict):
@@ -61,11 +61,13 @@ def read_row(
         return []
     known = sum(feature.name in row for feature in signature.features)
     if known == 0 and all(feature.nullable for feature in signature.features):
-        # Else the answer would be that of a row of gaps: to a misspelt field, or to a row that is wrapped in another object.
-        problems.append(Problem(whole, "missing", f"holds none of the model's fields: {first_names(signature)}"))
+        # A misspelt field, or a row inside another object, must not get the answer for a row of gaps.
+        problems.append(Problem(whole, "missing", f"has no field of the model; it takes: {first_names(signature)}"))
         return []
     if unknown_fields == "refuse" and known < len(row):
-        problems.append(Problem(whole, "unknown_field", f"holds a field that is none of the model's: {first_names(signature)}"))
+        problems.append(
+            Problem(whole, "unknown_field", f"has a field that the model does not have; it takes: {first_names(signature)}")
+        )
     values: list[Value] = []
     value: Value
     for feature in signature.features:
@@ -87,9 +89,9 @@ def first_names(signature: Signature) -> str:
 
 
 def read_value(feature: Feature, value: Any, unknown: Unknown, missing: tuple[str, ...] = ()) -> tuple[Value, Rule | None]:
-    """What the model takes for one value, a number or a text, and the rule that the value breaks (it is NaN then).
+    """The number or text that the model gets for one value, and the rule that the value breaks (the number is NaN then).
 
-    Texts in `missing` are null for a feature that takes null, unless they are categories.
+    Texts in `missing` mean null for a feature that takes null, unless they are categories.
     """
     if value is None or (feature.nullable and missing and _says_missing(feature, value, missing)):
         return math.nan, None if feature.nullable else ("type", "must not be null")
@@ -136,12 +138,12 @@ def _read_text(feature: Feature, value: Any) -> tuple[Value, Rule | None]:
     if len(value) > feature.longest:
         return math.nan, ("too_long", length_rule(feature))
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        return math.nan, ("type", "must be a string of Unicode characters")  # half a pair of surrogates, which JSON can escape
+        return math.nan, ("type", "must be a string of Unicode characters")  # an unpaired surrogate, which JSON can escape
     return value, None
 
 
 def length_rule(feature: Feature) -> str:
-    """The rule that a longer text breaks."""
+    """The rule for the length of a text."""
     return f"must have at most {feature.longest} characters"
 
 
@@ -163,7 +165,7 @@ def _read_number(feature: Feature, value: Any) -> tuple[float, Rule | None]:
 
 
 def range_rule(feature: Feature) -> str:
-    """The rule that a number outside the contract breaks."""
+    """The rule for the range of a number."""
     low, high = (repr(float(bound)).removesuffix(".0") for bound in feature.bounds)
     if feature.minimum is None and feature.maximum is not None:
         return f"must be at most {high}"

@@ -1,4 +1,4 @@
-"""The rules of the frame that a pickled model takes in place of the coded matrix: dtypes that fit the features of the signature."""
+"""The rules for the frame that a pickled model takes instead of the coded matrix: the dtypes must fit the features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = ("str", "string", "object")
 
 
 def check_frame(frame: Frame, signature: Signature) -> None:
-    """Refuse a frame that no rows of this signature can become; raises BundleRefused `manifest`."""
+    """Refuse a frame that cannot hold rows of this signature; raises BundleRefused `manifest`."""
     problem = next(_problems(frame, signature), None)
     if problem is not None:
         raise BundleRefused("manifest", f"the manifest's frame cannot be used: {problem}")
@@ -41,17 +41,17 @@ def fits(feature: Feature, dtype: str) -> bool:
 def _problems(frame: Frame, signature: Signature) -> Iterator[str]:
     features = {feature.name: feature for feature in signature.features}
     if frame.dtypes.keys() != features.keys():
-        yield "it names other columns than the signature"
+        yield "its columns are not those of the signature"
         return
     for name, feature in features.items():
         if not fits(feature, frame.dtypes[name]):
             yield f"column '{printable(name[:100])}' cannot hold a {feature.kind}"
     for name, values in frame.values.items():
         if name not in features or features[name].kind != "category" or len(values) != len(features[name].categories):
-            yield f"the values of '{printable(name[:100])}' are not those of its categories"
+            yield f"the values of '{printable(name[:100])}' do not match its categories"
     for name, order in frame.order.items():
         if frame.dtypes.get(name) != "category" or sorted(order) != list(range(len(features[name].categories))):
-            yield f"the order of '{printable(name[:100])}' is not one of its categories"
+            yield f"the order of '{printable(name[:100])}' does not match its categories"
     for name in frame.ordered:
         if frame.dtypes.get(name) != "category":
-            yield f"'{printable(name[:100])}' is no column of categories that can have an order"
+            yield f"'{printable(name[:100])}' has an order, but its dtype is not category"

@@ -1,4 +1,4 @@
-"""The legacy layout: model.joblib, metadata.json and metrics.json directly in the folder, without a manifest of our own.
+"""The legacy layout: model.joblib, metadata.json and metrics.json directly in the folder, without a manifest of this project.
 
 Each of the three may be a link to a file inside the folder: a ConfigMap or a Secret that is mounted as the folder holds such links.
 """
@@ -23,9 +23,9 @@ from serve_app.errors import BundleRefused
 
 
 def signature_of(manifest: Manifest, classes: Sequence[Any] = ()) -> Signature:
-    """The signature that `feature_names` and `target_names` of the manifest tell; raises BundleRefused `signature`.
+    """The signature from `feature_names` and `target_names` of the manifest; raises BundleRefused `signature`.
 
-    `classes` are the estimator's own, for a manifest that names none.
+    `classes` are those of the estimator, for a manifest without `target_names`.
     """
     if not manifest.feature_names:
         raise BundleRefused("signature", f"{MANIFEST} holds no feature_names and target_names")
@@ -37,21 +37,21 @@ def signature_of(manifest: Manifest, classes: Sequence[Any] = ()) -> Signature:
 
 
 def adopt(legacy: Bundle) -> tuple[dict[str, bytes], Manifest]:
-    """Files and manifest of the bundle that a legacy model becomes when the first bundle is published over it."""
+    """Files and manifest of the bundle for a legacy model; the store keeps it when a first bundle is published."""
     files = {JOBLIB: legacy.files[JOBLIB], METRICS: legacy.files.get(METRICS, b"{}\n")}
     return files, msgspec.structs.replace(legacy.manifest, signature=signature_of(legacy.manifest), origin="plain")
 
 
 def read_legacy(folder: Path, policy: ReadPolicy | None = None) -> Bundle | None:
-    """The model of a legacy layout; None when there is none. Raises BundleRefused.
+    """The model of a legacy layout; None without a model. Raises BundleRefused.
 
-    The files were written one by one and prove nothing; the digest over the three only gives them a name. Files that change while
-    they are read are refused as `unreadable`, which is not final: they are read again at the next poll.
+    No published digest covers these files; the digest over the three files only names the version. Files that change during the
+    read are refused as `unreadable`. This refusal is not final: the replica reads them again at the next poll.
     """
     if not (folder / MANIFEST).exists() or not (folder / JOBLIB).exists():
         return None
     if policy is not None:
-        check_seal("", None, policy.verify)  # there is none
+        check_seal("", None, policy.verify)  # a legacy layout has no seal
         model_file(LEGACY_FILES, policy)
     try:
         before = _stamp(folder)
@@ -81,19 +81,19 @@ def read_description(folder: Path) -> Manifest:
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:
-    """The files that are there; the small ones first, so that nothing large is read beside one that is refused."""
+    """The existing files. It reads the small files first, so a refused description costs no read of the model."""
     limits = {MANIFEST: MAX_MANIFEST_BYTES, METRICS: MAX_METRICS_BYTES, JOBLIB: max_model_bytes()}
     data = {name: read_inside(folder, name, limit) for name, limit in limits.items() if (folder / name).exists()}
     return {name: data[name] for name in LEGACY_FILES if name in data}
 
 
 def legacy_digest(files: Mapping[str, bytes]) -> str:
-    """What stands for the digest of files that have no manifest to prove them."""
+    """The name of a version whose files have no published digest: the sha256 over the digests of the three files."""
     return sha256(b"".join(sha256(files.get(name, b"")).encode() for name in LEGACY_FILES))
 
 
 def legacy_stamp(folder: Path) -> tuple[tuple[int, int, int], ...] | None:
-    """A value that changes when one of the files does; None when there is no model. Costs three stat calls."""
+    """A value that changes with each of the files; None without a model. Costs three stat calls."""
     try:
         stamp = _stamp(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""The versions of a store as rows for programs: what each is, how good it is, and why it is not served."""
+"""The versions of a store as rows for programs: model, metrics, and whether the version is served or damaged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METRICS_SHOWN = ("accuracy", "f1_score", "roc_auc", "rmse", "r2")
 
 
 def row(entry: Entry) -> dict[str, Any]:
-    """One version for programs: numbers and texts as JSON holds them; `damaged` when its manifest cannot be read."""
+    """One version as JSON values; `damaged` is true when its manifest cannot be read."""
     manifest = entry.manifest or Manifest()
     metrics = metrics_of(entry)
     return {
@@ -35,7 +35,7 @@ def row(entry: Entry) -> dict[str, Any]:
 
 
 def _predictor(manifest: Manifest) -> str:
-    """What computes on a replica that allows everything."""
+    """The backend on a replica that allows every backend."""
     if ONNX in manifest.files:
         return "onnx"
     native = next((library for file, library in NATIVE.items() if file in manifest.files), None)
@@ -43,9 +43,9 @@ def _predictor(manifest: Manifest) -> str:
 
 
 def metrics_of(entry: Entry) -> Mapping[str, Any]:
-    """The metrics of a bundle, empty when they cannot be read.
+    """The metrics of a bundle; empty when they cannot be read.
 
-    Somebody else may have replaced its files, so nothing but a plain file of the size is read.
+    Another process may have replaced the file, so it reads only a regular file of at most the published size.
     """
     published = entry.manifest.files.get(METRICS) if entry.manifest else None
     if published is None:

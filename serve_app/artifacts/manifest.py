@@ -1,8 +1,7 @@
 """The manifest: the typed description of one version, written as `metadata.json`.
 
-Readers use attributes, so that the name of a key stands here once. Keys that this code does not know are kept through reading and
-writing: a manifest of a newer release loses nothing. A new manifest is built with keywords and completed with
-`msgspec.structs.replace`:
+Readers use attributes, so the name of each key occurs only here. Reading and writing keep unknown keys, so a manifest of a newer
+release loses nothing. To create a manifest, use keywords, and complete it with `msgspec.structs.replace`:
 
     manifest = Manifest(signature=signature, data=DataSource(name="iris", sha256=digest, rows=150, columns=5, held_out=30))
     manifest = msgspec.structs.replace(manifest, forced=False)
@@ -36,7 +35,7 @@ _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     """A JSON object with typed keys; `extra` holds the keys that this release does not know.
 
-    With `omit_defaults`, a key without a value is left out of the JSON; otherwise it is written as null.
+    With `omit_defaults`, the JSON leaves out a key without a value; otherwise it has null.
     """
 
     extra: Mapping[str, Any] = {}
@@ -62,11 +61,11 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class OnnxConversion(Section, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of the conversion to ONNX.
+    """The result of the conversion to ONNX.
 
-    `available` tells whether the bundle has an ONNX form; `reason` why it has none. `input` is the element type of the graph's
-    input (`float64` or `float32`); `rounded`: rows go through float32 first. `largest_difference` from scikit-learn was found on
-    `rows_compared` rows, where `tolerance` was allowed.
+    `available` says whether the bundle has an ONNX form, and `reason` why it does not. `input` is the element type of the graph's
+    input (`float64` or `float32`). With `rounded`, rows are rounded to float32 first. `largest_difference` from scikit-learn is
+    that of `rows_compared` rows; `tolerance` is the allowed difference.
     """
 
     available: bool | None = None
@@ -79,10 +78,10 @@ class OnnxConversion(Section, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Frame(Section, frozen=True, kw_only=True, omit_defaults=True):
-    """The pandas frame that a pickled model takes in place of the coded matrix: its columns are the features, in their order.
+    """The pandas frame that a pickled model takes instead of the coded matrix: its columns are the features, in their order.
 
-    `dtypes` has the dtype of each column when the model was fitted. `values` has, for a column of categories that are no texts, the
-    value of each code. `order` has, for a column of dtype category, the codes in the order of the dtype where that is another one;
+    `dtypes` has the dtype that each column had when the model was fitted. `values` has the value of each code, for a column whose
+    categories are not texts. `order` has the codes in the order of the dtype, for a column of dtype category whose order differs.
     `ordered` are the columns whose dtype has an order. serve_app/artifacts/frame_columns.py checks them.
     """
 
@@ -95,10 +94,10 @@ class Frame(Section, frozen=True, kw_only=True, omit_defaults=True):
 class NativeForm(Section, frozen=True, kw_only=True, omit_defaults=True):
     """The model in the format of its library, for a bundle without an ONNX form.
 
-    `file` is the name in the bundle, `version` that of the `library` that wrote it. `order` are the positions of the signature's
-    classes in the library's answer (None: the same order). With `texts`, CatBoost gets the texts of categories, and `gap` where
-    there is none; otherwise their codes. With `dates`, the library takes the parts of dates in their place. `largest_difference`
-    from the trained model was found on `rows_compared` rows.
+    `file` is the name in the bundle; `version` is that of the `library` that wrote it. `order` has the positions of the signature's
+    classes in the library's answer (None: the same order). With `texts`, CatBoost gets the texts of categories, and `gap` for a
+    missing value; otherwise it gets codes. With `dates`, the library gets the parts of dates instead of the dates.
+    `largest_difference` is the largest difference from the trained model on `rows_compared` rows.
     """
 
     file: str
@@ -113,7 +112,7 @@ class NativeForm(Section, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Libraries(Section, frozen=True, kw_only=True, omit_defaults=True):
-    """Versions of the libraries that the model was trained and converted with."""
+    """Versions of the libraries that trained and converted the model."""
 
     scikit_learn: str | None = msgspec.field(default=None, name="scikit-learn")
     numpy: str | None = None
@@ -123,7 +122,7 @@ class Libraries(Section, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DataSource(Section, frozen=True, kw_only=True):
-    """The table: its name, sha256 of the file, rows and columns (the target included), and how many rows were held out."""
+    """The table: its name, the sha256 of the file, the numbers of rows, columns (with the target) and held-out rows."""
 
     name: str | None = None
     sha256: str | None = None
@@ -133,7 +132,7 @@ class DataSource(Section, frozen=True, kw_only=True):
 
 
 class SourceCode(Section, frozen=True, kw_only=True):
-    """The code that trained: version of the package, commit, and whether the working tree had changes (None: not known)."""
+    """The code of the training: version of the package, commit, and whether the working tree had changes (None: unknown)."""
 
     version: str | None = None
     commit: str | None = None
@@ -149,11 +148,11 @@ class Verdict(Section, frozen=True, kw_only=True):
 
 
 class Adopted(Section, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a model comes from that was fitted elsewhere.
+    """The origin of a model that was fitted elsewhere.
 
-    `file`, `file_format` and `sha256` are those of the model that was given, `model_class` is its class. `packages` are the
-    libraries that its file names. `largest_difference` between the given model and the one of the bundle was found on
-    `rows_compared` rows. `labelled`: the sample had labels; `held_out`: its owner says that the model has not learnt from it.
+    `file`, `file_format` and `sha256` describe the given model; `model_class` is its class. `packages` are the libraries that its
+    file names. `largest_difference` is the largest difference between the given model and that of the bundle on `rows_compared`
+    rows. `labelled`: the sample had labels. `held_out`: its owner states that the model was not fitted on it.
     """
 
     file: str | None = None
@@ -171,8 +170,8 @@ class Adopted(Section, frozen=True, kw_only=True, omit_defaults=True):
 class Manifest(Section, frozen=True, kw_only=True):
     """The description of one version.
 
-    `feature_names` to `mlflow_model_uri` are the keys of the legacy layout, which other programs read; they are null where they
-    have no meaning. `n_estimators` and `max_depth` repeat `parameters`. Times are ISO 8601 texts in UTC. None means unknown.
+    `feature_names` to `mlflow_model_uri` are the keys of the legacy layout, which other programs read; they are null when they do
+    not apply. `n_estimators` and `max_depth` repeat `parameters`. Times are ISO 8601 texts in UTC. None means unknown.
     """
 
     # Written by `describe` and by the store.
@@ -201,7 +200,7 @@ class Manifest(Section, frozen=True, kw_only=True):
     mlflow_model_uri: str | None = None
 
     estimator: str | None = None
-    """What the trainer was asked for: a built-in name, or `package.module:factory`."""
+    """The requested estimator: a built-in name, or `package.module:factory`."""
     parameters: Mapping[str, Any] | None = None
     data: DataSource | None = None
     code: SourceCode | None = None
@@ -215,25 +214,25 @@ class Manifest(Section, frozen=True, kw_only=True):
     reference: Mapping[str, Any] | None = None
     """Histograms of the training rows (serve_app/telemetry/drift.py reads them)."""
     importance: Mapping[str, float | None] | None = None
-    """Permutation importance by feature name; None for a feature that was not measured because the time was over."""
+    """Permutation importance by feature name; None for a feature that was not measured within the time limit."""
     search: Mapping[str, Any] | None = None
-    """Metric, number of folds, candidates and the position of the best one, when parameters were searched."""
+    """Metric, number of folds, candidates, and the position of the best candidate; None without a search of parameters."""
     decision: Mapping[str, Any] | None = None
-    """How the threshold of the signature was decided: the positive class, the threshold and, when they decided, the costs."""
+    """How training chose the threshold of the signature: the positive class, the threshold and, if used, the costs."""
     calibration: Mapping[str, Any] | None = None
-    """The `method` that corrected the probabilities; the number of `rows` that gave the bound of the coverage."""
+    """The `method` that corrected the probabilities, and the number of `rows` behind the bound of the coverage."""
     limits: Mapping[str, float | None] | None = None
     """Metric floors and ceilings that the verdict applied."""
     verdict: Verdict | None = None
     forced: bool | None = None
-    """Published although the verdict refused it."""
+    """Whether the model was published although the verdict refused it."""
     tags: Mapping[str, str] | None = None
     tracking: str | None = None
     """`mlflow`, or `none` for a training without tracking."""
     origin: str | None = None
-    """`plain` for a bundle that was made of a legacy layout."""
+    """`plain` for a bundle from a legacy layout, `mlflow` for one from a model in MLflow without a bundle."""
     adopted: Adopted | None = None
-    """Where a model comes from that was fitted elsewhere; None for one that was trained here."""
+    """The origin of a model that was fitted elsewhere; None for a model of this project's training."""
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
@@ -251,9 +250,9 @@ class Manifest(Section, frozen=True, kw_only=True):
 
     @classmethod
     def from_legacy(cls, document: Mapping[str, Any]) -> Self:
-        """Read the `metadata.json` of a legacy layout, where nothing but the names of features and classes must be right.
+        """Read the `metadata.json` of a legacy layout, where only the names of features and classes must be valid.
 
-        Keys that describe a bundle and values of the wrong type are left out; unknown keys are kept. Raises BundleRefused
+        It leaves out keys that describe a bundle and values of the wrong type, and keeps unknown keys. Raises BundleRefused
         `signature` when `feature_names` or `target_names` cannot be read.
         """
         raw = {}
@@ -275,9 +274,9 @@ def sha256(data: bytes) -> str:
 
 
 def describe(files: Mapping[str, bytes], manifest: Manifest) -> bytes:
-    """The bytes of `metadata.json` for these files: the manifest with the list that proves them.
+    """The bytes of `metadata.json` for these files: the manifest with their sizes and digests.
 
-    Raises ValueError for a file name that cannot be read back.
+    Raises ValueError for a name that a bundle cannot have.
     """
     for name in files:
         if not _is_file_name(name):
@@ -291,7 +290,7 @@ def parse_manifest(raw: bytes) -> Manifest:
     """Read the bytes of `metadata.json`; raises BundleRefused `manifest`, `format` or `signature`."""
     document = json_object(raw, MANIFEST)
     if document.get("format") != FORMAT:
-        raise BundleRefused("format", "this format of bundle is unknown; upgrade the serving image")
+        raise BundleRefused("format", "the format of the bundle is unknown; upgrade the serving image")
     check_bounds(document, MANIFEST)
     manifest = Manifest.from_dict(document)
     if not manifest.files:
@@ -330,7 +329,7 @@ def _plain(value: Any) -> Any:
 
 
 def _folded(kind: type[Section], document: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object with its unknown keys moved into `extra`, in the sections inside as well."""
+    """The JSON object with its unknown keys moved into `extra`, also in nested sections."""
     sections = _sections(kind)
     known = {key: document[key] for key in sections if key in document}
     for key, section in sections.items():
@@ -341,7 +340,7 @@ def _folded(kind: type[Section], document: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _sections(kind: type[Section]) -> dict[str, type[Section] | None]:
-    """The keys of a section; for those that hold a section themselves, its type."""
+    """The keys of a section, with the type of the nested section or None."""
     hints = get_type_hints(kind)
     fields = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
     return {

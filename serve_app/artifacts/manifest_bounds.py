@@ -1,6 +1,6 @@
-"""How much a manifest may say. Every number becomes memory, metrics or text of a replica, whatever wrote the file.
+"""Limits on the contents of a manifest, because each entry costs a replica memory, metrics or text.
 
-The bounds are several times what training writes: 100 classes, 500 categories of a column, 10 bins of a number.
+The limits are several times what training writes: 100 classes, 500 categories of a column, 10 bins of a number.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from serve_app.errors import BundleRefused
 from serve_app.printable import printable
 
 MAX_VALUES = 200_000
-"""Values in one JSON file, counted by its commas: one of 4 MB could hold a million lists, which take 25 times as much memory."""
+"""Values in one JSON file, counted by its commas: a file of 4 MB can hold a million lists, which need 25 times as much memory."""
 MAX_FEATURES = 10_000
 MAX_CLASSES = 1_000
 MAX_OUTPUTS = 100
@@ -23,28 +23,28 @@ MAX_CATEGORIES = 10_000
 MAX_BINS = 100
 """Bins of one number in the drift reference."""
 MAX_GOLDEN_VALUES = 1_000_000
-"""Values in the golden examples, rows times features too."""
+"""Values in the golden examples; rows times features has the same limit."""
 MAX_GOLDEN_BYTES = 32 * 1024 * 1024
 MAX_METRICS_BYTES = 4 * 1024 * 1024
 MAX_NAME = 1_000
-"""Characters of a key, and of the name of a feature, class or category."""
+"""Characters in a key, and in the name of a feature, class or category."""
 MAX_TEXT = 20_000
-"""Characters of any other text."""
+"""Characters in any other text."""
 
 
 def check_bounds(document: Mapping[str, Any], name: str) -> None:
-    """Refuse a JSON object that says more than a manifest may; raises BundleRefused `manifest`. `name` is that of its file."""
+    """Refuse a JSON object that exceeds the limits of a manifest; raises BundleRefused `manifest`. `name` is that of its file."""
     for what, count, most in (*_texts(document), *_lists(document)):
         if count > most:
             raise BundleRefused("manifest", f"{name}: {printable(what[:100])} has {count}, more than {most}")
 
 
 Size = tuple[str, int, int]
-"""What is counted, how many there are, and how many there may be."""
+"""A description of the counted items, their number, and the maximum."""
 
 
 def _texts(document: Mapping[str, Any]) -> Iterator[Size]:
-    """The longest key, and the longest text."""
+    """The lengths of the longest key and of the longest text."""
     key = text = 0
     values: list[Any] = [document]
     while values:
@@ -101,7 +101,7 @@ def _frame(frame: Any) -> Iterator[Size]:
 
 
 def _outputs(outputs: Any) -> Iterator[Size]:
-    """Several targets; together they may have as many classes as one."""
+    """The sizes of several targets; the limit on classes applies to all targets together."""
     targets = [output for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
     yield "the list of outputs", _size(outputs), MAX_OUTPUTS
     yield "the list of classes", sum(_size(output.get("classes")) for output in targets), MAX_CLASSES

@@ -1,7 +1,7 @@
 """Rows as numbers: the matrix that a model takes and the scores that it gives.
 
-A model that takes texts has a matrix of objects instead: codes as Python floats, texts as they are, NaN for a gap of either. What
-gathers, cuts and counts rows treats both alike. A model without texts never meets the other kind.
+A model with texts takes a matrix of objects: codes as Python floats, texts as Python strings, NaN for a missing value. Code that
+gathers, splits and counts rows handles both types of matrix. A model without texts never gets a matrix of objects.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Scores = npt.NDArray[np.floating[Any]]
 - classification: probabilities, shape (rows, classes); without probabilities the positions of the classes, shape (rows,)
 - regression: values, shape (rows,); of several quantiles the values by level, shape (rows, quantiles)
 - outlier detection: scikit-learn's `decision_function`, shape (rows,), below 0 for an outlier
-- clustering: the position of the cluster, and behind it the distance to the nearest centre or the probabilities of the clusters if
-  the model gives them, shape (rows, 1), (rows, 2) or (rows, 1 + clusters)
+- clustering: the position of the cluster, then the distance to the nearest centre or the probabilities of the clusters if the model
+  gives them, shape (rows, 1), (rows, 2) or (rows, 1 + clusters)
 - several targets: the columns of each target side by side, shape (rows, columns); a target without probabilities has one
 """
 
 PIECE_ROWS = 2048
-"""A larger batch is predicted and written in pieces of so many rows, because all other requests wait while a single call runs."""
+"""Rows of one call of the model. A replica splits a larger batch, because all other requests wait while a call runs."""
 
 
 def batched(items: Any, size: int) -> Iterator[Any]:
@@ -42,7 +42,7 @@ def matrix_type(*, has_texts: bool) -> np.dtype[Any]:
 
 
 def measured(matrix: Matrix) -> Matrix:
-    """A matrix of objects as float64, with the length of a text in characters in its place: what telemetry counts."""
+    """A matrix of objects as float64, with the length in characters instead of each text. Telemetry counts these numbers."""
     lengths: Matrix = _MEASURE(matrix).astype(np.float64)
     return lengths
 

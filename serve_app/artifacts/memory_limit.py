@@ -1,4 +1,4 @@
-"""The memory that a process may use, and the share of it that the file of a model may have."""
+"""The memory that a process may use, and the largest share of it for the files of a model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MODEL_SHARE = 0.25
-"""Largest share of the memory for the files that are read of one bundle. While a model is replaced, the process holds the bytes of
-the new model, its loaded form, the loaded form of the old model, and the application."""
+"""Largest share of the memory for the files that a replica reads from one bundle. During a swap, the process holds the bytes of the
+new model, its loaded form, the loaded form of the old model, and the application."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
@@ -21,7 +21,7 @@ def memory_limit(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
 
 
 def max_model_bytes() -> int:
-    """Bytes that the files which are read of one bundle may have together."""
+    """Maximum total size in bytes of the files that a replica reads from one bundle."""
     return int(memory_limit() * MODEL_SHARE)
 
 
@@ -36,7 +36,7 @@ def _limits(cgroups: Path, own: Path) -> Iterator[int]:
 
 
 def _folders(cgroups: Path, own: Path) -> Iterator[tuple[Path, str]]:
-    """The folders of the control groups of this process up to the root, which inside a container is the container's."""
+    """The folders of the control groups of this process up to the root; inside a container, the root is that of the container."""
     v2, v1 = (cgroups, "memory.max"), (cgroups / "memory", "memory.limit_in_bytes")
     yield from (v2, v1)
     try:

@@ -1,4 +1,4 @@
-"""The file `MLmodel`, in which MLflow describes a model. It is read with PyYAML alone: `mlflow.models.Model` imports pandas."""
+"""The file `MLmodel`, in which MLflow describes a model. This module reads it with PyYAML: `mlflow.models.Model` imports pandas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_DESCRIPTION_BYTES = 1024 * 1024
 MAX_COLUMNS = 10_000
 
 Format = Literal["pickle", "cloudpickle", "skops", "xgboost", "lightgbm", "catboost"]
-"""How the bytes of a model are read; the first two execute code then, and the last three are the libraries' own."""
+"""The format of a model's bytes. The first two execute code when they are loaded; the last three are those of the libraries."""
 _PICKLES: dict[str, Format] = {"pickle": "pickle", "cloudpickle": "cloudpickle", "skops": "skops"}
 _NATIVE: dict[str, Format] = {
     ".ubj": "xgboost",
@@ -58,7 +58,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What `MLmodel` says. `columns` is None without a signature of named columns, `example` without an input example."""
+    """The contents of `MLmodel`. `columns` is None without a signature of named columns, `example` without an input example."""
 
     flavors: Mapping[str, Mapping[str, Any]]
     columns: tuple[Column, ...] | None
@@ -73,7 +73,7 @@ class Description:
             if fields is not None:
                 return read(fields)
         names = ", ".join(sorted(self.flavors)) or "no flavor"
-        raise BundleRefused("format", f"it has {names[:200]}, none of sklearn, xgboost, lightgbm and catboost")
+        raise BundleRefused("format", f"it has {names[:200]}; the supported flavors are sklearn, xgboost, lightgbm and catboost")
 
     def code_folder(self) -> str | None:
         """The folder of the code that was logged beside the model, below the folder of `MLmodel`."""
@@ -83,12 +83,12 @@ class Description:
 
 def parse_description(raw: bytes) -> Description:
     """Read the bytes of `MLmodel`; raises BundleRefused `manifest`."""
-    import yaml  # MLflow brings it
+    import yaml  # a dependency of MLflow
 
     try:
-        document = yaml.safe_load(raw)  # in Python: the loader in C ends the process at deep nesting
+        document = yaml.safe_load(raw)  # the loader in Python, because the one in C crashes at deep nesting
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise BundleRefused("manifest", f"its {MLMODEL} is no YAML") from None
+        raise BundleRefused("manifest", f"its {MLMODEL} is not YAML") from None
     if not isinstance(document, dict) or not isinstance(document.get("flavors"), dict):
         raise BundleRefused("manifest", f"its {MLMODEL} lists no flavors")
     example = document.get("saved_input_example_info")
@@ -102,14 +102,14 @@ def parse_description(raw: bytes) -> Description:
 
 
 def _columns(signature: Any) -> tuple[Column, ...] | None:
-    """The named columns of the signature's inputs, which are a JSON text; None for tensors and for columns without names."""
+    """The named columns in the JSON text of the signature's inputs; None for tensors and for columns without names."""
     inputs = signature.get("inputs") if isinstance(signature, dict) else None
     if not isinstance(inputs, str):
         return None
     try:
         specs = orjson.loads(inputs)
     except orjson.JSONDecodeError:
-        raise BundleRefused("manifest", f"the signature in its {MLMODEL} is no JSON") from None
+        raise BundleRefused("manifest", f"the signature in its {MLMODEL} is not JSON") from None
     if not isinstance(specs, list) or not specs:
         return None
     if len(specs) > MAX_COLUMNS:
@@ -129,18 +129,18 @@ def _text(value: Any) -> str | None:
 
 
 def _inside(path: Any, default: str = "") -> str:
-    """The path as a path below the model's folder; raises BundleRefused `manifest` when it leads out of it."""
+    """The path relative to the model's folder; raises BundleRefused `manifest` when it leads out of the folder."""
     text = path if isinstance(path, str) and path else default
     parts = PurePosixPath(text).parts
     if not parts or ".." in parts or text.startswith("/") or len(text) > 250:
-        raise BundleRefused("manifest", f"its {MLMODEL} names a file outside of the model's folder")
+        raise BundleRefused("manifest", f"its {MLMODEL} names a file outside the model's folder")
     return "/".join(parts)
 
 
 def _sklearn(fields: Mapping[str, Any]) -> ModelFile:
     name = str(fields.get("serialization_format") or "pickle")
     if name not in _PICKLES:
-        raise BundleRefused("format", f"its format is {name[:50]!r}; pickle, cloudpickle and skops are known")
+        raise BundleRefused("format", f"its format is {name[:50]!r}; use pickle, cloudpickle or skops")
     path = _inside(fields.get("pickled_model"), "model.pkl")
     return ModelFile("sklearn", path, _PICKLES[name], None, _versions(fields, scikit_learn="sklearn_version"))
 
@@ -150,7 +150,7 @@ def _native(flavor: str, default: str, version_key: str) -> Callable[[Mapping[st
         path = _inside(fields.get("data"), default)
         kind = _NATIVE.get(PurePosixPath(path).suffix)
         if kind is None or (kind not in (flavor, "skops", "cloudpickle")):
-            raise BundleRefused("format", f"its file {PurePosixPath(path).name[:100]!r} is in no format of {flavor} that is known")
+            raise BundleRefused("format", f"its file {PurePosixPath(path).name[:100]!r} has no known format of {flavor}")
         name = _text(fields.get("model_class")) or _text(fields.get("model_type"))
         return ModelFile(flavor, path, kind, name, _versions(fields, **{flavor: version_key}))
 
@@ -167,4 +167,4 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], ModelFile]] = {
     "lightgbm": _native("lightgbm", "model.lgb", "lgb_version"),
     "catboost": _native("catboost", "model.cb", "catboost_version"),
 }
-"""By flavor. Every model has a `python_function` beside it, which is a program and no model."""
+"""Readers by flavor. The flavor `python_function`, which every model has, is not listed because it names a program, not a model."""

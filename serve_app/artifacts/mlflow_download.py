@@ -1,7 +1,8 @@
-"""Downloads from MLflow, in a process of their own: a server cannot send more bytes, nor for longer, than is allowed.
+"""Downloads from MLflow, in a separate process with limits on the number of bytes and on the time.
 
-MLflow's clients write whatever the server sends. The operating system limits the size of the file that the process writes, and the
-process is killed when its time is over. It is told the name of the file to write; names from the server are not used as paths.
+MLflow's clients write all bytes that the server sends. The operating system limits the size of the file that the process writes,
+and the caller kills the process when its time is over. The order names the file to write; the process uses no names from the server
+as paths.
 
     python -m serve_app.artifacts.mlflow_download       reads orders from standard input, one JSON object in each line
 """
@@ -27,15 +28,15 @@ from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.errors import BundleRefused
 
 SECONDS = 300.0
-"""How long the downloads of one model may take together."""
+"""Time limit for all downloads of one model together."""
 ANSWER_BYTES = 4096
 
 
 class MissingArtifact(BundleRefused):
-    """MLflow was asked and holds no such file."""
+    """MLflow answered that it does not hold the file."""
 
     def __init__(self, artifact: str) -> None:
-        super().__init__("manifest", f"MLflow holds no file {artifact} for it")
+        super().__init__("manifest", f"MLflow does not hold its file {artifact}")
 
 
 class Download:
@@ -56,8 +57,8 @@ class Download:
     def fetch(self, artifact: str, limit: int) -> bytes:
         """The bytes of one artifact.
 
-        Raises BundleRefused `manifest` when it has more than `limit` bytes, MissingArtifact when MLflow holds none of this name,
-        and `unreadable` when MLflow does not give it now.
+        Raises BundleRefused `manifest` when it has more than `limit` bytes, MissingArtifact when MLflow does not hold it, and
+        BundleRefused `unreadable` when the download fails.
         """
         path = self._folder / "download"
         path.unlink(missing_ok=True)
@@ -72,10 +73,10 @@ class Download:
             if path.stat().st_size >= limit:
                 raise BundleRefused("manifest", f"{artifact} in MLflow has more than {limit} bytes")
         except UnfitFile:
-            raise BundleRefused("manifest", f"{artifact} in MLflow is no file of at most {limit} bytes") from None
+            raise BundleRefused("manifest", f"{artifact} in MLflow is not a file of at most {limit} bytes") from None
         except OSError as failure:
             error = error or type(failure).__name__
-        raise BundleRefused("unreadable", f"MLflow did not give {artifact} ({error})", final=False)
+        raise BundleRefused("unreadable", f"MLflow did not return {artifact} ({error})", final=False)
 
     def close(self) -> None:
         """End the process."""
@@ -88,7 +89,7 @@ class Download:
 
     def _send(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # a process that died gives no answer
+        with contextlib.suppress(OSError):  # `_answer` reports a process that ended
             self._process.stdin.write(orjson.dumps(order) + b"\n")
             self._process.stdin.flush()
 
@@ -106,14 +107,14 @@ class Download:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of this process, which holds what MLflow's client needs, without the key of the API."""
+    """The environment of this process, which has the settings of MLflow's client, without the key of the API."""
     others = {name: value for name, value in os.environ.items() if name != "API_KEY"}
     return {**others, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
 
 
 @contextlib.contextmanager
 def downloading(tracking_uri: str, root: str) -> Iterator[Download]:
-    """A Download with a folder of its own, which is closed at the end of the block."""
+    """A download process with a temporary folder; the end of the block ends both."""
     with tempfile.TemporaryDirectory(prefix="iris-api-") as folder:
         download = Download(tracking_uri, root, Path(folder))
         try:
@@ -123,12 +124,12 @@ def downloading(tracking_uri: str, root: str) -> Iterator[Download]:
 
 
 def main() -> None:
-    """Carry out the orders of standard input, and answer each with a line: `{}`, or the name of the error.
+    """Execute the orders from standard input, and answer each with one line: `{}`, or the name of the error.
 
-    `missing` is true in the answer when MLflow answered that there is no such artifact.
+    `missing` is true in the answer when MLflow does not hold the artifact.
     """
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps the output of libraries out of the answers
     address = orjson.loads(sys.stdin.buffer.readline())
     for line in sys.stdin.buffer:
         order = orjson.loads(line)
@@ -139,7 +140,7 @@ def main() -> None:
             repositories = list(_repositories(address["tracking_uri"], address["root"], order["artifact"]))
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], hard))
             _download(repositories, order["path"])
-        except Exception as error:  # any: it is the other side that decides
+        except Exception as error:  # the caller decides about every error
             is_partial = os.path.exists(order["path"]) and os.path.getsize(order["path"]) > 0
             answer = {"error": type(error).__name__, "missing": not is_partial and _is_missing(error, repositories)}
         finally:
@@ -149,7 +150,7 @@ def main() -> None:
 
 
 def _repositories(tracking_uri: str, root: str, artifact: str) -> Iterator[tuple[Any, str]]:
-    """Where the artifact may be, and its path there: below the address; for a run, below its logged model of that name, too."""
+    """Places that may hold the artifact, and its path there: below the address; for a run, also below its logged model."""
     import mlflow
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -167,7 +168,7 @@ def _repositories(tracking_uri: str, root: str, artifact: str) -> Iterator[tuple
 
 
 def _is_missing(error: Exception, repositories: list[tuple[Any, str]]) -> bool:
-    """Whether MLflow says that there is no such file: it does not know the address, or lists the folder without the file."""
+    """Whether MLflow does not hold the file: it does not know the address, or lists the folder without the file."""
     if not repositories:
         return getattr(error, "error_code", None) in UNKNOWN
     try:
@@ -182,7 +183,7 @@ def _lists(repository: Any, artifact: str) -> bool:
 
 
 def _download(repositories: list[tuple[Any, str]], path: str) -> None:
-    """Write the artifact to `path` from the first place that has it; raises the error of the last one."""
+    """Write the artifact to `path` from the first place that has it; raises the error of the last place."""
     for number, (repository, artifact) in enumerate(repositories, 1):
         try:
             repository._download_file(artifact, path)  # noqa: SLF001, MLflow's plug-ins implement it: it takes a path of ours

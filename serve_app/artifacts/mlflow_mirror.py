@@ -1,7 +1,7 @@
-"""The mirror: copies of what the alias in MLflow names, so that MLflow is not needed once a version has been taken up.
+"""The mirror: copies of the versions that the alias in MLflow named, so a replica can serve them without MLflow.
 
-A copy is a bundle of the store where the store can be written, and the store's pointer follows the alias. Elsewhere it is a bundle
-in a folder of this machine. A small file beside the bundles says which version of MLflow was taken up last and which bundle it is.
+If the store is writable, a copy is a bundle of the store, and the store's pointer follows the alias. Otherwise it is a bundle in a
+folder of this machine. A small file beside the bundles names the version that the replica last took from MLflow, and its bundle.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from serve_app.artifacts.store import BUNDLES, Entry, Store
 from serve_app.errors import BundleRefused, IrisApiError, StoreError
 
 ORIGIN = "mlflow"
-"""Origin of a bundle that was made of a model without one."""
+"""Origin of a bundle that was made from a model without a bundle."""
 RECORD = ".mlflow-alias.json"
 MAX_RECORD_BYTES = 16 * 1024
 CACHED = 3
-"""Bundles that the folder of this machine keeps."""
+"""Number of bundles that the folder of this machine keeps."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """The version of MLflow that was taken up last, and its copy.
+    """The version that the replica last took from MLflow, and its copy.
 
-    `digest` is the one that was served, `bundle` the folder's name of the copy. For a model without a bundle in MLflow they differ.
+    `digest` is the served digest; `bundle` is the folder's name of the copy. They differ for a model without a bundle in MLflow.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     changed_at: float
     """When the version was registered, in seconds since 1970."""
     at: float
-    """When it was taken up."""
+    """When the replica took it, in seconds since 1970."""
 
 
 class Mirror:
-    """The copies of one registered model's alias. `keep` may run in a thread of its own; the other methods are those of readers."""
+    """The copies of one registered model's alias. `keep` and `note` may run in a separate thread; the others only read."""
 
     def __init__(self, store: Store, cache: Path, *, name: str, alias: str) -> None:
         self._store = store
@@ -67,12 +67,12 @@ class Mirror:
         self._lock = threading.Lock()
 
     def last(self) -> Record | None:
-        """The version that was taken up last; None when none was."""
+        """The version that the replica last took from MLflow; None without a version."""
         records = [record for home in (self._store, self._cache) if (record := self._record(home)) is not None]
         return max(records, key=lambda record: record.at, default=None)
 
     def find(self, pointer: str, digest: str | None = None) -> Record | None:
-        """The copy of the version with this pointer, or the bundle of the store with this digest; None when there is none."""
+        """The copy of the version with this pointer, or the bundle of the store with this digest; None without a copy."""
         for home in (self._store, self._cache):
             record = self._record(home)
             if record is not None and record.pointer == pointer and self._home(record.bundle) is not None:
@@ -83,19 +83,20 @@ class Mirror:
         return self._described(pointer, str(entry.version), entry.digest, entry.folder.name, 0.0)
 
     def read(self, record: Record, policy: ReadPolicy | None) -> Bundle:
-        """The copy, verified like every bundle; raises BundleRefused."""
+        """The copy as a verified bundle; raises BundleRefused."""
         home = self._home(record.bundle)
         if home is None:
             raise BundleRefused("unreadable", "the copy of the version in MLflow is gone", final=False)
         bundle = home.read(f"{BUNDLES}/{record.bundle}", policy)
-        if bundle.manifest.origin != ORIGIN:  # the digest in the record counts for a model without a digest of its own alone
+        if bundle.manifest.origin != ORIGIN:  # only a model without a bundle in MLflow uses the digest of the record
             return replace(bundle, source="mlflow")
         return replace(bundle, version=record.version, digest=record.digest, source="mlflow")
 
     def keep(self, version: RegisteredVersion, served: Bundle, raw: bytes, seal: bytes | None, files: Files) -> str:
-        """Store the bundle with this manifest unless it is there, point to it, and say so in the record; returns the folder.
+        """Store the bundle with this manifest unless it exists, point to it, and write the record; returns the folder.
 
-        `served` is what the replica has taken up. Raises StoreError when neither the store nor the folder of this machine takes it.
+        `served` is the bundle that the replica serves. Raises StoreError when it can write neither the store nor the folder of this
+        machine.
         """
         manifest = parse_manifest(raw)
         name = folder_name(manifest.version or 0, sha256(raw))
@@ -116,7 +117,7 @@ class Mirror:
         return str(home.root)
 
     def note(self, version: RegisteredVersion, served: Bundle, bundle: str) -> str:
-        """The same for a version whose bundle is stored already."""
+        """Do the same as `keep` for a version whose bundle is already stored."""
         record = self._described(version.pointer, served.version, served.digest, bundle, version.changed_at)
         with self._lock:
             home = self._home(bundle)
@@ -138,7 +139,7 @@ class Mirror:
         return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
     def _place(self, name: str) -> Store:
-        """Where a bundle of this name is stored: in the store, unless that is read-only or holds another bundle of this version."""
+        """The place for a bundle of this name: the store, unless it is read-only or holds another bundle with this version."""
         parsed = parse_folder(name)
         if parsed is None or not self._writes_store():
             return self._cache
@@ -152,7 +153,7 @@ class Mirror:
         put_bundle(home, name, raw, seal, files)
 
     def _forget(self, name: str) -> None:
-        """Remove the bundles of the same version from the folder of this machine: those of another registered model."""
+        """Remove bundles with the same version from the folder of this machine; they belong to another registered model."""
         for entry in self._cache.entries():
             if str(entry.version) == name.partition("-")[0] and entry.folder.name != name:
                 discard(entry.folder)
@@ -191,7 +192,7 @@ class Mirror:
         )
 
     def _record(self, home: Store) -> Record | None:
-        """The record of a folder, when it is about this model and alias and is what this module writes."""
+        """The record of a folder; None when it is invalid or belongs to another model or alias."""
         if home is self._cache and not _is_private(home.root):
             return None
         try:
@@ -203,9 +204,9 @@ class Mirror:
 
 
 def put_bundle(store: Store, name: str, raw: bytes, seal: bytes | None, files: Files) -> None:
-    """Write a bundle that was published elsewhere aside, and move it to its name; nothing happens when the store holds it.
+    """Write a bundle that was published elsewhere into the store, unless the store holds it.
 
-    `name` is the name of its folder, `raw` the bytes of its manifest. Raises StoreError, and what `files` raises.
+    `name` is the name of its folder; `raw` holds the bytes of its manifest. Raises StoreError and the errors of `files`.
     """
     if name in {entry.folder.name for entry in store.entries()}:
         return
@@ -224,17 +225,17 @@ def put_bundle(store: Store, name: str, raw: bytes, seal: bytes | None, files: F
 
 
 def _make_private(folder: Path) -> None:
-    """Create the folder for this user alone; raises StoreError when it belongs to somebody else."""
+    """Create the folder for this user only; raises StoreError when it belongs to another user."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be created ({error.strerror}): set IRIS_CACHE_DIR") from error
     if not _is_private(folder):
-        raise StoreError(f"{folder} can be written by other users: set IRIS_CACHE_DIR to a folder of this user alone")
+        raise StoreError(f"other users can write {folder}: set IRIS_CACHE_DIR to a folder that only this user can write")
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether the folder is one of this user that nobody else can write: what is in it decides what is served."""
+    """Whether the folder belongs to this user and no other user can write it, because its contents decide what is served."""
     try:
         status = os.lstat(folder)
     except OSError:
@@ -243,4 +244,4 @@ def _is_private(folder: Path) -> bool:
 
 
 Unkept = (IrisApiError, OSError, ValueError)
-"""What `keep` and `note` raise when a copy cannot be made."""
+"""Errors that `keep` and `note` raise when they cannot make a copy."""

@@ -1,7 +1,7 @@
-"""Models from MLflow's registry: the version with the alias, or the run that the metadata of a legacy layout name.
+"""Models from MLflow's registry: the version with the alias, or the run that the metadata of a legacy layout names.
 
-MLflow is imported with the first look, not before. A run of this project's training carries the bundle, which is verified by its
-digest like one from the store; another scikit-learn model is loaded as MLflow keeps it. pandas is not needed.
+The module imports MLflow at the first look. A run of this project's training carries the bundle, which the replica verifies by its
+digest like a bundle from the store. It loads other scikit-learn models as MLflow keeps them. It does not need pandas.
 """
 
 from __future__ import annotations
@@ -46,43 +46,43 @@ from serve_app.errors import BundleRefused
 from serve_app.mlflow_address import kind_of, refusal
 
 _TIMEOUTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-"""MLflow would wait four minutes for a server that is down; a replica looks again later instead."""
+"""Without these values, MLflow waits four minutes for a server that is down; a replica looks again later instead."""
 
 LEGACY_VERSION = "0"
-"""The version of a model whose run the metadata of a legacy layout name."""
+"""The version of a model from the run that the metadata of a legacy layout names."""
 ADOPTABLE = frozenset({"format", "signature", "forbidden", "load", "golden"})
-"""Reasons for which a model cannot be served as MLflow keeps it, and can be served as a bundle."""
+"""Reasons of refusals that do not apply any more after the model is adopted as a bundle."""
 _LOOK = "look"
 LOOK_SECONDS = 5.0
 READ_SECONDS = 30.0
-"""How long a look at MLflow and the download of a model may hold up the next look at the store."""
+"""How long a look at MLflow, and the download of a model, may delay the next look at the store."""
 
 
 Files = Callable[[], Iterable[tuple[str, bytes]]]
-"""Gives the files of a bundle one by one, each time from the first one on."""
+"""Yields the name and the bytes of each file of a bundle; each call starts with the first file."""
 
 
 class MlflowSource:
-    """A source of models. It looks at MLflow every `poll_seconds` at most, and keeps what it saw in between.
+    """A source of models. It looks at MLflow at most every `poll_seconds`, and uses the last result in between.
 
-    `legacy` is the folder whose metadata may name a run instead of the alias; None: the alias alone decides.
+    `legacy` is the folder whose metadata may name a run instead of the alias; None: only the alias decides.
     """
 
     def __init__(self, tracking_uri: str, *, model_name: str, alias: str, legacy: Path | None, poll_seconds: float) -> None:
         self.version: RegisteredVersion | None = None
-        """What MLflow named when it was looked at last."""
+        """The version that MLflow named at the last successful look."""
         self.failure: BundleRefused | None = None
-        """Why the last look had no result."""
+        """The error of the last look; None after a successful look."""
         self._uri = tracking_uri
         self._refusal = refusal(tracking_uri)
         if kind_of(tracking_uri) == "database" and importlib.util.find_spec("sqlalchemy"):
-            self._refusal = None  # the environment of training opens databases
+            self._refusal = None  # the environment of training can open databases
         self._name = model_name
         self._alias = alias
         self._legacy = legacy
         self._poll_seconds = poll_seconds
         self._due = 0.0
-        self._read_failure: tuple[str, float, BundleRefused] | None = None  # pointer, when it may be read again, why it was not
+        self._read_failure: tuple[str, float, BundleRefused] | None = None  # the pointer, when to read it again, the error
         self._pending: tuple[str, Future[Any]] | None = None
 
     def pointer(self) -> str | None:
@@ -102,7 +102,7 @@ class MlflowSource:
     def read(self, pointer: str, policy: ReadPolicy | None = None) -> Bundle:
         """The model that `pointer` names, verified when the run carries a bundle. Raises BundleRefused.
 
-        With a policy, only what it allows and uses is fetched. A read that failed is tried again after `poll_seconds`.
+        With a policy, it fetches only the files that the policy allows and uses. It repeats a failed read after `poll_seconds`.
         """
         if self._read_failure is not None:
             failed, due, error = self._read_failure
@@ -118,9 +118,9 @@ class MlflowSource:
         return bundle
 
     def copy(self, version: RegisteredVersion) -> tuple[bytes, bytes | None, Files] | None:
-        """The bundle of a version, to be stored: its manifest, its seal, and its files, each compared with its digest.
+        """The bundle of a version, for the store: its manifest, its seal, and its files, each compared with its digest.
 
-        None for a model without a bundle. Raises BundleRefused, also while the files are fetched.
+        None for a model without a bundle. Raises BundleRefused, also during the iteration over the files.
         """
         if version.run_id is None:
             return None
@@ -150,7 +150,7 @@ class MlflowSource:
         return raw, seal, files
 
     def model(self, version: RegisteredVersion) -> Bundle:
-        """A model without a bundle once more, to be stored; raises BundleRefused."""
+        """Download a model without a bundle again, for the store; raises BundleRefused."""
         try:
             return self._read_model(version, None)
         except BundleRefused:
@@ -160,7 +160,7 @@ class MlflowSource:
 
     @property
     def advice(self) -> str:
-        """The command that adopts a model which cannot be served as it is."""
+        """The command that adopts a model which a replica cannot serve directly."""
         return f"adopt it with `iris-api adopt {_quoted(f'models:/{self._name}@{self._alias}')} --sample FILE`"
 
     def _named(self, pointer: str) -> RegisteredVersion:
@@ -169,13 +169,13 @@ class MlflowSource:
         return self.version
 
     def _is_reading(self) -> bool:
-        """Whether a model is being fetched: one thing is asked of MLflow at a time, and a look that has to wait is no failure."""
+        """Whether a download is running. The source does one thing at a time in MLflow, and a look that waits is not a failure."""
         return self._pending is not None and self._pending[0] != _LOOK and not self._pending[1].done()
 
     def _within(self, seconds: float, what: str, ask: Callable[[], Any]) -> Any:
-        """The result of `ask`, from a thread that goes on when it takes longer; the next call for the same `what` gets its result.
+        """The result of `ask` from a thread. After `seconds`, the thread continues, and the next call for `what` gets the result.
 
-        MLflow's own limits are between two bytes: a server that sends one now and then would hold up the store, too.
+        MLflow's own time limits apply between two bytes, so a slow server could block the look at the store.
         """
         if self._pending is None or (self._pending[0] != what and self._pending[1].done()):
             self._pending = what, _in_thread(ask)
@@ -216,7 +216,7 @@ class MlflowSource:
         except Exception as error:
             if getattr(error, "error_code", None) not in UNKNOWN:
                 raise
-            return None  # the run is gone, the version has its own files
+            return None  # the run is gone; the version may have its own files
         if f"{BUNDLE_FOLDER}/{MANIFEST}" not in paths:
             return None
         digests = {version.digest, run.data.tags.get(DIGEST_TAG)} - {None}
@@ -224,13 +224,13 @@ class MlflowSource:
             raise BundleRefused("digest", "the MLflow run has no digest tag to compare its bundle with")
         raw = download.fetch(f"{BUNDLE_FOLDER}/{MANIFEST}", MAX_MANIFEST_BYTES)
         if digests != {sha256(raw)}:
-            raise BundleRefused("digest", f"{MANIFEST} in MLflow does not have the digest of the run and of the version")
+            raise BundleRefused("digest", f"{MANIFEST} in MLflow does not match the digest tag of the run and of the version")
         return raw, sha256(raw)
 
     def _read_model(self, version: RegisteredVersion, policy: ReadPolicy | None) -> Bundle:
-        """A model without our bundle, whose files are those of the version, or of the folder `model` of a legacy run."""
+        """A model without a bundle, from the files of the version, or from the folder `model` of a legacy run."""
         try:
-            if policy is not None:  # nothing proves the model and it is unpickled in the end: asked before anything is fetched
+            if policy is not None:  # before the download: the model is an unsigned pickle
                 check_seal("", None, policy.verify)
                 model_file((JOBLIB,), policy)
             is_registered = version.version != LEGACY_VERSION
@@ -246,7 +246,7 @@ class MlflowSource:
             raise
 
     def _foreign(self, download: Download, folder: str, version: RegisteredVersion) -> Bundle:
-        """A model of scikit-learn over columns of numbers, as the `model.joblib` of a plain bundle, with its run's metrics."""
+        """A scikit-learn model over columns of numbers, as the `model.joblib` of a plain bundle, with the metrics of its run."""
         description = parse_description(download.fetch(f"{folder}{MLMODEL}", MAX_DESCRIPTION_BYTES))
         file = description.model_file()
         if file.flavor != "sklearn":
@@ -278,7 +278,7 @@ class MlflowSource:
         return Bundle(version.version, sha256(data), manifest, orjson.loads(raw), files, "mlflow", advice=self.advice)
 
     def _params_and_metrics(self, version: RegisteredVersion) -> tuple[Mapping[str, str], Mapping[str, float]]:
-        """Those of the run; empty for a version without a run, and for a run that is gone."""
+        """Parameters and metrics of the run; empty for a version without a run, and for a run that is gone."""
         if version.run_id is None:
             return {}, {}
         try:
@@ -303,7 +303,7 @@ class MlflowSource:
             raise self._unreachable(error) from error
 
     def _legacy_run(self) -> str | None:
-        """The run that the metadata of a legacy layout names, when its model file is gone."""
+        """The run that the metadata of the legacy layout names; None without such metadata."""
         if self._legacy is None:
             return None
         try:
@@ -317,13 +317,13 @@ class MlflowSource:
             os.environ.setdefault(name, value)
         import mlflow
 
-        for library in ("mlflow", "urllib3"):  # a refusal says once what they would say at each look
+        for library in ("mlflow", "urllib3"):  # they log every failed look; the refusal is logged once
             logging.getLogger(library).setLevel(logging.CRITICAL)
         mlflow.set_tracking_uri(self._uri)
         return mlflow, mlflow.MlflowClient(tracking_uri=self._uri)
 
     def _unreachable(self, error: Exception) -> BundleRefused:
-        return BundleRefused("unreadable", f"MLflow did not give the model ({type(error).__name__})", final=False)
+        return BundleRefused("unreadable", f"MLflow did not return the model ({type(error).__name__})", final=False)
 
 
 def _in_thread(ask: Callable[[], Any]) -> Future[Any]:
@@ -332,7 +332,7 @@ def _in_thread(ask: Callable[[], Any]) -> Future[Any]:
     def run() -> None:
         try:
             future.set_result(ask())
-        except BaseException as error:  # the caller that waits gets it
+        except BaseException as error:  # passed to the waiting caller
             future.set_exception(error)
 
     threading.Thread(target=run, name="mlflow", daemon=True).start()
@@ -340,7 +340,7 @@ def _in_thread(ask: Callable[[], Any]) -> Future[Any]:
 
 
 def _read_bundle(download: Download, raw: bytes, digest: str, version: RegisteredVersion, policy: ReadPolicy | None) -> Bundle:
-    """The bundle that a training of this project left in its run: the seal, then the files that are used."""
+    """The bundle that a training of this project stored in its run. It checks the seal before it fetches the files."""
     seal = None
     if policy is not None and policy.verify is not None:
         with contextlib.suppress(MissingArtifact):
@@ -355,13 +355,13 @@ def _read_bundle(download: Download, raw: bytes, digest: str, version: Registere
 
 
 def _names_of_numbers(description: Description) -> list[str]:
-    """The names of the columns, all of which are numbers; raises BundleRefused `signature`."""
+    """The names of the columns; raises BundleRefused `signature` unless all columns are numbers."""
     if description.columns is None:
         raise BundleRefused("signature", "the model in MLflow was logged without a signature of named columns")
     others = [column for column in description.columns if column.type not in NUMBERS]
     if others:
         names = ", ".join(f"{column.name} ({column.type})" for column in others)[:300]
-        raise BundleRefused("signature", f"the model in MLflow takes columns that are no numbers, {names}")
+        raise BundleRefused("signature", f"the model in MLflow takes columns that are not numbers, {names}")
     return [column.name for column in description.columns]
 
 

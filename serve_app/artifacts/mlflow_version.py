@@ -13,19 +13,19 @@ from serve_app.artifacts.names import DIGEST_TAG, VERSION
 from serve_app.errors import BundleRefused
 
 PREFIX = "mlflow:"
-"""How the pointer of a version in MLflow begins; a pointer of the store begins otherwise."""
+"""Prefix of the pointer of a version in MLflow; pointers of the store have another prefix."""
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 STAGES = ("production", "staging")
-"""Names of stages, which MLflow had before it had aliases; they are looked up when no alias has such a name."""
+"""Names of stages, the predecessors of aliases in MLflow; `look_up` uses them when no alias has the name."""
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """Error codes of MLflow for a model, a version, an alias or a run that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredVersion:
-    """A version as MLflow describes it. `run_id` is None for one without a run, `digest` for one without a bundle.
+    """A version as MLflow describes it. `run_id` is None without a run, `digest` without a bundle.
 
-    `changed_at` is when it was registered, or when its stage changed last, in seconds since 1970.
+    `changed_at` is the time of its registration or of the last change of its stage, in seconds since 1970.
     """
 
     name: str
@@ -45,7 +45,7 @@ class RegisteredVersion:
 
 
 def look_up(client: Any, name: str, alias: str) -> RegisteredVersion | None:
-    """The version with this alias, else the newest one in the stage of this name; None without one. Raises what MLflow raises."""
+    """The version with this alias, otherwise the newest version in the stage of this name, or None. Raises the errors of MLflow."""
     try:
         found = client.get_model_version_by_alias(name, alias)
     except Exception as error:
@@ -56,7 +56,7 @@ def look_up(client: Any, name: str, alias: str) -> RegisteredVersion | None:
 
 
 def registered(found: Any) -> RegisteredVersion:
-    """What MLflow's `ModelVersion` says; raises BundleRefused `manifest` for one that cannot stand in a header or in an address."""
+    """The version from MLflow's `ModelVersion`; raises BundleRefused `manifest` for a name that a header cannot hold."""
     tags: Mapping[str, str] = found.tags or {}
     changed = found.last_updated_timestamp or found.creation_timestamp or 0
     return RegisteredVersion(

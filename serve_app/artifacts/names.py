@@ -7,12 +7,12 @@ import re
 # --- a version
 
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What the version of a model may be, wherever it comes from: it goes into a header of each response, and into labels and logs."""
+"""The form of a model's version. The version is part of a header of each response, of labels and of logs."""
 
 # --- files of a bundle
 
 MANIFEST = "metadata.json"
-"""The manifest (serve_app/artifacts/manifest.py). The legacy layout calls its own description by the same name."""
+"""The manifest (serve_app/artifacts/manifest.py). The description in the legacy layout has the same name."""
 METRICS = "metrics.json"
 JOBLIB = "model.joblib"
 ONNX = "model.onnx"
@@ -20,9 +20,9 @@ XGBOOST = "model.ubj"
 LIGHTGBM = "model.lgb.txt"
 CATBOOST = "model.cbm"
 NATIVE = {XGBOOST: "xgboost", LIGHTGBM: "lightgbm", CATBOOST: "catboost"}
-"""Models in the formats of their libraries, which hold no code, by file; the value is the library's package."""
+"""Models in the formats of their libraries, which contain no code: the library's package by file name."""
 GOLDEN = "golden.json"
-"""Held-out rows with the scores that the model gave at training; serving replays them before it answers."""
+"""Held-out rows with the scores from training; a replica computes them again before it serves the version."""
 SEAL = "metadata.json.sig"
 """Ed25519 signature over the bundle's digest (serve_app/artifacts/signing.py)."""
 CARD = "card.html"
@@ -40,7 +40,7 @@ LEGACY_FILES = (JOBLIB, MANIFEST, METRICS)
 # --- files beside the bundles
 
 REPORT = "verdict.json"
-"""What the last training decided (serve_app/artifacts/training_report.py)."""
+"""The verdict of the last training (serve_app/artifacts/training_report.py)."""
 
 # --- an MLflow run
 

@@ -1,4 +1,4 @@
-"""The rules of a signature, applied to whole columns of numbers: what `read_value` says of each value, without Python per value."""
+"""The rules of a signature for whole columns of numbers: the results of `read_value`, computed without a Python loop."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NO_STRING: Rule = ("type", "must be a string")
 def check_numbers(
     feature: Feature, values: Matrix, missing: tuple[str, ...] = (), *, gaps: Mask | None = None, precision: Any = np.float64
 ) -> tuple[Matrix, dict[int, Rule]]:
-    """What the model takes for a column of numbers, shape (rows,), and the rule that a row breaks, by row.
+    """The numbers that the model gets for a column, shape (rows,), and the broken rules by row.
 
-    NaN is a missing value, unless `gaps` says which values are missing. `precision` is the type in which the numbers were sent:
-    the bounds are rounded to it, because the client's own bound was rounded too.
+    NaN is a missing value, unless `gaps` marks the missing values. `precision` is the type in which the client sent the numbers.
+    The function rounds the bounds to this type, because the client's numbers were rounded, too.
     """
     if feature.date is not None:
         return _dates(feature, values, missing)
@@ -51,14 +51,14 @@ def check_numbers(
 
 
 def rounded_bounds(feature: Feature, precision: Any) -> tuple[float, float]:
-    """The smallest and the largest number that is answered, each the nearest that `precision` has."""
+    """The smallest and the largest accepted number, each rounded to `precision`."""
     with np.errstate(over="ignore"):
         least, most = np.array(feature.bounds).astype(precision).astype(np.float64).tolist()
     return least, most
 
 
 def _inside(feature: Feature, values: Matrix, precision: Any) -> Mask:
-    """Whether each value is one that the model takes; False for NaN."""
+    """Whether the model accepts each value, shape (rows,); False for NaN."""
     if feature.kind == "boolean":
         flags: Mask = (values == 0.0) | (values == 1.0)
         return flags
@@ -72,7 +72,7 @@ def _inside(feature: Feature, values: Matrix, precision: Any) -> Mask:
 
 
 def _dates(feature: Feature, values: Matrix, missing: tuple[str, ...]) -> tuple[Matrix, dict[int, Rule]]:
-    """Codes of the numbers that a date may be: seconds or milliseconds since 1970, or the digits of a form like %Y%m%d."""
+    """Codes of dates that are numbers: seconds or milliseconds since 1970, or the digits of a format like %Y%m%d."""
     assert feature.date is not None
     epoch = feature.date.epoch
     if epoch is not None and not (feature.nullable and missing_numbers(missing)):
@@ -82,7 +82,7 @@ def _dates(feature: Feature, values: Matrix, missing: tuple[str, ...]) -> tuple[
             right = (np.abs(values) < 1e18) & (codes >= FIRST) & (codes <= LAST)
         if (right | (gaps & feature.nullable)).all():
             return codes, {}
-    sent, positions = np.unique(values, return_inverse=True)  # dates come again and again
+    sent, positions = np.unique(values, return_inverse=True)  # dates repeat often
     read = [read_value(feature, None if number != number else number, "refuse", missing) for number in sent.tolist()]
     rules = {at: rule for at, (_, rule) in enumerate(read) if rule is not None}
     wrong = np.flatnonzero(np.isin(positions, list(rules))) if rules else ()

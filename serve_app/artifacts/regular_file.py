@@ -1,7 +1,7 @@
-"""Files of the store, which others write: nothing but a regular file of a bounded size is read.
+"""Reads of files that other processes write, such as those of the store: only regular files up to a size limit.
 
-A link is not followed, and a pipe, a socket or a device is not waited for. The size is compared before the first byte is read, so
-a sparse file costs nothing.
+The functions do not follow links, and do not wait for pipes, sockets or devices. They compare the size before they read the first
+byte, so a sparse file costs nothing.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class UnfitFile(IrisApiError):
-    """A file is not regular, or larger than allowed; the message names it."""
+    """A file is not regular or exceeds its size limit; the message names the file."""
 
 
 @contextlib.contextmanager
 def open_regular(path: Path | str, limit: int, *, folder: int | None = None) -> Iterator[tuple[int, int]]:
     """The handle and the size in bytes of a regular file of at most `limit` bytes.
 
-    `folder` is the handle of the folder that `path` is relative to. Raises UnfitFile, and OSError when the file cannot be opened:
-    a link is such a file.
+    `folder` is the handle of the folder that `path` is relative to. Raises UnfitFile, and OSError when the file cannot be opened,
+    for example because it is a link.
     """
     name = os.path.basename(path)
     try:
         handle = os.open(path, _FLAGS, dir_fd=folder)
     except OSError:
         if is_socket(path, folder):
-            raise UnfitFile(f"{name} is not a plain file") from None
+            raise UnfitFile(f"{name} is not a regular file") from None
         raise
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise UnfitFile(f"{name} is not a plain file")
+            raise UnfitFile(f"{name} is not a regular file")
         if status.st_size > limit:
             raise UnfitFile(f"{name} has {status.st_size} bytes, more than {limit}")
         yield handle, status.st_size
@@ -66,7 +66,7 @@ def read_regular(path: Path | str, limit: int, *, folder: int | None = None) -> 
 
 
 def hash_regular(path: Path | str, size: int, *, folder: int | None = None) -> tuple[int, str]:
-    """Size and sha256 of a regular file of at most `size` bytes, with one piece in memory; raises UnfitFile and OSError."""
+    """Size and sha256 of a regular file of at most `size` bytes, read in pieces; raises UnfitFile and OSError."""
     digest, count, piece = hashlib.sha256(), 0, memoryview(bytearray(PIECE_BYTES))
     with open_regular(path, size, folder=folder) as (handle, _):
         while count < size and (read := os.readv(handle, [piece[: min(PIECE_BYTES, size - count)]])):
@@ -76,7 +76,7 @@ def hash_regular(path: Path | str, size: int, *, folder: int | None = None) -> t
 
 
 def open_folder(path: Path | str, *, folder: int | None = None, follow: bool = False) -> int:
-    """The handle of a folder, which is no link unless `follow`; raises OSError."""
+    """The handle of a folder; without `follow`, the folder must not be a link. Raises OSError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     return os.open(path, flags, dir_fd=folder)
 
@@ -84,7 +84,7 @@ def open_folder(path: Path | str, *, folder: int | None = None, follow: bool = F
 def read_inside(root: Path, name: str, limit: int) -> bytes:
     """The bytes of `root/name`, which may be a link to a regular file inside `root`, as in a mounted ConfigMap.
 
-    Every folder on the way is opened without following another link. Raises UnfitFile and OSError.
+    It opens every folder on the path without following further links. Raises UnfitFile and OSError.
     """
     top = os.path.realpath(root)
     parts = Path(os.path.realpath(os.path.join(top, name)))

@@ -1,4 +1,4 @@
-"""A folder of MLflow runs in the place of a store. The plain-Kubernetes system served models from such a folder of the host."""
+"""A folder of MLflow runs in the place of a store. Deployments on plain Kubernetes served models from such a folder of the host."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from serve_app.errors import BundleRefused
 
 RUNS = "mlruns"
 DESCRIPTION = "meta.yaml"
-"""MLflow writes it into the folder of each experiment."""
+"""The file that MLflow writes into the folder of each experiment."""
 
 
 class RunsFolder:
-    """The last source of models: it has none, and says why when the store's folder holds MLflow's runs instead of models."""
+    """The last source of models. It has no models, and only explains why when the store's folder holds MLflow's runs instead."""
 
     def __init__(self, model_dir: Path) -> None:
         self._model_dir = model_dir
 
     def pointer(self) -> None:
-        """None. Raises BundleRefused `pointer` when the folder is one of runs."""
+        """None; raises BundleRefused `pointer` when the folder holds MLflow's runs."""
         for folder in (self._model_dir, self._model_dir / RUNS):
             if is_runs_folder(folder):
                 raise BundleRefused(
                     "pointer",
                     f"MODEL_DIR {self._model_dir} holds MLflow's runs ({folder}) and no models: publish a model into it with `make "
-                    f"train`, and bring the runs into a database with `mlflow migrate-filestore --source {folder} --target "
+                    f"train`, and migrate the runs to a database with `mlflow migrate-filestore --source {folder} --target "
                     "sqlite:///mlflow.db`",
                 )
 
     def read(self, pointer: str, policy: Any = None) -> Bundle:
-        """Never called, because `pointer` names nothing."""
+        """Never called, because `pointer` never returns a pointer."""
         raise BundleRefused("unreadable", "a folder of runs holds no bundle")
 
 

@@ -1,4 +1,4 @@
-"""What a model takes and gives: names, kinds, ranges and categories of the features; the task and its classes."""
+"""The inputs and outputs of a model: names, kinds, ranges and categories of the features; the task and its classes."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ Task = Literal["classification", "regression", "outlier detection", "clustering"
 Label = str | int | float | bool
 
 EXACT = 2**53
-"""Up to it every whole number is a float64 of its own; JavaScript writes such numbers without a point and without an exponent."""
+"""float64 represents every whole number up to it exactly; JavaScript writes these numbers without a point or an exponent."""
 
 UNSEEN = -1.0
-"""Code of a category that training never saw; one-hot encoders turn it into all zeros."""
+"""Code of a category that training did not see; one-hot encoders turn it into all zeros."""
 
 
 MISSING = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
-"""Texts that mean a missing value unless training is told others; the same as in pandas (a test compares them)."""
+"""Texts that mean a missing value, unless options of training name others; they are those of pandas (a test compares them)."""
 
 LONGEST_TEXT = 100_000
-"""Characters of one text, at most, whatever a signature says."""
+"""Maximum number of characters in one text for every signature."""
 TEXT_LENGTH = 10_000
-"""Characters of one text, at most, where a signature does not say it."""
+"""Maximum number of characters in one text when the signature sets no limit."""
 EXAMPLE_TEXT = "text"
-"""The example of a text where a signature has none."""
+"""The example of a text when the signature has no example."""
 
 LARGEST = 3.4028234663852886e38
-"""The largest float32: trees compare float32, so a number beyond it has no answer."""
+"""The largest float32. Trees compare numbers as float32, so a replica refuses larger numbers."""
 
 
 def json_label(label: Label) -> Label:
-    """The label as a response has it: a whole number is an integer, because languages differ in how they write 1.0."""
+    """The label in a response: a whole number becomes an integer, because languages write 1.0 differently."""
     return int(label) if isinstance(label, float) and label.is_integer() and abs(label) < EXACT else label
 
 
 def label_text(label: Label) -> str:
     """The label as text: as JSON writes it (`true`, `1`, `1.5`), and a string as it is.
 
-    It is the name of a class wherever a name must be a string: keys of `probabilities`, columns of scores, labels of metrics. So
-    a client finds the probability of the predicted class in any language.
+    The text is the name of a class where a name must be a string: keys of `probabilities`, columns of scores, labels of metrics.
+    Clients in any language can use it to find the probability of the predicted class.
     """
     return label if isinstance(label, str) else msgspec.json.encode(json_label(label)).decode()
 
@@ -59,12 +59,12 @@ def label_text(label: Label) -> str:
 class Feature:
     """One input column.
 
-    `minimum`/`maximum` are the contract: a value outside is refused (None: no bound). `low`/`high` are what
-    training saw: a value outside is answered, and counted. `categories` are sorted; a category's code is its
-    position. `nullable` columns take null, and may be left out. `example` is a value that training saw. `unit` is the sign beside
-    the numbers of a table, like % or €, empty for thousands separators alone (None: tables hold plain numbers, as requests do).
-    `date` is the form of a column of dates, whose `low` and `high` are codes: days since 1970-01-01. `max_length` is the contract
-    of a column of texts, in characters (None: TEXT_LENGTH).
+    `minimum` and `maximum` are the contract: a replica refuses a value outside (None: no bound). `low` and `high` are the range in
+    training: a replica answers a value outside and counts it. `categories` are sorted; a category's code is its position.
+    `nullable` columns accept null, and a row may leave them out. `example` is a value from training. `unit` is the sign at the
+    numbers of a table, like % or €; it is empty for numbers with thousands separators only (None: tables hold plain numbers, like
+    requests). `date` is the form of a column of dates, whose `low` and `high` are codes: days since 1970-01-01. `max_length` is the
+    maximum number of characters in a column of texts (None: TEXT_LENGTH).
     """
 
     name: str
@@ -82,30 +82,30 @@ class Feature:
 
     def __post_init__(self) -> None:
         if (self.kind == "date") != (self.date is not None):
-            raise ValueError("a date, and no other feature, has a form of dates")
+            raise ValueError("a feature of kind date needs a form of dates, and other kinds cannot have one")
         if self.max_length is not None and not (self.kind == "text" and 1 <= self.max_length <= LONGEST_TEXT):
-            raise ValueError(f"a text, and no other feature, has a length of 1 to {LONGEST_TEXT} characters")
+            raise ValueError(f"max_length must be between 1 and {LONGEST_TEXT} and is only for features of kind text")
 
     @property
     def longest(self) -> int:
-        """The most characters of a text that is answered."""
+        """The maximum number of characters in an accepted text."""
         return TEXT_LENGTH if self.max_length is None else self.max_length
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The smallest and the largest number that is answered: the contract, within float32."""
+        """The smallest and the largest accepted number: the contract, within float32."""
         least = -LARGEST if self.minimum is None else max(self.minimum, -LARGEST)
         most = LARGEST if self.maximum is None else min(self.maximum, LARGEST)
         return least, most
 
     @property
     def is_compared(self) -> bool:
-        """Whether requests should have the distribution of the training rows: dates go on, times of day come again."""
+        """Whether drift compares requests with training. Dates advance, so only times of day are comparable."""
         return self.date is None or self.date.is_time
 
     @property
     def usual(self) -> tuple[float, float]:
-        """A range of numbers to try the model with: what training saw as far as it is known, inside the bounds."""
+        """A range of typical numbers: the range in training if known, within the bounds."""
         least, most = self.bounds
         low = next((bound for bound in (self.low, self.minimum) if bound is not None), 0.0)
         high = next((bound for bound in (self.high, self.maximum) if bound is not None), max(low, 1.0))
@@ -124,10 +124,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Which share of the answers holds the true value, and the bound that split conformal prediction found for it.
+    """The share of answers that contain the true value, and the bound from split conformal prediction.
 
-    A regression answers the interval of `bound` on both sides of the prediction, in units of the target. A classification answers
-    the set of the classes with a probability of at least 1 - `bound`, and the predicted class.
+    A regression answers the prediction plus and minus `bound`, in units of the target. A classification answers the set of classes
+    with a probability of at least 1 - `bound`, and the predicted class.
     """
 
     level: float
@@ -135,25 +135,25 @@ class Coverage:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.level < 1.0:
-            raise ValueError("a coverage is a share between 0 and 1")
+            raise ValueError("the level of a coverage must be between 0 and 1")
         if not 0.0 <= self.bound <= LARGEST:
-            raise ValueError("the bound of a coverage is a finite number of at least 0")
+            raise ValueError("the bound of a coverage must be a finite number of at least 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The features in the model's column order, and what comes out.
+    """The features in the model's column order, and the outputs of the model.
 
-    `classes` are the labels in the order of the probabilities (empty for a regression); `probabilistic` is
-    False for a classifier that gives no probabilities. `missing` are the texts that training read as a missing
-    value, the empty text among them (None: a manifest from before they were kept). With a `threshold`, a classifier
-    of two classes predicts `positive` (None: the second class) from this probability of it on, else the other class;
-    without one, the class of the highest probability.
+    `classes` are the labels in the order of the probabilities (empty for a regression). `probabilistic` is False for a classifier
+    without probabilities. `missing` are the texts that training read as a missing value, including the empty text (None: the
+    manifest does not record them). With a `threshold`, a classifier of two classes predicts `positive` (None: the second class)
+    when its probability reaches the threshold, otherwise the other class. Without a threshold, it predicts the class with the
+    highest probability.
 
-    `outputs` are the targets of a model with several; `classes` are empty then. `quantiles` are the levels of a regression that
-    predicts quantiles, ascending. Of a clustering, `classes` are the numbers of the clusters; it gives their probabilities when it
-    is `probabilistic`, and the distance to the nearest centre when it has a `distance`. `coverage` adds an interval or a set of
-    classes to each answer.
+    `outputs` are the targets of a model with several targets; `classes` are empty then. `quantiles` are the ascending levels of a
+    regression that predicts quantiles. For a clustering, `classes` are the numbers of the clusters. A `probabilistic` clustering
+    gives their probabilities, and a clustering with `distance` gives the distance to the nearest centre. `coverage` adds an
+    interval or a set of classes to each answer.
     """
 
     features: tuple[Feature, ...]
@@ -190,7 +190,7 @@ class Signature:
 
     @property
     def has_texts(self) -> bool:
-        """Whether rows hold texts besides numbers: their matrix is one of objects then (serve_app/artifacts/matrix.py)."""
+        """Whether rows hold texts besides numbers; the matrix then holds objects (serve_app/artifacts/matrix.py)."""
         return any(feature.kind == "text" for feature in self.features)
 
     @property
@@ -200,7 +200,7 @@ class Signature:
 
     @property
     def positive_position(self) -> int:
-        """The position of the class that the threshold is for; raises ValueError when `positive` is no class."""
+        """The position of the class that the threshold applies to; raises ValueError when `positive` is not a class."""
         return 1 if self.positive is None else [str(label) for label in self.classes].index(str(self.positive))
 
     @property
@@ -254,57 +254,57 @@ class Signature:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Signature:
-        """Read what `to_dict` wrote, also after a trip through JSON; ValueError when it is something else."""
+        """Read the output of `to_dict`, also after a round trip through JSON; raises ValueError for other input."""
         return msgspec.convert(raw, cls)
 
     def example(self) -> dict[str, Label | None]:
-        """A row that is answered when it is pasted into a request."""
+        """An example row that a request can contain."""
         return {feature.name: _example(feature) for feature in self.features}
 
 
 def _check_threshold(threshold: float, signature: Signature) -> None:
     if len(signature.classes) != 2 or not signature.probabilistic:
-        raise ValueError("only a classifier of two classes with probabilities has a threshold")
+        raise ValueError("only a classifier of two classes with probabilities can have a threshold")
     if not 0.0 < threshold <= 1.0:
-        raise ValueError("a threshold is a probability above 0, at most 1")
+        raise ValueError("a threshold must be a probability above 0 and at most 1")
     _ = signature.positive_position
 
 
 def _check_answer(signature: Signature) -> None:
-    """Raises ValueError for parts of an answer that do not belong to the task."""
+    """Raise ValueError for parts of an answer that do not belong to the task."""
     task, several = signature.task, bool(signature.outputs)
     if several:
         _check_outputs(signature)
     if signature.quantiles and (task != "regression" or several):
-        raise ValueError("only a regression of one target has quantiles")
+        raise ValueError("only a regression of one target can have quantiles")
     if list(signature.quantiles) != sorted(set(signature.quantiles)) or not all(0.0 < level < 1.0 for level in signature.quantiles):
-        raise ValueError("quantiles are different levels between 0 and 1, ascending")
+        raise ValueError("quantiles must be different levels between 0 and 1 in ascending order")
     if task == "clustering" and not signature.classes:
         raise ValueError("a clustering needs at least one cluster")
     if task == "clustering" and not all(type(label) is int for label in signature.classes):
-        raise ValueError("a cluster is a whole number")
+        raise ValueError("a cluster must be a whole number")
     if task in ("outlier detection", "regression") and signature.classes:
-        raise ValueError(f"a model for {task} has no classes")
+        raise ValueError(f"a model for {task} cannot have classes")
     if signature.distance and (task != "clustering" or signature.probabilistic):
-        raise ValueError("only a clustering without probabilities has a distance")
+        raise ValueError("only a clustering without probabilities can have a distance")
     covered = task == "regression" or (task == "classification" and signature.probabilistic)
     if signature.coverage is not None and (several or signature.quantiles or not covered):
-        raise ValueError("only a regression of one target, or a classification with probabilities, has a coverage")
+        raise ValueError("only a regression of one target, or a classification with probabilities, can have a coverage")
 
 
 def _check_outputs(signature: Signature) -> None:
     names = [output.name for output in signature.outputs]
     if len(names) < 2 or len(set(names)) != len(names):
-        raise ValueError("several targets have different names")
+        raise ValueError("several targets must have different names")
     if signature.task not in ("classification", "regression") or signature.classes:
-        raise ValueError("several targets have classes of their own, or are numbers")
+        raise ValueError("a model with several targets must be a classification or a regression, with classes in its outputs only")
     if any(bool(output.classes) != (signature.task == "classification") for output in signature.outputs):
-        raise ValueError("several targets are all classes, or all numbers")
+        raise ValueError("several targets must all be classes or all be numbers")
     labels = [
         f"{part.target}_{name}" for _, part in signature.parts for name in part.class_names
-    ]  # makes every part, and checks it
+    ]  # `parts` also checks the signature of each target
     if len(set(labels)) != len(labels):
-        raise ValueError("names of targets and their classes must differ when they are joined")
+        raise ValueError("the joined names of targets and classes must be unique")
 
 
 @functools.cache
@@ -337,16 +337,16 @@ def _example(feature: Feature) -> Label | None:
 IRIS_BOUNDS: Mapping[str, tuple[float, float]] = dict.fromkeys(
     ("sepal_length", "sepal_width", "petal_length", "petal_width"), (0.0, 20.0)
 )
-"""The contract of the built-in example, in cm: it outlives any table the model was trained on."""
+"""The contract of the built-in example, in cm, for every table that the model is trained on."""
 
 
 def legacy_name(name: str) -> str:
-    """`sepal length (cm)` as a client writes it: `sepal_length`."""
+    """The name of a feature in requests: `sepal_length` for `sepal length (cm)`."""
     return "_".join(name.split("(")[0].split()).lower()
 
 
 def legacy_signature(feature_names: Sequence[str], classes: Sequence[Label]) -> Signature:
-    """The signature of a model that came without one: plain numbers in the order of `feature_names`."""
+    """The signature of a model without a signature: plain numbers in the order of `feature_names`."""
     names = list(feature_names)
     if {legacy_name(name) for name in names} == set(IRIS_BOUNDS):
         names = [legacy_name(name) for name in names]

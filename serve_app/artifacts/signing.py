@@ -21,37 +21,37 @@ from serve_app.errors import IrisApiError
 MAX_SEAL_BYTES = 1024
 
 Sign = Callable[[str], bytes]
-"""From a digest to the seal's bytes."""
+"""Returns the bytes of the seal for a digest."""
 Verify = Callable[[str, bytes | None], bool]
-"""Whether the seal of this digest is there and right."""
+"""Returns whether the seal of a digest exists and is valid."""
 
 _BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 
 
 class SigningError(IrisApiError):
-    """A file is no usable key; the message names it and how to make one."""
+    """A file is not a usable key; the message names the file and the command that creates a key."""
 
 
 def signer(file: Path) -> Sign:
-    """Seal with the private key in a PEM file; raises SigningError."""
+    """A function that seals with the private key in a PEM file; raises SigningError."""
     private = _private_key(file)
     return lambda digest: base64.b64encode(private.sign(_message(digest))) + b"\n"
 
 
 def verifier(file: Path) -> Verify:
-    """Verify with the public keys in a PEM file, any of which will do, so that keys can be changed; raises SigningError."""
+    """A function that accepts the seal of any public key in a PEM file, so keys can be rotated; raises SigningError."""
     try:
         keys = [load_pem_public_key(block) for block in _BLOCK.findall(_read(file))]
     except (ValueError, UnsupportedAlgorithm):
         keys = []
     trusted = [key for key in keys if isinstance(key, Ed25519PublicKey)]
     if not trusted or len(trusted) != len(keys):
-        raise SigningError(f"{file} is no Ed25519 public key; make it: openssl pkey -in PRIVATE.pem -pubout -out {file}")
+        raise SigningError(f"{file} is not an Ed25519 public key; create it: openssl pkey -in PRIVATE.pem -pubout -out {file}")
     return lambda digest, seal: seal is not None and any(_is_right(key, digest, seal) for key in trusted)
 
 
 def own_verifier(file: Path) -> Verify:
-    """Verify what `signer` seals with the private key in this PEM file; raises SigningError."""
+    """A function that verifies the seals of `signer` with the private key in a PEM file; raises SigningError."""
     public = _private_key(file).public_key()
     return lambda digest, seal: seal is not None and _is_right(public, digest, seal)
 
@@ -62,7 +62,7 @@ def _private_key(file: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise SigningError(f"{file} is no Ed25519 private key; make one: openssl genpkey -algorithm ed25519 -out {file}")
+        raise SigningError(f"{file} is not an Ed25519 private key; create one: openssl genpkey -algorithm ed25519 -out {file}")
     return key
 
 
@@ -75,7 +75,7 @@ def _is_right(key: Ed25519PublicKey, digest: str, seal: bytes) -> bool:
 
 
 def _message(digest: str) -> bytes:
-    return b"iris-api bundle " + digest.encode()  # so that no other thing signed with this key is taken for a bundle
+    return b"iris-api bundle " + digest.encode()  # the prefix keeps other signatures of this key from being valid seals
 
 
 def _read(file: Path) -> bytes:

@@ -1,7 +1,7 @@
-"""Models in the format of skops, which executes nothing when it is loaded. What a file would need is added up before it is parsed.
+"""Models in the format of skops, which executes no code at loading. The module adds up the memory for a file before it parses it.
 
-A file is a zip archive: `schema.json` is a tree of objects, which name arrays among the other members. A member is read for each
-object that names it, so a small file can ask for any amount of memory.
+A file is a zip archive: `schema.json` is a tree of objects, which name arrays among the other members. skops reads a member for
+each object that names it, so a small file can demand any amount of memory.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import orjson
 from serve_app.errors import BundleRefused
 
 MAX_GROWTH = 100
-"""How many times its size a file may grow; one that wants more was made to fill the memory."""
+"""Largest ratio of the memory for a file to its size; a file beyond it was made to exhaust the memory."""
 MAX_MEMBERS = 20_000
 MAX_SCHEMA_BYTES = 64 * 1024 * 1024
 NODE_BYTES = 4096
 """Memory of one object of the tree while it is loaded; skops keeps several Python objects for each."""
 SCHEMA = "schema.json"
 TRUSTED = ["serve_app.inference.date_parts.DateCoder", "serve_app.inference.date_parts.DateParts"]
-"""Our own classes in a model with dates; they hold numbers and texts."""
+"""This project's classes in a model with dates; they hold only numbers and texts."""
 _FAILED, _UNTRUSTED = 3, 4
 SCHEMA_GROWTH = 20
 """Memory of a parsed JSON document, in multiples of its bytes."""
@@ -46,27 +46,27 @@ MODEL_TYPES = (
     *("sklearn.utils._metadata_requests.MethodMetadataRequest", "sklearn.neighbors._kd_tree.KDTree"),
     "sklearn.metrics._dist_metrics.EuclideanDistance64",
 )
-"""Parts of scikit-learn's own models that skops does not trust by itself. The list is ours and never taken from a file.
+"""Types of scikit-learn's models that skops does not trust by default. The list never comes from a file.
 
-They execute no code of the file. The compiled ones copy what the file holds, so a file is loaded in a process of its own.
+They execute no code of the file. The compiled types copy bytes of the file, so the module loads a file in a separate process.
 """
 SECONDS = 120.0
-"""How long a file may take."""
+"""Time limit for loading a file."""
 BASE_BYTES = 1024**3
-"""Memory of the process that loads a file, besides that of the model."""
+"""Memory of the process that loads a file, in addition to that of the model."""
 
 
 def skops_to_joblib(file: Path, limit: int) -> bytes:
-    """The model of a file as a pickle. TRUSTED, MODEL_TYPES and what skops trusts by itself are loaded, in a process of its own.
+    """The model of a file as a pickle, loaded in a separate process that accepts TRUSTED, MODEL_TYPES and the defaults of skops.
 
-    `limit` is the memory in bytes that loading may need. Raises BundleRefused `forbidden` or `load`.
+    `limit` is the maximum memory in bytes for loading. Raises BundleRefused `forbidden` or `load`.
     """
     try:
         check_growth(file, limit)
     except BundleRefused:
         raise
-    except Exception as error:  # any: the file may hold anything
-        raise BundleRefused("load", f"the model in MLflow cannot be loaded by skops ({type(error).__name__})") from error
+    except Exception as error:  # an arbitrary file can cause any error
+        raise BundleRefused("load", f"skops cannot load the model in MLflow ({type(error).__name__})") from error
     command = [sys.executable, "-P", "-m", "serve_app.artifacts.skops_format", str(file), str(limit)]
     environment = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     environment |= {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "OMP_NUM_THREADS": "1"}
@@ -75,23 +75,23 @@ def skops_to_joblib(file: Path, limit: int) -> bytes:
             command, env=environment, capture_output=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise BundleRefused("load", f"the model in MLflow was not loaded by skops within {SECONDS:g} seconds") from None
+        raise BundleRefused("load", f"skops did not load the model in MLflow within {SECONDS:g} seconds") from None
     if done.returncode == _UNTRUSTED:
         names = done.stdout.decode(errors="replace")[:300]
         raise BundleRefused("forbidden", f"the model in MLflow holds types that are not trusted, {names}")
     if done.returncode != 0 or len(done.stdout) > limit:
         why = done.stdout.decode(errors="replace")[:100] if done.returncode == _FAILED else f"exit code {done.returncode}"
-        raise BundleRefused("load", f"the model in MLflow cannot be loaded by skops ({why})")
+        raise BundleRefused("load", f"skops cannot load the model in MLflow ({why})")
     return done.stdout
 
 
 def _convert(file: str, limit: int) -> int:
-    """Write the model of the file as a pickle to standard output, or the reason why not; returns the exit code."""
+    """Write the model of the file as a pickle, or the reason of a failure, to standard output; returns the exit code."""
     import joblib
     import skops.io
 
     answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps the output of libraries out of the answer
     memory = BASE_BYTES + 2 * limit
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -104,7 +104,7 @@ def _convert(file: str, limit: int) -> int:
             code = _UNTRUSTED
         else:
             joblib.dump(skops.io.load(file, trusted=[*TRUSTED, *MODEL_TYPES]), buffer)
-    except Exception as error:  # any: the file may hold anything
+    except Exception as error:  # an arbitrary file can cause any error
         buffer = io.BytesIO(type(error).__name__.encode())
         code = _FAILED
     answer.write(buffer.getvalue())
@@ -113,16 +113,16 @@ def _convert(file: str, limit: int) -> int:
 
 
 def check_growth(file: Path, limit: int) -> None:
-    """Refuse a file that would need more memory than `limit` bytes, or than MAX_GROWTH times its size; raises BundleRefused."""
+    """Refuse a file that needs more memory than `limit` bytes or MAX_GROWTH times its size; raises BundleRefused."""
     most = min(limit, MAX_GROWTH * file.stat().st_size)
     with zipfile.ZipFile(file) as archive:
         members = {entry.filename: entry for entry in archive.infolist()}
         if len(members) > MAX_MEMBERS or len(archive.infolist()) != len(members):
-            raise BundleRefused("forbidden", f"the model in MLflow has more than {MAX_MEMBERS} members, or two of one name")
-        _check(sum(entry.file_size for entry in members.values()), most)  # zipfile reads no member further than it says
+            raise BundleRefused("forbidden", f"the model in MLflow has more than {MAX_MEMBERS} members, or two with the same name")
+        _check(sum(entry.file_size for entry in members.values()), most)  # zipfile reads at most this size of each member
         schema = members.get(SCHEMA)
         if schema is None or schema.file_size > MAX_SCHEMA_BYTES:
-            raise BundleRefused("forbidden", f"the model in MLflow has no {SCHEMA}, or one of more than {MAX_SCHEMA_BYTES} bytes")
+            raise BundleRefused("forbidden", f"the model in MLflow has no {SCHEMA} of at most {MAX_SCHEMA_BYTES} bytes")
         _check(schema.file_size * SCHEMA_GROWTH, limit)
         raw = archive.read(schema)
         _check(raw.count(b"__loader__") * NODE_BYTES + schema.file_size * SCHEMA_GROWTH, limit)
@@ -138,11 +138,11 @@ def check_growth(file: Path, limit: int) -> None:
 
 def _check(size: int, most: int) -> None:
     if size > most:
-        raise BundleRefused("forbidden", f"the model in MLflow would grow to more than {most} bytes when it is loaded")
+        raise BundleRefused("forbidden", f"the model in MLflow needs more than {most} bytes of memory")
 
 
 def _references(schema: Any) -> Iterator[str]:
-    """The member of each object that would be read. An object with the `__id__` of an earlier one is not read again."""
+    """The member that skops reads for each object, except for an object with the `__id__` of an earlier one."""
     seen: set[tuple[Any, str]] = set()
     values = [schema]
     while values:
@@ -165,9 +165,9 @@ def _is_repeated(identity: Any, name: str, seen: set[tuple[Any, str]]) -> bool:
 
 
 def _unpacked_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> int:
-    """Bytes that reading one member takes: the member, and the array in it, which must be as large as its header says.
+    """Bytes of memory for one member: the member itself, and the array in it, whose size must match its header.
 
-    An `.npz` member is an archive itself: its members are added up in the same way.
+    An `.npz` member is itself an archive; the function adds up its members in the same way.
     """
     with archive.open(entry) as member:
         if not zipfile.is_zipfile(io.BytesIO(member.read(4)) if entry.file_size < 4 else member):
@@ -187,7 +187,7 @@ def _unpacked_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int)
 
 
 def _array_bytes(file: Any, size: int) -> int:
-    """Bytes of the array in an `.npy` file of `size` bytes, by its header; 0 for another file. A header that lies is refused."""
+    """Bytes of the array in an `.npy` file of `size` bytes, by its header; 0 for another file. Refuses a wrong header."""
     try:
         version = np.lib.format.read_magic(file)
     except ValueError:
@@ -198,7 +198,7 @@ def _array_bytes(file: Any, size: int) -> int:
     for length in shape:
         count *= int(length)
     if dtype.hasobject or count * dtype.itemsize > size:
-        raise BundleRefused("forbidden", "the model in MLflow holds an array whose header does not fit its bytes")
+        raise BundleRefused("forbidden", "the model in MLflow has an array whose header does not match its size")
     return int(count * dtype.itemsize)
 
 

@@ -1,4 +1,4 @@
-"""Files of an archive on their way into a folder: written aside, proven, and only then moved to their names."""
+"""A staging folder for a restore: it receives the files of an archive, which move to their final names after verification."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SPARE_BYTES = 16 * 1024 * 1024
 
 @contextlib.contextmanager
 def staging(root: Path) -> Iterator[Path]:
-    """An empty folder inside `root`, on the same file system; it is removed afterwards, and after a crash by the next restore.
+    """An empty folder inside `root`, on the same file system. It is removed at the end, or by the next restore after a crash.
 
-    Raises StoreError when another restore into `root` runs.
+    Raises StoreError when another restore into `root` is running.
     """
     handle = open_folder(root, follow=True)
     try:
@@ -33,7 +33,7 @@ def staging(root: Path) -> Iterator[Path]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StoreError(f"another restore into {root} is running: wait until it has ended") from None
+                raise StoreError(f"another restore into {root} is running: wait until it ends") from None
             folder = root / STAGING
             shutil.rmtree(STAGING, ignore_errors=True, dir_fd=handle)
             os.mkdir(STAGING, dir_fd=handle)
@@ -53,13 +53,13 @@ def check_space(folder: Path, lines: Iterable[FileLine]) -> None:
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
     if needed + _SPARE_BYTES > free:
-        raise StoreError(f"the volume of {folder} has {free / 1e6:,.0f} MB free and the archive needs {needed / 1e6:,.0f} MB")
+        raise StoreError(f"the archive needs {needed / 1e6:,.0f} MB, but the volume of {folder} has {free / 1e6:,.0f} MB free")
 
 
 def unpack(
     section: Section, folder: Path, *, wanted: Callable[[FileLine], bool] = lambda _: True, mode: int = 0o644
 ) -> list[FileLine]:
-    """Write the wanted files of a section into the empty `folder`, durable; raises ArchiveError and OSError."""
+    """Write the wanted files of a section durably into the empty `folder`; returns their lines. Raises ArchiveError and OSError."""
     written = []
     for line, pieces in section.files():
         if wanted(line):
@@ -73,11 +73,11 @@ def _write(path: Path, pieces: Iterable[bytes], mode: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_pieces(path, pieces, mode=mode)
     except (FileExistsError, NotADirectoryError):
-        raise ArchiveError(f"the archive uses the name {printable(path.name)} for a file and for a folder") from None
+        raise ArchiveError(f"the archive uses the name {printable(path.name)} both for a file and for a folder") from None
 
 
 def move_missing(lines: Iterable[FileLine], staged: Path, root: Path) -> tuple[int, int]:
-    """Move files to their names under `root` unless something is there already; returns (moved, already there)."""
+    """Move files to their names under `root`, except those that exist there; returns the numbers (moved, existing)."""
     moved = existing = 0
     folders: set[Path] = set()
     for line in lines:

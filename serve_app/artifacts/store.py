@@ -2,14 +2,14 @@
 
     MODEL_DIR/
         bundles/<version>-<digest>/    a bundle; never changed after its folder has its name
-        current -> bundles/<...>       the pointer; replaced by one rename
+        current -> bundles/<...>       the pointer; a rename replaces it
         model.joblib, metadata.json, metrics.json -> current/<name>
 
-Writers take a lock and write aside, so a reader needs none: what the pointer names is complete. A writer that is killed
-leaves the old pointer or the new one, and rubbish that the next writer clears.
+Writers take a lock and write under temporary names, so readers need no lock: the pointer always names a complete bundle. A writer
+that is killed leaves the old or the new pointer, and temporary files that the next writer removes.
 
-MODEL_DIR itself may be a link. Inside it the names above are the only links: `bundles`, the folders in it and every file are
-opened without following one, so that nothing outside the store is read, changed or removed.
+MODEL_DIR itself may be a link. Inside it, only the names above are links. The store opens `bundles`, its folders and every file
+without following links, so it reads, changes and removes nothing outside the store.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ BUNDLES = "bundles"
 LOCK = ".lock"
 MAX_VERSION = 10**18 - 1
 KEEP = 10
-"""Bundles kept by default; the served one is never removed."""
+"""Number of bundles that a store keeps by default; it never removes the served bundle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One line of the store's listing; `manifest` is None for a damaged bundle.
 
-    `skipped` says in sentences which damaged versions a roll-back passed over to reach this one.
+    `skipped` has one message for each damaged version that a roll-back skipped to reach this version.
     """
 
     version: int
@@ -70,11 +70,11 @@ class Entry:
 
 
 Check = Callable[[Entry], None]
-"""Raises StoreError for a version that must not become the served one; called before anything is changed."""
+"""Raises StoreError for a version that must not be served. The store calls it before it changes anything."""
 
 
 class Store:
-    """The folder of bundles at `root` (MODEL_DIR). Reading never writes, so it may be mounted read-only."""
+    """The folder of bundles at `root` (MODEL_DIR). Readers do not write, so they can use a read-only mount."""
 
     def __init__(self, root: Path | str, *, keep: int = KEEP) -> None:
         if keep < 1:
@@ -85,21 +85,21 @@ class Store:
     # --- reading
 
     def pointer(self) -> str | None:
-        """What is served now, as a string that changes when it does; None when there is no model. One system call."""
+        """A string that names the served version and changes with it; None without a model. Costs one system call."""
         try:
             return os.readlink(self.root / CURRENT)
         except FileNotFoundError:
             stamp = legacy_stamp(self.root)
-            # Looked at twice: a first publication in between makes the legacy names lead into its bundle.
+            # The second look finds the pointer of a first publication that ran in between.
             return None if stamp is None else link_of(self.root / CURRENT) or f"plain:{stamp}"
         except OSError as error:
-            # A `current` that is no link, or a volume that does not answer: not the same as an empty store.
+            # `current` is not a link, or the volume does not respond; the store may hold a model.
             raise BundleRefused("pointer", f"the store's pointer cannot be read ({error.strerror})", final=False) from None
 
     def read(self, pointer: str, policy: ReadPolicy | None = None) -> Bundle:
         """The verified bundle that `pointer` (from `pointer()`) names; raises BundleRefused.
 
-        With a policy, only what it allows and uses is read.
+        With a policy, it reads only the files that the policy allows and uses.
         """
         if pointer.startswith("plain:"):
             legacy = read_legacy(self.root, policy)
@@ -115,11 +115,11 @@ class Store:
                 return self.read(pointer, policy)
             except BundleRefused as error:
                 if error.final or self.pointer() == pointer:
-                    raise  # else it was removed after a newer one took its place
+                    raise  # otherwise a writer replaced and removed this bundle
         return None
 
     def entries(self) -> list[Entry]:
-        """Every bundle, oldest version first. A damaged one is listed without its manifest."""
+        """Every bundle, oldest version first. A damaged bundle has no manifest. Raises StoreError."""
         try:
             return self._entries(link_of(self.root / CURRENT))
         except OSError as error:
@@ -137,42 +137,42 @@ class Store:
         check: bool = False,
         sign: Sign | None = None,
     ) -> Entry:
-        """Put a bundle into the store and point to it.
+        """Put a bundle into the store and point to it; returns its entry.
 
-        `version` is used when it is free, else the next number; with `check`, nothing is published when the pointer is no
-        longer `expected` (another writer published meanwhile: PointerMoved). `sign` seals it. Raises StoreError; nothing is
-        changed then.
+        It uses `version` when the number is free, otherwise the next free number. With `check`, it raises PointerMoved when the
+        pointer is not `expected`, because another writer published in between. `sign` seals the bundle. Raises StoreError; the
+        store is unchanged then.
         """
         missing = [name for name in (JOBLIB, METRICS) if name not in files]
         if missing:
             raise ValueError(f"a bundle needs {' and '.join(missing)}")
         with self._writing():
             if check and self.pointer() != expected:
-                raise PointerMoved("another model was published meanwhile")
+                raise PointerMoved("another process published a model meanwhile")
             self._adopt_legacy()
             folder = self._write(files, manifest, version, sign)
             try:
-                check_bundle(folder)  # what is served is what can be read back
+                check_bundle(folder)  # proves that the bundle can be read back before it is served
                 self._point(folder.name)
             except BaseException:
                 if link_of(self.root / CURRENT) != f"{BUNDLES}/{folder.name}":
                     discard(folder)
                 raise
-            with contextlib.suppress(StoreError):  # the new model is served already; the next writer tries again
+            with contextlib.suppress(StoreError):  # the new model is already served; the next writer prunes
                 self._prune()
             return self._entry(folder, served=True)
 
     def promote(self, version: int, *, check: Check | None = None) -> Entry:
-        """Point to a version that the store holds; raises StoreError when it is not there, damaged, or refused by `check`."""
-        if not self.entries():  # a mistyped folder is not made
-            raise StoreError(f"{self.root} holds no published model, so no version {version}")
+        """Point to a version of the store; raises StoreError when it is missing or damaged, or `check` refuses it."""
+        if not self.entries():  # do not create a mistyped folder
+            raise StoreError(f"{self.root} holds no published model, so there is no version {version}")
         with self._writing():
             return self._promote(version, check)
 
     def roll_back(self, *, check: Check | None = None) -> Entry:
         """Point to the newest undamaged version that is older than the served one.
 
-        The entry's `skipped` names the damaged versions between the two. Raises StoreError when there is none, or when `check`
+        The entry's `skipped` names the damaged versions between the two. Raises StoreError without such a version, or when `check`
         refuses it.
         """
         if not self.entries():
@@ -184,37 +184,37 @@ class Store:
                 raise StoreError(f"{self.root} serves no published model, so there is nothing to roll back")
             older = [entry.version for entry in entries if entry.version < served]
             if not older:
-                raise StoreError(f"version {served} is the oldest that {self.root} keeps; nothing to roll back to")
+                raise StoreError(f"version {served} is the oldest in {self.root}, so there is no version to roll back to")
             return self._promote_newest(reversed(older), check)
 
     def prune(self) -> None:
-        """Remove the oldest bundles beyond those that are kept; raises StoreError."""
+        """Remove the oldest bundles beyond `keep`; raises StoreError."""
         with self._writing():
             self._prune()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other writer away from the bundles and the pointer; raises StoreError."""
+        """Hold the lock of writers on the bundles and the pointer; raises StoreError."""
         with self._writing():
             yield
 
     def take_over(
         self, staged: Store, names: Iterable[str], served: str | None, *, held: Set[str], check: Check | None = None
     ) -> None:
-        """Move the bundles `names` of a store on the same volume into this one, and point to `served` unless a model is served.
+        """Move the bundles `names` from a store on the same volume into this store; point to `served` unless a model is served.
 
-        `held` names the bundles that this store had when the caller looked. Raises StoreError when it holds others by now, when a
-        bundle is damaged, or when `check` refuses the one that would be served; nothing is changed then.
+        `held` names the bundles that this store had when the caller listed it. Raises StoreError when it holds others now, when a
+        bundle is damaged, or when `check` refuses the version to serve; the store is unchanged then.
         """
         folders = [staged.root / BUNDLES / name for name in names]
         for folder in folders:
             try:
                 check_bundle(folder)
             except BundleRefused as error:
-                raise StoreError(f"the bundle {folder.name[:20]} is damaged and was not taken over: {error}") from error
+                raise StoreError(f"the bundle {folder.name[:20]} is damaged, so nothing was added to the store: {error}") from error
         with self._writing():
             if {entry.folder.name for entry in self.entries()} != held:
-                raise StoreError(f"another process changed {self.root} meanwhile, so nothing was restored: run the command again")
+                raise StoreError(f"another process changed {self.root} meanwhile, so nothing was added: run the command again")
             target = served if self.pointer() is None else None
             if target is not None and check is not None:
                 home = staged.root if any(folder.name == target for folder in folders) else self.root
@@ -261,7 +261,7 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """One writer at a time; every failure of the volume becomes one sentence."""
+        """Hold the lock of writers; raises StoreError for every error of the volume."""
         try:
             (self.root / BUNDLES).mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as handles:
@@ -280,15 +280,15 @@ class Store:
             raise StoreError(f"the store {self.root} cannot be written: {error}; nothing was published") from error
 
     def _handle(self, handles: contextlib.ExitStack, folder: Path, *, follow: bool = False) -> int:
-        """The handle of a folder of the store until `handles` are closed; raises OSError."""
+        """The handle of a folder of the store, valid until `handles` are closed; raises OSError."""
         if not follow and folder.is_symlink():
-            raise OSError(errno.ELOOP, "it is a link; let MODEL_DIR lead to the other place instead", str(folder))
+            raise OSError(errno.ELOOP, "it is a link; set MODEL_DIR to the target instead", str(folder))
         handle = open_folder(folder, follow=follow)
         handles.callback(os.close, handle)
         return handle
 
     def _clear_links(self, root: int) -> None:
-        """Remove the links that a killed writer left. The lock is held, so no living writer owns them."""
+        """Remove the links that a killed writer left. The caller holds the lock, so no running writer owns them."""
         for name in os.listdir(root):
             if name.startswith(LINK):
                 with contextlib.suppress(FileNotFoundError, IsADirectoryError):
@@ -301,7 +301,7 @@ class Store:
         return max(taken, default=0) + 1
 
     def _write(self, files: Mapping[str, bytes], manifest: Manifest, requested: int | None, sign: Sign | None = None) -> Path:
-        """Write aside, everything fsynced, the manifest last; then give the folder its name."""
+        """Write a bundle durably under a temporary name, the manifest last, and rename it; returns the folder."""
         number = self._free_version(requested)
         raw = describe(files, msgspec.structs.replace(manifest, version=number))
         aside = self.root / BUNDLES / f".{uuid.uuid4().hex}"
@@ -323,7 +323,7 @@ class Store:
         return folder
 
     def _point(self, name: str) -> None:
-        """The last step that may fail: the legacy names lead through the pointer, so they are made before it moves."""
+        """Create the legacy names, which lead through the pointer, and then move the pointer as the last step that can fail."""
         self._link_legacy_names()
         replace_link(self.root / CURRENT, f"{BUNDLES}/{name}")
 
@@ -333,12 +333,12 @@ class Store:
             if link_of(path) == target:
                 continue
             if path.is_file() and not os.path.lexists(self.root / CURRENT):
-                # A model that could neither be served nor become a bundle; its bytes are kept all the same.
+                # Keep the bytes of a model that cannot be served and cannot become a bundle.
                 os.replace(path, self.root / f"replaced-{name}")
             replace_link(path, target)
 
     def _adopt_legacy(self) -> None:
-        """Keep the model of a legacy layout, as a bundle that can be rolled back to."""
+        """Keep the model of a legacy layout as a bundle, so a roll-back can reach it."""
         if os.path.lexists(self.root / CURRENT):
             return
         try:
@@ -347,7 +347,7 @@ class Store:
                 return
             files, manifest = adopt(legacy)
         except BundleRefused as error:
-            if not error.final:  # another process writes these files at this moment
+            if not error.final:  # another process is writing these files
                 raise
             return
         folder = self._write(files, manifest, int(legacy.version) if legacy.version.isdigit() else None)
@@ -355,7 +355,7 @@ class Store:
         self._link_legacy_names()
 
     def _promote_newest(self, versions: Iterable[int], check: Check | None) -> Entry:
-        """Point to the first of these versions that is not damaged; raises StoreError when all are, or `check` refuses it."""
+        """Point to the first undamaged version; raises StoreError when all are damaged or `check` refuses it."""
         skipped: list[str] = []
         for version in versions:
             try:
@@ -386,7 +386,7 @@ class Store:
 
 
 class DamagedVersion(StoreError):
-    """A version that the store holds cannot be served."""
+    """A version of the store is damaged and cannot be served."""
 
 
 class PointerMoved(StoreError):

@@ -1,7 +1,7 @@
-"""The store in an archive: a snapshot of it, and its way back into an empty store or beside the bundles of another.
+"""The store in an archive: a snapshot of the store, and the restore into an empty store or beside other bundles.
 
-A snapshot opens every file while it holds the store's lock, and reads afterwards: a training that publishes, and removes its oldest
-bundle, neither waits for a slow copy nor changes it.
+A snapshot opens every file while it holds the store's lock, and reads them later. A training that publishes and removes the oldest
+bundle therefore does not wait for a slow copy, and does not change it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from serve_app.errors import StoreError
 
 POINTER = "pointer"
 PLAIN = "plain"
-"""The pointer of a store that holds a model in the legacy layout and no bundle."""
+"""The pointer of a store with a model in the legacy layout and without bundles."""
 _ROOT_FILE = re.compile(rf"{re.escape(REPORT)}|(replaced-)?({'|'.join(map(re.escape, LEGACY_FILES))})")
 """Files beside the bundles."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSnapshot:
-    """The files of a store at one moment; `damaged` names the versions that were left out."""
+    """The files of a store at one moment; `damaged` names the versions that the snapshot leaves out."""
 
     sources: list[Source]
     details: Mapping[str, object]
@@ -44,14 +44,14 @@ class StoreSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Numbers of bundles or files that were added, and that were there already."""
+    """The numbers of bundles or files that were added and that existed before."""
 
     added: int
     existing: int
 
 
 def snapshot(store: Store, handles: contextlib.ExitStack) -> StoreSnapshot:
-    """The store's undamaged bundles, its pointer and the files beside the bundles, read through `handles` until they are closed.
+    """The store's undamaged bundles, its pointer and the files beside the bundles, readable until `handles` are closed.
 
     Raises StoreError when the served version is damaged, or when the store cannot be read.
     """
@@ -69,7 +69,7 @@ def snapshot(store: Store, handles: contextlib.ExitStack) -> StoreSnapshot:
     served = next((entry for entry in damaged if entry.served), None)
     if served is not None:
         raise StoreError(
-            f"version {served.version}, which is served, is damaged: serve another one (`rollback`), then make the backup"
+            f"the served version {served.version} is damaged: serve another version (`rollback`), then run the backup again"
         )
     whole = [entry for entry in entries if entry not in damaged]
     sources = [source for entry in whole for source in bundles[entry.folder.name]]
@@ -82,15 +82,15 @@ def check_target(store: Store, *, merge: bool) -> None:
     """Raise StoreError when the store holds a model, unless `merge` allows it."""
     if not merge and (store.pointer() is not None or store.entries()):
         raise StoreError(
-            f"{store.root} holds models already, so nothing was restored: restore into an empty store, "
-            "or add --merge to put in only what is missing"
+            f"{store.root} already holds models, so nothing was restored: restore into an empty store, "
+            "or add --merge to restore only what is missing"
         )
 
 
 def restore(section: Section, store: Store, *, merge: bool = False, check: Check | None = None) -> Restored:
-    """Put the bundles of a section into the store, the pointer last; a store that serves a model keeps its pointer.
+    """Put the bundles of a section into the store, then set the pointer; a store that serves a model keeps its pointer.
 
-    `check` may refuse the version that would be served. Raises ArchiveError and StoreError; the store is unchanged then.
+    `check` may refuse the version to serve. Raises ArchiveError and StoreError; the store is unchanged then.
     """
     check_target(store, merge=merge)
     bundles, pointer = _contents(section)
@@ -109,14 +109,14 @@ def restore(section: Section, store: Store, *, merge: bool = False, check: Check
         written = unpack(section, folder, wanted=wanted, mode=0o444)
         served = pointer.removeprefix(f"{BUNDLES}/") if pointer not in (None, PLAIN) else None
         store.take_over(Store(folder), sorted(missing), served, held=held, check=check)
-        # The legacy names of a store with a pointer are links, which `take_over` made; a description comes after its model.
+        # With a pointer, the legacy names are links from `take_over`. The description moves last, after its model.
         beside = [line for line in written if "/" not in line.name]
         move_missing(sorted(beside, key=lambda line: line.name == MANIFEST), folder, store.root)
     return Restored(len(missing), len(bundles & held))
 
 
 def _contents(section: Section) -> tuple[set[str], str | None]:
-    """Names of the bundles and the pointer of a section; raises ArchiveError for anything that does not belong into a store."""
+    """Names of the bundles and the pointer of a section; raises ArchiveError for files that do not belong in a store."""
     bundles: set[str] = set()
     for line in section.lines():
         match line.name.split("/"):
@@ -125,15 +125,15 @@ def _contents(section: Section) -> tuple[set[str], str | None]:
             case [name] if _ROOT_FILE.fullmatch(name):
                 pass
             case _:
-                raise ArchiveError("the archive holds files that do not belong into a store")
+                raise ArchiveError("the archive contains files that do not belong in a store")
     pointer = section.summary.details.get(POINTER)
     if pointer not in (None, PLAIN, *(f"{BUNDLES}/{name}" for name in bundles)):
-        raise ArchiveError("the pointer of the archive names no bundle of the archive")
+        raise ArchiveError("the pointer of the archive does not name a bundle of the archive")
     return bundles, pointer
 
 
 def _check_versions(bundles: set[str], held: set[str]) -> None:
-    """Raise when one version number would stand for two models."""
+    """Raise StoreError when the archive and the store use a version number for different models."""
     names: dict[int, str] = {}
     for name in sorted(bundles | held):
         parsed = parse_folder(name)
@@ -157,7 +157,7 @@ def _described(pointer: str | None) -> str | None:
 
 
 def _open_bundle(entry: Entry, handles: contextlib.ExitStack) -> list[tuple[str, int]]:
-    """The files of a bundle that its manifest names, its manifest and its seal; those that cannot be opened are missing."""
+    """The files of a bundle that its manifest names, its manifest and its seal, without those that cannot be opened."""
     if entry.manifest is None:
         return []
     opened = []
@@ -209,7 +209,7 @@ def _reader(handle: int) -> functools.partial[Iterator[bytes]]:
 
 
 def _pieces(handle: int) -> Iterator[bytes]:
-    """The bytes of an open file from its beginning, however often it was read."""
+    """The bytes of an open file; each call starts at the beginning."""
     offset = 0
     while piece := os.pread(handle, PIECE_BYTES, offset):
         offset += len(piece)

@@ -1,4 +1,4 @@
-"""The report that each training leaves beside the bundles: what was decided, and why."""
+"""The report that each training writes beside the bundles: the verdict and its reasons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from serve_app.artifacts.manifest import DataSource, Section
 
 Outcome = Literal["accepted", "forced", "refused"]
-"""How a training ended: published, published although it was refused, or not published."""
+"""The result of a training: published, published although the rules refused it, or not published."""
 
 
 class PublishedVersion(Section, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class PublishedVersion(Section, frozen=True, kw_only=True):
 class TrainingReport(Section, frozen=True, kw_only=True):
     """The verdict of one training with the evidence; `trained_at` is an ISO 8601 text in UTC.
 
-    `published` is None for a refused model; `columns` say what was made of each column. The other keys are those of the manifest.
+    `published` is None for a refused model. `columns` describe how training used each column. The manifest has the other keys, too.
     """
 
     accepted: bool

@@ -14,14 +14,14 @@ from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.artifacts.training_report import Outcome, TrainingReport
 
 MAX_REPORT_BYTES = 4 * 1024 * 1024
-"""Bytes of the report, at most: it holds metrics and reasons, and is read at each poll."""
+"""Maximum size of the report in bytes. A replica reads the report at each poll."""
 
 VERDICTS: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """Bytes of the volume, free and in all; verdict of the last training and its time, None when there is no report."""
+    """Free and total bytes of the volume; verdict of the last training and its time, None without a report."""
 
     free: float | None = None
     size: float | None = None
@@ -30,7 +30,7 @@ class Volume:
 
 
 def read_volume(folder: Path) -> Volume:
-    """Read the state once. It never raises, and it blocks for as long as the volume does."""
+    """Read the state once. It never raises, and it blocks while the volume blocks."""
     return Volume(*_space(folder), *_verdict(folder))
 
 

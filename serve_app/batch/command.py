@@ -13,17 +13,17 @@ from serve_app.tables.address import redacted
 
 
 def score(options: ScoreOptions) -> None:
-    """Predict every row of a table larger than memory, on all cores; the same command continues an unfinished run."""
+    """Predict every row of a table of any size, on all cores; the same command continues an unfinished run."""
     started = time.monotonic()
     with step("load the libraries"):
         from serve_app.batch import run
     try:
         outcome = run.score(options, step)
     except KeyboardInterrupt:
-        say("error: stopped; the same command continues with the parts that are left", err=True)
+        say("error: stopped; run the same command again to score the remaining parts", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if outcome.already:
-        say(f"{outcome.already} of {outcome.parts} parts were there already", err=True)
+        say(f"{outcome.already} of {outcome.parts} parts were already complete", err=True)
     bad = f", {outcome.errors:,} of them with an error" if outcome.errors else ""
     say(f"{outcome.rows:,} rows scored by version {outcome.version} ({outcome.digest[:12]}){bad}: {redacted(options.out)}")
     if outcome.workers:

@@ -1,6 +1,6 @@
-"""The manifest of a scoring, beside its results: the specification, and how the input is split into parts.
+"""The manifest of a scoring, beside its results: the specification, and the parts of the input.
 
-The same specification continues an unfinished scoring; another one is refused.
+A call with the same specification continues an unfinished scoring. A call with another specification is refused.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PLAN = "_plan.json"
 """The manifest of the scoring, in the folder of the results."""
 
 DONE = "_done.json"
-"""Written last, when every part is complete."""
+"""The totals, written last, when every part is complete."""
 
 FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """Everything that the result depends on, besides this program."""
+    """Everything that the result depends on, except the code of this program."""
 
     version: str
     digest: str
@@ -50,7 +50,7 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class JobManifest:
-    """The specification and the parts of the input; `headers` tell by path how each CSV file is read."""
+    """The specification and the parts of the input; `headers` has the header of each CSV file by path."""
 
     spec: JobSpec
     headers: Mapping[str, Header]
@@ -82,7 +82,7 @@ def read_manifest(folder: Folder, names: Sequence[str]) -> JobManifest | None:
 
 
 def check_same(started: JobSpec, current: JobSpec, out: str) -> None:
-    """Raise UsageError that names the first difference between the specification of the folder and that of this call."""
+    """Raise UsageError for the first difference between the specification in the folder and that of this call."""
     if (started.version, started.digest) != (current.version, current.digest):
         raise UsageError(
             f"{out} was started with version {started.version} ({started.digest[:12]}), not with version {current.version} "
@@ -110,7 +110,7 @@ def check_same(started: JobSpec, current: JobSpec, out: str) -> None:
 
 
 def clear(folder: Folder, names: Sequence[str]) -> None:
-    """Remove what an earlier scoring left, its manifest last; other files stay."""
+    """Remove the files of an earlier scoring, its manifest last; other files stay."""
     parts = [name for name in names if name.startswith("part-") and name.endswith((".parquet", ".csv"))]
     folder.remove([*(name for name in (DONE,) if name in names), *parts, PLAN])
 

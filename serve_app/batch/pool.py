@@ -1,7 +1,7 @@
-"""The workers of a scoring: processes of Ray, on one machine or many, or this process for a small table.
+"""The workers of a scoring: Ray processes on one or more machines, or this process for a small table.
 
-Ray Data distributes the numbers of the parts to the workers and returns the result of each part. Its readers of CSV and Parquet are
-not used: they read a file in one task, infer types for each block, and know no row numbers.
+Ray Data distributes the numbers of the parts to the workers and returns the result of each part. The workers do not use its readers
+of CSV and Parquet, which read a file in one task, infer types for each block, and do not count rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from serve_app.tables.location import Location
 from serve_app.tables.splits import Part, Range, RangeScan, scan_range
 
 OBJECT_STORE = 128 << 20
-"""Bytes of the object store of a Ray that is started here; results are a few numbers a part."""
+"""Bytes of the object store when the command starts Ray; the result of a part is a few numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ Pool = Callable[[], AbstractContextManager[WorkerPool]]
 
 @contextmanager
 def in_process() -> Iterator[WorkerPool]:
-    """A pool of this process alone."""
+    """A pool of only this process."""
 
     def score(task: ScoringTask, model: Model, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
         scorer = Scorer(task, model)
@@ -68,7 +68,7 @@ def _scan(location: Location, ranges: Sequence[Range]) -> list[RangeScan]:
 
 
 def _score(task: ScoringTask, model: Model, parts: Sequence[Part], count: int) -> Iterator[dict[str, Any]]:
-    """No worker is restarted: one that ran out of memory would do so again. The next call continues with the rest."""
+    """The result of each part. Ray does not restart a worker, because it would run out of memory again."""
     import ray
     from ray import data
 
@@ -96,4 +96,4 @@ def _score(task: ScoringTask, model: Model, parts: Sequence[Part], count: int) -
 
 def _worker_lost(error: BaseException) -> BackendUnavailable:
     line = " ".join(str(error).split())[-200:]
-    return BackendUnavailable(f"a worker ended ({line}): the same command continues with the parts that are left")
+    return BackendUnavailable(f"a worker ended ({line}): run the same command again to score the remaining parts")

@@ -1,4 +1,4 @@
-"""From scores to the columns of the output; numbers are those that the served API answers."""
+"""From scores to the columns of the output; the numbers equal those of the served API."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from serve_app.tables.csv_format import FORMULA, without_formula
 from serve_app.tables.numerals import PLAIN
 
 ERROR = "error"
-"""The column with the problem of a row, when such rows are kept."""
+"""The column with the problem of a row, with `--on-error keep`."""
 
 
 def output_schema(signature: Signature, kept: Sequence[tuple[str, pa.DataType]], on_error: OnError) -> pa.Schema:
-    """Kept columns, those of the answer (see `answer_types`), model_version, error (when rows are kept).
+    """The kept columns, the columns of the answer (see `answer_types`), `model_version`, and `error` with `--on-error keep`.
 
     Raises UsageError when a kept column has the name of another column of the output.
     """
@@ -34,19 +34,19 @@ def output_schema(signature: Signature, kept: Sequence[tuple[str, pa.DataType]],
         fields.append((ERROR, pa.string()))
     for name, _ in kept:
         if name in dict(fields):
-            raise UsageError(f"--keep '{name}': the output has a column of this name already; rename it in the input")
+            raise UsageError(f"--keep '{name}': the output already has a column with this name; rename it in the input")
     return pa.schema([*kept, *fields])
 
 
 def score_rows(rows: Rows, score: Any) -> tuple[Rows, Scores]:
-    """The scores of the rows without a problem, computed in pieces of PIECE_ROWS rows as the served API does.
+    """The rows, and the scores of those without a problem, computed in pieces of PIECE_ROWS rows like in the served API.
 
-    A row whose scores are not finite numbers, which the API refuses, gets a problem and has no scores.
+    A row whose scores are not finite, which the API refuses, gets a problem instead of scores.
     """
     valid = _valid(rows)
     if not len(valid):
         return rows, np.empty(0)
-    with np.errstate(all="ignore"):  # what NumPy would warn of is looked for below
+    with np.errstate(all="ignore"):  # the check below finds values that are not finite
         scores: Scores = np.concatenate([score(piece) for piece in batched(rows.matrix[valid], PIECE_ROWS)])
     finite = np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
     if finite.all():
@@ -56,7 +56,7 @@ def score_rows(rows: Rows, score: Any) -> tuple[Rows, Scores]:
 
 
 def output_table(rows: Rows, scores: Scores, signature: Signature, version: str, schema: pa.Schema) -> pa.Table:
-    """The output of these rows and of `scores` (see `score_rows`); a row with a problem has the message in place of numbers."""
+    """The output for these rows and `scores` (see `score_rows`); a row with a problem has the message instead of an answer."""
     count = len(rows.matrix)
     valid = np.zeros(count, bool)
     valid[_valid(rows)] = True
@@ -83,7 +83,7 @@ def _valid(rows: Rows) -> Any:
 
 
 def encode_tables(tables: Iterable[pa.Table], schema: pa.Schema, form: Format) -> tuple[pa.Buffer, int, int]:
-    """The bytes of an output file, its rows, and how many of them have an error."""
+    """The bytes of an output file, the number of its rows, and the number of rows with an error."""
     sink = pa.BufferOutputStream()
     rows = errors = 0
     writer = (
@@ -111,9 +111,9 @@ def errors_in(data: bytes, form: Format) -> int:
 
 
 def _without_formulas(table: pa.Table) -> pa.Table:
-    """The table as CSV holds it: a text that a spreadsheet would run as a formula begins with an apostrophe.
+    """The table for CSV: an apostrophe precedes texts and column names that a spreadsheet would run as a formula.
 
-    Column names too. A text that is a number, like the id `-15`, stays as it is. See https://owasp.org/www-community/attacks/CSV_Injection
+    A text that is a number, like the ID `-15`, does not change. See https://owasp.org/www-community/attacks/CSV_Injection
     """
     return pa.table([_as_text(column) for column in table.columns], names=list(map(without_formula, table.schema.names)))
 

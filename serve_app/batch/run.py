@@ -1,4 +1,4 @@
-"""A scoring: it opens the model, splits the input, scores the parts that are left, and writes the totals."""
+"""A scoring: it opens the model, splits the input, scores the remaining parts, and writes the totals."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from serve_app.tables.splits import Part, csv_parts, last_byte, parquet_parts, s
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a scoring ended. Rows and errors include the `already` parts of earlier calls.
+    """The result of a scoring. `rows` and `errors` include the `already` complete parts of earlier calls.
 
-    `workers`, `seconds` of scoring and `peak_bytes` of the largest worker are those of this call.
+    `workers`, `seconds` of scoring and `peak_bytes` of the largest worker refer to this call.
     """
 
     version: str
@@ -49,16 +49,16 @@ class Outcome:
 
 
 def score(options: ScoreOptions, report: Progress, pool: Pool | None = None) -> Outcome:
-    """Score a table; after a failure, complete parts stay and the same call continues.
+    """Score a table; after a failure, complete parts stay, and the same call scores the remaining parts.
 
-    Without a pool, this process scores a table of a single part, which is not worth the start of Ray. Raises UsageError,
+    Without a pool, this process scores a table of a single part itself, and Ray scores a larger table. Raises UsageError,
     BackendUnavailable, StoreError or BundleRefused.
     """
     folder = Folder(Location(options.out, allow_http=options.allow_http))
     data = Location(options.data, allow_http=options.allow_http)
     with report("verify the model"):
         model, predictor = _open_model(options)
-    if not data.web:  # the workers read buckets themselves, on whichever node they are
+    if not data.web:  # each worker reads buckets itself
         return _score(options, data, folder, model, predictor, report, pool)
     with fetched(data, ScratchSpace(options.scratch_dir, options.scratch_bytes), report) as copy:
         return _score(options, copy, folder, model, predictor, report, pool)
@@ -120,7 +120,7 @@ def _score(
 
 
 def _open_model(options: ScoreOptions) -> tuple[Model, Predictor]:
-    """The bundle for the workers, and the predictor that proves that it can be opened."""
+    """The bundle for the workers, and its predictor, which proves that the workers can open it."""
     policy = load_policy(allow_joblib=options.allow_joblib, backend=options.prefer, verify_key=options.verify_key)
     version = "the served version" if options.version is None else f"version {options.version}"
     try:
@@ -141,7 +141,7 @@ def _read_bundle(options: ScoreOptions, policy: LoadPolicy) -> Bundle:
     if options.version is None:
         bundle = store.current(policy)
         if bundle is None:
-            raise UsageError(f"the store {options.model_dir} holds no model: train one, or name another with --model-dir")
+            raise UsageError(f"the store {options.model_dir} holds no model: train a model, or name another store with --model-dir")
         return bundle
     entry = next((entry for entry in store.entries() if entry.version == options.version), None)
     if entry is None:
@@ -151,7 +151,7 @@ def _read_bundle(options: ScoreOptions, policy: LoadPolicy) -> Bundle:
 
 
 def _column_names(data: Location, kind: Kind, source: Source, flags: DialectFlags) -> list[str]:
-    """The names of a file's columns, with the keys of its folders."""
+    """The names of a file's columns and of the keys of its folders."""
     with translate_errors(source.path):
         if kind == "parquet":
             names: Sequence[str] = parquet_parts(data, source, PART_BYTES, 0)[0].names
@@ -161,7 +161,7 @@ def _column_names(data: Location, kind: Kind, source: Source, flags: DialectFlag
 
 
 def _headers(data: Location, spec: JobSpec, flags: DialectFlags) -> dict[str, Header]:
-    """How each CSV file is read, by path; empty for Parquet."""
+    """The header of each CSV file by path; empty for Parquet."""
     headers = {}
     for source in spec.files if spec.kind == "csv" else ():
         with translate_errors(source.path):
@@ -170,7 +170,7 @@ def _headers(data: Location, spec: JobSpec, flags: DialectFlags) -> dict[str, He
 
 
 def _remarks(spec: JobSpec, headers: Mapping[str, Header]) -> Iterator[str]:
-    """How the input is read."""
+    """Remarks on the format of the input, for the user."""
     if spec.kind == "parquet":
         yield "read as Parquet"
     for header in headers.values():
@@ -193,7 +193,7 @@ def _split(data: Location, spec: JobSpec, headers: Mapping[str, Header], reading
             check_columns(reading, [*header.columns, *hive_keys(data, source.path)], source.path)
         ranges = [piece for source, header in by_source.items() for piece in split_ranges(source, header, spec.part_bytes)]
         plain = [piece for piece in ranges if piece.form.plain]
-        # This process has unpacked the other files already.
+        # This process has already unpacked the other files.
         scans = [*zip(plain, workers.scan(data, plain), strict=True)]
         scans += [(piece, scan_range(data, piece)) for piece in ranges if not piece.form.plain]
         for source, header in by_source.items():
@@ -213,14 +213,14 @@ def _task(data: Location, folder: Folder, manifest: JobManifest, reading: Readin
 
 
 def _kept_types(data: Location, spec: JobSpec) -> list[tuple[str, pa.DataType]]:
-    """The kept columns with their types: text in CSV; in Parquet, the types that all files agree on."""
+    """The kept columns with their types: text in CSV; in Parquet, the types of the files, which must agree."""
     if spec.kind == "csv":
         return [(name, pa.string()) for name in spec.keep]
     by_path = {source.path: _types(data, source, spec.keep) for source in spec.files}
     first = next(iter(by_path.values()))
     for path, types in by_path.items():
         if types != first:
-            raise UsageError(f"{path} holds the kept columns as other types than {spec.files[0].path}: score them separately")
+            raise UsageError(f"the kept columns have other types in {path} than in {spec.files[0].path}: score them separately")
     return list(zip(spec.keep, first, strict=True))
 
 

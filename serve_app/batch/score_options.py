@@ -24,7 +24,7 @@ from serve_app.command_line import (
 )
 from serve_app.errors import UsageError
 
-# Declared here, because the modules that use them load numpy and ONNX Runtime, which `--help` does not need.
+# Declared here, because the modules that use them import numpy and ONNX Runtime, which `--help` does not need.
 Format = Literal["parquet", "csv"]
 OnError = Literal["refuse", "keep"]
 Unknown = Literal["refuse", "unseen"]
@@ -35,35 +35,35 @@ PART_BYTES = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """What one scoring does."""
+    """The options of one scoring."""
 
     data: Annotated[str, typer.Option(help="CSV or Parquet: a file, a folder, a pattern 'in/*.csv', gs://…, s3://…, or https://….")]
     out: Annotated[
-        str, typer.Option(help="Folder of the results, on this machine or in a bucket; finished parts of an earlier run are kept.")
+        str, typer.Option(help="Folder for the results, on this machine or in a bucket; it keeps complete parts of an earlier run.")
     ]
     model_dir: ModelDir = MODEL_DIR
     version: Annotated[int | None, typer.Option(help="A version that `models` lists. (default: the served one)")] = None
     keep: Annotated[
         list[str],
-        typer.Option(metavar="COLUMN", help="Column of the input to repeat in the output, or several as A,B; repeatable."),
+        typer.Option(metavar="COLUMN", help="Column of the input to copy to the output, or several as A,B; repeatable."),
     ] = field(default_factory=list)
     on_error: Annotated[
-        OnError, typer.Option(help="A row that the API would refuse: stop at it, or write the reason into the column `error`.")
+        OnError, typer.Option(help="A row that the API would refuse: stop at it, or write the reason to the column `error`.")
     ] = "refuse"
     unknown: Annotated[
         Unknown,
         typer.Option(
             "--unknown-category",
             envvar="IRIS_UNKNOWN_CATEGORY",
-            help="A category that training never saw: an error, or predicted.",
+            help="What to do with a category that training did not see: refuse the row, or predict it.",
         ),
     ] = "refuse"
     separator: Separator = None
     decimal: Decimal = None
     encoding: Encoding = None
     form: Annotated[Format, typer.Option("--format", help="Format of the output files.")] = "parquet"
-    restart: Annotated[bool, typer.Option("--restart", help="Start over: remove what an earlier run left in --out.")] = False
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. (default: one for each CPU that Ray has)")] = None
+    restart: Annotated[bool, typer.Option("--restart", help="Start over: remove the results of an earlier run from --out.")] = False
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes. (default: one for each CPU of Ray)")] = None
     part_bytes: Annotated[int, typer.Option(min=1, help="Bytes of the input in one output file.")] = PART_BYTES
     prefer: PredictorChoice = "auto"
     allow_joblib: AllowJoblib = True
@@ -73,10 +73,10 @@ class ScoreOptions:
     allow_http: AllowHttp = False
 
     def kept_columns(self, columns: Callable[[], Collection[str]]) -> tuple[str, ...]:
-        """The columns of the input that the output repeats, in the order of the flags; raises UsageError when one is kept twice.
+        """The columns that the output copies from the input, in the order of the flags; raises UsageError for a repeated column.
 
-        A value that is no name of a column is a list of names with commas between them. `columns` gives the names of the input; it
-        is called only when a value holds a comma.
+        A value that is not the name of a column is a list of names with commas between them. `columns` returns the names of the
+        input; the method calls it only when a value has a comma.
         """
         names: list[str] = []
         for value in self.keep:

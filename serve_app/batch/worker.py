@@ -1,4 +1,4 @@
-"""A worker: it verifies the bundle as a replica does, then scores one part after the other into an output file."""
+"""A worker: it verifies the bundle like a replica, then scores one part after the other and writes an output file for each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Model:
     unknown: Unknown = "refuse"
 
     def open(self) -> Predictor:
-        """Verify the digest of every file, load, replay the golden examples. Raises BundleRefused."""
+        """Verify the digest of every file, load the model, and replay the golden examples. Raises BundleRefused."""
         bundle = self.bundle
         policy = LoadPolicy(allow_joblib=self.allow_joblib, backend=self.prefer, verify=None)
         if self.manifest is not None:
@@ -44,14 +44,14 @@ class Model:
                 bundle.version, bundle.digest, self.manifest, bundle.files, source=bundle.source, seal=bundle.seal, policy=policy
             )
         elif legacy_digest(bundle.files) != bundle.digest:
-            raise BundleRefused("digest", "the model's files do not have the digest that was read")
-        # The seal of this digest was verified before the bundle was sent to the workers (`run._open_model`).
+            raise BundleRefused("digest", "the files of the model changed on the way to the worker: run the command again")
+        # `run._open_model` verified the seal of this digest before it sent the bundle to the workers.
         return open_predictor(bundle, policy)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringTask:
-    """What every worker of a scoring needs: input, output, columns and parts. `schema` is that of the output."""
+    """The input, output, columns and parts of a scoring, for its workers. `schema` is that of the output."""
 
     data: Location
     out: Location
@@ -70,10 +70,10 @@ def file_name(number: int, form: Format) -> str:
 
 
 class Scorer:
-    """Scores parts by their numbers. Ray Data creates one in each worker and calls it."""
+    """Scores parts by their numbers. Ray Data creates and calls one scorer in each worker."""
 
     def __init__(self, task: ScoringTask, model: Model) -> None:
-        pa.set_cpu_count(1)  # the other cores have workers of their own
+        pa.set_cpu_count(1)  # the other cores run other workers
         self._task = task
         self._folder = Folder(task.out)
         self._refusal = ""
@@ -86,9 +86,9 @@ class Scorer:
         self._reading = Reading(predictor.signature, task.keep, model.unknown)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Score the part `batch["number"][0]`; the result has lists of one value, as Ray Data wants it.
+        """Score the part `batch["number"][0]`; the result has lists of one value, as Ray Data requires.
 
-        `usage_error` and `failure` are messages, empty when the part was written: an exception would lose its type on the way.
+        `usage_error` and `failure` are messages, empty on success, because Ray would not keep the type of an exception.
         """
         number = int(batch["number"][0])
         result: dict[str, Any] = {"number": number, "rows": 0, "errors": 0, "usage_error": "", "failure": self._refusal}
@@ -101,13 +101,13 @@ class Scorer:
             except IrisApiError as error:
                 result["failure"] = str(error)
             except MemoryError:
-                result["failure"] = "a worker has too little memory for a part: use a smaller --part-bytes, or fewer --workers"
+                result["failure"] = "a worker has too little memory for a part: use a smaller --part-bytes or fewer --workers"
         result["ended"] = time.time()
         result["peak_kib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {name: [value] for name, value in result.items()}
 
     def _score(self, part: Part) -> tuple[int, int]:
-        """Write the output of a part; its rows, and how many of them have an error."""
+        """Write the output of a part; returns the number of its rows and the number of rows with an error."""
         task = self._task
         data, rows, errors = encode_tables(self._tables(part), task.schema, task.form)
         self._folder.write(file_name(part.number, task.form), data)

@@ -1,1 +1,1 @@
-"""The gRPC side: the calls of the Open Inference Protocol and of health checking, over the gateway of the HTTP side."""
+"""The gRPC side: calls of the Open Inference Protocol and health checks. They go through the gateway of the HTTP side."""

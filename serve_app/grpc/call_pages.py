@@ -1,6 +1,6 @@
-"""What answers each call beside the predictions: health, metadata and the index of the repository.
+"""The calls that are not predictions: health, metadata and the index of the repository.
 
-Each function takes a message and returns one, or raises an error of the house.
+Each function takes a message and returns a message or an HttpProblem, or raises an error of `serve_app.errors`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from serve_app.protocols.oip_metadata import index_document, model_document, ser
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 
-UNKNOWN_SERVICE = problem(404, "unknown_service", f"No service has this name; there are {INFERENCE} and the empty name of all.")
+UNKNOWN_SERVICE = problem(
+    404, "unknown_service", f"No service has this name; use {INFERENCE}, {HEALTH}, or the empty name for all services."
+)
 READY_ONLY = b'{"ready":true}'
 
 
 class InferencePages:
-    """The calls of the Open Inference Protocol that are no predictions, and the health check."""
+    """The calls of the Open Inference Protocol that are not predictions, and the health check."""
 
     def __init__(self, service: PredictionService, model_name: str) -> None:
         self._service = service
@@ -40,7 +42,7 @@ class InferencePages:
         self._model_name = model_name
 
     def server_live(self, _: oip.ServerLiveRequest) -> oip.ServerLiveResponse:
-        """The process runs."""
+        """True while the process runs."""
         return oip.ServerLiveResponse(live=True)
 
     def server_ready(self, _: oip.ServerReadyRequest) -> oip.ServerReadyResponse:
@@ -48,7 +50,7 @@ class InferencePages:
         return oip.ServerReadyResponse(ready=self._slot.predictor is not None)
 
     def model_ready(self, request: oip.ModelReadyRequest) -> oip.ModelReadyResponse | HttpProblem:
-        """Whether the model is loaded; NOT_FOUND for one that is not served."""
+        """Whether the model is loaded; NOT_FOUND for a model or version that is not served."""
         predictor = self._service.served(request.name, request.version or None)
         if isinstance(predictor, HttpProblem) and predictor.details.status == 404:
             return predictor
@@ -74,7 +76,7 @@ class InferencePages:
         return oip.RepositoryIndexResponse(models=[oip.RepositoryIndexResponse.ModelIndex(**each) for each in models])
 
     def load(self, _: Any) -> HttpProblem:
-        """Nothing is loaded or unloaded by a call."""
+        """The refusal of every call: clients cannot load or unload models."""
         return NO_LOADING
 
     def check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse | HttpProblem:
@@ -86,14 +88,14 @@ class InferencePages:
 
 
 class Page:
-    """A call whose message is of type `request`, answered by a function; it stands where a prediction would."""
+    """A call that a function answers; its message has the type `request`. The gateway calls it in place of a prediction."""
 
     def __init__(self, request: Any, answer: Callable[[Any], Any]) -> None:
         self._request = request
         self._answer = answer
 
     async def __call__(self, body: Buffer, headers: RequestHeaders) -> HttpResponse:
-        """The response, whose body is a message, or the sentence of an error."""
+        """The response; its body is a message, or one sentence for an error."""
         try:
             reply = self._answer(self._request.FromString(bytes(body)))
         except (DecodeError, UnicodeDecodeError):

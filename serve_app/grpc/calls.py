@@ -1,4 +1,4 @@
-"""The calls: from the name of a call, its metadata and its message to the message and the status of the answer."""
+"""The calls: from the name, the metadata and the message of a call to the status and the message of the answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serve_app.telemetry.state import RequestLabels
 log = logging.getLogger("iris_api.grpc")
 
 MAX_PAGE_BYTES = 64 * 1024
-"""The largest message of a call that is no prediction."""
+"""The largest message of a call that is not a prediction."""
 
 
 class Calls:
@@ -43,7 +43,7 @@ class Calls:
         return tuple(self._routes)
 
     async def answer(self, path: str, metadata: Metadata, peer: str, read: Read) -> Answer:
-        """The end of the call `path`. It raises nothing, so that no traceback gets to a client."""
+        """The answer to the call `path`. This method never raises, so a client never gets a traceback."""
         request_id = b""
         try:
             scope = {"type": "grpc", "path": path, "headers": _headers(metadata), "client": _client(peer)}
@@ -78,7 +78,7 @@ def _routes(service: PredictionService, options: HttpOptions) -> Mapping[str, Ca
 
 
 def _labels(path: str, *, is_page: bool) -> Mapping[str, RequestLabels]:
-    """Under what the calls are counted; those without rows have no format."""
+    """The metric labels of a call; calls without rows have no format."""
     return {PROTOBUF: RequestLabels(path, InferMessageCodec.protocol, "" if is_page else PROTOBUF)}
 
 
@@ -87,7 +87,7 @@ def _page(request: Any, answer: Callable[[Any], Any], *, needs_key: bool = True,
 
 
 async def _receive(read: Read) -> dict[str, Any]:
-    """The message of a call as the body of a request, which is what the gateway reads."""
+    """The message of a call in the form that the gateway reads: the body of a request."""
     message = await read()
     if message is None:
         return {"type": "http.disconnect"}

@@ -1,9 +1,9 @@
-"""The handlers of a gRPC server: they read one message and end the call with an answer.
+"""The handlers of a gRPC server: each handler reads one message and ends the call with an answer.
 
-On the wire a call with one message is the same as one with a stream of messages. These handlers take the stream, because such a
-call begins before its message has arrived: keys and limits are checked first, and time and memory of a message are bounded.
+On the wire, a call with one message looks like a call with a stream of messages. The handlers take the stream, because such a call
+begins before its message arrives. The gateway then checks keys and limits first and bounds the time and the memory of a message.
 
-Serve's proxies import this module, so it stays small.
+Serve's proxies import this module, so keep its imports few.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ REQUEST_ID = "x-request-id"
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Read = Callable[[], Awaitable[bytes | None]]
-"""Reads the message of a call; None when the client sent none, or is gone."""
+"""Reads the message of a call; None when the client sent no message or has disconnected."""
 
 
 class Answer(NamedTuple):
-    """The end of a call: status, details of an error, metadata, and the message, which is empty for an error."""
+    """The end of a call: status, details of an error, metadata, and the message (empty for an error)."""
 
     code: grpc.StatusCode
     details: str
@@ -39,7 +39,7 @@ Handle = Callable[[str, Any], Awaitable[bytes]]
 
 
 def add_handlers(server: Any, paths: Iterable[str], handle: Handle) -> None:
-    """Let a server answer the calls `/SERVICE/METHOD`."""
+    """Register `handle` with a server for the calls `/SERVICE/METHOD`."""
     services: dict[str, dict[str, Any]] = defaultdict(dict)
     for path in paths:
         _, service, method = path.split("/")
@@ -57,11 +57,11 @@ async def answer_here(answer: AnswerCall, path: str, context: Any) -> bytes:
 
 
 async def read_message(context: Any) -> bytes | None:
-    """The message of a call; None when there is none, also because it was larger than the server takes."""
+    """The message of a call; None when the client sent no message or a message above the server's limit."""
     try:
         message = await context.read()
     except BaseError:
-        return None  # the library has ended the call
+        return None  # the library already ended the call
     return None if message is EOF else bytes(message)
 
 

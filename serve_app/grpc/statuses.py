@@ -1,4 +1,4 @@
-"""The one map from a response of the gateway to the status of a call."""
+"""The map from a response of the gateway to the status of a call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from grpc import StatusCode
 from serve_app.http.responses import HttpResponse
 
 MAX_DETAILS = 1000
-"""Characters in the details of a status. They travel in a header, with three bytes for each byte that is no ASCII character."""
+"""Most characters in the details of a status. They are sent in a header, which takes three bytes for each byte outside ASCII."""
 
 _BY_ERROR = {
     "body_too_large": StatusCode.RESOURCE_EXHAUSTED,
@@ -28,13 +28,13 @@ _BY_STATUS = {
 
 
 def status_code(response: HttpResponse) -> StatusCode:
-    """INVALID_ARGUMENT for what a client did wrong and INTERNAL for what the server did, unless there is a better code."""
+    """The status of a response: a specific code, else INVALID_ARGUMENT for an error of the client and INTERNAL for the server."""
     other = StatusCode.INTERNAL if response.status >= 500 else StatusCode.INVALID_ARGUMENT
     return _BY_ERROR.get(response.error) or _BY_STATUS.get(HTTPStatus(response.status), other)
 
 
 def details(response: HttpResponse) -> str:
-    """The sentence of an error; empty for an answer."""
+    """The sentence of an error; empty for a success."""
     if response.status == HTTPStatus.OK:
         return ""
     text = bytes(response.body).decode()

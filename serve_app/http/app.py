@@ -1,4 +1,4 @@
-"""`create_app`: the whole HTTP side as a plain ASGI app over a slot, without Ray and without the environment."""
+"""`create_app`: the whole HTTP side as a plain ASGI app over a slot. It does not use Ray or the environment."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def create_app(
     routes: Mapping[str, type[Codec]] = PREDICTION_ROUTES,
     model_routes: Mapping[str, type[Codec]] = MODEL_ROUTES,
 ) -> FastAPI:
-    """The app over this slot; `app.state` has its `gateway` and its `service`, for the ingress hook and for calls over gRPC.
+    """The app over this slot. `app.state` holds its `gateway` and `service` for the ingress hook and for calls over gRPC.
 
-    While the app runs it refreshes the slot every `poll_seconds`, in a thread of its own. `on_export` is called about once a second
-    with the metrics, to pass them on; `rate_counter` counts rate limits for all replicas; `around` is put around the whole app.
-    The console asks `reports` about all replicas of the application; `replica` is the name of this one.
+    A separate thread refreshes the slot every `poll_seconds` while the app runs. The app calls `on_export` about once a second to
+    export the metrics. `rate_counter` counts rate limits for all replicas, and `around` wraps the whole app. The console calls
+    `reports` to get the reports of all replicas; `replica` is the name of this replica.
     """
     predictions = {**table_routes(options), **routes}
     keys = Keys(options.api_key, options.api_keys_file, previous=options.api_key_previous, folder=options.api_key_folder)
     collector = MetricsCollector(slot, options.model_dir)
     history = History()
-    # Rows do not wait for batches, and neither waits for a body that is inflated.
+    # Separate threads: rows do not wait for batches, and neither of them waits for the decompression of a body.
     rows, batches, inflating = (ThreadPoolExecutor(1, name) for name in ("rows", "batches", "inflating"))
     service = PredictionService(slot, collector, options, check=keys.check, executor=rows, batches=batches)
     console = Console(service, history, options, name=replica, reports=reports)
@@ -100,12 +100,12 @@ def create_app(
         console.close()
 
     app: FastAPI = FastAPIOffline(
-        docs_url=None,  # with addresses from the root; `install_documentation` adds others
+        docs_url=None,  # FastAPI's pages use absolute addresses; `install_documentation` adds pages with relative addresses
         redoc_url=None,
-        servers=[{"url": "."}],  # relative to the document, so right below any path
+        servers=[{"url": "."}],  # relative to the document, so it is correct behind any prefix
         title="iris-api",
         version=__version__,
-        description="Answers with the model that the store points to. The schema of a row follows that model's signature.",
+        description="Predictions of the served model. The schema of a row follows the signature of this model.",
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would repeat the Host header and the query
         exception_handlers={HTTPException: _http_problem},
@@ -139,12 +139,12 @@ def create_app(
 
 
 def _cors(origins: tuple[str, ...]) -> CORSMiddleware | None:
-    """What decides about other origins. It is asked by the gateway and has no app of its own behind it."""
+    """The middleware that decides about other origins. The gateway asks it for decisions, so it wraps no app."""
     if not origins:
         return None
 
     async def no_app(*_: object) -> None:
-        raise AssertionError("CORSMiddleware is only asked for its decisions")
+        raise AssertionError("the gateway uses CORSMiddleware for decisions only")
 
     return CORSMiddleware(
         no_app,
@@ -164,7 +164,7 @@ async def _background(
     poll_seconds: float,
     on_export: Callable[[MetricsCollector], None] | None,
 ) -> AsyncIterator[None]:
-    """Run the tasks that keep slot, metrics and keys up to date until the block ends."""
+    """Run the tasks that update the slot, the metrics and the keys until the block ends."""
     tasks = [
         asyncio.create_task(_follow_store(slot, poll_seconds)),
         asyncio.create_task(_follow_volume(collector, poll_seconds)),
@@ -182,7 +182,7 @@ async def _background(
 
 
 async def _follow_store(slot: Slot, seconds: float) -> None:
-    """Refresh the slot for ever. A thread of its own: a load must not hold up requests, nor wait behind a batch."""
+    """Refresh the slot until cancelled. A separate thread: a load must not delay requests, and must not wait for a batch."""
     loop = asyncio.get_running_loop()
     random_source = random.Random()  # noqa: S311, spreads the polls of replicas
     swapped = False
@@ -190,15 +190,15 @@ async def _follow_store(slot: Slot, seconds: float) -> None:
         try:
             while True:
                 swapped_before, swapped = swapped, await loop.run_in_executor(thread, slot.refresh)
-                if swapped_before:  # one poll later, when no request and no metric holds the replaced model any more
+                if swapped_before:  # one poll later, when no request and no metric refers to the replaced model
                     await loop.run_in_executor(thread, release_memory)
                 await asyncio.sleep(seconds * random_source.uniform(0.8, 1.0))
         finally:
-            slot.close()  # else the end of the thread would wait for a load
+            slot.close()  # otherwise the thread would end only after a running load
 
 
 async def _follow_volume(collector: MetricsCollector, seconds: float) -> None:
-    """Look at the store's volume and the last report for ever; not in the slot's thread, which must not wait for them."""
+    """Poll the store's volume and the last report until cancelled. The slot's thread must not wait for them."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, "volume") as thread:
         while True:
@@ -207,7 +207,7 @@ async def _follow_volume(collector: MetricsCollector, seconds: float) -> None:
 
 
 async def _follow_keys(keys: Keys) -> None:
-    """Read the file of keys for ever; not in the slot's thread, where a revoked key would wait behind a load."""
+    """Read the API keys again until cancelled. In the slot's thread, a revoked key would stay valid during a load."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, "keys") as thread:
         while True:
@@ -218,7 +218,10 @@ async def _follow_keys(keys: Keys) -> None:
 async def _export_metrics(
     collector: MetricsCollector, history: History, on_export: Callable[[MetricsCollector], None] | None
 ) -> None:
-    """Add up the metrics and pass them on, also while the store does not answer. The first failure is logged; none stops it."""
+    """Sum up the metrics and export them until cancelled, also while the store does not answer.
+
+    Only the first failure is logged. A failure does not end the export.
+    """
     logged = False
     while True:
         try:
@@ -229,7 +232,7 @@ async def _export_metrics(
                 on_export(collector)
         except Exception:
             if not logged:
-                log.exception("metrics cannot be passed on")
+                log.exception("metrics cannot be exported")
             logged = True
         await asyncio.sleep(EXPORT_SECONDS)
 

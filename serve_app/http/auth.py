@@ -1,8 +1,8 @@
 """API keys: named, hashed at rest, valid between two dates, and read again from their files while requests run.
 
 The plain keys are the files `API_KEY` and `API_KEY_PREVIOUS` of a folder, as in a mounted Secret. The file of named keys is a JSON
-list of `{"name": "alice", "sha256": "<hex>", "not_before": "2026-01-31", "not_after": "2027-01-31T12:00:00Z"}`;
-both dates may be left out. A key is 256 random bits, so its plain sha256 tells nothing about it.
+list of `{"name": "alice", "sha256": "<hex>", "not_before": "2026-01-31", "not_after": "2027-01-31T12:00:00Z"}`; both dates are
+optional. A key has 256 random bits, so its sha256 without a salt reveals nothing about it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serve_app.http.key_strength import weakness
 log = logging.getLogger("iris_api.keys")
 
 PREFIX = "iris_"
-"""How a key begins, so that a scanner for secrets can find it."""
+"""The beginning of every key; secret scanners search for it."""
 MAX_FILE_BYTES = 1024 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -38,12 +38,12 @@ _FIELDS = {"name", "sha256", "not_before", "not_after"}
 
 
 class KeysError(IrisApiError):
-    """The file of keys cannot be used; the message names the file and what is wrong."""
+    """The file of keys cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: the name of its owner, its sha256, and from when to when (seconds since 1970) it is valid."""
+    """One key: the name of its owner, its sha256, and the times (seconds since 1970) between which it is valid."""
 
     name: str
     digest: bytes
@@ -54,13 +54,13 @@ class Key:
 Verdict = Key | Literal["missing", "wrong"]
 
 ANONYMOUS = Key("anonymous", b"")
-"""The key of every request where no key is configured."""
+"""The key of every request when no key is configured."""
 
 
 class Keys:
-    """The keys that are valid now. Only `refresh` changes them, from one thread at a time; a broken file changes nothing.
+    """The keys that are valid now. Only `refresh` changes them, from one thread at a time. A broken file changes nothing.
 
-    `folder` holds the plain keys in files, when they are to be read again from there.
+    With `folder`, `refresh` reads the plain keys again from the files in it.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class Keys:
 
     @property
     def may_change(self) -> bool:
-        """Whether there is a file to read again."""
+        """Whether the keys come from files that `refresh` reads again."""
         return self._file is not None or self._folder is not None
 
     def check(self, key: bytes | None, authorization: bytes | None) -> Verdict:
         """The key in the values of `X-API-Key` and `Authorization`.
 
-        A key is looked up by its hash and compared in constant time, also when there is none like it, so neither length nor
-        content of a key shows in the timing. A key that is unknown, revoked, expired or not yet valid is "wrong". With both
-        headers, `X-API-Key` decides, because a mesh or a gateway may add a token of its own as `Authorization`.
+        The hash of the key is looked up and compared in constant time, also for an unknown key. The timing therefore reveals
+        neither the length nor the content of a key. A key that is unknown, revoked, expired or not yet valid is "wrong". When a
+        request has both headers, `X-API-Key` decides, because a mesh or a gateway may add its own token as `Authorization`.
         """
         if self._open:
             return ANONYMOUS
@@ -103,7 +103,7 @@ class Keys:
         return known if same and known.not_before <= time.time() < known.not_after else "wrong"
 
     def refresh(self) -> None:
-        """Read the files again; an error in one is logged once, and the keys that were known from it before stay."""
+        """Read the files again. When a file has an error, the error is logged once and the previous keys of the file stay valid."""
         errors = []
         for read in (self._read_plain, self._read_named):
             try:
@@ -112,13 +112,13 @@ class Keys:
                 errors.append(str(error))
         why = "; ".join(errors)
         if why and why != self._logged_error:
-            log.error("API keys not read, the keys known before stay", extra={"why": why, "keys": len(self._known)})
+            log.error("API keys cannot be read; the previous keys stay valid", extra={"why": why, "keys": len(self._known)})
         self._logged_error = why
 
     def _read_plain(self) -> None:
         if self._folder is None:
             return
-        # API_KEY first: when the Secret changes in between, the key of before is still found under one of the two names.
+        # API_KEY first: if the Secret changes between the two reads, one of the two names still has the old key.
         api_key, previous = (self._folder / name for name in _PLAIN)
         content = (_raw(api_key), _raw(previous) if previous.exists() else b"")  # a missing API_KEY is an error
         if content != self._plain_content:
@@ -127,11 +127,11 @@ class Keys:
             self._publish()
 
     def _secret(self, name: str, raw: bytes) -> str:
-        """The key in a file; raises KeysError when API_KEY is empty, or when a key can be guessed and the first one could not."""
+        """The key in a file. Raises KeysError for an empty API_KEY, and for a weak key when the configured API_KEY was strong."""
         try:
             key = raw.decode().strip()
         except UnicodeDecodeError:
-            raise KeysError(f"{self._folder}/{name} is not text") from None
+            raise KeysError(f"{self._folder}/{name} is not UTF-8 text") from None
         if not key and name == _PLAIN[0]:
             raise KeysError(f"{self._folder}/{name} is empty")
         weak = weakness(key) if key and self._strong else None
@@ -150,7 +150,7 @@ class Keys:
 
     def _publish(self) -> None:
         self._known = {key.digest: key for key in (*self._plain, *self._named)}
-        log.info("API keys read", extra={"keys": len(self._known)})
+        log.info("API keys were read", extra={"keys": len(self._known)})
 
 
 _UNKNOWN = Key("unknown", bytes(32))
@@ -164,7 +164,7 @@ def read_keys(file: Path) -> tuple[Key, ...]:
 def make_key(name: str, *, days: float | None = None) -> tuple[str, dict[str, str]]:
     """A new key, which is shown once, and its entry for the file. Raises KeysError for a name that is not allowed."""
     if not _NAME.fullmatch(name):
-        raise KeysError("a key's name is made of letters, digits and ._@-, at most 64")
+        raise KeysError("the name of a key must have 1 to 64 characters: letters, digits and ._@-")
     key = PREFIX + secrets.token_urlsafe(32)
     entry = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
     if days is not None:
@@ -174,7 +174,10 @@ def make_key(name: str, *, days: float | None = None) -> tuple[str, dict[str, st
 
 
 def change_file(file: Path, *, add: dict[str, str] | None = None, remove: str | None = None) -> int:
-    """Add an entry, or remove all of a name, in one step; returns the number removed. Raises KeysError and changes nothing then."""
+    """Add an entry or remove all entries of a name, in one step; return the number of removed entries.
+
+    Raises KeysError, and leaves the file unchanged then.
+    """
     entries = [] if not file.exists() and remove is None else orjson.loads(_checked(file))
     remaining = [entry for entry in entries if entry["name"] != remove]
     try:
@@ -186,7 +189,7 @@ def change_file(file: Path, *, add: dict[str, str] | None = None, remove: str | 
 
 def _plain_keys(values: Iterable[str | None]) -> tuple[Key, ...]:
     keys = [Key(name, hashlib.sha256(value.encode()).digest()) for name, value in zip(_PLAIN, values, strict=True) if value]
-    return tuple(reversed(keys))  # the same key under both names is API_KEY
+    return tuple(reversed(keys))  # API_KEY last, so it wins when both names have the same key
 
 
 def _checked(file: Path) -> bytes:
@@ -212,22 +215,22 @@ def _parse(raw: bytes, file: Path) -> tuple[Key, ...]:
     except orjson.JSONDecodeError:
         raise KeysError(f"{file} is not JSON") from None
     if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
-        raise KeysError(f"{file} must hold a list of objects")
+        raise KeysError(f"{file} must contain a JSON list of objects")
     keys = tuple(_key(entry, f"{file}: entry {number}") for number, entry in enumerate(document, 1))
     if len({key.digest for key in keys}) != len(keys):
-        raise KeysError(f"{file} holds one key twice")
+        raise KeysError(f"{file} contains the same key twice; remove one of the entries")
     return keys
 
 
 def _key(entry: dict[str, Any], where: str) -> Key:
     unknown = set(entry) - _FIELDS
-    if unknown:  # a misspelt not_after would be a key for ever
-        raise KeysError(f"{where} holds a field that is none of {', '.join(sorted(_FIELDS))}")
+    if unknown:  # a key with a misspelt not_after would never expire
+        raise KeysError(f"{where} has an unknown field; the fields are {', '.join(sorted(_FIELDS))}")
     name, digest = entry.get("name"), entry.get("sha256")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise KeysError(f"{where} needs a name of letters, digits and ._@-, at most 64")
+        raise KeysError(f"{where} needs a name of 1 to 64 characters: letters, digits and ._@-")
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise KeysError(f"{where} needs sha256, 64 hexadecimal digits")
+        raise KeysError(f"{where} needs sha256: 64 hexadecimal digits in lower case")
     first = _date(entry.get("not_before"), -math.inf, where)
     return Key(name, bytes.fromhex(digest), first, _date(entry.get("not_after"), math.inf, where))
 
@@ -238,5 +241,5 @@ def _date(value: Any, default: float, where: str) -> float:
     try:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        raise KeysError(f"{where} holds a date that is not ISO 8601, e.g. 2027-01-31 or 2027-01-31T12:00:00Z") from None
+        raise KeysError(f"{where} has a date that is not ISO 8601; write 2027-01-31 or 2027-01-31T12:00:00Z") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

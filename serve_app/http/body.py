@@ -1,8 +1,9 @@
-"""The body of a request: read within limits of bytes, of time and of memory, and discarded when it is not wanted.
+"""The body of a request: read within limits of bytes, time and memory, and discarded when the request is refused.
 
-A server that answers while its client is still sending, and then closes, resets the connection, and the response may be lost.
-The response goes out at once; what still arrives is read and discarded for a while before the connection is closed. A proxy closes
-the connection of its client as soon as it has the response, so what still arrives through one is discarded before the response.
+When a server responds and closes the connection while the client still sends, the connection is reset and the client may lose the
+response. The replica therefore sends the response at once, and then reads and discards the rest of the body for a while before it
+closes the connection. A proxy closes the connection of its client as soon as it has the response. The replica therefore discards
+the rest of a body that comes through a proxy before it responds.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ Receive = Callable[[], Awaitable[Message]]
 Result = TypeVar("Result")
 
 SMALL_BYTES = 64 * 1024
-"""A body that is refused unread is still read when it says that it is this small: the connection can be used again then."""
+"""A refused body with a declared length up to this size is read and discarded, so that the connection can be used again."""
 SMALL_SECONDS = 1.0
 LINGER_BYTES = 64 * 1024 * 1024
 LINGER_SECONDS = 5.0
-"""What is read and discarded after a response that did not wait for its body, before the connection is closed."""
+"""Most bytes and seconds of a body that are read and discarded after an early response, before the connection is closed."""
 PROXIED_BODIES = 32
-"""Bodies of one process that are discarded before their response, for a proxy; one more gets its response at once."""
+"""Most bodies of one process that are discarded before their response, for a proxy; a further request gets its response at once."""
 BUDGET_BODIES = 8
-"""Bodies of all requests together may take the memory of so many of the largest allowed body; one more gets 429."""
+"""All bodies together may take the memory of so many bodies of the largest allowed size; a further request gets 429."""
 WAIT_SECONDS = 0.1
-"""So long the message of a call may take to arrive before the budget counts it."""
+"""Seconds that the message of a call may take to arrive before the budget counts it."""
 RELEASE_SECONDS = LINGER_SECONDS + 1.0
-"""After so long the rest of refused bodies is discarded too."""
+"""Seconds after which the rest of all refused bodies is discarded, too."""
 INFLATE_INPUT_BYTES = 64 * 1024
 INFLATE_BYTES = 1024 * 1024
-"""A compressed body is inflated in pieces of so many bytes at most; the budget and the limit are checked between them, and the
-thread turns to the bodies of other requests."""
+"""A compressed body is inflated in pieces of at most so many bytes. Between two pieces the body is held to the budget and the
+limit, and the thread can inflate the bodies of other requests."""
 GZIP = b"gzip"
 CODINGS = {GZIP: 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
-"""The content codings of a body, and what zlib calls their formats; `deflate` is the zlib format (RFC 9110, section 8.4.1.2)."""
+"""The content codings of a body and their `wbits` for zlib; `deflate` is the zlib format (RFC 9110, section 8.4.1.2)."""
 _LARGE = SMALL_BYTES + 1
 
 
@@ -68,7 +69,7 @@ class BodyBudgetExceeded(Exception):
 
 
 class BodyMiscoded(Exception):
-    """The headers name the content coding `coding`, but the body is broken, cut off, or not exactly one stream of it."""
+    """The body is not exactly one complete stream of the content coding `coding` that its header names."""
 
     def __init__(self, coding: bytes) -> None:
         self.coding = coding
@@ -76,10 +77,10 @@ class BodyMiscoded(Exception):
 
 
 class BodyBudget:
-    """Bytes of bodies in memory, of all requests of this process together. A body of one small message is not counted.
+    """Counts the bytes of all bodies that this process holds in memory. A body of one small message is not counted.
 
-    A heap from which a flood of large bodies went does not shrink by itself: some time after the last of them, freed memory is
-    given back to the system.
+    The heap does not shrink by itself after a flood of large bodies. Some time after the last of them, the budget returns freed
+    memory to the system.
     """
 
     __slots__ = ("_most", "bytes", "discarding", "limit")
@@ -107,10 +108,10 @@ class BodyBudget:
 
 
 class Body:
-    """The body of one request; `more` is whether anything of it is still to come, `held` its bytes in the budget.
+    """The body of one request; `more` tells whether more of it is to come, `held` is the number of its bytes in the budget.
 
-    `limit` is the largest size in bytes, as sent and as inflated. `wider` gives a larger limit for a body that exceeds it, so that
-    small bodies, which are nearly all, need not ask for it.
+    `limit` is the largest size in bytes, as sent and as inflated. `wider` returns a larger limit and is called only for a body that
+    exceeds `limit`, because nearly all bodies are small.
     """
 
     __slots__ = ("_budget", "_deadline", "_is_late", "_receive", "_received", "_seconds", "_wider", "held", "limit", "more")
@@ -135,13 +136,13 @@ class Body:
         self._budget.take(count)
 
     def give_back(self, count: int) -> None:
-        """Give back to the budget bytes that were counted by `hold`, when `release` has not done so."""
+        """Return bytes that `hold` counted to the budget, unless `release` already did."""
         if self.held:
             self.held -= count
             self._budget.give_back(count)
 
     def release(self) -> None:
-        """Give back to the budget what this body holds."""
+        """Return all bytes of this body to the budget."""
         if self.held:
             self._budget.give_back(self.held)
             self.held = 0
@@ -154,9 +155,9 @@ class Body:
             raise BodyTooLarge(self.limit)
 
     async def receive(self) -> Message:
-        """The next message of the server. Raises BodyTooLarge and BodyTimeout; a message that is there already costs no timer."""
+        """The next message of the server. A message that has already arrived costs no timer. Raises BodyTooLarge, BodyTimeout."""
         if not self.more:
-            return await self._receive()  # that the client left, for which an app may wait as long as it likes
+            return await self._receive()  # the disconnect; an app may wait for it without a limit
         finished, value = start(self._receive())
         message: Message = value if finished else await self._within_deadline(resume(value))
         self._count(message)
@@ -167,7 +168,7 @@ class Body:
         whole: Buffer | None = None
         while whole is None or self.more:
             finished, value = start(self._receive())
-            if not finished:  # one timer for all that is still to come
+            if not finished:  # one timer for the rest of the body
                 return await self._within_deadline(self._read_on(whole, resume(value)))
             whole = self._with(whole, value)
         return whole
@@ -186,7 +187,7 @@ class Body:
             self.check(self._received)
 
     def _with(self, whole: Buffer | None, message: Message) -> Buffer:
-        """What was read so far, with one message more. Raises BodyTooLarge, BodyBudgetExceeded and ClientDisconnect."""
+        """The content so far plus one message. Raises BodyTooLarge, BodyBudgetExceeded and ClientDisconnect."""
         self._count(message)
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
@@ -198,13 +199,13 @@ class Body:
         self.hold(len(piece))
         if whole is None:
             return bytearray(piece)
-        whole += piece  # joined at the end, a large body would hold up other requests for milliseconds
+        whole += piece  # joining a large body at the end would delay other requests for milliseconds
         return whole
 
     async def inflate(self, packed: Buffer, executor: Executor | None, coding: bytes = GZIP) -> Buffer:
-        """The content of a body that was read and is compressed by one of CODINGS, inflated in a thread.
+        """Inflate a body that one of CODINGS compressed, in a thread, and return its content.
 
-        Packed and inflated bytes are counted in the budget. Raises BodyMiscoded, BodyTooLarge and BodyBudgetExceeded.
+        The budget counts packed and inflated bytes. Raises BodyMiscoded, BodyTooLarge and BodyBudgetExceeded.
         """
         if not self.held:
             self.hold(len(packed))
@@ -214,7 +215,7 @@ class Body:
                 piece = await loop.run_in_executor(executor, inflater.read)
             except (zlib.error, EOFError):
                 raise BodyMiscoded(coding) from None
-            self.check(len(content) + len(piece))  # before the budget, which a piece alone exceeds where bodies are small
+            self.check(len(content) + len(piece))  # before the budget: with a small limit, a single piece exceeds the budget
             self.hold(len(piece))
             content += piece
         self.release()
@@ -222,9 +223,9 @@ class Body:
         return content
 
     async def drain(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Read the rest of a body that was refused, if it is small or comes through a proxy.
+        """Read the rest of a refused body if it is small or comes through a proxy.
 
-        True when more is left and the response has to close the connection.
+        Return True when a part is still unread, so that the response must close the connection.
         """
         if not self.more:
             return False
@@ -245,7 +246,7 @@ class Body:
         return self.more
 
     async def linger(self) -> None:
-        """Read on, bounded in bytes and in time, and discard what arrives."""
+        """Read and discard the rest of the body, up to LINGER_BYTES and for LINGER_SECONDS."""
         left = LINGER_BYTES
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
@@ -266,9 +267,10 @@ class Body:
 
 
 class MessageBody(Body):
-    """The message of a call, which is received whole, so that nobody knows how much of it is in memory before its end.
+    """The message of a call. gRPC delivers it whole, so its size in memory is unknown until it has arrived.
 
-    One that has not arrived after WAIT_SECONDS is counted with `unread` bytes until it has, which is the largest size unless told.
+    When a message has not arrived after WAIT_SECONDS, the budget counts `unread` bytes for it until it arrives. The default of
+    `unread` is the limit.
     """
 
     __slots__ = ("_is_refused", "_unread")
@@ -302,7 +304,7 @@ class MessageBody(Body):
 
 
 class Inflater:
-    """Inflates exactly one stream of one of CODINGS piece by piece, so that its size is known before it is in memory."""
+    """Inflates exactly one stream of one of CODINGS in pieces, so that its size can be checked before the next piece."""
 
     def __init__(self, packed: Buffer, coding: bytes = GZIP) -> None:
         self._packed = memoryview(packed)
@@ -311,9 +313,9 @@ class Inflater:
         self.finished = False
 
     def read(self) -> bytes:
-        """The next INFLATE_BYTES at most, of INFLATE_INPUT_BYTES at most; a piece may be empty before the end.
+        """The next piece: at most INFLATE_BYTES, from at most INFLATE_INPUT_BYTES. A piece before the end may be empty.
 
-        Raises zlib.error for a broken stream and for bytes behind it, EOFError for one that is cut off.
+        Raises zlib.error for a broken stream and for bytes behind it, and EOFError for a truncated stream.
         """
         source = self._packed[self._position : self._position + INFLATE_INPUT_BYTES]
         piece = self._member.decompress(source, INFLATE_BYTES)
@@ -328,7 +330,7 @@ class Inflater:
 
 
 def _declared_length(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool, bool]:
-    """What the headers say of the size of the body, whether the client waits for `100 Continue`, and whether a proxy sent them."""
+    """The declared size of the body, whether the client waits for `100 Continue`, and whether a proxy sent the request."""
     length, expects_continue, is_proxied = 0, False, False
     for name, value in headers:
         if name == b"content-length":
@@ -336,7 +338,7 @@ def _declared_length(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool,
         elif name == b"transfer-encoding":
             length = _LARGE
         elif name == b"expect":
-            expects_continue = True  # reading would ask the client to send the body
+            expects_continue = True  # a read would make the server ask the client for the body
         elif name == b"x-forwarded-for":
             is_proxied = True
     return length, expects_continue, is_proxied

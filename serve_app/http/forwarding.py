@@ -1,4 +1,4 @@
-"""One request that the gateway forwards to the app: its body within limits, its response with the headers of every response."""
+"""A request that the gateway forwards to the app. Limits bound its body; its response gets the headers of every response."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from serve_app.telemetry.collector import MetricsCollector
 
 
 class ForwardedRequest:
-    """`receive` and `send` for the app, and what became of the response.
+    """`receive` and `send` for the app, and the outcome of the response.
 
-    A request is in flight only while the app computes. Time that the client takes, to send its body or to read the response, is
-    counted in `waited_seconds` and takes no place from other requests.
+    A request is in flight only while the app computes. It is not in flight while the client sends its body or reads the response;
+    that time is added to `waited_seconds`.
     """
 
     def __init__(self, headers: Headers, body: Body, send: Send, collector: MetricsCollector, *, request_id: bytes | None) -> None:
-        self._headers = headers  # of the request
+        self._headers = headers
         self._body = body
         self._send = send
         self._collector = collector
@@ -32,7 +32,7 @@ class ForwardedRequest:
         self.waited_seconds = 0.0
 
     async def receive(self) -> Message:
-        """The next message of the client, its bytes counted in the budget. Raises what `Body.receive` and `Body.hold` do."""
+        """The next message of the client; the budget counts its bytes. Raises the errors of `Body.receive` and `Body.hold`."""
         with self._waiting():
             message = await self._body.receive()
         self._body.hold(len(message.get("body", b"")))
@@ -65,16 +65,16 @@ class ForwardedRequest:
             await send_response(response, self._send, request_id=self._request_id, must_close=self._must_close)
 
     def disconnected(self) -> None:
-        """The client closed the connection."""
+        """Record that the client closed the connection."""
         self._status, self._error = self._status or 499, "disconnected"
 
     def response(self) -> HttpResponse:
-        """What was sent, without headers and body, as it is counted."""
+        """The response for the metrics: without headers and body."""
         error = self._error or (f"http_{self._status}" if self._status >= 400 else "")
         return HttpResponse(self._status, (), b"", self._version, error)
 
     async def close(self, lingering: Lingering) -> None:
-        """End a response that said `Connection: close` while its client was still sending."""
+        """End a response with `Connection: close` whose client was still sending."""
         if self._must_close:
             await lingering.end(self._body, self._send)
 
@@ -84,7 +84,7 @@ class ForwardedRequest:
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
-        """Not in flight while the block waits for the client."""
+        """Take the request out of flight while the block waits for the client."""
         started = time.perf_counter()
         self._collector.in_flight -= 1
         try:

@@ -1,7 +1,7 @@
-"""What surrounds every response: request id, limits, API key, body, CORS, content encoding, security headers and counts.
+"""The steps around every response: request id, limits, API key, body, CORS, content encoding, security headers and counts.
 
-This is plain ASGI, because each layer of a framework costs more than a prediction. Predictions are answered here; everything
-else is forwarded to the app.
+The gateway is plain ASGI, because each layer of a framework costs more than a prediction. It answers predictions and forwards all
+other requests to the app.
 """
 
 from __future__ import annotations
@@ -64,30 +64,30 @@ log = logging.getLogger("iris_api.request")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 UNMATCHED = RequestLabels("unmatched", "unknown")
-"""Requests for no route of the application."""
+"""The metric labels of requests that match no route of the application."""
 _ALLOW_POST = method_not_allowed(((b"allow", b"POST"),))
 _BODY_ERRORS = (BodyTooLarge, BodyTimeout, BodyBudgetExceeded, BodyMiscoded)
 _SENDS_REQUEST_ID = "iris_api.sends_request_id"
-"""Key of the ASGI scope of a request whose response must hold the request id, because no layer around the app sends it."""
+"""Key in the ASGI scope of a request whose response needs the request id, because no layer around the app adds it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionRoute:
-    """A path that takes predictions, its codec, and what answers a body."""
+    """A path that takes predictions, its codec, and the function that answers a body."""
 
     path: str
     codec: type[Codec]
     predict: Callable[[Buffer, RequestHeaders], Awaitable[HttpResponse]]
     max_bytes: int
     labels: Mapping[str, RequestLabels]
-    """By the format of the body, under what requests are counted."""
+    """The metric labels of a request by the format of its body."""
     wider: Callable[[], int] | None = None
-    """Largest body; for a single row of a model with many columns `wider` gives a larger one."""
+    """Returns a larger limit than `max_bytes` for a single row of a model with many columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionRoute:
-    """A route whose path has a version between `before` and `after`; `predict` takes it as well."""
+    """A route whose path has a version between `before` and `after`; `predict` takes this version as an argument."""
 
     before: str
     after: str
@@ -97,17 +97,16 @@ class VersionRoute:
 
 @dataclass(frozen=True, slots=True)
 class CallRoute(PredictionRoute):
-    """A call of another protocol than HTTP, with a whole message as its body. A probe is answered under any load."""
+    """A call of another protocol than HTTP, with a whole message as its body. Probes are answered under any load."""
 
     needs_key: bool = True
     is_probe: bool = False
 
 
 class Gateway:
-    """The only place that sees every request; one object for an application.
+    """Handles every request of an application. An application has one gateway, used by one event loop.
 
-    The ingress hook and `GatewayMiddleware` share it, so limits, counts and ids exist once, whatever path or headers a request
-    has. It is used by one event loop.
+    The ingress hook and `GatewayMiddleware` share it. Limits, counts and ids therefore exist once, for every path and all headers.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class Gateway:
         self._service = service
         self._collector = collector
         self._options = options
-        # Below the root path too, so that a prefix that a proxy does not strip costs a prediction nothing.
+        # Also below the root path: a prefix that a proxy does not strip costs a prediction nothing.
         self._routes = {
             prefix + path: _route(path, codec, service, options)
             for prefix in {"", options.root_path}
@@ -141,7 +140,7 @@ class Gateway:
         self._budget = BodyBudget(options.max_body_bytes)
         self._lingering = Lingering()
         self._recorded = 0
-        # Half random, half counted: as unique as a random one, without asking the system for each request.
+        # An id is half random, half a counter. It is as unique as a random id, without a system call for each request.
         self._id_prefix = uuid.uuid4().hex[:16].encode()
         self._ids = itertools.count()
         self._busy_seconds = 0.0
@@ -156,13 +155,13 @@ class Gateway:
         return self._version_route(path) if route is None else route
 
     def add_prefix(self, scope: Scope, paths: Collection[str]) -> bool:
-        """Add to a request that `answer` left the path below which a proxy shows the application (see `prefix`)."""
+        """Add the path prefix of a proxy (see `prefix`) to a request that `answer` did not answer; return whether there is one."""
         return add_prefix(scope, self._options.root_path, paths)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, *, sends_request_id: bool = True) -> bool:
-        """Answer a request of a prediction route; False, with nothing read or sent, for all others.
+        """Answer a request of a prediction route. For any other request return False without reading or sending anything.
 
-        The ingress hook calls this before Serve's own request accounting, so the counts kept here are the only ones.
+        The ingress hook calls this before Serve's own request accounting, so only the gateway counts these requests.
         """
         route = self.route_of(scope)
         if route is None:
@@ -177,12 +176,12 @@ class Gateway:
         return True
 
     async def forward(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, sends_request_id: bool = True) -> None:
-        """Let the app answer, within the same limits as a prediction; for requests that `answer` leaves."""
+        """Forward a request that `answer` did not answer to the app, within the same limits as a prediction."""
         started = time.perf_counter()
         scope["headers"] = list(scope["headers"])
         request = scope
-        if scope["method"] == "HEAD":  # answered wherever GET is, and as GET is, to the last header
-            scope, send = {**scope, "method": "GET"}, partial(send_without_body, send)  # a copy: the server looks at its own
+        if scope["method"] == "HEAD":  # HEAD gets the status and headers of GET on every path
+            scope, send = {**scope, "method": "GET"}, partial(send_without_body, send)  # a copy: the server reads its own scope
         values = dict(scope["headers"])
         problem = problem_of_headers(scope["headers"])
         request_id = self._request_id(scope, values)
@@ -220,9 +219,9 @@ class Gateway:
         await forwarded.close(self._lingering)
 
     async def answer_call(self, route: CallRoute, scope: Scope, receive: Receive) -> tuple[HttpResponse, bytes]:
-        """The response to a call, within the same limits as a request over HTTP, and the id of the request.
+        """The response to a call and the id of the request. The limits are those of a request over HTTP.
 
-        `scope` has `headers` and `client` as that of a request; `receive` gives the whole message.
+        `scope` has the same `headers` and `client` as the scope of a request; `receive` returns the whole message.
         """
         values, response = dict(scope["headers"]), DISCONNECTED
         body = MessageBody(receive, limit=route.max_bytes, seconds=self._options.max_body_seconds, budget=self._budget)
@@ -236,7 +235,7 @@ class Gateway:
         except Exception:
             log.exception("request failed", extra=_identity(scope, request_id))
             response = problem_response(INTERNAL_ERROR, route.codec)
-        finally:  # also of a call that its client cancels
+        finally:  # also when the client cancels the call
             body.release()
             seconds = time.perf_counter() - started
             self._busy_seconds += seconds
@@ -256,7 +255,7 @@ class Gateway:
     async def _read_call(
         self, route: CallRoute, scope: Scope, values: HeaderValues, body: Body, problem: HttpProblem | None
     ) -> Buffer | HttpResponse:
-        """The message of a call, or the response to one that is refused; `problem` is that of its headers."""
+        """The message of a call, or the response to a refused call; `problem` is the problem of its headers."""
         if problem is None and self._rate_limiter is not None and not route.is_probe:
             problem = await self._rate_limiter.refuse(scope, route.path)
         if problem is None and route.needs_key:
@@ -271,7 +270,7 @@ class Gateway:
             return DISCONNECTED
 
     def _add_model_route(self, template: str, codec: type[Codec]) -> None:
-        """Add a path that names the model, with and without the root path."""
+        """Add a route whose path names the model, with and without the root path."""
         assert issubclass(codec, CountingCodec)
         options, service = self._options, self._service
         route = _route(template, codec, service, options)
@@ -292,7 +291,7 @@ class Gateway:
         return None
 
     def mean_in_flight(self) -> float:
-        """Requests that were in flight on average since this was last called (Little's law), without the time of slow clients."""
+        """The average number of requests in flight since the last call (Little's law), without the time of slow clients."""
         now = time.perf_counter()
         mean = self._busy_seconds / max(now - self._busy_since, 0.001)
         self._busy_seconds, self._busy_since = 0.0, now
@@ -314,7 +313,7 @@ class Gateway:
         elif collector.in_flight >= self._options.max_in_flight:
             response = problem_response(TOO_BUSY, route.codec)
         else:
-            collector.in_flight += 1  # only while it is computed, so that a slow upload takes no place from other requests
+            collector.in_flight += 1  # only during the computation: a slow upload does not count as in flight
             try:
                 response = await route.predict(content, headers)
             finally:
@@ -360,7 +359,7 @@ class Gateway:
 
         None for a body whose rows are answered while it arrives.
         """
-        if len(values) != len(scope["headers"]) or REQUEST_ID in values:  # most requests need no look at single headers
+        if len(values) != len(scope["headers"]) or REQUEST_ID in values:  # most requests need no check of single headers
             problem = problem_of_prediction_headers(scope["headers"], values)
             if problem is not None:
                 return problem_response(problem, route.codec)
@@ -378,14 +377,14 @@ class Gateway:
             if b"content-encoding" in values and (coding := _encoding(values)) in CODINGS:
                 content = await body.inflate(content, self._executor, coding)
         except _BODY_ERRORS as error:
-            body.release()  # what was read is gone, and the client may go on sending for seconds
+            body.release()  # the content is dropped, and the client may send for seconds more
             return problem_response(problem_of(error), route.codec)
         except ClientDisconnect:
             return DISCONNECTED
         return content
 
     def _refusal(self, scope: Scope, route: PredictionRoute, values: HeaderValues, body: Body) -> HttpResponse | None:
-        """The response to a request of a prediction route whose body need not be read; None when it must be."""
+        """The response to a request of a prediction route without reading its body; None when the body must be read."""
         if scope["method"] != "POST":
             return self._preflight(scope, values) or problem_response(_ALLOW_POST, route.codec)
         problem = self._service.refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
@@ -393,7 +392,7 @@ class Gateway:
         return None if problem is None else problem_response(problem, route.codec)
 
     def _refuse_body(self, codec: type[Codec], values: HeaderValues, body: Body) -> HttpProblem | None:
-        """The problem of a body that its headers describe as one that cannot be read."""
+        """The problem of a body that cannot be read according to its headers; None when it can be read."""
         content_type = values.get(b"content-type")
         if content_type is not None and not codec.accepts(content_type):
             return unsupported_media_type(codec.media_types, codec.missing_extra(content_type))
@@ -415,9 +414,9 @@ class Gateway:
     async def _refusal_of_forward(
         self, scope: Scope, values: HeaderValues, body: Body, problem: HttpProblem | None
     ) -> HttpResponse | None:
-        """The response to a request of any other route that does not reach the app; None when it does.
+        """The response to a refused request of any other route; None when the request goes to the app.
 
-        `problem` is that of its headers.
+        `problem` is the problem of its headers.
         """
         problem = problem or self._refuse_length(values, body)
         path = path_below(scope)
@@ -428,7 +427,7 @@ class Gateway:
         return self._preflight(scope, values) if problem is None else problem_response(problem, problem_codec(path))
 
     def _is_preflight(self, scope: Scope, values: HeaderValues) -> bool:
-        """Whether a browser asks by this request if it may send another one."""
+        """Whether this is a CORS preflight request of a browser."""
         if self._cors is None or scope["method"] != "OPTIONS":
             return False
         return b"origin" in values and b"access-control-request-method" in values
@@ -443,7 +442,7 @@ class Gateway:
         return HttpResponse(response.status_code, headers, bytes(response.body), error=error)
 
     def _with_cors(self, scope: Scope, values: HeaderValues, send: Send) -> Send:
-        """`send`, which adds the headers that let a page from an allowed origin read the response."""
+        """`send` with the headers that let a page from an allowed origin read the response."""
         if self._cors is None:
             return send
         with_cors = partial(self._cors.send, send=send, request_headers=StarletteHeaders(scope=scope))
@@ -456,7 +455,7 @@ class Gateway:
         return Body(receive, limit=route.max_bytes, seconds=seconds, budget=budget, wider=route.wider)
 
     def _request_id(self, scope: Scope, values: HeaderValues) -> bytes:
-        """The client's id when it is harmless, else a new one; left in the scope for the app and its logs."""
+        """The client's id when its characters are allowed, else a new id. The scope keeps the id for the app and its logs."""
         client_id = values.get(REQUEST_ID)
         if client_id is not None:
             if _REQUEST_ID.fullmatch(client_id):
@@ -467,7 +466,7 @@ class Gateway:
         return request_id
 
     def _record(self, labels: RequestLabels, response: HttpResponse, seconds: float, request_id: bytes, scope: Scope) -> None:
-        """Count a request and its error; log it when it is an error of ours, or one of those that are sampled."""
+        """Count a request and its error; log the request for a server error, and when it is sampled."""
         status, version, error = response.status, response.version, response.error
         self._collector.answered(labels, status, version, seconds)
         if error:
@@ -489,7 +488,7 @@ class Gateway:
 
 
 class GatewayMiddleware:
-    """Puts an app behind the gateway: predictions are answered there, other requests are forwarded; `paths` are all of the app."""
+    """Puts an app behind the gateway, which answers predictions and forwards other requests. `paths` are all paths of the app."""
 
     def __init__(self, app: ASGIApp, gateway: Gateway, *, sends_request_id: bool, paths: Collection[str]) -> None:
         self._app = app
@@ -506,14 +505,14 @@ class GatewayMiddleware:
         gateway = self._gateway
         if await gateway.answer(scope, receive, send, sends_request_id=sends_request_id):
             return
-        # Once more with the prefix, if there is one.
+        # Try again with the prefix, if there is one.
         if gateway.add_prefix(scope, self._paths) and await gateway.answer(scope, receive, send, sends_request_id=sends_request_id):
             return
         await gateway.forward(self._app, scope, receive, send, sends_request_id=sends_request_id)
 
 
 def sending_request_ids(app: ASGIApp) -> ASGIApp:
-    """An app whose `GatewayMiddleware` sends the request id itself, for requests that do not come through Serve's wrapper."""
+    """An app whose `GatewayMiddleware` sends the request id itself, for requests that bypass Serve's wrapper."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         scope[_SENDS_REQUEST_ID] = True
@@ -538,13 +537,13 @@ def _labels(path: str, codec: type[Codec]) -> Mapping[str, RequestLabels]:
 
 
 async def _send_unless_decided(with_cors: Send, send: Send, message: Message) -> None:
-    """Send the response to a preflight, which has its headers already, or the refusal of one, which needs them."""
+    """Send the response to a preflight request. An answer already has the CORS headers; a refusal gets them here."""
     decided = any(name == b"access-control-allow-methods" for name, _ in message.get("headers", ()))
     await (send if decided else with_cors)(message)
 
 
 def _streams(codec: type[Codec], values: HeaderValues) -> bool:
-    """Whether the formats of request and response, and the content coding, allow to answer a body while it arrives."""
+    """Whether the rows of a body can be answered while it arrives, by its formats and its content coding."""
     variant = codec.variant(values.get(b"content-type"), values.get(b"accept"))
     return variant is not None and variant.streams and (b"content-encoding" not in values or _encoding(values) == b"identity")
 
@@ -556,6 +555,6 @@ def _encoding(values: HeaderValues) -> bytes:
 
 
 def _identity(scope: Scope, request_id: bytes) -> dict[str, Any]:
-    """What a line of the log is found by: the id of the request, and its trace when there is one."""
+    """The fields that identify a request in the log: its id, and its trace id if it is traced."""
     trace_id = trace_context.trace_id(scope)
     return {"request_id": request_id.decode()} | ({"trace_id": trace_id} if trace_id else {})

@@ -1,4 +1,4 @@
-"""The headers of a request: which of them make it one that cannot be answered."""
+"""The headers of a request: the checks that refuse a request because of them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from serve_app.protocols.codec import Headers
 from serve_app.protocols.oip import HEADER_LENGTH
 
 HeaderValues = Mapping[bytes, bytes]
-"""The headers of a request by name; of a repeated header the last value."""
+"""The headers of a request by name; a repeated header has its last value."""
 
 SINGLE = frozenset(
     {b"x-api-key", b"authorization", b"content-type", b"content-encoding", b"content-length", b"origin", HEADER_LENGTH}
 )
-"""Headers that a request may hold once: programs between client and application could take another one of them than this one."""
+"""Headers that a request may have once. A program before the application could otherwise use another value of them."""
 
 
 def problem_of_headers(headers: Headers) -> HttpProblem | None:
-    """The problem of headers that are repeated, or are not UTF-8; None when they are as they must be."""
+    """The problem of headers that are repeated or not UTF-8; None for valid headers."""
     if is_repeated(headers):
         return REPEATED_HEADER
     return None if are_utf8(headers) else INVALID_HEADER
 
 
 def problem_of_prediction_headers(headers: Headers, values: HeaderValues) -> HttpProblem | None:
-    """The same for a prediction, of whose headers only the request id is decoded; it costs a request without one nothing."""
+    """The same for a prediction, where only the request id is decoded. A request without an id costs nothing."""
     if len(values) != len(headers) and is_repeated(headers):
         return REPEATED_HEADER
     request_id = values.get(REQUEST_ID)
@@ -36,7 +36,7 @@ def problem_of_prediction_headers(headers: Headers, values: HeaderValues) -> Htt
 
 
 def is_repeated(headers: Headers) -> bool:
-    """Whether a header of SINGLE comes twice."""
+    """Whether a header in SINGLE is repeated."""
     names = [name for name, _ in headers if name in SINGLE]
     return len(set(names)) != len(names)
 

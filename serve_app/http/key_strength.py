@@ -1,4 +1,4 @@
-"""Whether an API key could be guessed: it is the example's, or a pattern of few symbols."""
+"""The strength of an API key. A key that is too short, a placeholder or a simple pattern can be guessed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 MIN_LENGTH = 32
 MIN_BITS = 60.0
-"""Bits that a key must hold by `estimated_bits`; 32 random hexadecimal digits hold about 115."""
+"""Least bits of a key by `estimated_bits`; 32 random hexadecimal digits have about 115."""
 
 _PLACEHOLDERS = ("replaceme", "changeme", "opensslrand", "yourkey", "yourapikey", "placeholder", "mustbeatleast32")
 _ROWS = (
@@ -18,7 +18,7 @@ _NEIGHBOURS = frozenset(pair for row in _ROWS for text in (row, row[::-1]) for p
 
 
 def weakness(key: str) -> str | None:
-    """Why the key is not for production, as the end of a sentence that begins with "the key"; None for a good one."""
+    """Why the key is too weak for production, as the end of a sentence that begins with "the key"; None for a strong key."""
     if len(key) < MIN_LENGTH:
         return f"has fewer than {MIN_LENGTH} characters"
     letters = "".join(char for char in key.lower() if char.isalnum())
@@ -30,10 +30,10 @@ def weakness(key: str) -> str | None:
 
 
 def estimated_bits(key: str) -> float:
-    """The symbols that do not follow from those before them, times the bits of one among the different ones.
+    """The number of symbols that cannot be predicted, times the bits of one symbol of the key's alphabet.
 
-    A symbol follows when it continues a run (`aaa`, `abc`, `321`), a row of a keyboard, or a piece of three or more symbols that
-    stood in the key before, in this or the other direction. Upper and lower case are one. Two interleaved patterns (`a1b2c3`) are
+    A symbol can be predicted when it continues a run (`aaa`, `abc`, `321`), a row of a keyboard, or a piece of three or more
+    symbols that occurs earlier in the key, forwards or backwards. Case is ignored. Two interleaved patterns (`a1b2c3`) are also
     read one after the other.
     """
     text = key.lower()
@@ -50,7 +50,7 @@ def _bits(text: str) -> float:
 
 
 def _run(text: str, at: int) -> int:
-    """The length of the run or the keyboard row that begins here; 1 for less than three symbols."""
+    """The length of the run or the keyboard row that begins at `at`; 1 for fewer than three symbols."""
     row = end = at + 1
     step = ord(text[end]) - ord(text[at]) if end < len(text) else 2
     while abs(step) <= 1 and end < len(text) and ord(text[end]) - ord(text[end - 1]) == step:
@@ -62,7 +62,7 @@ def _run(text: str, at: int) -> int:
 
 
 def _repeat(text: str, at: int) -> int:
-    """The length of the longest piece from here that stands before it; 1 for less than three symbols."""
+    """The length of the longest piece from `at` that also occurs before `at`; 1 for fewer than three symbols."""
     before = (text[:at], text[:at][::-1])
     length = 3
     while at + length <= len(text) and any(text[at : at + length] in part for part in before):

@@ -1,4 +1,4 @@
-"""Connections that stay open after their response because their clients are still sending: bounded in number."""
+"""Connections that stay open after their response because the client still sends. Their number is limited."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from serve_app.http.body import Body
 from serve_app.http.responses import Send
 
 LINGER_CONNECTIONS = 32
-"""Connections of one process that are read on after their response; one more is closed soon, and its client may see a reset."""
+"""Most connections of one process that are read after their response. A further one is closed soon; its client may see a reset."""
 FLUSH_SECONDS = 0.1
-"""Time of a connection that is not read on. A close with unread bytes is a reset, which takes from HAProxy a response that it has
-not read yet: its client would get 500 instead."""
+"""Seconds before a connection above this limit is closed. A close with unread bytes resets the connection. HAProxy then loses a
+response that it has not read yet and sends 500 to its client."""
 
 
 class Lingering:
-    """Ends responses that did not wait for their bodies; one object for an application, used by one event loop."""
+    """Ends responses that were sent before their bodies had arrived. An application has one object, used by one event loop."""
 
     def __init__(self) -> None:
         self.connections = 0
 
     async def end(self, body: Body, send: Send) -> None:
-        """Read on for a while, unless too many others do, and complete a response that said `Connection: close`."""
+        """Discard the rest of the body, unless LINGER_CONNECTIONS already do, and end a response with `Connection: close`."""
         if self.connections < LINGER_CONNECTIONS:
             self.connections += 1
             try:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with the prediction routes added after the signature of the served model."""
+"""The OpenAPI document of FastAPI, with the prediction routes for the signature of the served model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from serve_app.protocols.media_types import ARROW_TYPES
 from serve_app.protocols.problem_json import PROBLEM_SCHEMA
 
 _PROBLEMS = {
-    "400": "The body is not JSON, or a header is repeated or not UTF-8",
-    "401": "No API key",
-    "403": "Wrong API key",
+    "400": "The body is malformed, or a header is repeated or not UTF-8",
+    "401": "The API key is missing",
+    "403": "The API key is not valid",
     "408": "The body did not arrive in time",
-    "413": "Body or rows over the limit",
-    "415": "Not sent as JSON",
+    "413": "The body, a row or the number of rows is over the limit",
+    "415": "The content type or the content coding is not supported",
     "422": "A value does not fit the signature",
     "429": "Too many requests; try again after Retry-After seconds",
-    "500": "The server failed, or the model computed no finite number",
+    "500": "The server failed, or the model computed NaN or infinity",
     "503": "No model is loaded",
 }
 _KEYED = {"401", "403"}
@@ -50,9 +50,9 @@ def install_openapi(
     unknown_fields: UnknownFields,
     public_pages: bool = True,
 ) -> None:
-    """Replace `app.openapi`; the document is made again when another model is served.
+    """Replace `app.openapi`. The document is built again after a swap.
 
-    Without `public_pages`, `/metrics` is described as a route that needs a key.
+    Without `public_pages`, the document describes `/metrics` as a route that needs a key.
     """
     paths = _PATHS if public_pages else {**_PATHS, "/metrics": _KEYED}
     cached: tuple[str | None, dict[str, Any]] | None = None
@@ -100,7 +100,7 @@ def _document(
         if statuses >= _KEYED:
             operation["security"] = _SECURITY
     paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    paths["/model"]["get"]["responses"]["304"] = {"description": "The client has this version already"}
+    paths["/model"]["get"]["responses"]["304"] = {"description": "The client already has this version"}
     predictions = {}
     for path, (codec, description) in operations.items():
         schemas.update(description.schemas)
@@ -111,7 +111,7 @@ def _document(
 
 def _problems(statuses: set[str], content_type: str) -> dict[str, Any]:
     content = {content_type: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    others = {"404": "No model is loaded", "406": "`Accept` names none of the content types of the response"}
+    others = {"404": "No model is loaded", "406": "`Accept` names no supported content type"}
     named = {**_PROBLEMS, **others}
     return {status: {"description": named[status], "content": content} for status in sorted(statuses)}
 
@@ -122,7 +122,7 @@ def _text_or_bytes(media_type: str) -> dict[str, str]:
 
 def _prediction_operation(codec: type[Codec], description: Operation) -> dict[str, Any]:
     def content(schemas: Mapping[str, str], media_types: Sequence[str]) -> dict[str, Any]:
-        """The content by its types: a type without a schema is text."""
+        """The content by media type; a type without a schema is text."""
         references = {media_type: {"$ref": f"#/components/schemas/{schema}"} for media_type, schema in schemas.items()}
         described = dict.fromkeys([codec.content_type.decode(), *media_types])
         return {media_type: {"schema": references.get(media_type, _text_or_bytes(media_type))} for media_type in described}

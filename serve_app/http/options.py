@@ -11,10 +11,10 @@ from serve_app.http.rate_limit import RateLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions:
-    """The part of the settings that the HTTP side needs; the sentence of each is in `serve_app.settings`.
+    """The part of the settings that the HTTP side needs; `serve_app.settings` describes each of them.
 
-    `api_key_folder` holds the two plain keys in files when they come from there: they are read again while requests run.
-    `sends_request_id` is False under Ray Serve, whose own middleware repeats the id in the response.
+    `api_key_folder` is the folder with the files of the two plain keys, which are read again while requests run; None when the keys
+    come from the environment. `sends_request_id` is False under Ray Serve, because Serve's middleware adds the id to the response.
     """
 
     api_key: str | None

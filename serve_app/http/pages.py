@@ -1,4 +1,4 @@
-"""The pages that describe the application: open to everybody, or, with IRIS_PUBLIC_PAGES=false, to requests with a key."""
+"""The pages that describe the application. They are public; with IRIS_PUBLIC_PAGES=false they require a key."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ CONSOLE = "/ui"
 DOCS = frozenset({"/docs", "/redoc", "/openapi.json", CONSOLE})
 
 RefuseKey = Callable[[bytes | None, bytes | None], HttpProblem | None]
-"""From the values of `X-API-Key` and `Authorization` to the problem of a request that may not pass."""
+"""From the values of `X-API-Key` and `Authorization` to the problem of a request without a valid key."""
 
 
 def refuse(headers: Iterable[tuple[bytes, bytes]], refuse_key: RefuseKey, codec: type[Codec] = NativeRowCodec) -> Response | None:
-    """The response to a request without a good key, its body written by `codec`; None when it may pass."""
+    """The response to a request without a valid key, written by `codec`; None for a valid key."""
     values = dict(headers)
     problem = refuse_key(values.get(b"x-api-key"), values.get(b"authorization"))
     return None if problem is None else to_starlette(problem_response(problem, codec))
 
 
 def require_key(routes: Iterable[BaseRoute], refuse_key: RefuseKey) -> None:
-    """Put the check of the key around FastAPI's own pages; it is part of their routes, so no form of a path gets past it."""
+    """Wrap FastAPI's own pages in the check of the key. The check is part of the routes, so no spelling of a path bypasses it."""
     for route in routes:
         if isinstance(route, Route) and route.path in DOCS:
             route.app = _keyed(route.app, refuse_key)

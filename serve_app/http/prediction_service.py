@@ -40,19 +40,19 @@ log = logging.getLogger("iris_api.predict")
 INLINE_BYTES = 128 * 1024
 """A larger body is answered in a thread, so that single rows do not wait for it."""
 INLINE_CELLS = 32 * 1024
-"""So is a batch that may hold more numbers, or ask for more probabilities."""
+"""A batch is also answered in a thread when it may have more numbers or more scores than this."""
 COUNT_BYTES = 64 * 1024
-"""The rows of a larger body are counted in a thread, when its codec counts them."""
+"""A CountingCodec counts the rows of a larger body in a thread."""
 
 BATCH_WAIT_FACTOR = 10
-"""A batch may wait for other batches so many times as long as a row for other rows."""
+"""The longest wait of a batch for other batches, as a multiple of the longest wait of a row for other rows."""
 
 
 Result = TypeVar("Result")
 
 
 class Prepared(NamedTuple):
-    """What is made once for a predictor and a codec: the codec of its signature, and the headers of its responses.
+    """The objects that are made once for a predictor and a protocol: the codec and the headers of the responses.
 
     A body of more than `inline_bytes` is answered in a thread.
     """
@@ -63,9 +63,9 @@ class Prepared(NamedTuple):
 
 
 class PredictionService:
-    """Answers predictions with the model of the slot; one for an application, used by one event loop.
+    """Answers predictions with the model of the slot. An application has one service, used by one event loop.
 
-    `executor` runs the calls of slow models for single rows, `batches` those for many rows.
+    `executor` runs calls of slow models for single rows; `batches` runs calls for many rows.
     """
 
     def __init__(
@@ -85,19 +85,19 @@ class PredictionService:
         self._max_wait = options.max_wait_seconds
         self._batcher = AdaptiveBatcher(executor)
         self._batches = batches
-        self._batch_seconds = 0.0  # of batches that were accepted and are not yet answered, about
-        # Weak: what is prepared for a predictor lives as long as the predictor, and does not keep it.
+        self._batch_seconds = 0.0  # estimated time of the batches that were accepted and are not answered yet
+        # Weak keys: these objects live as long as the predictor and do not keep it in memory.
         self._prepared: WeakKeyDictionary[Predictor, dict[type[Codec], Prepared]] = WeakKeyDictionary()
-        # The last answer of `prepared`: one comparison instead of a look-up that is made in Python.
+        # The last result of `prepared`: one comparison replaces a look-up in Python code.
         self._recent: tuple[ref[Predictor] | None, type[Codec] | None, Prepared | None] = (None, None, None)
 
     def refuse_key(self, key: bytes | None, authorization: bytes | None) -> HttpProblem | None:
-        """The problem of a request with these values of `X-API-Key` and `Authorization`; None when its key is right."""
+        """The problem of a request with these values of `X-API-Key` and `Authorization`; None for a valid key."""
         verdict = self._check(key, authorization)
         return KEY_PROBLEMS[verdict] if isinstance(verdict, str) else None
 
     async def predict_row(self, protocol: type[Codec], body: Buffer, headers: RequestHeaders) -> HttpResponse:
-        """The response for one row. The call is made at once when it is shorter than a turn of the event loop."""
+        """The response for one row. A call of the model that is short enough runs on the event loop."""
         predictor = self.slot.predictor
         if predictor is None:
             return self._no_model(protocol)
@@ -120,7 +120,7 @@ class PredictionService:
         return response
 
     async def predict_rows(self, protocol: type[Codec], body: Buffer, headers: RequestHeaders) -> HttpResponse:
-        """The response for many rows, order kept; one model computes them all, in a thread when that takes long."""
+        """The response for many rows in their order. One model computes all of them, in a thread when that takes long."""
         predictor = self.slot.predictor
         if predictor is None:
             return self._no_model(protocol)
@@ -139,13 +139,13 @@ class PredictionService:
         return HttpResponse(200, response_headers, text, predictor.version)
 
     async def predict_table(self, protocol: type[Codec], body: Buffer, headers: RequestHeaders) -> HttpResponse:
-        """The same for a protocol of several formats: the headers of the request choose among them."""
+        """The same for a protocol with several formats; the headers of the request select the formats."""
         values = dict(headers)
         variant = protocol.variant(values.get(b"content-type"), values.get(b"accept"))
         return await self.predict_rows(variant or protocol, body, headers)
 
     def open_stream(self, protocol: type[Codec]) -> PredictionStream | HttpResponse:
-        """What answers the rows of a body while it arrives, all by the model of now; or the response while there is no model."""
+        """A stream that answers the rows of a body while it arrives, all with the current model; or the response to a refusal."""
         predictor = self.slot.predictor
         if predictor is None:
             return self._no_model(protocol)
@@ -182,13 +182,13 @@ class PredictionService:
         await self._count(predictor, batch, scores)
         text, own_headers = response
         if own_headers:
-            response_headers = (*own_headers, *response_headers[1:])  # in place of the content type
+            response_headers = (*own_headers, *response_headers[1:])  # replaces the content type
         return HttpResponse(200, response_headers, text, predictor.version)
 
     async def _predict_counted(
         self, predictor: Predictor, codec: CountingCodec, request: Request, *, is_small: bool, inline: bool
     ) -> tuple[Batch, Scores, Response]:
-        """One row goes to the batcher; many go to a thread unless they are `inline`."""
+        """Predict a request: the batcher takes one row, a thread takes many rows unless they are `inline`."""
         if request.rows == 1:
             batch = codec.batch(request) if is_small else await self._run(codec.batch, request)
             if self._batcher.takes(predictor):
@@ -214,7 +214,7 @@ class PredictionService:
         return await asyncio.get_running_loop().run_in_executor(self._batches, function, *arguments)
 
     async def _run_batch(self, predictor: Predictor, rows: float, function: Callable[..., Result], *arguments: Any) -> Result:
-        """The same for a function that predicts about so many rows: later batches know how long it takes."""
+        """The same for a function that predicts about so many rows; its estimated time counts as the wait of later batches."""
         seconds = predictor.seconds_of(rows)
         self._batch_seconds += seconds
         try:
@@ -223,7 +223,7 @@ class PredictionService:
             self._batch_seconds -= seconds
 
     def prepared(self, predictor: Predictor, protocol: type[Codec]) -> Prepared:
-        """The codec and the response headers of this predictor; they are made by the first request and go when it goes."""
+        """The codec and the response headers of this predictor; made by its first request, kept as long as the predictor."""
         reference, codec, recent = self._recent
         if codec is protocol and reference is not None and reference() is predictor and recent is not None:
             return recent
@@ -235,7 +235,7 @@ class PredictionService:
         return prepared
 
     def max_row_bytes(self) -> int:
-        """The largest body of a single row for the model that is served, in bytes."""
+        """The largest body of a single row for the served model, in bytes."""
         predictor = self.slot.predictor
         return self._options.max_row_bytes if predictor is None else self._max_row_bytes(predictor)
 
@@ -243,7 +243,7 @@ class PredictionService:
         return min(row_bytes(predictor.signature, self._options.max_row_bytes), self._options.max_body_bytes)
 
     def served(self, model: str, version: str | None) -> Predictor | HttpProblem:
-        """The predictor of a model and a version (None: the one that is served), or why there is none."""
+        """The predictor of a model and a version (None: the served version), or the problem when it is not served."""
         if model != self._options.model_name:
             return UNKNOWN_MODEL
         predictor = self.slot.predictor
@@ -305,7 +305,7 @@ class PredictionStream:
         self.version = predictor.version
 
     async def answer(self, piece: bytes | memoryview, *, last: bool) -> Buffer | HttpResponse:
-        """The answers of the rows that end in this piece, perhaps none; or the response to a body that cannot be answered."""
+        """The answers to the rows that end in this piece, possibly none; or the response to a body that cannot be answered."""
         try:
             if len(piece) <= self._inline_bytes:
                 matrix, scores, text = self._step(piece, last)
@@ -350,17 +350,17 @@ def _scores(predictor: Predictor, matrix: Matrix) -> Scores:
 
 
 def _is_inline(predictor: Predictor, rows: float) -> bool:
-    """Whether so many rows are read, predicted and written in a turn of the event loop."""
+    """Whether so many rows can be read, predicted and written in one turn of the event loop."""
     return rows * _width(predictor) <= INLINE_CELLS and predictor.seconds_of(rows) < THREAD_SECONDS
 
 
 def _width(predictor: Predictor) -> int:
-    """Numbers in a row, or in its scores when these are more."""
+    """The number of features of a row, or the number of its scores if that is larger."""
     return max(len(predictor.signature.features), math.prod(predictor.signature.score_shape))
 
 
 def _inline_bytes(predictor: Predictor, codec: Codec) -> float:
-    """The largest body whose rows, as short as they can be, are read, predicted and written in a turn of the event loop."""
+    """The largest body that can be answered in one turn of the event loop when its rows are as short as possible."""
     size = float(INLINE_BYTES)
     while size >= 1:
         rows = codec.most_rows_in(int(size))

@@ -1,11 +1,11 @@
-"""The path below which a proxy in front shows the application: `https://example.org/api/v1/docs` for `/docs`.
+"""The path prefix under which a proxy publishes the application, such as `/api/v1` in `https://example.org/api/v1/docs`.
 
-A proxy either strips the prefix or sends the whole path. The pages name each other and the OpenAPI document relatively, so a proxy
-that strips the prefix needs to tell nothing. The application learns of the prefix by the setting IRIS_ROOT_PATH, by the route
-prefix of Ray Serve, and by `X-Forwarded-Prefix` of a request.
+A proxy either strips the prefix or sends the whole path. The pages link to each other and to the OpenAPI document with relative
+addresses, so a proxy that strips the prefix need not send it. The application gets the prefix from the setting IRIS_ROOT_PATH, from
+the route prefix of Ray Serve, and from the header `X-Forwarded-Prefix` of a request.
 
-The header is believed from everybody, because it has no power: it must be a plain path, it removes only itself from the path of the
-request that holds it, and the response names it only as a path of this same host.
+The application accepts the header from every client, because the header can do no harm: it must be a plain path, it changes only
+the path of its own request, and the response contains it only as a path of the same host.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from serve_app.http.responses import Scope
 
 FORWARDED_PREFIX = b"x-forwarded-prefix"
 _PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}){1,8}")
-"""Segments of letters, digits and `._~-` that begin with no dot: neither `..` nor `//`, nothing that HTML, JSON or a header takes
-for more than text."""
+"""Segments of letters, digits and `._~-` that do not begin with a dot. They exclude `..`, `//`, and every character that HTML, JSON
+or a header does not read as plain text."""
 
 
 def is_prefix(text: str) -> bool:
-    """Whether a text is a path that can be the prefix of all paths of the application."""
+    """Whether a text can be the prefix of all paths of the application."""
     return _PREFIX.fullmatch(text) is not None
 
 
 def path_below(scope: Scope) -> str:
-    """The path of a request below the prefix that is known so far (`root_path`), as the app's routes have it."""
+    """The path of a request below its `root_path`, as in the app's routes."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def add_prefix(scope: Scope, root_path: str, paths: Collection[str]) -> bool:
-    """Put the prefix into the request's `root_path`, and into its path as ASGI wants it; whether there is one.
+    """Add the prefix to the `root_path` and the path of a request, as ASGI requires; return whether there is a prefix.
 
-    `root_path` is the setting, `paths` are those of the app. A prefix in the path is what a proxy did not strip, unless the path is
-    one of the app's.
+    `root_path` is the setting and `paths` are the paths of the app. When the path begins with the prefix, the proxy did not strip
+    it, unless the path is one of `paths`.
     """
     path, root = path_below(scope), scope.get("root_path", "")
     for prefix in (_forwarded_prefix(scope), root_path):
@@ -54,7 +54,7 @@ def add_prefix(scope: Scope, root_path: str, paths: Collection[str]) -> bool:
 
 
 def _forwarded_prefix(scope: Scope) -> str:
-    """The path in `X-Forwarded-Prefix`, of several proxies that of the outermost; empty when there is none that is believed."""
+    """The first path in `X-Forwarded-Prefix`, which the outermost proxy wrote; empty when it is missing or invalid."""
     value = next((value for name, value in scope["headers"] if name == FORWARDED_PREFIX), b"")
     prefix = value.partition(b",")[0].strip().rstrip(b"/")
     text = prefix.decode("latin-1")

@@ -1,4 +1,4 @@
-"""The one map from what went wrong to status, code and headers. The codec of the route writes the body."""
+"""The map from an error to the status, code and headers of its response. The codec of the route writes the body."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class HttpProblem:
-    """Why a request is refused or failed, and the headers that belong to it beside those of every response."""
+    """Why a request is refused or failed, and the additional headers of its response."""
 
     details: ProblemDetails
     headers: Headers = ()
@@ -33,7 +33,7 @@ def problem_of(error: Exception) -> HttpProblem:
         case TooManyRows():
             return problem(413, "too_many_rows", "The request holds too many rows.", errors=error.problems)
         case TooLarge():
-            return problem(413, "row_too_large", "A row, or what stands beside the rows, is too large.", errors=error.problems)
+            return problem(413, "row_too_large", "A row or another part of the body is too large.", errors=error.problems)
         case Malformed():
             detail = _MALFORMED.get(error.problems[0].code, "The body must be a JSON document in UTF-8.")
             return problem(400, "malformed", detail, errors=error.problems)
@@ -48,13 +48,13 @@ def problem_of(error: Exception) -> HttpProblem:
 
 
 _MALFORMED = {
-    "arrow": "The body must be an Arrow IPC stream that is whole and valid.",
+    "arrow": "The body must be a complete and valid Arrow IPC stream.",
     "csv": "The body must be CSV text in UTF-8.",
-    "parquet": "The body must be a Parquet file that is whole and valid.",
-    "protobuf": "The message must be of the type that the call takes.",
+    "parquet": "The body must be a complete and valid Parquet file.",
+    "protobuf": "The message must have the type of the call.",
     "ndjson": "Every line of the body must be a JSON document in UTF-8.",
 }
-"""What a body must be that is no JSON document, by the code of its problem."""
+"""The details for bodies in other formats than JSON, by the code of their problem."""
 
 
 def _problem_of_body(error: Exception) -> HttpProblem:
@@ -64,7 +64,8 @@ def _problem_of_body(error: Exception) -> HttpProblem:
         case BodyTimeout():
             return problem(408, "body_too_slow", f"The body must arrive within {error.seconds:g} seconds.")
         case BodyMiscoded():
-            return problem(400, "malformed", f"The body is not a stream of the content coding {error.coding.decode()}.")
+            detail = f"The body is not one complete {error.coding.decode()} stream; compress it again or omit Content-Encoding."
+            return problem(400, "malformed", detail)
         case BodyBudgetExceeded():
             return TOO_BUSY
         case _:
@@ -73,7 +74,7 @@ def _problem_of_body(error: Exception) -> HttpProblem:
 
 def _not_finite(error: NotFinite) -> HttpProblem:
     rows = [Problem(f"instances[{row}]", "not_finite", error.MESSAGE) for row in error.rows]
-    detail = "The model computed a result that is not a finite number; the features are as they must be."
+    detail = "The model computed a result that is not a finite number from valid features; a retry gives the same result."
     return problem(500, "not_finite_result", detail, errors=rows)
 
 
@@ -89,50 +90,51 @@ _API_KEY = ((b"www-authenticate", b"ApiKey"),)
 MISSING_KEY = problem(401, "missing_key", "An API key is required in the X-API-Key header.", headers=_API_KEY)
 WRONG_KEY = problem(403, "wrong_key", "The API key is not valid.", headers=_API_KEY)
 KEY_PROBLEMS = {"missing": MISSING_KEY, "wrong": WRONG_KEY}
-"""The problem of a request without the right key, by the verdict of `Keys.check`."""
+"""The problem of a request without a valid key, by the verdict of `Keys.check`."""
 REPEATED_HEADER = problem(
-    400, "invalid_header", "Send X-API-Key, Authorization, Origin and the headers that describe the body once each."
+    400, "invalid_header", "Send X-API-Key, Authorization, Origin and the headers that describe the body only once."
 )
-INVALID_HEADER = problem(400, "invalid_header", "The values of headers must be UTF-8.")
+INVALID_HEADER = problem(400, "invalid_header", "Header values must be UTF-8.")
 
 
 def unsupported_media_type(media_types: Sequence[str], extra: str = "") -> HttpProblem:
-    """415 that names the media types of a body, and the extra of this package that adds the one that was sent."""
+    """415 that names the supported media types, and the extra of this package that adds the media type of the request."""
     if len(media_types) == 1:
         return problem(415, "unsupported_media_type", f"Send the body as JSON, with Content-Type: {media_types[0]}.")
-    detail = f"Send the body with one of the content types {', '.join(media_types)}; text is in UTF-8."
+    detail = f"Send the body with one of the content types {', '.join(media_types)}; text must be UTF-8."
     if extra:
-        detail = f"This server reads no such body: install iris-api[{extra}] where it runs, or send {', '.join(media_types)}."
+        detail = f"This server cannot read the body: install iris-api[{extra}] on it, or send one of {', '.join(media_types)}."
     return problem(415, "unsupported_media_type", detail)
 
 
 def not_acceptable(media_types: Sequence[str]) -> HttpProblem:
     """406 that names the media types of a response."""
-    return problem(406, "not_acceptable", f"The response is one of {', '.join(media_types)}; Accept names none of them.")
+    return problem(406, "not_acceptable", f"Accept names no supported content type; use one of {', '.join(media_types)}.")
 
 
-NOT_FOUND = problem(404, "not_found", "There is nothing at this address; /docs lists what there is.")
+NOT_FOUND = problem(404, "not_found", "This address does not exist; /docs lists the addresses of this API.")
 TOO_BUSY = problem(429, "too_busy", "Too many requests at once; try again in a second.", headers=((b"retry-after", b"1"),))
-UNKNOWN_MODEL = problem(404, "unknown_model", "No model has this name; the index of the repository lists those that are served.")
-INTERNAL_ERROR = problem(500, "internal_error", "The server failed to answer; the log has the reason under this request's id.")
+UNKNOWN_MODEL = problem(404, "unknown_model", "No served model has this name; the repository index lists the served models.")
+INTERNAL_ERROR = problem(500, "internal_error", "The server failed to answer; its log has the reason under the id of this request.")
 
 
 def unknown_version(served: str) -> HttpProblem:
-    """404 for a request that names another version than the one that is served."""
-    return problem(404, "unknown_version", f"This version is not served; version {served} is.")
+    """404 for a request that names a version that is not served."""
+    return problem(404, "unknown_version", f"This version is not served; the served version is {served}.")
 
 
 _ENCODINGS = (b"zstd", b"br", b"compress", b"x-compress", b"dcb", b"dcz")
-"""Registered content codings that are not supported; their names may be repeated to the client."""
+"""Registered content codings that are not supported. The response may repeat their names."""
 
 
 def unsupported_encoding(encoding: bytes) -> HttpProblem:
     """415 that names the content coding, with the `Accept-Encoding` of RFC 9110, section 12.5.3."""
-    name = "A list of content codings" if b"," in encoding else f"`{encoding.decode()}`" if encoding in _ENCODINGS else "This"
-    detail = f"{name} is not supported: send the body as it is, or with Content-Encoding: gzip or deflate."
+    name = "A list" if b"," in encoding else f"`{encoding.decode()}`" if encoding in _ENCODINGS else "This value"
+    detail = f"{name} is not supported in Content-Encoding: send gzip or deflate, or the body without a content coding."
     return problem(415, "unsupported_encoding", detail, headers=((b"accept-encoding", b"gzip, deflate, identity"),))
 
 
 def method_not_allowed(headers: Headers) -> HttpProblem:
-    """405, with the `Allow` header that names what the address takes."""
-    return problem(405, "method_not_allowed", "This address does not take this method.", headers=headers)
+    """405, with the `Allow` header that lists the methods of the address."""
+    detail = "This address does not support this method; the Allow header lists the supported methods."
+    return problem(405, "method_not_allowed", detail, headers=headers)

@@ -1,4 +1,4 @@
-"""Rate limits by API key, by client address and by route: which client sent a request, and the 429 over a limit."""
+"""Rate limits by API key, by client address and by route: finding the client of a request, and the 429 over a limit."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ Network = IPv4Network | IPv6Network
 Scope = MutableMapping[str, Any]
 
 COMPAT_RATES = {PREDICT: Rate(10, 60.0), "/model/info": Rate(20, 60.0), "/health": Rate(30, 60.0)}
-"""The limits of the plain-Kubernetes system, for each client."""
+"""The limits for each client in the plain-Kubernetes system."""
 FREE = frozenset(
     {"/livez", "/readyz", "/metrics", "/health", "/ping", f"{OPEN_INFERENCE}/health/live", f"{OPEN_INFERENCE}/health/ready"}
 )
-"""Paths of probes and scrapers, which are not limited."""
+"""Paths of probes and scrapers. Limits by client and by key do not apply to them."""
 
 
 def free_paths(health_route: str) -> frozenset[str]:
-    """Paths of probes and scrapers, with the one that the environment of Vertex AI asks for (empty: none)."""
+    """FREE and the health route that the environment of Vertex AI sets (empty: none)."""
     return FREE | {health_route} if health_route else FREE
 
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """The proxies in front: their networks, and whether what opened the connection is one, whatever its address."""
+    """The networks of the trusted proxies. With `peer`, the program that opened the connection is trusted at any address."""
 
     networks: tuple[Network, ...] = ()
     peer: bool = False
 
 
 PEER = "peer"
-"""The proxy that opened the connection, where a network policy lets nothing else open one."""
+"""Stands for the program that opened the connection. Use it when a network policy allows connections from the proxy only."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """What is limited; it is false when nothing is. `proxies` are those whose X-Forwarded-For is believed."""
+    """The configured limits; false without any limit. `proxies` are the proxies whose X-Forwarded-For is trusted."""
 
     per_key: Rate | None
     per_client: Rate | None
@@ -56,7 +56,7 @@ class RateLimits:
 
 
 def parse_proxies(texts: tuple[str, ...]) -> Proxies:
-    """`10.0.0.0/8`, single addresses and `peer`; raises ValueError."""
+    """The proxies in texts like `10.0.0.0/8`, `10.0.0.1` and `peer`; raises ValueError."""
     return Proxies(tuple(ip_network(text, strict=False) for text in texts if text != PEER), PEER in texts)
 
 
@@ -77,7 +77,7 @@ class RateLimiter:
         self._address_of = lru_cache(maxsize=4096)(_client_of(limits.proxies))
 
     async def refuse(self, scope: Scope, path: str) -> HttpProblem | None:
-        """A 429 for a request over a limit, None for one that may go on. Each call counts as a request."""
+        """The 429 for a request over a limit; None for an admitted request. Each call counts as a request."""
         limits = self._limits
         per_client = None if path in self._free else limits.per_client
         per_route = limits.per_route.get(path)
@@ -94,7 +94,7 @@ class RateLimiter:
         headers = dict(scope["headers"])
         key = self._check(headers.get(b"x-api-key"), headers.get(b"authorization"))
         if isinstance(key, str):
-            return None  # 401 or 403 follows
+            return None  # the request gets 401 or 403
         return await self._refuse_name("per-key", key.name, rate)
 
     async def _refuse_name(self, policy: str, name: str, rate: Rate) -> HttpProblem | None:
@@ -118,7 +118,7 @@ def rate_limited(policy: str, rate: Rate, wait: float) -> HttpProblem:
 
 
 def _peer(scope: Scope) -> str:
-    """The address that opened the connection. Uvicorn replaces it by a forwarded address with port 0 when it is this machine."""
+    """The address that opened the connection. For this machine, uvicorn replaces it with a forwarded address and port 0."""
     client = scope.get("client")
     if not client:
         return ""
@@ -126,11 +126,13 @@ def _peer(scope: Scope) -> str:
 
 
 def _client_of(proxies: Proxies) -> Callable[[str, bytes], str]:
-    """A function from the peer and the X-Forwarded-For to the client: the last address that is no trusted proxy.
+    """A function from the peer and X-Forwarded-For to the client: the last address that is not a trusted proxy.
 
-    Each proxy appends the address that it saw, so what a client wrote there itself is further left and never reached. Uvicorn's
-    ProxyHeadersMiddleware is not used: when every address is trusted it takes the leftmost, which a client inside a trusted network
-    writes itself to evade its limit, and it does not know an IPv4 proxy by its IPv6 form (`::ffff:10.0.0.1`).
+    Each proxy appends the address that it saw. Addresses that the client wrote itself are further left and are never reached.
+
+    Uvicorn's ProxyHeadersMiddleware is not suitable. When every address is trusted, it takes the leftmost address, so a client
+    inside a trusted network could write any address and evade its limit. It also does not recognise an IPv4 proxy in its IPv6 form
+    (`::ffff:10.0.0.1`).
     """
 
     def is_proxy(text: str) -> bool:
@@ -150,7 +152,7 @@ def _client_of(proxies: Proxies) -> Callable[[str, bytes], str]:
 
 
 def _grouped(text: str) -> str:
-    """The /64 of an IPv6 address, because a client has all of it; text that is no address counts as one and the same client."""
+    """The /64 network of an IPv6 address, because one client owns all of it. All texts that are not addresses are one client."""
     address = _address(text)
     if address is None:
         return "unknown"
@@ -158,7 +160,7 @@ def _grouped(text: str) -> str:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """The address in `10.0.0.1`, `10.0.0.1:80`, `::1` or `[::1]:80`; an IPv4 address inside an IPv6 one is that."""
+    """The address in `10.0.0.1`, `10.0.0.1:80`, `::1` or `[::1]:80`; the IPv4 address for an IPv4-mapped IPv6 address."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

@@ -1,8 +1,8 @@
-"""Rate limits: so many requests in a window of time, by key and by client, counted across replicas.
+"""Rate limits: a number of requests in a time window, by key, client and route, counted across replicas.
 
-One rate counter counts for all replicas. A replica takes a few requests at a time out of it and admits them by itself, so that a
-request rarely waits for the counter. The counter never gives out more than the limit; what a replica took and did not use before
-the window ends is lost, which is a hundredth of what was left in the window, at most.
+One rate counter counts for all replicas. A replica takes a few requests at a time from the counter and admits them by itself, so a
+request rarely waits for the counter. The counter never grants more than the limit. Requests that a replica took but did not admit
+before the window ends are lost: at most a hundredth of what was left in the window.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from itertools import islice
 log = logging.getLogger("iris_api.limits")
 
 MAX_NAMES = 100_000
-"""Names remembered at once; the oldest are forgotten first."""
+"""Most names in memory; the oldest names are forgotten first."""
 SHARE = 100
-"""A replica takes a part of what is left in the window: one in so many, at least one."""
+"""A replica takes one hundredth of what is left in the window, and at least one request."""
 COUNTER_SECONDS = 0.5
-"""How long a request waits for the rate counter before the replica counts by itself."""
+"""Seconds that a request waits for the rate counter before the replica counts by itself."""
 RETRY_SECONDS = 5.0
-"""How long the replica then counts by itself before it asks the rate counter again."""
+"""Seconds that the replica then counts by itself before it asks the rate counter again."""
 
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour)")
 _SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
@@ -42,29 +42,29 @@ def parse_rate(text: str) -> Rate:
     """`600/minute` as a rate; raises ValueError."""
     match = _RATE.fullmatch(text.strip())
     if match is None:
-        raise ValueError("write a rate as 600/minute; second, minute and hour are known")
+        raise ValueError("write a rate as 600/minute; the units are second, minute and hour")
     return Rate(int(match[1]), _SECONDS[match[2]])
 
 
 Grant = tuple[int, float]
-"""Requests given out, and the seconds until the window ends."""
+"""The number of granted requests, and the seconds until the window ends."""
 RateCounter = Callable[[str, Rate], Awaitable[Grant]]
 
 
 class RateLimitWindow:
-    """Counts the requests of each name in its window, which begins with the first of them."""
+    """Counts the requests of each name in its window. The window begins with the first request."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._used: dict[str, tuple[float, int]] = {}  # name -> end of the window, requests in it
 
     def take(self, name: str, rate: Rate, *, share: int = SHARE) -> Grant:
-        """A share of what is left in the window of this name, 0 when it is used up."""
+        """A share of what is left in the window of this name; 0 when the window is used up."""
         now = self._clock()
         end, used = self._used.get(name, (0.0, 0))
         if now >= end:
             end, used = now + rate.seconds, 0
-            self._used.pop(name, None)  # so that it becomes the newest
+            self._used.pop(name, None)  # the name becomes the newest
             if len(self._used) >= MAX_NAMES:
                 forget_oldest(self._used)
         left = rate.count - used
@@ -80,7 +80,7 @@ def forget_oldest(names: dict[str, object] | dict[str, tuple[float, int]]) -> No
 
 
 class Lease:
-    """What a replica may admit of one name's window, and until when; `renewal` asks the rate counter for more."""
+    """The requests that a replica may admit for one name, and until when. `renewal` asks the rate counter for more."""
 
     __slots__ = ("end", "left", "renewal")
 
@@ -91,7 +91,7 @@ class Lease:
 
 
 class RateLimitClient:
-    """Admits or refuses requests in one replica; without a `counter` it counts for itself alone."""
+    """Admits or refuses requests in one replica. Without a `counter` it counts only the requests of this replica."""
 
     def __init__(self, counter: RateCounter | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._counter = counter
@@ -132,10 +132,12 @@ class RateLimitClient:
         if self._clock() >= self._alone_until:
             try:
                 grant = await asyncio.wait_for(self._counter(name, rate), COUNTER_SECONDS)
-            except Exception as error:  # requests go on whatever is wrong with the rate counter
+            except Exception as error:  # a failure of the rate counter must not stop requests
                 self._alone_until = self._clock() + RETRY_SECONDS
                 if not self._logged:
-                    log.warning("rate limits are counted by each replica alone", extra={"why": type(error).__name__})
+                    log.warning(
+                        "the rate counter failed; each replica counts its own requests", extra={"why": type(error).__name__}
+                    )
                 self._logged = True
             else:
                 self._logged = False

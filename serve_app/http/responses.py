@@ -1,4 +1,4 @@
-"""Whole responses, and how they are sent: what every response of the application carries."""
+"""Whole responses and how they are sent, with the headers of every response of the application."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SECURITY_HEADERS = (
 REQUEST_ID = b"x-request-id"
 CLOSE = (b"connection", b"close")
 SEND_BYTES = 256 * 1024
-"""A longer body is sent in pieces: other requests would wait while one of many megabytes is copied to the system."""
+"""A longer body is sent in pieces, because other requests wait while the process copies a piece to the system."""
 
 
 class HttpResponse(NamedTuple):
-    """A whole response: status, headers without those that every response gets, body, and the version that computed it.
+    """A whole response: status, headers except the common ones, body, and the version that computed it.
 
-    `error` is the code under which a failed request is counted; it is empty for one that succeeded.
+    `error` is the code under which a failed request is counted; empty for a success.
     """
 
     status: int
@@ -48,26 +48,26 @@ DISCONNECTED = HttpResponse(499, (), b"", error="disconnected")
 
 
 def problem_response(problem: HttpProblem, codec: type[Codec] = NativeRowCodec) -> HttpResponse:
-    """The response to a failed request, its body written by the codec of the route."""
+    """The response to a failed request; the codec of the route writes its body."""
     headers = ((b"content-type", codec.problem_type), *problem.headers)
     details = problem.details
     return HttpResponse(codec.status(details), headers, codec.problem(details), error=details.code)
 
 
 def to_starlette(response: HttpResponse) -> Response:
-    """The same response for a FastAPI handler to return."""
+    """The same response as a Starlette response, for a FastAPI handler."""
     answer = Response(bytes(response.body), response.status)
     answer.raw_headers = [*response.headers, (b"content-length", b"%d" % len(response.body))]
     return answer
 
 
 async def send_without_body(send: Send, message: Message) -> None:
-    """Send a message of the response to HEAD: the head as it is, of the body nothing."""
+    """Send a message of the response to HEAD: the head unchanged, and an empty body."""
     await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
 
 async def send_response(response: HttpResponse, send: Send, *, request_id: bytes | None, must_close: bool) -> None:
-    """Send a whole response. With `must_close` its end is left open, for the caller to send once the client has stopped."""
+    """Send a whole response. With `must_close` the caller sends its end, after the client has stopped sending."""
     headers = [*response.headers, *SECURITY_HEADERS, (b"content-length", b"%d" % len(response.body))]
     if request_id is not None:
         headers.append((REQUEST_ID, request_id))
@@ -77,8 +77,8 @@ async def send_response(response: HttpResponse, send: Send, *, request_id: bytes
     body = response.body
     if len(body) > SEND_BYTES:
         view, start = memoryview(body), 0
-        while len(view) - start > SEND_BYTES:  # the server waits between them until the client has read
-            # Bytes, which Serve's own proxy can pickle: it answers while HAProxy does not know the replica yet.
+        while len(view) - start > SEND_BYTES:  # the server waits between two pieces until the client has read
+            # Bytes: Serve's own proxy must pickle them. It forwards requests until HAProxy knows the replica.
             await send({"type": "http.response.body", "body": bytes(view[start : start + SEND_BYTES]), "more_body": True})
             start += SEND_BYTES
         body = bytes(view[start:])

@@ -1,7 +1,8 @@
 """A response that begins before the body has ended: rows are answered while further rows arrive.
 
-What is read is answered and let go of, so memory does not grow with the body. A client that sends its whole body before it reads is
-no reason to stop reading, which would stop both for ever: its answers wait in the budget of bodies until it reads them.
+Rows are dropped as soon as they are answered, so memory does not grow with the body. A client may send its whole body before it
+reads the response. The replica keeps reading, because otherwise both sides would wait forever. The answers count in the body budget
+until the client reads them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _ERRORS = (BodyTooLarge, BodyTimeout, BodyBudgetExceeded)
 
 
 class StreamedResponse:
-    """Reads the body of one request and sends the answers of its rows.
+    """Reads the body of one request and sends the answers to its rows.
 
-    `seconds` is how long they took to compute. A problem before the first answer is a response of its own; a later one is the last
-    line of the response: an object with the field `error`.
+    `seconds` is the time of their computation. A problem before the first answer becomes the whole response. A later problem
+    becomes the last line of the response: an object with the field `error`.
     """
 
     def __init__(self, stream: PredictionStream, codec: type[Codec], body: Body, send: Send, collector: MetricsCollector) -> None:
@@ -40,13 +41,13 @@ class StreamedResponse:
         self.seconds = 0.0
 
     async def run(self, request_id: bytes | None) -> tuple[HttpResponse, bool]:
-        """Answer all rows; the response, and whether its head was sent already. The caller ends a response that was begun."""
+        """Answer all rows; return the response and whether its head was sent. The caller ends a response that has begun."""
         try:
             problem = await self._answer_all(request_id)
         except ClientDisconnect:
             problem = DISCONNECTED
         if self._writer is None:
-            assert problem is not None  # a body without rows is one
+            assert problem is not None  # a body without rows is a problem
             return problem, False
         if problem is not None and problem is not DISCONNECTED:
             self._waiting.put_nowait(b'{"error":%b}\n' % bytes(problem.body))
@@ -55,12 +56,12 @@ class StreamedResponse:
         return HttpResponse(200, (), b"", self._stream.version, "" if problem is None else problem.error), True
 
     def cancel(self) -> None:
-        """Stop sending, when the server has stopped the request."""
+        """Stop sending when the server has cancelled the request."""
         if self._writer is not None:
             self._writer.cancel()
 
     async def _answer_all(self, request_id: bytes | None) -> HttpResponse | None:
-        """Read and answer until the end of the body, or up to a problem."""
+        """Read and answer up to the end of the body or up to a problem, and return the problem."""
         more = True
         while more:
             try:
@@ -96,11 +97,11 @@ class StreamedResponse:
         try:
             self._body.hold(len(text))
         except BodyBudgetExceeded:
-            self._body.give_back(len(text))  # it is let go of, while the answers before it wait
+            self._body.give_back(len(text))  # this answer is dropped; the answers before it still wait
             raise
         self._waiting.put_nowait(text)
         if self._writer is None:
-            headers = [*self._stream.headers, *SECURITY_HEADERS, CLOSE]  # the body may not have been read to its end
+            headers = [*self._stream.headers, *SECURITY_HEADERS, CLOSE]  # a part of the body may stay unread
             if request_id is not None:
                 headers.append((REQUEST_ID, request_id))
             self._writer = asyncio.create_task(self._write(headers))

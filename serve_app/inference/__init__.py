@@ -1,1 +1,1 @@
-"""A model at work: the predictor, what computes it, the batcher, and the slot that holds it."""
+"""A model at work: the predictor, its backends, the batcher, and the slot."""

@@ -1,8 +1,9 @@
-"""Adaptive batching: rows that wait at the same time are predicted in one call.
+"""Adaptive batching: one call predicts all rows that wait at the same time.
 
-Most of a call goes into everything but the row, with scikit-learn and, a hundred times less, with ONNX Runtime. There is no timer:
-a single client does not wait, and while a call runs the next rows gather. How long a row would wait is known before it is
-accepted: the cost of a call was measured while the model warmed up, and is corrected by the time that calls take now.
+Most of the time of a call does not depend on the number of rows, with scikit-learn as well as with ONNX Runtime, whose calls take a
+hundredth of the time. There is no timer: a single client does not wait, and the next rows gather while a call runs. The batcher
+knows how long a row would wait before it accepts the row: the warm-up measured the cost of a call, and the time of recent calls
+corrects it.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ from serve_app.inference.predictor import Predictor
 from serve_app.inference.warm_up import MAX_SHARED_ROWS, SLOW_SECONDS
 
 LONE_ROWS = 4
-"""After a row of a quick predictor that shared its call with no other, so many rows are predicted at once, without batching."""
+"""Number of rows that a quick predictor answers at once, without batching, after a row that was alone in its call."""
 THREAD_SECONDS = 0.01
-"""A call that takes longer is made in a thread: the event loop must not stand still."""
+"""The batcher runs longer calls in a thread, so they do not block the event loop."""
 CALL_SECONDS = 0.05
-"""A call takes no more rows than it answers in about this time, so that later rows do not wait long for one call."""
+"""Approximate maximum time of one call. It limits the rows of a call, so later rows do not wait long."""
 
 PendingRow = tuple[Matrix, asyncio.Future[Scores]]
 
 
 class AdaptiveBatcher:
-    """Gathers rows until the event loop comes round and the last call is over; used by one event loop.
+    """Gathers rows until the next iteration of the event loop and the end of the last call. Only one event loop may use it.
 
-    It refers to a predictor only while rows wait for it, so that a replaced predictor is released with its last row.
+    It refers to a predictor only while rows wait for it, so the last row releases a replaced predictor.
     """
 
     def __init__(self, executor: Executor | None = None) -> None:
         self._executor = executor
         self._queues: dict[Predictor, deque[PendingRow]] = {}
         self._unanswered_rows = 0
-        self._call_scheduled = False  # or under way
-        self._direct_rows = 0  # so many rows of a quick predictor are still predicted without batching
-        self._slowdown = 1.0  # of calls now, compared with those while the model warmed up
+        self._call_scheduled = False  # or running
+        self._direct_rows = 0  # rows of a quick predictor that still skip batching
+        self._slowdown = 1.0  # time of recent calls, relative to the warm-up
 
     def takes(self, predictor: Predictor) -> bool:
-        """Whether a row should come here; otherwise the caller predicts it at once."""
+        """Whether the batcher takes the row; otherwise the caller predicts it at once."""
         if predictor.slow:
             return True
         if self._direct_rows:
@@ -53,7 +54,7 @@ class AdaptiveBatcher:
         return predictor.profile.batch_invariant
 
     def seconds_ahead(self, predictor: Predictor) -> float:
-        """About how long a row that comes now would wait for those that came before, in seconds."""
+        """The approximate time in seconds that a new row waits for earlier rows."""
         if not self._unanswered_rows:
             return 0.0
         profile = predictor.profile
@@ -62,7 +63,7 @@ class AdaptiveBatcher:
         return self._slowdown * (calls * call_seconds + self._unanswered_rows * profile.extra_row_seconds)
 
     async def scores(self, predictor: Predictor, matrix: Matrix) -> Scores:
-        """The scores of one row, shape (1, features), computed with the other rows that wait for this predictor."""
+        """The scores of one row, shape (1, features), from a call with the other rows that wait for this predictor."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Scores] = loop.create_future()
         self._queues.setdefault(predictor, deque()).append((matrix, future))
@@ -76,7 +77,7 @@ class AdaptiveBatcher:
             self._unanswered_rows -= 1
 
     def _max_rows(self, predictor: Predictor) -> int:
-        """Rows in one call."""
+        """The maximum number of rows in one call."""
         if not predictor.slow:
             return MAX_SHARED_ROWS
         profile = predictor.profile
@@ -120,7 +121,7 @@ class AdaptiveBatcher:
         if expected_seconds >= SLOW_SECONDS:
             self._slowdown += 0.2 * (min(max(seconds / expected_seconds, 0.2), 10.0) - self._slowdown)
         for position, future in enumerate(futures):
-            if not future.done():  # else its client is gone
+            if not future.done():  # otherwise the client has disconnected
                 future.set_result(scores[position : position + 1])
         self._call_next(loop)
 
@@ -132,7 +133,7 @@ class AdaptiveBatcher:
         futures: list[asyncio.Future[Scores]],
         result: asyncio.Future[tuple[Scores, float]],
     ) -> None:
-        """One row may have made the model fail: each is predicted alone, so that the others get their answers."""
+        """Predict each row alone, because one row may have caused the failure and the others still need their answers."""
         error = result.exception()
         assert error is not None
         if len(rows) == 1:
@@ -167,7 +168,7 @@ def _timed_scores(predictor: Predictor, rows: list[Matrix]) -> tuple[Scores, flo
 
 
 def _each_alone(predictor: Predictor, rows: list[Matrix]) -> list[Scores | BaseException]:
-    """The scores of each row, or the error that it makes."""
+    """The scores of each row, or the error of the model for this row."""
     answers: list[Scores | BaseException] = []
     for row in rows:
         try:

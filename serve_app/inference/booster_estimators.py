@@ -1,7 +1,7 @@
-"""XGBoost, LightGBM and CatBoost on the coded matrix: one estimator for each task around the class of the library.
+"""XGBoost, LightGBM and CatBoost on the coded matrix: one estimator for each task, which wraps the class of the library.
 
-The estimators take what the signature describes: codes of categories, gaps as NaN, labels of any kind. The library is imported when
-such a model is trained or unpickled, and scikit-learn is imported with it.
+The estimators take the values that the signature describes: codes of categories, NaN for missing values, labels of any kind.
+Training or unpickling such a model imports the library and scikit-learn.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from serve_app.artifacts.matrix import Matrix
 from serve_app.inference.backends.catboost_rows import catboost_rows
 
 LEAST_ROWS = 500
-"""Rows from which on a part is held back to stop early: fewer rows would decide by chance."""
+"""Minimum number of rows for early stopping; the result on fewer rows would depend on chance."""
 
 
 class Booster(BaseEstimator):  # type: ignore[misc]
     """A model of a boosting library that learns from coded matrices.
 
-    `categories` are the positions of the columns of categories. With `stopping_rounds`, a share of the rows (`validation_fraction`)
-    is not learnt from: the number of trees is the one that was best on it, after which so many further trees were no better.
-    `n_jobs` are the threads of the fit; a fitted model computes on one.
+    `categories` are the positions of the columns of categories. With `stopping_rounds`, the fit holds out a share of the rows
+    (`validation_fraction`). It stops when that number of further trees brings no improvement on these rows, and keeps the best
+    number of trees. `n_jobs` is the number of threads of the fit; a fitted model computes on one thread.
 
-    Of a model that was fitted elsewhere, `estimator_` may be the library's own object. Where CatBoost has learnt from texts,
-    `texts` are those of the categories, by column of `categories` and code, and `gap` is the text of a gap.
+    For a model that was fitted elsewhere, `estimator_` may be the library's own object. If CatBoost was fitted on texts, `texts`
+    are those of the categories, by column of `categories` and code, and `gap` is the text of a missing value.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Booster(BaseEstimator):  # type: ignore[misc]
         self.gap = gap
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Learn from coded rows, shape (rows, features). Raises ValueError for what the library refuses."""
+        """Fit the model on coded rows, shape (rows, features). Raises ValueError when the library refuses them."""
         matrix = np.array(X, dtype=np.float64)
         for column in self.categories:
-            matrix[matrix[:, column] < 0, column] = np.nan  # a category that training does not know is a gap
+            matrix[matrix[:, column] < 0, column] = np.nan  # an unknown category counts as missing
         target = self._coded(np.asarray(y))
         estimator = clone(self.estimator)
         module = library(estimator)
@@ -72,13 +72,13 @@ class Booster(BaseEstimator):  # type: ignore[misc]
 
     @property
     def feature_importances_(self) -> Matrix:
-        """What the library says of each column, shape (features,)."""
+        """The library's importance of each column, shape (features,)."""
         importances: Matrix = np.asarray(self.estimator_.feature_importances_, dtype=np.float64)
         return importances
 
     @property
     def tree_count_(self) -> int:
-        """The number of boosting rounds that the model computes with."""
+        """The number of boosting rounds that the model uses."""
         package = library(self)
         if package == "xgboost":
             return int(self.estimator_.get_booster().num_boosted_rounds())
@@ -96,7 +96,7 @@ class Booster(BaseEstimator):  # type: ignore[misc]
         if type(self.estimator_).__name__ == "Booster":
             return _ask_booster(self.estimator_, package, matrix, probabilities=method == "predict_proba")
         ask = getattr(self.estimator_, method)
-        if package == "catboost":  # its fitted models keep the threads of the fit
+        if package == "catboost":  # a fitted model keeps the thread count of the fit
             return np.asarray(ask(catboost_rows(matrix, self.categories, self.texts, self.gap), thread_count=1))
         return np.asarray(ask(matrix))
 
@@ -107,14 +107,14 @@ class Booster(BaseEstimator):  # type: ignore[misc]
 
 
 class BoosterClassifier(ClassifierMixin, Booster):  # type: ignore[misc]
-    """A classifier; `classes_` are the labels as they came, sorted."""
+    """A classifier; `classes_` are the labels of the training data, sorted."""
 
     def predict_proba(self, X: Any) -> Matrix:
         """Probabilities in the order of `classes_`, shape (rows, classes)."""
         return self._ask("predict_proba", X)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
-        """The label of the highest probability, shape (rows,)."""
+        """The label with the highest probability, shape (rows,)."""
         labels: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return labels
 
@@ -140,7 +140,7 @@ def library(estimator: Any) -> str:
 
 
 def _ask_booster(booster: Any, package: str, matrix: Matrix, *, probabilities: bool) -> Matrix:
-    """The answer of the library's own object, up to the best tree."""
+    """The answer of the library's own object, with the trees up to the best iteration."""
     if package == "lightgbm":
         answer = np.asarray(booster.predict(matrix, num_threads=1))
     else:
@@ -154,7 +154,7 @@ def _ask_booster(booster: Any, package: str, matrix: Matrix, *, probabilities: b
 
 
 def _validation_rows(target: npt.NDArray[Any], booster: Booster) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None:
-    """The rows to learn from and those that say when to stop; None where the fit uses all rows."""
+    """The rows for training and the rows for early stopping; None when the fit uses all rows."""
     if not booster.stopping_rounds or len(target) < LEAST_ROWS:
         return None
     classes = isinstance(booster, BoosterClassifier)
@@ -179,7 +179,7 @@ def _fit_xgboost(estimator: Any, matrix: Matrix, target: Any, booster: Booster, 
         train, held_back = parts
         estimator.set_params(early_stopping_rounds=booster.stopping_rounds)
         estimator.fit(matrix[train], target[train], eval_set=[(matrix[held_back], target[held_back])], verbose=False)
-        # Only the trees up to the best one stay: whatever reads the model later computes the same.
+        # Keep only the trees up to the best one, so every reader of the model computes the same.
         best = estimator.get_booster()[: estimator.best_iteration + 1]
         estimator.load_model(best.save_raw("ubj"))
     estimator.set_params(n_jobs=1)

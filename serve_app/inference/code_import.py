@@ -1,10 +1,10 @@
-"""Modules of the user's code that came in a bundle, imported for one version only.
+"""Modules of the user's code from a bundle, imported for one version only.
 
-Importing runs the code, with all that the process may do. It happens while a pickled model is loaded, which the load policy allowed
-before. A module has its own name, but stands in `sys.modules` only during the load: two versions may bring different modules of one
-name, and each keeps its own. An `import` statement inside such a module finds the modules of its version at any time, because the
-module has an `__import__` of its own. `importlib.import_module` finds them only while the model is loaded. Files of a package are
-read with `importlib.resources.files(module)`; there is no folder behind `__file__`.
+The import runs the code with all permissions of the process. It happens only while a pickled model is loaded, which the load policy
+must allow. A module keeps its name, but is in `sys.modules` only during the load, so two versions can have different modules with
+the same name. An `import` statement inside such a module always finds the modules of its version, because the module has its own
+`__import__`. `importlib.import_module` finds them only during the load. To read files of a package, use
+`importlib.resources.files(module)`; `__file__` does not name a folder on the disk.
 """
 
 from __future__ import annotations
@@ -29,22 +29,24 @@ from serve_app.errors import BundleRefused
 
 _OURS = ("serve_app", "training")
 _LOADING = threading.RLock()
-"""One version at a time has its modules in `sys.modules`."""
+"""Held while the modules of a version are in `sys.modules`."""
 
 
 @contextlib.contextmanager
 def packages_imported(files: Mapping[str, bytes]) -> Iterator[None]:
-    """While it is entered, the modules of the packages among the files of a bundle can be imported under their names.
+    """Within this context, the modules of the packages among the files of a bundle can be imported under their names.
 
-    An installed module that is the same to the byte is used in place of the bundle's. Raises BundleRefused `load` for a file that
-    is no package, and for a module that would hide another one that is installed.
+    An installed module with identical files replaces that of the bundle. Raises BundleRefused `load` for a file that is not a
+    package, and for a module that would hide a different installed module.
     """
     sources = read_packages(files)
     for name in sorted(top_modules(sources)):
         if is_installed(name):
             own = {path: content for path, content in sources.items() if path.split("/")[0] in (name, f"{name}.py")}
             if not _is_same(name, own):
-                raise BundleRefused("load", f"the bundle brings a module {name}, but another one is installed here: rename it")
+                raise BundleRefused(
+                    "load", f"the bundle has a module {name}, but a different module {name} is installed: rename it"
+                )
             sources = {path: content for path, content in sources.items() if path not in own}
     if not top_modules(sources):
         yield
@@ -54,22 +56,22 @@ def packages_imported(files: Mapping[str, bytes]) -> Iterator[None]:
 
 
 class CodeModules:
-    """The modules of one version; they are made when they are imported first, and live as long as something refers to them."""
+    """The modules of one version. The first import creates a module, which lives as long as something refers to it."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._names = top_modules(sources)
         self._modules: dict[str, ModuleType] = {}
-        self._complete: set[str] = set()  # modules whose code has run to its end
+        self._complete: set[str] = set()  # modules whose code has finished
         self._visible = False
         self._builtins = {**vars(builtins), "__import__": self._import}
 
     def holds(self, name: str) -> bool:
-        """Whether the module `name` is one of this version."""
+        """Whether this version has the module `name`."""
         return name.partition(".")[0] in self._names
 
     def spec(self, name: str) -> ModuleSpec | None:
-        """The specification of a module; None when there is no such module."""
+        """The specification of a module; None when the version does not have the module."""
         path = name.replace(".", "/")
         for file, is_package in ((f"{path}/__init__.py", True), (f"{path}.py", False)):
             if file in self._sources:
@@ -79,7 +81,7 @@ class CodeModules:
         return None
 
     def module(self, name: str) -> ModuleType:
-        """The module, with the packages above it. Raises ModuleNotFoundError, and whatever its code raises."""
+        """The module, after its parent packages are imported. Raises ModuleNotFoundError and the errors of its code."""
         if name in self._complete:
             return self._modules[name]
         with self.visible():
@@ -93,9 +95,9 @@ class CodeModules:
 
     @contextlib.contextmanager
     def visible(self) -> Iterator[None]:
-        """While it is entered, the modules stand in `sys.modules`, and what they hide there is kept for the end.
+        """Within this context, the modules are in `sys.modules`; at its end, the modules that they hid are restored.
 
-        Code that runs for the first time looks itself up there, like a dataclass with annotations that are texts.
+        Code may look up its own module there, like a dataclass with annotations as text.
         """
         with _LOADING:
             if self._visible:
@@ -147,7 +149,7 @@ class CodeModules:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """What an `import` statement calls in a module of this version."""
+        """Replace `__import__` for the `import` statements in modules of this version."""
         absolute = importlib.util.resolve_name("." * level + name, _package(globals)) if level else name
         if not self.holds(absolute):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
@@ -162,7 +164,7 @@ class CodeModules:
 
 
 class _SourceLoader(InspectLoader):
-    """Runs the source of a module, which a traceback can show; `file` is None for a folder without `__init__.py`."""
+    """Runs the source of a module and gives it to tracebacks; `file` is None for a folder without `__init__.py`."""
 
     def __init__(self, sources: Sources, file: str | None, origin: str, *, is_package: bool) -> None:
         self._sources = sources
@@ -200,7 +202,7 @@ class _Resources(TraversableResources):
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of one version for code outside of it: the unpickler."""
+    """Finds the modules of one version for code outside the version, such as the unpickler."""
 
     def __init__(self, modules: CodeModules) -> None:
         self._modules = modules
@@ -215,7 +217,7 @@ class _Finder(MetaPathFinder):
 
 
 class _ReadyLoader(InspectLoader):
-    """Gives a module that has been made already."""
+    """Returns a module that `CodeModules` has created."""
 
     def __init__(self, modules: CodeModules) -> None:
         self._modules = modules
@@ -238,13 +240,13 @@ def _package(scope: Mapping[str, Any] | None) -> str:
 
 
 def _taken_out(names: frozenset[str]) -> dict[str, ModuleType]:
-    """Remove the modules of these names, and those below them, from `sys.modules`."""
+    """Remove the modules with these names and their submodules from `sys.modules`, and return them."""
     found = [name for name in sys.modules if name.partition(".")[0] in names]
     return {name: sys.modules.pop(name) for name in found}
 
 
 def is_installed(name: str) -> bool:
-    """Whether a module is one of Python, of an installed distribution or of this application; a file in a working folder is not."""
+    """Whether a module belongs to Python, an installed distribution or this application, not to a working folder."""
     if name in sys.stdlib_module_names or name in _OURS or name.startswith("__"):
         return True
     try:

@@ -1,4 +1,4 @@
-"""Tables of pandas as the coded rows of requests, for a model that MLflow has loaded and that takes the table of its fit."""
+"""pandas tables as coded rows, for a model that MLflow loads and that takes the table of its fit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def framed(
     estimator: Any, signature: Mapping[str, Any], frame: Mapping[str, Any]
 ) -> tuple[FramedEstimator, Callable[[pd.DataFrame], Matrix]]:
-    """The estimator on coded rows, and what makes them of a table, shape (rows, features), as a replica does of requests.
+    """The estimator on coded rows, and the function from a table to coded rows, shape (rows, features), as in a replica.
 
-    `signature` and `frame` are the JSON objects of the manifest. Raises BundleRefused and ValueError for others.
+    `signature` and `frame` are the JSON objects of the manifest. Raises BundleRefused and ValueError for other objects.
     """
     columns, form = Signature.from_dict(signature), Frame.from_dict(frame)
     check_frame(form, columns)
@@ -32,10 +32,10 @@ def framed(
 
 
 def code(table: pd.DataFrame, signature: Signature) -> Matrix:
-    """The coded rows of a table; columns that the signature does not name are ignored.
+    """The coded rows of a table, without columns that the signature does not name.
 
-    Raises ValueError for a column that is missing, and for a value that serving would refuse too. A category that the model does
-    not know is passed on to it.
+    Raises ValueError for a missing column, and for a value that a replica would refuse. The model gets unknown categories as
+    unseen.
     """
     features = [feature for feature in signature.features if feature.name in table.columns]
     for feature in signature.features:
@@ -52,7 +52,7 @@ def code(table: pd.DataFrame, signature: Signature) -> Matrix:
 
 
 def _sent(feature: Feature, value: Any) -> Any:
-    """A cell as a client sends it: None for a gap, dates as text."""
+    """A cell as the value in a request: None for a missing value, dates as text."""
     import pandas as pd
 
     if value is None or value is pd.NA or value is pd.NaT or value != value:
@@ -69,7 +69,7 @@ def _sent(feature: Feature, value: Any) -> Any:
 
 
 def _category(feature: Feature, value: Any) -> Any:
-    """The text of a category that was no text in the fit; a whole number may have become a float in a column with gaps."""
+    """The text of a category that was not a text in the fit. A column with missing values may hold whole numbers as floats."""
     if not isinstance(value, bool | int | float):
         return value
     whole = [label_text(int(value))] if isinstance(value, float) and value.is_integer() else []

@@ -1,8 +1,7 @@
-"""Dates in the coded matrix as the numbers that the signature describes: a step of trained models.
+"""Parts of dates in the coded matrix, as the signature describes them: a step of trained models.
 
-Training, the API and scoring run this class with scikit-learn; `training/onnx_dates.py` lets `compute_parts` write the same steps
-as an ONNX graph.
-The module is imported when a model with dates is trained or unpickled, and scikit-learn is imported with it.
+Training, the API and scoring run this class with scikit-learn. `training/onnx_dates.py` uses `compute_parts` to write the same
+steps as an ONNX graph. Training or unpickling a model with dates imports this module and scikit-learn.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ Values = npt.NDArray[np.float64]
 
 
 class _Stateless(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """A transformer that learns nothing from the rows."""
+    """A transformer whose `fit` only stores the number of columns."""
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Take the number of columns."""
+        """Store the number of columns."""
         self.n_features_in_ = np.shape(X)[1]
         return self
 
@@ -35,10 +34,10 @@ class _Stateless(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class DateParts(_Stateless):
-    """Replaces each column of dates by its parts, in place; other columns stay as they are.
+    """Replaces each column of dates with its parts, in the same position; other columns do not change.
 
-    `columns` are the positions of the dates in the matrix, `parts` the names of the parts by column, `origins` the codes of the day
-    from which `days` count, by column.
+    `columns` are the positions of the dates in the matrix, `parts` the names of the parts by column, and `origins` the code of day
+    0 of `days` by column.
     """
 
     def __init__(self, columns: Sequence[int] = (), parts: Sequence[Sequence[str]] = (), origins: Sequence[float] = ()) -> None:
@@ -47,7 +46,7 @@ class DateParts(_Stateless):
         self.origins = origins
 
     def transform(self, X: Any) -> Values:
-        """The matrix with the parts, float64 of shape (rows, columns and parts); a gap is a gap in every part."""
+        """The matrix with the parts, float64 of shape (rows, other columns + parts); a missing date has NaN in every part."""
         matrix = np.asarray(X, dtype=np.float64)
         dates = {column: (self.parts[at], self.origins[at]) for at, column in enumerate(self.columns)}
         blocks: list[Values] = []
@@ -66,7 +65,7 @@ class DateParts(_Stateless):
 
 
 def date_step(signature: Signature) -> DateParts | None:
-    """The step on the coded matrix that replaces the dates of this signature by their parts; None without dates."""
+    """The step that replaces the dates of this signature in the coded matrix with their parts; None without dates."""
     dates = [(at, feature, feature.date) for at, feature in enumerate(signature.features) if feature.date is not None]
     if not dates:
         return None
@@ -75,9 +74,9 @@ def date_step(signature: Signature) -> DateParts | None:
 
 
 class DateCoder(_Stateless):
-    """Codes columns of dates of one form: texts and timestamps become days since 1970-01-01; numbers are codes already.
+    """Codes columns of dates of one form: texts and timestamps become days since 1970-01-01; numbers are already codes.
 
-    The arguments are those of `DateForm`. Raises InvalidDate for a text that is no date of this form.
+    The arguments are those of `DateForm`. Raises InvalidDate for a text that is not a date of this form.
     """
 
     def __init__(self, parts: Sequence[str] = (), formats: Sequence[str] = (), zoned: bool = False) -> None:
@@ -107,9 +106,9 @@ def date_parts(codes: Values, names: Sequence[str], origin: float) -> list[Value
 
 
 def compute_parts(codes: Any, origin: float, floor: Callable[[Any], Any]) -> dict[str, Any]:
-    """All parts by name, of arrays or of the nodes of a graph: anything that Python's `+ - * /` and `floor` take.
+    """All parts by name, for arrays or for nodes of a graph: any type that supports `+ - * /` and `floor`.
 
-    All steps but the hours are exact in float64: quotients are rounded down, and no other result needs more than 53 bits. Year,
+    All steps except the hours are exact in float64: quotients are rounded down, and no other result needs more than 53 bits. Year,
     month and day come from the number of the day in an era of 400 years that begins on 1 March.
     """
     day = floor(codes)

@@ -1,4 +1,4 @@
-"""The load of one candidate, in a thread of its own, so that it can be watched and given up."""
+"""The load of one candidate in a separate thread, so the slot can watch it and give it up."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from serve_app.inference.trial import Trial, TrialStopped
 
 
 class Loading:
-    """Reads the bundle of `pointer`, tries it, and loads it. `finished` is set at the end, whatever the end is.
+    """Reads the bundle of `pointer`, tries it, and loads it. `finished` is set at the end, also after an error.
 
-    A thread cannot be killed, the process of a trial can: after `stop` the result is not to be asked for, and what the thread still
-    does (it reads from a volume that does not answer, or loads a model that passed its trial) has no effect.
+    `stop` kills the process of a trial, but cannot kill the thread. After `stop`, do not call `result`. The thread may still read
+    from a slow volume or load a model that passed its trial, without effect.
     """
 
     def __init__(self, source: Source, pointer: str, policy: LoadPolicy) -> None:
@@ -24,7 +24,7 @@ class Loading:
         self.pointer = pointer
         self.finished = threading.Event()
         self.is_reading = True
-        """Whether the source has not given the bundle yet."""
+        """Whether the load still waits for the bundle from the source."""
         self._policy = policy
         self._trial = Trial(policy.trial) if policy.trial is not None else None
         self._stopped = False
@@ -33,13 +33,13 @@ class Loading:
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
     def stop(self) -> None:
-        """Give the load up; the process of a trial is killed."""
+        """Give up the load and kill the process of its trial."""
         self._stopped = True
         if self._trial is not None:
             self._trial.stop()
 
     def result(self) -> Predictor:
-        """The predictor, once `finished` is set. Raises what the load raised."""
+        """The predictor, after `finished` is set. Raises the error of the load."""
         if self._error is not None:
             raise self._error
         assert self._predictor is not None

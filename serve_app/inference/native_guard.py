@@ -1,8 +1,7 @@
-"""What a model in the format of XGBoost or LightGBM may hold, checked before the library reads it.
+"""Checks of a model in the format of XGBoost or LightGBM, before the library reads it.
 
-The libraries follow the positions of children, features and categories that a file names, without a look at their range. A wrong
-position makes them read outside their memory, or never end. So every position is checked here, and everything that is not in the
-form that the library writes is refused.
+The libraries use the positions of children, features and categories from the file without range checks. A wrong position makes them
+read outside their memory or run forever. This module checks every position, and refuses every form that the library does not write.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from serve_app.artifacts.names import CATBOOST, LIGHTGBM, XGBOOST
 from serve_app.errors import BundleRefused
 
 MAX_DEPTH = 16
-"""Objects inside each other in a file of XGBoost; a model needs seven."""
+"""Maximum depth of nested objects in a file of XGBoost; a model needs seven."""
 
 _CATBOOST_MAGIC = b"CBM1"
 
@@ -27,14 +26,14 @@ Integers = npt.NDArray[np.int64]
 
 
 class InvalidModel(ValueError):
-    """The bytes are no model in the form that the library writes."""
+    """The bytes are not a model in the form that the library writes."""
 
 
 def check_native(file: str, data: bytes) -> None:
-    """Raises BundleRefused `load` for bytes that the library of this file must not read.
+    """Raise BundleRefused `load` for bytes that the library of this file must not read.
 
-    CatBoost verifies the layout of its files itself, so that nothing but the length is checked here. It does not verify every
-    number: a file that was made to do harm may end the process that reads it, so a replica tries each model in another process.
+    CatBoost verifies the layout of its files itself, so this function checks only the length. CatBoost does not verify every
+    number: a malicious file may crash the process that reads it. A replica therefore first tries each model in another process.
     """
     try:
         if file == XGBOOST:
@@ -54,7 +53,7 @@ def _need(condition: bool, what: str) -> None:
 
 
 def _check_tree(left: Integers, right: Integers, nodes: int) -> None:
-    """Children are other nodes than the root, and no node has two parents: then every way from the root ends."""
+    """Raise InvalidModel unless no child is the root and no node has two parents, so every path from the root ends."""
     children = np.concatenate([left, right])
     _need(bool(((children > 0) & (children < nodes)).all()), "a child that does not exist")
     _need(len(np.unique(children)) == len(children), "a node with two parents")
@@ -76,7 +75,7 @@ def _check_xgboost(data: bytes) -> None:
     if booster["name"] == "gblinear":
         _need(len(booster["model"]["weights"]) == (features + 1) * outputs, "weights of a linear model")
         return
-    _need(booster["name"] in ("gbtree", "dart"), "a kind of booster that is not known")
+    _need(booster["name"] in ("gbtree", "dart"), "an unknown kind of booster")
     model = booster["gbtree"]["model"] if booster["name"] == "dart" else booster["model"]
     trees = model["trees"]
     count = int(model["gbtree_model_param"]["num_trees"])
@@ -115,7 +114,7 @@ def _check_xgboost_tree(tree: Mapping[str, Any], features: int) -> None:
     values = np.asarray(tree["categories"])
     _need(len(owners) == len(starts) == len(sizes), "categories of nodes")
     _need(bool((np.diff(owners) > 0).all()) and np.array_equal(owners, np.flatnonzero(inner & (kinds == 1))), "nodes of categories")
-    _need(bool((np.isin(kinds, (0, 1))).all()), "a kind of split that is not known")
+    _need(bool((np.isin(kinds, (0, 1))).all()), "an unknown kind of split")
     ends = starts + sizes
     _need(bool(((starts >= 0) & (sizes > 0) & (ends <= len(values))).all()), "a list of categories")
     _need(bool(((values >= 0) & (values < MAX_CATEGORIES)).all()), f"a category beyond {MAX_CATEGORIES}")
@@ -125,7 +124,7 @@ _TYPES = {b"d": ">f4", b"D": ">f8", b"i": "i1", b"U": "u1", b"I": ">i2", b"l": "
 
 
 class UbjReader:
-    """Reads Universal Binary JSON in the form that XGBoost writes: 64-bit lengths, arrays with their number of values."""
+    """Reads Universal Binary JSON in the form that XGBoost writes: 64-bit lengths, and arrays with a number of values."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -134,7 +133,7 @@ class UbjReader:
     def document(self) -> dict[str, Any]:
         """The only object of the file; raises InvalidModel for other bytes."""
         value = self._value(0)
-        _need(isinstance(value, dict) and self._at == len(self._data), "bytes behind the model")
+        _need(isinstance(value, dict) and self._at == len(self._data), "bytes after the model")
         document: dict[str, Any] = value
         return document
 
@@ -144,12 +143,12 @@ class UbjReader:
         return self._data[self._at - size : self._at]
 
     def _numbers(self, kind: bytes, count: int) -> Any:
-        _need(kind in _TYPES, "a type of numbers that is not known")
+        _need(kind in _TYPES, "an unknown type of numbers")
         dtype = np.dtype(_TYPES[kind])
         return np.frombuffer(self._take(count * dtype.itemsize), dtype).astype(np.float64 if kind in b"dD" else np.int64)
 
     def _length(self) -> int:
-        _need(self._take(1) == b"L", "a length that is no 64-bit number")
+        _need(self._take(1) == b"L", "a length that is not a 64-bit number")
         length = int(self._numbers(b"L", 1)[0])
         _need(0 <= length <= len(self._data), "cut off")
         return length
@@ -158,7 +157,7 @@ class UbjReader:
         return self._take(self._length()).decode()
 
     def _value(self, depth: int) -> Any:
-        _need(depth < MAX_DEPTH, "too many objects inside each other")
+        _need(depth < MAX_DEPTH, "objects that are nested too deeply")
         kind = self._take(1)
         if kind == b"{":
             return self._object(depth)
@@ -174,7 +173,7 @@ class UbjReader:
         found: dict[str, Any] = {}
         while self._data[self._at : self._at + 1] != b"}":
             name = self._text()
-            _need(name not in found, "a key that stands twice")
+            _need(name not in found, "a repeated key")
             found[name] = self._value(depth + 1)
         self._take(1)
         return found
@@ -192,7 +191,7 @@ class UbjReader:
 # --- LightGBM: lines of text
 
 END_OF_TREES = "end of trees\n"
-"""Where a model of LightGBM ends here: what its library writes behind it are the parameters of the training."""
+"""The end of a model of LightGBM in a bundle; the library also writes the parameters of the training after it."""
 
 _BY_INNER = ("split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child")
 _BY_INNER_TOO = ("internal_value", "internal_weight", "internal_count")
@@ -206,7 +205,7 @@ _HEAD = re.compile(r"tree\n(?:[a-z_]+(?:=[^\x00-\x1f]*)?\n)*[a-z_]+(?:=[^\x00-\x
 def _check_lightgbm(data: bytes) -> None:
     raw, separator, blocks = data.partition(b"\n\n")
     head = raw.decode()
-    _need(bool(separator) and _HEAD.fullmatch(head) is not None, "no head of a model")
+    _need(bool(separator) and _HEAD.fullmatch(head) is not None, "no header of a model")
     fields = _fields(head.split("\n"))
     classes, per_round = int(fields["num_class"]), int(fields["num_tree_per_iteration"])
     features = int(fields["max_feature_idx"]) + 1
@@ -222,19 +221,19 @@ def _check_lightgbm(data: bytes) -> None:
         _need(lines[0] == f"Tree={number}", "a tree in the wrong place")
         _check_lightgbm_tree(_fields(lines[1:]), features)
         at += size
-    _need(blocks[at:] == END_OF_TREES.encode(), "something behind the last tree")
+    _need(blocks[at:] == END_OF_TREES.encode(), "data after the last tree")
 
 
 def _check_lightgbm_tree(fields: Mapping[str, str], features: int) -> None:
     for name, text in fields.items():
-        _need(name in _KNOWN or not (name or text), "a line that is not known")
-        _need(_NUMBERS.fullmatch(text) is not None, "something else than a number")
-    _need(all(len(fields[name].split()) == 1 for name in _SINGLE if name in fields), "two numbers for one")
+        _need(name in _KNOWN or not (name or text), "an unknown line")
+        _need(_NUMBERS.fullmatch(text) is not None, "a value that is not a number")
+    _need(all(len(fields[name].split()) == 1 for name in _SINGLE if name in fields), "two numbers in place of one")
     leaves, categories = int(fields["num_leaves"]), int(fields["num_cat"])
     _need(leaves >= 1 and categories >= 0, "numbers of leaves")
     for names, count in (((*_BY_INNER, *_BY_INNER_TOO), leaves - 1), (_BY_LEAF, leaves)):
         columns = [fields[name].split() for name in names if name in fields]
-        # A tree of one leaf has an empty list or a single number where others have one for each node.
+        # A tree of one leaf has an empty list or a single number instead of one number for each node.
         _need(all(len(column) == count or (leaves == 1 and len(column) <= 1) for column in columns), "nodes of a tree")
     _need(len(fields["leaf_value"].split()) == leaves, "values of leaves")
     if fields.get("is_linear", "0") != "0":
@@ -245,10 +244,10 @@ def _check_lightgbm_tree(fields: Mapping[str, str], features: int) -> None:
     kinds, thresholds = _integers(fields["decision_type"]), np.array(fields["threshold"].split(), dtype=np.float64)
     inner = leaves - 1
     _need(bool((np.concatenate([left, right]) >= -leaves).all() and (np.concatenate([left, right]) < inner).all()), "a wrong child")
-    # A leaf is written as a negative number: -1 is the first one.
+    # A negative number is a leaf: -1 is the first leaf.
     _check_tree(np.where(left < 0, inner - 1 - left, left), np.where(right < 0, inner - 1 - right, right), inner + leaves)
     _need(bool(((feature >= 0) & (feature < features)).all()), "a split of a feature that does not exist")
-    _need(bool(((kinds >= 0) & (kinds < 16)).all()), "a kind of split that is not known")
+    _need(bool(((kinds >= 0) & (kinds < 16)).all()), "an unknown kind of split")
     chosen = thresholds[(kinds & 1) == 1]
     _need(bool(((chosen >= 0) & (chosen < categories) & (chosen % 1 == 0)).all()), "a list of categories")
     if categories:
@@ -272,7 +271,7 @@ def _fields(lines: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines:
         name, separator, value = line.partition("=")
-        _need(name not in found or not separator, "a key that stands twice")
+        _need(name not in found or not separator, "a repeated key")
         found[name] = value
     return found
 

@@ -1,10 +1,10 @@
-"""What an ONNX model may hold, checked before ONNX Runtime parses it.
+"""Checks of an ONNX model, before ONNX Runtime parses it.
 
-A model that training converts consists of operators that compute on arrays and of the numbers that they need. Everything else is
-refused by name: weights in another file, operators of other libraries, loops, branches, functions, and ONNX Runtime's own format.
+A model that training converts consists of operators on arrays and of the numbers that they need. The check refuses everything else
+by name: weights in another file, operators of other libraries, loops, branches, functions, and ONNX Runtime's own format.
 
-The reader takes one form of each message only, the one that protobuf libraries write: known fields with their declared wire type,
-tags and numbers without superfluous bytes, a singular field at most once. Two readers can therefore not see two models in the same
+The reader accepts only the form of each message that protobuf libraries write: known fields with their declared wire type, tags and
+numbers without superfluous bytes, and singular fields at most once. Two readers therefore cannot see different models in the same
 bytes. The serving image does not contain the package `onnx`; `tests/hostile/test_hostile_onnx.py` compares both readers.
 """
 
@@ -20,7 +20,7 @@ from serve_app.errors import BundleRefused
 ONNX_DOMAINS = frozenset({"", "ai.onnx"})
 ML_DOMAIN = "ai.onnx.ml"
 ORT_FORMAT = b"ORTM"
-"""The identifier of ONNX Runtime's own format, at byte 4 of a file. Its parser is not the one that is checked here."""
+"""The identifier of ONNX Runtime's own format, at byte 4 of a file. ONNX Runtime has another parser for this format."""
 
 
 def _names(*lines: str) -> frozenset[str]:
@@ -37,8 +37,9 @@ _ML = _names(
     "SVMClassifier SVMRegressor Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor",
 )
 OPERATORS: Mapping[str, frozenset[str]] = {**dict.fromkeys(ONNX_DOMAINS, _CORE), ML_DOMAIN: _ML}
-"""By domain, the operators of what training converts, and of other estimators of scikit-learn. A test converts the estimators of
-`tests/support/converted.py` and compares. Estimators that need a loop (nearest neighbours, kernels) or functions are not there."""
+"""The operators by domain that converted models of training and of other scikit-learn estimators use. A test converts the
+estimators of `tests/support/converted.py` and compares. Estimators that need a loop (nearest neighbours, kernels) or functions are
+excluded."""
 
 
 class InvalidProtobuf(ValueError):
@@ -46,7 +47,7 @@ class InvalidProtobuf(ValueError):
 
 
 def check_onnx(model: bytes) -> None:
-    """Raises BundleRefused `forbidden` for what a served model must not hold, `load` for bytes that are not an ONNX model."""
+    """Raise BundleRefused: `forbidden` for content that a model must not have, `load` for bytes that are not an ONNX model."""
     if model[4:8] == ORT_FORMAT:
         raise BundleRefused("forbidden", "the ONNX model is in ONNX Runtime's own format; convert it to ONNX")
     try:
@@ -59,7 +60,7 @@ def check_onnx(model: bytes) -> None:
 
 Value = memoryview | int
 Check = Callable[[Value], None]
-"""Raises InvalidProtobuf or BundleRefused for a value that is not allowed."""
+"""Raises InvalidProtobuf or BundleRefused for a forbidden value."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -73,17 +74,17 @@ class _Field:
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """`required` are the fields that must be there; what `skip` matches are fields that need no look one by one."""
+    """The rules for a message. `required` are the mandatory fields; `skip` matches runs of fields that need no further check."""
 
     fields: Mapping[int, _Field]
     required: frozenset[int] = frozenset()
     skip: re.Pattern[bytes] | None = None
     check: Callable[[dict[int, Value]], None] | None = None
-    """Looks at the singular fields of the whole message."""
+    """Checks the singular fields of the whole message."""
 
 
 def _read(view: memoryview, message: _Message) -> None:
-    """Check a message field by field; nothing of it is built."""
+    """Check a message field by field, without building objects."""
     at, end = 0, len(view)
     singular: dict[int, Value] = {}
     while at < end:
@@ -95,7 +96,7 @@ def _read(view: memoryview, message: _Message) -> None:
         field = message.fields[number]
         if not field.repeated:
             if number in singular:
-                raise InvalidProtobuf(f"field {number} stands twice")
+                raise InvalidProtobuf(f"field {number} is repeated")
             singular[number] = value
         field.check(value)
     if not message.required <= singular.keys():
@@ -105,7 +106,7 @@ def _read(view: memoryview, message: _Message) -> None:
 
 
 def _next(view: memoryview, at: int, message: _Message) -> tuple[int, Value, int]:
-    """Number and value of the field at a position, and the position behind it."""
+    """Number and value of the field at a position, and the position after it."""
     tag, at = _varint(view, at)
     number, wire = tag >> 3, tag & 7
     field = message.fields.get(number)
@@ -123,7 +124,7 @@ def _next(view: memoryview, at: int, message: _Message) -> tuple[int, Value, int
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    """A number of at most 64 bits in as few bytes as it needs, and the position behind it."""
+    """A number of at most 64 bits in its shortest form, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(view):
@@ -144,12 +145,12 @@ _NUMBER = rb"(?:[\x00-\x7f]|[\x80-\xff]{1,8}[\x01-\x7f]|[\x80-\xff]{9}\x01)"
 _NUMBERS = re.compile(rb"(?s)(?:%b){1,4000}+" % _NUMBER)
 _SHORT = b"|".join(b"\\x%02x.{%d}" % (size, size) for size in range(32))
 _VALUES = re.compile(rb"(?s)(?:\x3d.{4}|\x40" + _NUMBER + rb"|\x4a(?:" + _SHORT + rb")){1,2000}+")
-"""Numbers and short texts of an attribute, one field each: a forest has millions, too many to look at one by one. No more at a time
-than take a millisecond, because other requests wait meanwhile."""
+"""Numbers and short texts of an attribute, one field each: a forest has millions of them, too many for a check of each. One match
+takes at most a millisecond, because other requests wait meanwhile."""
 
 
 def _any(_: Value) -> None:
-    """Every value is allowed."""
+    """Accept every value."""
 
 
 def _text(value: Value) -> None:
@@ -169,7 +170,7 @@ def _bytes(value: Value) -> memoryview:
 
 
 def _up_to(limit: int) -> Check:
-    """A number of an enumeration or of 31 bits."""
+    """A check for numbers of an enumeration or of 31 bits."""
 
     def check(value: Value) -> None:
         assert isinstance(value, int)
@@ -180,7 +181,7 @@ def _up_to(limit: int) -> Check:
 
 
 def _packed(value: Value) -> None:
-    """Numbers of variable length, one behind the other."""
+    """Check consecutive numbers of variable length."""
     view, at = _bytes(value), 0
     while at < len(view):
         run = _NUMBERS.match(view, at)
@@ -190,7 +191,7 @@ def _packed(value: Value) -> None:
 
 
 def _fixed(size: int) -> Check:
-    """Numbers of so many bytes, one behind the other."""
+    """A check for consecutive numbers of `size` bytes."""
 
     def check(value: Value) -> None:
         if len(_bytes(value)) % size:
@@ -229,7 +230,7 @@ def _operator(fields: dict[int, Value]) -> None:
 _OUTSIDE = _forbidden("keeps weights in another file")
 _GRAPH_INSIDE = _forbidden("holds a loop or a branch")
 _SPARSE = _forbidden("holds a sparse tensor")
-_FUNCTIONS = _forbidden("brings functions of its own")
+_FUNCTIONS = _forbidden("has its own functions")
 
 _NAME = _Field(_BYTES, _text)
 _NAMES = _Field(_BYTES, _text, repeated=True)
@@ -327,4 +328,4 @@ _MODEL = _Message(
 
 def _one_of(fields: dict[int, Value], *alternatives: int) -> None:
     if sum(number in fields for number in alternatives) > 1:
-        raise InvalidProtobuf("two values where one belongs")
+        raise InvalidProtobuf("two values in place of one")

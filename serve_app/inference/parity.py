@@ -1,4 +1,4 @@
-"""When two ways of computing give the same answers."""
+"""The comparison of scores from two backends of one model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from serve_app.artifacts.matrix import Scores
 from serve_app.artifacts.signature import Signature
 
 TOLERANCE = 1e-5
-"""Largest difference between two backends of one model, in probability (regression: relative to the largest value)."""
+"""Largest allowed difference between two backends of one model: of probabilities, or relative to the largest value."""
 
 
 def same_scores(expected: Scores, actual: Scores, signature: Signature) -> bool:
-    """True when the labels are equal and no score differs by more than TOLERANCE: a probability, or a number relative to the scale.
+    """Whether the labels are equal and no score differs by more than TOLERANCE, for numbers relative to the scale.
 
     The scale is the largest absolute value among `expected`, at least 1. Labels are classes, clusters and the flags of outliers.
     """

@@ -1,4 +1,4 @@
-"""What the operator allows when a model is loaded."""
+"""The rules of the operator for loading models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class TrialLimits:
-    """What the trial of a model may take: seconds, and a share of the container's memory between 0 and 1."""
+    """Limits on the trial of a model: seconds, and a share of the container's memory between 0 and 1."""
 
     seconds: float
     memory_share: float
@@ -20,9 +20,9 @@ class TrialLimits:
 
 @dataclass(frozen=True, slots=True)
 class LoadPolicy:
-    """What the operator allows: pickled models, which backend, and which signatures of bundles (None: none is needed).
+    """The rules of the operator: whether to load pickled models, the backends, and the check of seals (None: no seal needed).
 
-    `trial` has the limits of the process in which a slot tries a model first; None loads it without a trial.
+    `trial` has the limits of the process in which a slot first tries a model; None loads it without a trial.
     """
 
     allow_joblib: bool
@@ -36,9 +36,9 @@ def load_policy(
 ) -> LoadPolicy:
     """The policy of the replicas, from the options of a command.
 
-    With a signing key and without public keys, what that key has signed is trusted.
+    With a signing key and without public keys, it trusts the seals of the signing key.
 
-    Raises UsageError when a file is no usable key.
+    Raises UsageError when a file is not a usable key.
     """
     verify = None
     try:

@@ -1,7 +1,7 @@
-"""The predictor: a verified bundle made ready to answer.
+"""The predictor: a verified bundle, loaded and ready to answer.
 
-ONNX Runtime computes when the bundle has a converted model whose parity training has proven, and the library of a booster when the
-bundle has the library's own format: no pickle is executed. Otherwise scikit-learn computes.
+ONNX Runtime computes when the bundle has a converted model that training has proven equal. The library of a booster computes when
+the bundle has the library's own format. Both execute no pickle. Otherwise scikit-learn computes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from serve_app.inference.warm_up import CallProfile, replay_golden, warm_up
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Predictor:
-    """One version of the model, ready to answer. It never changes, so a request may keep it to the end.
+    """One version of the model, ready to answer. It is immutable, so a request can use it until its end.
 
-    `bundle` is without the files of the model, which the backend holds in its own form.
+    `bundle` does not contain the files of the model, which the backend holds in its own form.
     """
 
     bundle: Bundle
@@ -41,7 +41,7 @@ class Predictor:
     digest: str = field(init=False)
     kind: Kind = field(init=False)
     slow: bool = field(init=False)
-    """Whether a row costs so much that it is worth waiting for others."""
+    """Whether a row is so expensive that it should wait for other rows."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", self.bundle.version)
@@ -59,30 +59,30 @@ class Predictor:
         return self.backend.scores(row) if multiple == 1 else self.backend.scores(pad_row(row, multiple))[:1]
 
     def rows_scores(self, rows: list[Matrix]) -> Scores:
-        """The scores of rows that came one by one, each of shape (1, features), computed in one call.
+        """The scores of single rows, each of shape (1, features), from one call.
 
-        The result may have more scores than there are rows: those of the rows that filled up the call.
+        The result may have more scores than rows, because of the padding of the call.
         """
         return self.backend.scores(np.concatenate(pad_rows(rows, self.profile.batch_multiple)))
 
     def seconds_of(self, rows: float) -> float:
-        """About how long one call with so many rows takes."""
+        """The approximate time in seconds of one call with this number of rows."""
         return self.profile.seconds(rows)
 
 
 def check_policy(bundle: Bundle, policy: LoadPolicy) -> None:
-    """Whether the policy allows this bundle, before anything of it is parsed. Raises BundleRefused `unsigned` or `forbidden`."""
+    """Refuse a bundle that the policy does not allow, before it is parsed. Raises BundleRefused `unsigned` or `forbidden`."""
     check_seal(bundle.digest, bundle.seal, policy.verify)
     model_file(bundle.files, policy)
 
 
 def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
-    """Load, check library versions, replay the golden examples, warm up, all in this process. Raises BundleRefused."""
+    """Check library versions, load the model, replay the golden examples and warm up in this process. Raises BundleRefused."""
     check_policy(bundle, policy)
     backend: Backend
     file = model_file(bundle.files, policy)
     if file == ONNX:
-        bundle = _without(bundle, JOBLIB)  # before ONNX Runtime makes its own copy of the model
+        bundle = _without(bundle, JOBLIB)  # frees memory before ONNX Runtime copies the model
         backend, signature = open_onnx(bundle)
     elif file in NATIVE:
         backend, signature = open_booster(bundle, file)
@@ -94,5 +94,5 @@ def open_predictor(bundle: Bundle, policy: LoadPolicy) -> Predictor:
 
 
 def _without(bundle: Bundle, *names: str) -> Bundle:
-    """The bundle without files that are not needed any more: while a model is replaced, each would be there twice."""
+    """The bundle without files that are no longer needed, to save memory during a swap."""
     return replace(bundle, files={name: data for name, data in bundle.files.items() if name not in names})

@@ -1,8 +1,8 @@
 """The slot: the predictor that a replica serves, and its replacement.
 
-`slot.predictor` is one attribute: a request reads it once and keeps that predictor. `refresh()` asks the sources and, when the
-pointer has moved, loads the candidate aside and swaps the reference. A candidate that is refused leaves the old predictor in place,
-and `problem` says why. While a candidate is loaded, the pointer is watched: when it moves, the load is given up.
+`slot.predictor` is one attribute: a request reads it once and keeps that predictor. `refresh()` asks the sources. When the pointer
+has moved, it loads the candidate beside the served predictor and then swaps the reference. After a refusal, the old predictor
+stays, and `problem` has the reason. The slot watches the pointer during a load, and gives up the load when the pointer moves.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from serve_app.printable import printable
 log = logging.getLogger("iris_api.slot")
 
 WATCH_SECONDS = 0.25
-"""Between two looks at the pointer while a candidate is loaded."""
+"""Interval between two looks at the pointer during a load."""
 LOAD_SECONDS = 120.0
-"""Most time for a load without limits of its own."""
+"""Time limit for a load without a trial."""
 MAX_NAME = 200
-"""Characters of a candidate's name in logs and answers."""
+"""Maximum number of characters of a candidate's name in logs and answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a candidate is not served: its pointer or version, a reason of BundleRefused.REASONS, a sentence, when (UTC)."""
+    """The refusal of a candidate: its pointer or version, a reason of BundleRefused.REASONS, a message, and the time in UTC."""
 
     candidate: str
     reason: str
@@ -43,8 +43,8 @@ class Refusal:
 class Slot:
     """Holds the served predictor. Only `refresh` changes it, from one thread at a time.
 
-    The first of `sources` that has a model is served. `loaded_at` is an ISO 8601 text in UTC; `load_seconds` is how long the last
-    load took; `swaps` counts the predictors that were taken up.
+    It serves the model of the first of `sources` that has one. `loaded_at` is an ISO 8601 text in UTC; `load_seconds` is the
+    duration of the last load; `swaps` counts the swaps.
     """
 
     def __init__(self, *sources: Source, policy: LoadPolicy) -> None:
@@ -54,38 +54,39 @@ class Slot:
         self.swaps = 0
         self.load_seconds = 0.0
         self.refreshed_at = time.monotonic()
-        """When the last refresh ended with a decision (the candidate is served, or refused for good); at first, the start."""
+        """The time of the last refresh that ended with a decision (served or finally refused), initially that of the start."""
         self._sources = sources
         self._alias_source = next((source for source in sources if isinstance(source, AliasSource)), None)
         self._policy = policy
-        self._abandoned: list[Loading] = []  # given up; their threads still run
+        self._abandoned: list[Loading] = []  # given up, but their threads may still run
         self._closed = threading.Event()
         self._pointer: str | None = None  # of the served predictor
-        self._final_refusal: tuple[str, Refusal] | None = None  # its candidate is not read again until the pointer moves
+        self._final_refusal: tuple[str, Refusal] | None = None  # the slot does not read its candidate again until the pointer moves
 
     @property
     def model_source(self) -> ModelSource:
-        """What decides which model is served."""
+        """The store or the alias in MLflow, or the newest of both: the one that decides which model is served."""
         return self._alias_source.decides if self._alias_source is not None else "store"
 
     @property
     def registry_problem(self) -> str | None:
-        """Why the alias in MLflow cannot be followed now; None when it can, and when the store alone decides."""
+        """Why the slot cannot follow the alias in MLflow now; None when it can, and when only the store decides."""
         return self._alias_source.problem if self._alias_source is not None else None
 
     @property
     def problem(self) -> str | None:
-        """Why there is no model, or why a newer one is not served; None when all is well."""
+        """Why the slot serves no model, or does not serve the newest one; None without a problem."""
         if self.refusal is not None:
             return self.refusal.message
         return None if self.predictor is not None else "no model has been published yet"
 
     def refresh(self) -> bool:
-        """Ask the sources once and load a new model; True when the predictor was swapped. Never raises for a bad candidate.
+        """Ask the sources once and load a new model; returns True after a swap. Never raises for an invalid candidate.
 
-        It returns within the time limits of the policy. A pointer that moves meanwhile is followed at once.
+        It returns within the time limits of the policy. When the pointer moves during a load, it starts the load of the new
+        candidate.
         """
-        candidate = "current"  # until a source has named one
+        candidate = "current"  # until a source names one
         while True:
             try:
                 source, pointer = self._find()
@@ -104,7 +105,7 @@ class Slot:
             except BundleRefused as error:
                 self._refuse(candidate, error)
                 return False
-            except Exception as error:  # a replica outlives whatever a model does while it is loaded
+            except Exception as error:  # an error of a model must not end the replica
                 refusal = BundleRefused("load", f"the model cannot be loaded ({type(error).__name__})")
                 if not self._is_repeated(candidate, refusal):
                     log.exception("loading failed", extra={"candidate": _name(candidate)})
@@ -112,15 +113,15 @@ class Slot:
                 return False
 
     def refresh_age_seconds(self) -> float:
-        """Seconds since the last refresh that ended with a decision, at first since the start; any thread may ask."""
+        """Seconds since the last refresh that ended with a decision, initially since the start. Any thread may call it."""
         return time.monotonic() - self.refreshed_at
 
     def close(self) -> None:
-        """End a load that is under way, and load nothing any more."""
+        """Stop a running load, and start no new load."""
         self._closed.set()
 
     def _find(self) -> tuple[Source | None, str | None]:
-        """The first source that has a model, and its pointer; None twice when no source has one."""
+        """The first source that has a model, and its pointer; (None, None) without a model."""
         for source in self._sources:
             pointer = source.pointer()
             if pointer is not None:
@@ -128,7 +129,7 @@ class Slot:
         return None, None
 
     def _is_new(self, pointer: str) -> bool:
-        """Whether the candidate is neither served nor refused for good."""
+        """Whether the candidate is neither served nor finally refused."""
         if pointer == self._pointer:
             self._clear()
             return False
@@ -141,7 +142,7 @@ class Slot:
         """The predictor; None when the pointer moved meanwhile. Raises BundleRefused."""
         self._abandoned = [loading for loading in self._abandoned if not loading.finished.is_set()]
         if any(loading.pointer == pointer and loading.is_reading for loading in self._abandoned):
-            raise BundleRefused("unreadable", "the bundle is still being read", final=False)
+            raise BundleRefused("unreadable", "an earlier load still reads the bundle", final=False)
         started = time.monotonic()
         loading = Loading(source, pointer, self._policy)
         while not loading.finished.wait(WATCH_SECONDS):
@@ -158,11 +159,11 @@ class Slot:
         return predictor
 
     def _max_seconds(self) -> float:
-        """For reading, the trial, and the load after it; the trial ends before by its own limit."""
+        """The time limit in seconds for reading, the trial and the load; the trial has a shorter limit of its own."""
         return LOAD_SECONDS if self._policy.trial is None else 2 * self._policy.trial.seconds
 
     def _moved(self, pointer: str) -> bool:
-        """Whether the sources name another candidate now; False while they cannot be asked."""
+        """Whether the sources name another candidate now; False when a source fails."""
         try:
             return self._find()[1] != pointer
         except Exception:
@@ -173,10 +174,10 @@ class Slot:
         self._abandoned.append(loading)
 
     def _swap(self, source: Source, pointer: str, predictor: Predictor) -> None:
-        """Take the predictor into use.
+        """Swap the predictor.
 
-        The sources behind this one are not asked any more: a store whose pointer is gone for a while is no reason to wait for
-        MLflow, and the model of the store continues to answer.
+        The slot no longer asks the sources after this one. When the pointer of the store is missing for a while, the model of the
+        store continues to answer, and the slot does not wait for MLflow.
         """
         previous = self.predictor
         self._pointer = pointer
@@ -210,7 +211,7 @@ class Slot:
             self.refreshed_at = time.monotonic()
 
     def _is_repeated(self, candidate: str, error: BundleRefused) -> bool:
-        """Whether the last refusal was of the same candidate for the same reason: it was logged then."""
+        """Whether the last refusal had the same candidate and reason, and is therefore already in the log."""
         return self.refusal is not None and (self.refusal.candidate, self.refusal.reason) == (_name(candidate), error.reason)
 
     def _clear(self) -> None:
@@ -219,5 +220,5 @@ class Slot:
 
 
 def _name(candidate: str) -> str:
-    """The candidate for logs and answers: a pointer is a text that others write."""
+    """The candidate's name for logs and answers, made printable because other programs write pointers."""
     return printable(candidate.rpartition("/")[2][:MAX_NAME])

@@ -1,4 +1,4 @@
-"""Where models come from."""
+"""The sources of models: the store, and the alias in MLflow."""
 
 from __future__ import annotations
 
@@ -25,53 +25,53 @@ from serve_app.inference.predictor import Predictor
 log = logging.getLogger("iris_api.sources")
 
 ModelSource = Literal["store", "mlflow", "newest"]
-"""What decides which model is served: the store's pointer, the alias in MLflow, or the one of both that changed last."""
+"""What decides which model is served: the store's pointer, the alias in MLflow, or the one that changed last."""
 
 
 class Source(Protocol):
-    """Where models come from: the store, or a registry."""
+    """A source of models: the store, or a registry."""
 
     def pointer(self) -> str | None:
-        """What should be served, as a string that changes when it does; None when there is no model. Raises BundleRefused."""
+        """A string that names the model to serve and changes with it; None without a model. Raises BundleRefused."""
 
     def read(self, pointer: str, policy: LoadPolicy) -> Bundle:
         """The verified bundle that `pointer` names, with the files that the policy uses. Raises BundleRefused."""
 
 
 class AliasSource:
-    """A source that follows the alias in MLflow, and needs MLflow only to learn of a version that it has no copy of.
+    """A source that follows the alias in MLflow. It needs MLflow only for a version without a copy.
 
-    With `mlflow` the alias decides; with `newest`, the alias or the store's pointer: the version that was registered, or the
-    pointer that was moved, last. While MLflow has never answered or knows no such alias, the version that was taken up last is
-    served, else what the store serves. `served` makes a copy of each version that a replica has taken up.
+    With `mlflow`, the alias decides. With `newest`, the last change decides: the registration of the version or the move of the
+    store's pointer. While MLflow has not answered or does not know the alias, the replica serves the version that it last took from
+    MLflow, otherwise that of the store. `served` copies each version that the replica serves.
     """
 
     def __init__(self, store: Store, registry: MlflowSource, mirror: Mirror, *, decides: ModelSource) -> None:
         self.decides = decides
         self.problem: str | None = None
-        """Why MLflow gives no version now, in a sentence; None when it does."""
+        """Why MLflow names no version now; None when it names one."""
         self._store = store
         self._registry = registry
         self._mirror = mirror
         self._served: str | None = None
-        self._last: Record | None = None  # of the alias, for the time when MLflow names nothing
+        self._last: Record | None = None  # used while MLflow names no version
         self._is_last_read = False
         self._copying: threading.Thread | None = None
 
     def pointer(self) -> str | None:
-        """What should be served; see Source."""
+        """The pointer of the model to serve; see Source."""
         alias, digest, changed_at = self._alias()
         if self.decides == "mlflow":
             return self._store.pointer() if alias is None else alias
         store = self._store.pointer()
         if alias is None or store is None:
             return store or alias
-        if digest is not None and store.endswith(digest):  # the same bundle: what is served already stays
+        if digest is not None and store.endswith(digest):  # the same bundle: keep the served pointer
             return self._served if self._served in (alias, store) else store
         return alias if changed_at > self._moved_at() else store
 
     def read(self, pointer: str, policy: LoadPolicy) -> Bundle:
-        """The verified bundle, from a copy where there is one; see Source."""
+        """The verified bundle, from a copy if possible; see Source."""
         if not pointer.startswith(PREFIX):
             return self._store.read(pointer, policy)
         version = self._version(pointer)
@@ -82,11 +82,11 @@ class AliasSource:
             except BundleRefused as error:
                 if version is None or error.reason in ("unsigned", "forbidden"):
                     raise
-                log.warning("the copy of a model is damaged and is fetched again", extra={"why": str(error)})
+                log.warning("the copy of a model is damaged; the replica downloads it again", extra={"why": str(error)})
         return self._registry.read(pointer, policy)
 
     def served(self, pointer: str, predictor: Predictor) -> None:
-        """Make a copy of the version that a replica has taken up, in a thread of its own. Never raises."""
+        """Copy the version that the replica now serves, in a separate thread. Never raises."""
         self._served = pointer
         version = self._version(pointer)
         if version is None:
@@ -96,16 +96,16 @@ class AliasSource:
         self._copying.start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until a copy that is being made is complete; False when it takes longer."""
+        """Wait at most `seconds` for a running copy; returns whether no copy is running."""
         if self._copying is not None:
             self._copying.join(seconds)
         return self._copying is None or not self._copying.is_alive()
 
     def _alias(self) -> tuple[str | None, str | None, float]:
-        """Pointer, digest of the copy or the bundle, and time of the version that the alias names, or named last."""
+        """Pointer, digest of the copy or the bundle, and time of the version that the alias names or last named."""
         try:
             pointer = self._registry.pointer()
-            self._report(self._registry.failure, "MLflow knows no such alias" if pointer is None else None)
+            self._report(self._registry.failure, "MLflow does not know the alias" if pointer is None else None)
         except BundleRefused as error:
             pointer = None
             self._report(error, None)
@@ -117,7 +117,7 @@ class AliasSource:
         last = self._record()
         if last is not None:
             return last.pointer, last.bundle, last.changed_at
-        is_served = self._served is not None and self._served.startswith(PREFIX)  # without a copy, as long as this replica lives
+        is_served = self._served is not None and self._served.startswith(PREFIX)  # a served version without a copy stays
         return (self._served if is_served else None), None, 0.0
 
     def _record(self) -> Record | None:
@@ -126,13 +126,13 @@ class AliasSource:
         return self._last
 
     def _report(self, failure: BundleRefused | None, otherwise: str | None) -> None:
-        """Keep why MLflow names nothing, and log it once."""
+        """Store the reason why MLflow names no version, and log each change once."""
         problem = otherwise if failure is None else str(failure)
         if problem != self.problem:
             if problem is not None:
-                log.warning("the alias in MLflow cannot be followed", extra={"why": problem})
+                log.warning("the replica cannot follow the alias in MLflow", extra={"why": problem})
             elif self.problem is not None:
-                log.info("the alias in MLflow is followed again")
+                log.info("the replica follows the alias in MLflow again")
         self.problem = problem
 
     def _version(self, pointer: str) -> RegisteredVersion | None:
@@ -140,7 +140,7 @@ class AliasSource:
         return version if version is not None and version.pointer == pointer else None
 
     def _moved_at(self) -> float:
-        """When the store's pointer was moved, or the files of a legacy layout were written, in seconds since 1970."""
+        """The time of the last move of the store's pointer, or of the last change of a legacy model, in seconds since 1970."""
         for name in (CURRENT, JOBLIB):
             with contextlib.suppress(OSError):
                 return os.lstat(self._store.root / name).st_mtime
@@ -151,11 +151,13 @@ class AliasSource:
             copy = self._mirror.find(version.pointer, version.digest or served.digest)
             place = self._fetched(version, served, signature) if copy is None else self._mirror.note(version, served, copy.bundle)
         except Unkept as error:
-            log.warning("no copy of the model in MLflow was made", extra={"model_version": version.version, "why": str(error)})
+            log.warning(
+                "the replica could not copy the model in MLflow", extra={"model_version": version.version, "why": str(error)}
+            )
             return
         finally:
             self._is_last_read = False
-        log.info("the model in MLflow is copied", extra={"model_version": version.version, "place": place})
+        log.info("the replica copied the model in MLflow", extra={"model_version": version.version, "place": place})
 
     def _fetched(self, version: RegisteredVersion, served: Bundle, signature: Signature) -> str:
         bundle = self._registry.copy(version)

@@ -1,7 +1,7 @@
-"""The trial: the first load of a bundle, in a process of its own with limits on memory and time.
+"""The trial: the first load of a bundle, in a separate process with limits on memory and time.
 
-A model can take all memory or never end while it is loaded or answers its examples. The process of the trial is killed then and the
-bundle is refused; the replica goes on with the model that it has. Only a bundle that passed its trial is loaded into the replica.
+A model can exhaust the memory or run forever while it is loaded or answers its examples. The replica then kills the process,
+refuses the bundle, and continues with the model that it has. It loads only a bundle that passed its trial.
 
 The process gets the bundle through a pipe, and an environment without secrets. It answers with one JSON object.
 """
@@ -27,16 +27,16 @@ from serve_app.inference.policy import TrialLimits
 
 BASE_BYTES = 1024**3
 FACTOR = 30
-"""A trial gets at most BASE_BYTES, and FACTOR times the size of the model's files, whatever the machine has: a file of some hundred
-bytes that needs gigabytes is no model. A compressed pickle grows by less than ten times."""
+"""The memory of a trial is at most BASE_BYTES plus FACTOR times the size of the model's files, on any machine. A file of some
+hundred bytes that needs gigabytes is not a model; a compressed pickle grows less than tenfold."""
 WORKING_FOLDER = "/"
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "MALLOC_ARENA_MAX", "VIRTUAL_ENV", "TMPDIR")
-"""Variables of the environment that the process of a trial gets, besides those in `_environment`; no key or token is among them."""
+"""Environment variables that the process of a trial inherits, besides those in `_environment`. They hold no keys or tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialOrder:
-    """What the process is told: the bundle without its files, their names and sizes (the bytes follow), and what is allowed."""
+    """The input of the process: the bundle without its files, their names and sizes (the bytes follow), and the limits."""
 
     bundle: Bundle
     sizes: tuple[tuple[str, int], ...]
@@ -61,7 +61,7 @@ class Trial:
         self._overdue = False
 
     def run(self, bundle: Bundle, *, allow_joblib: bool, backend: BackendChoice) -> None:
-        """Returns when the bundle can be loaded. Raises BundleRefused with the reason of the process, or `load` for its death."""
+        """Return when the bundle passed. Raises BundleRefused with the reason of the process, or `load` when the process ends."""
         sizes = tuple((name, len(data)) for name, data in bundle.files.items())
         memory = memory_bytes(sum(size for _, size in sizes), self._limits.memory_share)
         order = TrialOrder(replace(bundle, files={}), sizes, allow_joblib, backend, memory, self._limits.seconds)
@@ -101,7 +101,9 @@ class Trial:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise BundleRefused("load", f"no process can be started to try the model ({error.strerror})", final=False) from None
+                raise BundleRefused(
+                    "load", f"the replica cannot start a process for the trial of the model ({error.strerror})", final=False
+                ) from None
             return self._process
 
     def _end_overdue(self) -> None:
@@ -109,7 +111,7 @@ class Trial:
         self._kill()
 
     def _kill(self) -> None:
-        """Kill the process and those that it started."""
+        """Kill the process and its children."""
         with self._lock:
             if self._process is not None and self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -117,19 +119,19 @@ class Trial:
 
 
 def memory_bytes(model_bytes: int, share: float) -> int:
-    """Bytes that the trial of a model with files of this size may use: a share of the container's memory at most."""
+    """Memory in bytes for the trial of a model with files of this size, at most a share of the container's memory."""
     return min(int(memory_limit() * share), BASE_BYTES + FACTOR * model_bytes)
 
 
 def _environment() -> dict[str, str]:
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each thread's stack would count as memory
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # the stack of each thread counts as memory
     return {**passed_on, **threads, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _exchange(process: subprocess.Popen[bytes], order: bytes, bundle: Bundle) -> bytes:
-    """Send the order and the files, from the bytes that the replica has; the answer, empty when the process died."""
+    """Send the order and the files to the process; returns its answer, which is empty when the process ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     with process.stdout:
@@ -141,16 +143,16 @@ def _exchange(process: subprocess.Popen[bytes], order: bytes, bundle: Bundle) ->
 
 
 def _judge(answer: bytes, status: int, memory: int) -> None:
-    """Raise what the process of the trial says, or that it died."""
+    """Raise BundleRefused for a refusal by the process, and for a process that ended without an answer."""
     try:
         verdict = orjson.loads(answer)
         reason, message, final = verdict["reason"], str(verdict["message"]), bool(verdict["final"])
     except (ValueError, KeyError, TypeError):
         name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
         raise BundleRefused(
-            "load", f"the process that tried the model died ({name}); it could use {memory // 2**20} MiB of memory"
+            "load", f"the process that tried the model ended ({name}); its memory limit was {memory // 2**20} MiB"
         ) from None
     if reason == "memory":
-        raise BundleRefused("load", f"the model needs more memory than the {memory // 2**20} MiB that its trial may use")
+        raise BundleRefused("load", f"the model needs more memory than the {memory // 2**20} MiB of its trial")
     if reason is not None:
         raise BundleRefused(reason if reason in BundleRefused.REASONS else "load", message, final=final)

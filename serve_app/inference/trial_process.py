@@ -1,7 +1,7 @@
 """The process of a trial: `python -m serve_app.inference.trial_process`, started by `trial.py`.
 
-It reads an order from its standard input, sets its limits, loads the bundle as a replica does, and writes one JSON object to its
-standard output: `reason` (null when the bundle was loaded, `memory` for the memory limit), `message` and `final` of the refusal.
+It reads an order from its standard input, sets its limits, loads the bundle like a replica, and writes one JSON object to its
+standard output: `reason` (null after a successful load, `memory` for the memory limit), `message` and `final` of the refusal.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from serve_app.inference.trial import TrialOrder
 
 _PR_SET_PDEATHSIG = 1
 _NICENESS = 5
-"""Requests go first: the replica answers with the old model meanwhile."""
+"""A lower priority than the replica, which answers requests with the old model."""
 
 
 def main() -> None:
     """Run one trial."""
     answer_fd = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keeps the output of libraries out of the answer
     _yield_to_replica()
     order = _order(sys.stdin.buffer)
     _limit(order)
     files = {name: sys.stdin.buffer.read(size) for name, size in order.sizes}
     os.write(answer_fd, orjson.dumps(_try(order, files)))
-    os._exit(0)  # no handler of a model runs
+    os._exit(0)  # runs no exit handlers of a model
 
 
 def _try(order: TrialOrder, files: dict[str, bytes]) -> dict[str, object]:
@@ -64,7 +64,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_memory(error: BaseException) -> bool:
-    """ONNX Runtime has no error of its own for memory that it does not get."""
+    """Whether the error means a lack of memory. ONNX Runtime has no special error for it."""
     text = str(error)
     return isinstance(error, MemoryError) or "bad_alloc" in text or "bad allocation" in text or "Failed to allocate memory" in text
 
@@ -76,7 +76,7 @@ def _order(stream: BinaryIO) -> TrialOrder:
 
 
 def _yield_to_replica() -> None:
-    """Die with the replica, be the first process that is killed when memory is short, and let requests go first."""
+    """End with the replica, be the first process to kill when memory is short, and have a lower priority than requests."""
     parent = os.getppid()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -89,12 +89,12 @@ def _yield_to_replica() -> None:
 
 
 def _limit(order: TrialOrder) -> None:
-    """Memory, time, and no files: neither written nor dumped."""
+    """Limit memory and time, and prevent writes to files and core dumps."""
     limits = {resource.RLIMIT_DATA: order.memory_bytes, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
     for kind, limit in limits.items():
         with suppress(OSError, ValueError):
             resource.setrlimit(kind, (limit, limit))
-    signal.setitimer(signal.ITIMER_REAL, order.seconds + 1)  # also when the replica cannot kill it
+    signal.setitimer(signal.ITIMER_REAL, order.seconds + 1)  # in case the replica cannot kill the process
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The proof that a loaded model answers as it did at training, and the measurement of what its calls cost."""
+"""The check that a loaded model repeats its answers from training, and the measurement of its calls."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from serve_app.inference.padding import pad_row
 from serve_app.inference.parity import same_scores
 
 SLOW_SECONDS = 0.0002
-"""A row that takes longer always waits for others to share its call; a quicker one only where the call is batch-invariant."""
+"""A slower row always shares its call with waiting rows; a quicker row only if the model is batch-invariant."""
 MAX_SHARED_ROWS = 32
-"""Rows of a quick model in one shared call, at most."""
+"""Maximum number of rows in one shared call of a quick model."""
 
 WARM_UP_SECONDS = 1.0
 WARM_UP_CALLS = 20
 WARM_UP_ROWS = 8
 INVARIANCE_ROWS = 256
 CALL_SIZES = {1: (2, 3, 5, 7, 8, 12, 13, 25, 31, MAX_SHARED_ROWS), 8: (16, 24, MAX_SHARED_ROWS)}
-"""Multiples of rows to try, and the sizes of the calls that each is tried with. No vector is wider than eight float64."""
+"""Multiples of rows to try, and the sizes of the calls for each. Vectors have at most eight float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallProfile:
-    """What calls of one backend cost, and whether rows may share them; measured once, after loading.
+    """The cost of calls of one backend, and whether rows may share calls; measured once, after the load.
 
-    `row_seconds` is the time of a call with one row, `extra_row_seconds` that of each further row in the same call.
-    `batch_invariant`: a row gets bit for bit the same scores alone and in calls of up to MAX_SHARED_ROWS rows, when the number of
-    rows of each call is a multiple of `batch_multiple`.
+    `row_seconds` is the time of a call with one row; `extra_row_seconds` is that of each further row in the same call.
+    `batch_invariant`: a row gets bit-identical scores alone and in calls of up to MAX_SHARED_ROWS rows, if the number of rows of
+    each call is a multiple of `batch_multiple`.
     """
 
     row_seconds: float
@@ -49,16 +49,16 @@ class CallProfile:
 
     @property
     def slow(self) -> bool:
-        """Whether a row costs so much that it is worth waiting for others."""
+        """Whether a row is so expensive that it should wait for other rows."""
         return self.row_seconds >= SLOW_SECONDS
 
     def seconds(self, rows: float) -> float:
-        """About how long one call with so many rows takes."""
+        """The approximate time in seconds of one call with this number of rows."""
         return self.row_seconds + max(0.0, rows - 1) * self.extra_row_seconds
 
 
 def replay_golden(backend: Backend, signature: Signature, files: Mapping[str, bytes]) -> None:
-    """Compare with the examples recorded at training: another library or processor must not change an answer.
+    """Compare the answers with the golden examples, because another library or processor must not change an answer.
 
     A bundle without examples passes. Raises BundleRefused `golden`, or `load` when the model cannot answer.
     """
@@ -84,7 +84,7 @@ def replay_golden(backend: Backend, signature: Signature, files: Mapping[str, by
 
 
 def warm_up(backend: Backend, signature: Signature) -> CallProfile:
-    """Call the model until the slow first calls are over, and measure the calls; raises BundleRefused `load`."""
+    """Call the model until the slow first calls are over, and return the measurement; raises BundleRefused `load`."""
     try:
         row_seconds, batch_seconds = _best_seconds(backend, signature)
         profile = CallProfile(row_seconds, max(0.0, batch_seconds - row_seconds) / (WARM_UP_ROWS - 1))
@@ -99,7 +99,7 @@ def warm_up(backend: Backend, signature: Signature) -> CallProfile:
 
 
 def sample_rows(signature: Signature, rows: int) -> Matrix:
-    """Coded rows inside the ranges that training saw, shape (rows, features), always the same."""
+    """Deterministic coded rows within the ranges of the training data, shape (rows, features)."""
     random = np.random.default_rng(0)
     return np.column_stack([_sample_column(feature, rows, random) for feature in signature.features])
 
@@ -115,7 +115,7 @@ def _sample_column(feature: Feature, rows: int, random: np.random.Generator) -> 
 
 
 def _best_seconds(backend: Backend, signature: Signature) -> tuple[float, float]:
-    """The shortest times of a call with one row, and of one with WARM_UP_ROWS rows."""
+    """The shortest times in seconds of a call with one row and of a call with WARM_UP_ROWS rows."""
     example = read_rows(signature, [signature.example()])
     sample = sample_rows(signature, WARM_UP_ROWS)
     row_seconds = batch_seconds = math.inf
@@ -129,12 +129,12 @@ def _best_seconds(backend: Backend, signature: Signature) -> tuple[float, float]
         row_seconds = min(row_seconds, between - started)
         batch_seconds = min(batch_seconds, ended - between)
         if ended > deadline:
-            break  # a slow model is as warm after two
+            break  # a slow model needs no more calls
     return row_seconds, batch_seconds
 
 
 def _invariant_multiple(backend: Backend, signature: Signature) -> int | None:
-    """The smallest multiple of rows with which rows do not notice each other; None when there is none."""
+    """The smallest multiple for which rows do not affect each other's scores; None without such a multiple."""
     sample = sample_rows(signature, INVARIANCE_ROWS)
     for multiple, sizes in CALL_SIZES.items():
         alone = np.concatenate([backend.scores(pad_row(row, multiple))[:1] for row in batched(sample, 1)])
@@ -144,7 +144,7 @@ def _invariant_multiple(backend: Backend, signature: Signature) -> int | None:
 
 
 def _scores_by(backend: Backend, sample: Matrix, rows: int) -> Scores:
-    """The scores of a sample, computed with so many rows in each call."""
+    """The scores of a sample, computed with `rows` rows in each call."""
     missing = -len(sample) % rows
     whole = np.concatenate([sample, sample[:missing]])
     return np.concatenate([backend.scores(piece) for piece in batched(whole, rows)])[: len(sample)]

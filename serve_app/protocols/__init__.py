@@ -1,1 +1,1 @@
-"""Wire protocols: from the bytes of a request to a matrix, from scores to the bytes of a response."""
+"""Wire protocols: from the bytes of a request to a matrix, and from scores to the bytes of a response."""

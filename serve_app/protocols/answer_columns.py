@@ -1,7 +1,7 @@
-"""The answers of many rows as columns of text, by the signature: what stands in each row, and what is the same in all.
+"""The answers to many rows as columns of text, by the signature.
 
-A column is a text for all rows, or a list with the text of each row. The last column of an answer is a text for all rows. An answer
-has what the model gives: what it cannot give is absent.
+A column is one text for all rows, or a list with the text of each row. The last column of an answer is one text for all rows. An
+answer has only members that the model can compute.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Columns = Callable[[Scores], list[Column]]
 """From the scores of some rows to the columns of their answers. Raises NotFinite."""
 
 NULL = b"null"
-"""What orjson writes for a number that is not finite."""
+"""The text that orjson writes for a number that is not finite."""
 MANY_NUMBERS = 200
-"""So many are faster checked as an array than searched as text."""
+"""From this count on, a check of the array is faster than a search in the text."""
 
 
 def answer_columns(signature: Signature) -> Columns:
-    """The columns of the answers of this signature; they are chosen once, for all requests."""
+    """A function that returns the columns of the answers; it is selected once for a signature."""
     if signature.outputs:
         return _outputs(signature)
     if signature.task == "outlier detection":
@@ -41,7 +41,7 @@ def answer_columns(signature: Signature) -> Columns:
 
 
 def json_text(label: Label) -> bytes:
-    """The label as a response has it."""
+    """The label as JSON in a response."""
     return orjson.dumps(json_label(label))
 
 
@@ -54,7 +54,7 @@ def texts(values: Scores) -> list[bytes]:
 
 
 def table_of(values: Sequence[bytes]) -> npt.NDArray[np.object_]:
-    """Texts as an array: picking one for each row by an array of positions is twice as fast as picking from a list."""
+    """Texts as an array. Indexing an array with an array of positions is twice as fast as indexing a list for each row."""
     table = np.empty(len(values), object)
     table[:] = values
     return table
@@ -82,7 +82,7 @@ def _quantiles(signature: Signature) -> Columns:
     position = single_value(signature)
     names = _members_of(b"quantiles", [text.decode() for text in texts(np.array(signature.quantiles))])
     if position is None:
-        names[0] = b"{" + names[0][1:]  # without the comma behind the prediction
+        names[0] = b"{" + names[0][1:]  # no prediction before it, so no comma
 
     def quantiles(scores: Scores) -> list[Column]:
         numbers = texts(scores)
@@ -114,7 +114,7 @@ def _classes(signature: Signature) -> Columns:
 
 
 def members_of_sets(labels: Sequence[bytes], members: npt.NDArray[np.bool_], best: npt.NDArray[np.intp]) -> list[Column]:
-    """The predicted class, then the others of the set in the order of the classes; `members` has the shape (rows, classes)."""
+    """The predicted class, then the other classes of the set in their order; `members` has the shape (rows, classes)."""
     others = members.copy()
     others[np.arange(len(best)), best] = False
     further = [b"," + label for label in labels]
@@ -156,11 +156,11 @@ def _outputs(signature: Signature) -> Columns:
 
 
 def _members_of(key: bytes, names: Sequence[str]) -> list[bytes]:
-    """What stands before each number of an object with these names, which is a member of the answer behind another one."""
+    """The text before each number of the object `key` with these names; the object is not the first member of the answer."""
     first, *others = [orjson.dumps(name) + b":" for name in names]
     return [b',"%b":{' % key + first, *(b"," + name for name in others)]
 
 
 def _named(names: Sequence[bytes], numbers: list[bytes]) -> list[Column]:
-    """Names, and behind each its numbers of all rows, which are given row by row."""
+    """The names, each followed by its numbers for all rows; `numbers` are in the order of the rows."""
     return [column for at, name in enumerate(names) for column in (name, numbers[at :: len(names)])]

@@ -1,4 +1,4 @@
-"""The answers of many rows as columns of Arrow; numbers are those that the served API answers."""
+"""The answers to many rows as columns of Arrow. The numbers are equal to the numbers in the JSON answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from serve_app.protocols.encode import as_printed
 
 
 def answer_types(signature: Signature) -> list[tuple[str, pa.DataType]]:
-    """The columns of an answer with their types: what the API answers, one column for each number.
+    """The columns of an answer with their types, one column for each number:
 
     - classification: `prediction`, `confidence`, `probability_CLASS`; with a coverage `in_set_CLASS`
     - regression: `prediction`; with a coverage `interval_low` and `interval_high`; `quantile_LEVEL`
     - outlier detection: `outlier`, `score`
     - clustering: `cluster`, and `distance` or `probability_CLUSTER`
-    - several targets: these columns, each with `_TARGET` behind its first word
+    - several targets: these columns for each target, with `_TARGET` after the first word of the name
     """
     if signature.outputs:
         return [(_of_target(name, part), kind) for _, part in signature.parts for name, kind in answer_types(part)]
@@ -45,7 +45,7 @@ def answer_types(signature: Signature) -> list[tuple[str, pa.DataType]]:
 
 
 def prediction_columns(scores: Scores, signature: Signature) -> dict[str, Any]:
-    """The predicted columns by name; those of `answer_types` except the ones that the model cannot give."""
+    """The predicted columns by name: those of `answer_types`, except columns that the model cannot compute."""
     if signature.outputs:
         return {
             _of_target(name, part): column

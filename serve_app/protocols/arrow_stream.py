@@ -1,6 +1,7 @@
-"""What an Arrow IPC stream says of its size, read from the metadata of its messages before anything of it is unpacked.
+"""The size of an Arrow IPC stream, read from the metadata of its messages before the stream is unpacked.
 
-pyarrow checks the structure of the metadata (a FlatBuffer) when it reads a message; the fields that it does not show are read here.
+pyarrow checks the structure of the metadata (a FlatBuffer) when it reads a message. This module reads fields that pyarrow does not
+expose.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from typing import NamedTuple
 import pyarrow as pa
 
 _HEADER = 2
-"""Position of the header in the table of a message; see Message.fbs, Schema.fbs of the Arrow format for these positions."""
+"""The position of the header in the table of a message. Message.fbs and Schema.fbs of the Arrow format define these positions."""
 _LENGTH, _BUFFERS, _COMPRESSION = 0, 2, 3
-"""Of these fields in the table of a record batch."""
+"""The positions of these fields in the table of a record batch."""
 _DATA, _IS_DELTA = 1, 2
-"""Of these fields in the table of a dictionary batch."""
+"""The positions of these fields in the table of a dictionary batch."""
 _BUFFER_BYTES = 16
 _NOT_COMPRESSED = -1
 
 
 class MessageSize(NamedTuple):
-    """What a message holds: rows, of a dictionary its values; bytes when it is unpacked; and whether it adds to a dictionary."""
+    """The rows of a message (for a dictionary its values), its unpacked bytes, and whether it extends a dictionary."""
 
     rows: int
     unpacked_bytes: int
@@ -29,20 +30,20 @@ class MessageSize(NamedTuple):
 
 
 def message_size(message: pa.ipc.Message) -> MessageSize:
-    """The size of a record batch or of a dictionary. Raises ValueError for sizes that no message has."""
+    """The size of a record batch or of a dictionary. Raises ValueError for invalid metadata."""
     metadata = memoryview(message.metadata)
     try:
         header = _Table.root(metadata).table(_HEADER)
         if header is None:
-            raise ValueError("a message without a header")
+            raise ValueError("a message has no header")
         if message.type != "dictionary":
             return _batch_size(header, message)
         data = header.table(_DATA)
         if data is None:
-            raise ValueError("a dictionary without values")
+            raise ValueError("a dictionary has no values")
         return _batch_size(data, message)._replace(is_delta=bool(header.number(_IS_DELTA, "<B")))
     except struct.error:
-        raise ValueError("metadata that is cut off") from None
+        raise ValueError("the metadata is truncated") from None
 
 
 def _batch_size(batch: _Table, message: pa.ipc.Message) -> MessageSize:
@@ -50,7 +51,7 @@ def _batch_size(batch: _Table, message: pa.ipc.Message) -> MessageSize:
     body = message.body
     size = 0 if body is None else body.size
     if rows < 0:
-        raise ValueError("a negative number of rows")
+        raise ValueError("the number of rows is negative")
     if batch.table(_COMPRESSION) is None:
         return MessageSize(rows, size)
     content, unpacked = memoryview(b"" if body is None else body), 0
@@ -58,32 +59,32 @@ def _batch_size(batch: _Table, message: pa.ipc.Message) -> MessageSize:
         if not length:
             continue
         if offset < 0 or length < 8 or offset + length > size:
-            raise ValueError("a buffer outside its message")
+            raise ValueError("a buffer is outside its message")
         (declared,) = struct.unpack_from("<q", content, offset)
         if declared < _NOT_COMPRESSED:
-            raise ValueError("a negative size of a buffer")
+            raise ValueError("the size of a buffer is negative")
         unpacked += length if declared == _NOT_COMPRESSED else declared
     return MessageSize(rows, unpacked)
 
 
 class _Table(NamedTuple):
-    """A table of a FlatBuffer, at a position of its bytes."""
+    """A table of a FlatBuffer, at a position in its bytes."""
 
     data: memoryview
     position: int
 
     @classmethod
     def root(cls, data: memoryview) -> _Table:
-        """The table that everything begins with."""
+        """The root table."""
         return cls(data, struct.unpack_from("<I", data, 0)[0])
 
     def number(self, field: int, form: str) -> int:
-        """A number; 0 when it is left out."""
+        """A number; 0 when the field is absent."""
         at = self._at(field)
         return struct.unpack_from(form, self.data, at)[0] if at else 0
 
     def table(self, field: int) -> _Table | None:
-        """A table below this one; None when it is left out."""
+        """A table below this table; None when the field is absent."""
         at = self._at(field)
         return _Table(self.data, at + struct.unpack_from("<I", self.data, at)[0]) if at else None
 
@@ -97,7 +98,7 @@ class _Table(NamedTuple):
         return list(struct.iter_unpack("<qq", self.data[start + 4 : start + 4 + count * _BUFFER_BYTES]))
 
     def _at(self, field: int) -> int:
-        """The position of a field in the bytes; 0 when it is left out."""
+        """The position of a field in the bytes; 0 when the field is absent."""
         fields = self.position - struct.unpack_from("<i", self.data, self.position)[0]
         (size,) = struct.unpack_from("<H", self.data, fields)
         if 4 + 2 * field >= size:

@@ -1,7 +1,8 @@
 """Arrow IPC streams and Parquet files as the matrix of the model, and answers as Arrow IPC streams.
 
-What a body says of its rows and of its size when it is unpacked is read first and held to the limits of a request; see
-`arrow_stream` and `parquet_pages`. Dictionaries are coded once and never written out, since a value may be named by every row.
+The readers first check the number of rows and the unpacked size that a body declares against the limits of a request; see
+`arrow_stream` and `parquet_pages`. They code each value of a dictionary once and never expand a dictionary, because every row may
+refer to the same value.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from serve_app.tables.arrow_columns import Coded, Coding, accepted_types, coded,
 from serve_app.tables.arrow_texts import is_text
 
 MOST_PIECES = 1000
-"""Record batches and dictionaries of a stream, or row groups of a file."""
+"""Most record batches and dictionaries of a stream, and most row groups of a file."""
 _MOST_PAGES = 10_000
-"""Pages of the columns that are read."""
+"""Most pages of the columns that are read."""
 _FOOTER_ITEMS = 100_000
 _DECIMAL_BYTES = 32
 
@@ -39,7 +40,7 @@ Source = Callable[[Buffer], Any]
 
 
 def arrow_decoder(context: CodecContext) -> Callable[[Buffer], Matrix]:
-    """A function from an Arrow IPC stream to a matrix, order kept; it raises InvalidInput, Malformed, TooManyRows and TooLarge."""
+    """A function from an Arrow IPC stream to a matrix, rows in order. Raises InvalidInput, Malformed, TooManyRows and TooLarge."""
     return _Reader(context, "arrow", _Stream).read
 
 
@@ -49,7 +50,7 @@ def parquet_decoder(context: CodecContext) -> Callable[[Buffer], Matrix]:
 
 
 def arrow_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
-    """A function from scores to an Arrow IPC stream with the columns that `iris-api score` writes, `model_version` left out.
+    """A function from scores to an Arrow IPC stream with the columns of `iris-api score` except `model_version`.
 
     It raises NotFinite.
     """
@@ -69,7 +70,7 @@ def arrow_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
 
 
 class _Limits:
-    """Counts the rows of one request, and the bytes that it is unpacked to, before they are there."""
+    """Counts the rows and the unpacked bytes of one request before they are in memory."""
 
     def __init__(self, context: CodecContext) -> None:
         self._max_rows = rows_within(context.signature, context.max_rows)
@@ -77,7 +78,7 @@ class _Limits:
         self._rows = self._bytes = self._pieces = 0
 
     def count(self, rows: int, unpacked_bytes: int) -> None:
-        """One more piece. Raises TooManyRows and TooLarge."""
+        """Count one more piece. Raises TooManyRows and TooLarge."""
         self._rows += rows
         self._pieces += 1
         if self._rows > self._max_rows:
@@ -89,10 +90,10 @@ class _Limits:
         self.unpack(unpacked_bytes)
 
     def unpack(self, unpacked_bytes: int) -> None:
-        """Further bytes. Raises TooLarge."""
+        """Count further bytes. Raises TooLarge."""
         self._bytes += unpacked_bytes
         if self._bytes > self._max_bytes:
-            raise TooLarge([Problem("body", "too_long", f"must not be unpacked to more than {self._max_bytes} bytes")])
+            raise TooLarge([Problem("body", "too_long", f"must unpack to at most {self._max_bytes} bytes")])
 
 
 class _Stream:
@@ -106,7 +107,7 @@ class _Stream:
                 continue
             rows, unpacked_bytes, is_delta = message_size(message)
             if is_delta:
-                raise ValueError("a dictionary that grows")
+                raise ValueError("a message extends a dictionary")
             limits.count(0 if message.type == "dictionary" else rows, unpacked_bytes)
         self._reader = pa.ipc.open_stream(source, options=pa.ipc.IpcReadOptions(use_threads=False))
         self.schema: pa.Schema = self._reader.schema
@@ -139,14 +140,14 @@ class _File:
             if column.path in wanted:
                 is_texts = is_text(plain_type(self.schema.field(column.path).type))
                 if (column.physical_type == "BYTE_ARRAY") != is_texts or column.length > _DECIMAL_BYTES:
-                    raise InvalidInput([Problem(column.path, "type", f"must be no column of {column.physical_type}")])
+                    raise InvalidInput([Problem(column.path, "type", f"must not be a column of {column.physical_type}")])
         encoded = self._check_pages(wanted)
         texts = [name for name in encoded if is_text(plain_type(self.schema.field(name).type))]
         groups = [at for at, group in enumerate(self._groups) if group.rows]
         return self._open(texts).read_row_groups(groups, columns=list(names), use_threads=False)
 
     def _open(self, texts: Sequence[str] = ()) -> parquet.ParquetFile:
-        """The file; these columns of texts are read as dictionaries."""
+        """The open file; it reads the columns `texts` as dictionaries."""
         return parquet.ParquetFile(
             pa.BufferReader(pa.py_buffer(self._body)),
             read_dictionary=list(texts),
@@ -157,7 +158,7 @@ class _File:
         )
 
     def _check_pages(self, wanted: frozenset[str]) -> set[str]:
-        """Count what the pages of these columns are unpacked to; those of them that hold a dictionary."""
+        """Count the unpacked bytes of the pages of these columns; return the columns with dictionaries."""
         left, encoded = _MOST_PAGES, set[str]()
         for chunk in (chunk for group in self._groups if group.rows for chunk in group.chunks if chunk.path in wanted):
             for page in pages(self._body, chunk):
@@ -180,8 +181,8 @@ class _Reader:
         self._signature = context.signature
         self._coding = Coding(context.signature, context.unknown)
         self._open = opener
-        kind = {"arrow": "an Arrow IPC stream", "parquet": "a Parquet file"}[form]
-        self._malformed = Problem("body", form, f"must be {kind} that is whole and valid")
+        kind = {"arrow": "Arrow IPC stream", "parquet": "Parquet file"}[form]
+        self._malformed = Problem("body", form, f"must be a complete and valid {kind}")
 
     def read(self, body: Buffer) -> Matrix:
         """The matrix of a body."""
@@ -230,14 +231,14 @@ class _Reader:
 
 
 def _coded(feature: Feature, column: pa.ChunkedArray, coding: Coding) -> Coded:
-    """What the model takes for a column; of a dictionary every value is read once."""
+    """The values of a column in the matrix, and the rules that its rows break; each value of a dictionary is read once."""
     if not pa.types.is_dictionary(column.type):
         text = is_text(column.type) and column.type != pa.string()
         return coded(feature, column.cast(pa.string()) if text else column, coding)
     pieces, wrong, first = [], dict[int, Rule](), 0
     for chunk in column.chunks:
         dictionary = pa.chunked_array([chunk.dictionary])
-        nothing = pa.nulls(1, dictionary.type)  # the value of a row without one
+        nothing = pa.nulls(1, dictionary.type)  # the value of a row that is null
         values, rules = _coded(feature, pa.chunked_array([*dictionary.chunks, nothing]), coding)
         indexes = chunk.indices.cast(pa.int64()).fill_null(len(chunk.dictionary)).to_numpy(zero_copy_only=False)
         pieces.append(values[indexes])
@@ -249,7 +250,7 @@ def _coded(feature: Feature, column: pa.ChunkedArray, coding: Coding) -> Coded:
 
 
 def _all(read: Callable[[], Any]) -> Iterator[Any]:
-    """What this function gives until the end."""
+    """The results of `read` until it raises StopIteration."""
     while True:
         try:
             yield read()

@@ -1,4 +1,4 @@
-"""The seam between the prediction service and a wire protocol: bytes to a matrix, scores to bytes.
+"""The interface between the prediction service and a wire protocol: bytes to a matrix, scores to bytes.
 
 A protocol is one module with a subclass of `Codec` and one line in the table of routes (`serve_app.http.routes.predictions`).
 A codec knows no model, no Ray and no ASGI.
@@ -18,20 +18,20 @@ from serve_app.errors import Problem
 from serve_app.protocols.problem_json import PROBLEM_JSON, problem_json
 
 Buffer = bytes | bytearray
-"""A body; a long one grows piece by piece."""
+"""A body; a long body is a bytearray that grows piece by piece."""
 
 ProtocolName = Literal["native", "open_inference", "open_inference_grpc", "mlflow", "kserve_v1", "vertex", "unknown"]
 """The values of the label `protocol` of the metrics."""
 
 FORMATS = ("json", "csv", "ndjson", "arrow", "parquet", "binary", "protobuf", "unknown")
-"""The formats of request bodies, by which requests are counted; `binary` is JSON with binary tensors behind it."""
+"""The formats of request bodies in the metrics; `binary` is JSON followed by binary tensors."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 """The headers of a request: names in lower case, and values."""
 
 
 class Batch(NamedTuple):
-    """The rows of one request: the matrix, shape (rows, features), and what the codec keeps for the response."""
+    """The rows of one request: the matrix, shape (rows, features), and data that the codec keeps for the response."""
 
     matrix: Matrix
     meta: Any = None
@@ -49,7 +49,7 @@ class ProblemDetails:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecContext:
-    """What a codec may know of the version that is served, and the limits of a request."""
+    """The data about the served version that a codec gets, and the limits of a request."""
 
     signature: Signature
     model_name: str
@@ -63,9 +63,9 @@ class CodecContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """The OpenAPI description of a route: names of its schemas, and these schemas.
+    """The OpenAPI description of a route: the names of its schemas, and the schemas.
 
-    `other_responses` are the schemas of further content types of the response; those that it does not name are text.
+    `other_responses` names the schemas of further content types of the response; a content type without a schema is text.
     """
 
     operation_id: str
@@ -80,10 +80,10 @@ class RowReader(Protocol):
     """Reads the rows of one request from the pieces of its body as they arrive."""
 
     def feed(self, piece: bytes | memoryview) -> Matrix:
-        """The rows that end in this piece, shape (rows, features), perhaps none. Raises what `Codec.decode` does."""
+        """The rows that end in this piece, shape (rows, features), possibly none. Raises the errors of `Codec.decode`."""
 
     def end(self) -> Matrix:
-        """The rows that are left at the end of the body. Raises the same."""
+        """The rows that remain at the end of the body. Raises the same errors."""
 
 
 class Codec(ABC):
@@ -95,17 +95,17 @@ class Codec(ABC):
     protocol: ClassVar[ProtocolName] = "unknown"
     """The name under which requests are counted."""
     single_row: ClassVar[bool]
-    """Whether a body always holds one row; such rows are gathered by the adaptive batcher."""
+    """Whether a body always holds one row. The adaptive batcher gathers such rows."""
     content_type: ClassVar[bytes] = b"application/json"
-    """Content type of a prediction."""
+    """The content type of a prediction."""
     media_types: ClassVar[tuple[str, ...]] = ("application/json",)
     """The content types of a request, as a refusal names them."""
     response_types: ClassVar[tuple[str, ...]] = ()
-    """The content types among which `Accept` chooses; empty where it is not looked at."""
+    """The content types from which `Accept` selects; empty when the codec ignores `Accept`."""
     streams: ClassVar[bool] = False
     """Whether rows are answered while further rows arrive; see `open`."""
     problem_type: ClassVar[bytes] = PROBLEM_JSON
-    """Content type of what `problem` returns."""
+    """The content type of the result of `problem`."""
 
     @abstractmethod
     def __init__(self, context: CodecContext) -> None:
@@ -120,15 +120,15 @@ class Codec(ABC):
         """The body of the response; `scores` has one entry for each row of `batch`, in its order."""
 
     def open(self) -> RowReader:
-        """A reader for the pieces of one body, for a codec that `streams`; what `encode` makes of its rows is joined."""
+        """A reader for the pieces of one body, for a codec that `streams`. The results of `encode` for its rows are joined."""
         raise NotImplementedError
 
     @abstractmethod
     def rows_in(self, body_bytes: int) -> float:
-        """About how many rows a body of this size holds; used to estimate how long its prediction takes."""
+        """The estimated number of rows in a body of this size; used to estimate the time of its prediction."""
 
     def most_rows_in(self, body_bytes: int) -> float:
-        """At most how many rows a body of this size holds; used to bound what is computed on the event loop."""
+        """The largest number of rows in a body of this size; used to limit computations on the event loop."""
         return self.rows_in(body_bytes)
 
     @classmethod
@@ -151,12 +151,12 @@ class Codec(ABC):
 
     @classmethod
     def missing_extra(cls, content_type: bytes) -> str:
-        """The extra of this package with which a request with this `Content-Type` can be decoded; empty when there is none."""
+        """The missing extra of this package that decodes this `Content-Type`; empty when no extra is missing."""
         return ""
 
     @classmethod
     def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:
-        """The codec for a body of a content type that it accepts; None when `accept` names nothing that it can answer."""
+        """The codec for an accepted content type and an `Accept` header; None when `accept` names no supported content type."""
         return cls
 
     @classmethod
@@ -166,28 +166,31 @@ class Codec(ABC):
 
     @classmethod
     def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation | None:
-        """The OpenAPI description of the route, None for a protocol of others; `signature` is None while no model is loaded."""
+        """The OpenAPI description of the route; None for other protocols than the native one.
+
+        `signature` is None while no model is loaded.
+        """
         return None
 
 
 class Request(NamedTuple):
-    """A body that was read as far as to know how many rows it holds, and what the codec needs to read the rest."""
+    """The number of rows in a body, and the content that the codec needs to read them."""
 
     rows: int
     content: Any
 
 
 class Response(NamedTuple):
-    """The body of a response, and the headers that describe it when they are others than those of most responses."""
+    """The body of a response, and the headers that replace its usual content type, if any."""
 
     body: Buffer
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class CountingCodec(Codec):
-    """A codec whose bodies hold one row or many. It counts the rows of a body before it reads their values.
+    """A codec whose bodies hold one row or many rows. It counts the rows of a body before it reads their values.
 
-    Bodies with one row are gathered by the adaptive batcher; those with many rows are predicted as a batch.
+    The adaptive batcher gathers bodies with one row. A body with many rows is predicted as a batch.
     """
 
     single_row = False
@@ -198,7 +201,7 @@ class CountingCodec(Codec):
 
     @abstractmethod
     def batch(self, request: Request) -> Batch:
-        """The rows of a request that was counted. Raises InvalidInput, Malformed and TooLarge."""
+        """The rows of a counted request. Raises InvalidInput, Malformed and TooLarge."""
 
     @abstractmethod
     def respond(self, batch: Batch, scores: Scores) -> Response:

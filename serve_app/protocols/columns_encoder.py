@@ -1,6 +1,6 @@
-"""The answers of many rows as columns: the object of one answer, with the list of all rows in place of each value.
+"""The answers to many rows as columns: the object of one answer, with a list for all rows in place of each value.
 
-The names of members and classes stand there once instead of once for each row, and each list of numbers is written by one call.
+The names of members and classes occur once instead of once for each row, and one call writes each list of numbers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from serve_app.protocols.codec import Buffer
 from serve_app.protocols.encode import PIECE_SCORES, not_finite, row_pieces
 
 Member = tuple[bytes, Callable[[Scores], list[bytes]]]
-"""A JSON text up to a value, and a function from the scores of all rows to the pieces of that value. It raises NotFinite."""
+"""The JSON text before a value, and a function from the scores of all rows to the pieces of the value. It raises NotFinite."""
 
 
 def columns_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
     """A function from the scores of many rows to `{"predictions": {member: [value of each row, …], …}}`. It raises NotFinite.
 
-    Objects stay objects, every other value becomes a list with one value for each row, in the order of the rows; a member that is
-    null in all rows stays null. The numbers are those of the answers by row, digit for digit.
+    Objects stay objects. Every other value becomes a list with one value for each row, in the order of the rows. A member that is
+    null in all rows stays null. The numbers have the same digits as in the answers by row.
     """
     members = _object(_members(signature))
 
@@ -71,7 +71,7 @@ def _of_values(signature: Signature) -> dict[str, list[Member]]:
 def _of_classes(signature: Signature) -> dict[str, list[Member]]:
     clusters, coverage = signature.task == "clustering", signature.coverage
     labels = table_of([json_text(label) for label in signature.classes])
-    first = 1 if clusters else 0  # where the probabilities begin
+    first = 1 if clusters else 0  # the first column of the probabilities
     members = {
         "cluster" if clusters else "prediction": _list(lambda scores: _texts(predicted_positions(scores, signature), labels))
     }
@@ -89,7 +89,7 @@ def _of_classes(signature: Signature) -> dict[str, list[Member]]:
 
 
 def _object(members: dict[str, list[Member]]) -> list[Member]:
-    """An object with these members as one row of texts and pieces."""
+    """An object with these members as one sequence of texts and pieces."""
     found: list[Member] = []
     for number, (name, inner) in enumerate(members.items()):
         (before, pieces), *others = inner
@@ -106,7 +106,7 @@ def _column(at: int) -> list[Member]:
 
 
 def _of_part(members: list[Member], at: int | slice) -> list[Member]:
-    """The same members, from the scores of all targets."""
+    """The members of one target, computed from the scores of all targets."""
 
     def of_part(pieces: Callable[[Scores], list[bytes]]) -> Callable[[Scores], list[bytes]]:
         return lambda scores: pieces(scores[:, at])

@@ -1,6 +1,6 @@
-"""CSV text as the matrix of the model, with the reader of the tables and the field checker of requests.
+"""CSV text as the matrix of the model, with the CSV reader of `serve_app.tables` and the field checks of requests.
 
-The text is read line by line, and rows are coded in groups: memory grows with the matrix, not with the cells.
+The text is read line by line, and rows are coded in groups. Memory therefore grows with the matrix and not with the cells.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from serve_app.tables.csv_format import records_of_lines
 
 GROUP_ROWS = 1024
 _PLAIN = re.compile(r"[0-9.eE+-]*")
-"""Characters of plain numbers: of them, `float` reads nothing else than `plain_number` does."""
+"""The characters of plain numbers. For texts of these characters, `float` accepts the same numbers as `plain_number`."""
 _BITS = {"1": True, "0": False}
 
 Column = Callable[[Sequence[str], int], list[Value]]
-"""From the cells of a column and the number of their first row to its codes; problems are collected aside."""
+"""From the cells of a column and the number of their first row to the values in the matrix. Problems are collected separately."""
 
 
 def csv_decoder(context: CodecContext, *, without_header: bool) -> Callable[[Buffer, bool | None], Matrix]:
-    """A function from CSV text to a matrix, order kept; it raises InvalidInput, Malformed, TooManyRows and TooLarge.
+    """A function from CSV text to a matrix, rows in order. Raises InvalidInput, Malformed, TooManyRows and TooLarge.
 
-    Its second argument says whether the first line is a header; None looks at the line when `without_header` allows text without
-    one: a line that names none of the features is a row then.
+    Its second argument tells whether the first line is a header. With None, the first line is a header, unless `without_header` is
+    set and the line does not name any feature.
     """
 
     def decode(body: Buffer, header: bool | None) -> Matrix:
@@ -59,7 +59,7 @@ class _Reader:
         self._unknown_fields = context.unknown_fields
         self._max_rows = rows_within(context.signature, context.max_rows)
         self._max_row_bytes = context.max_row_bytes
-        self._line_bytes = 0  # of the record that is being read
+        self._line_bytes = 0  # size of the current record
         self._problems: list[Problem] = []
 
     def read(self, body: Buffer, header: bool | None) -> Matrix:
@@ -97,13 +97,13 @@ class _Reader:
             yield line
 
     def _header(self, first: Sequence[str], header: bool | None) -> tuple[str, ...] | None:
-        """The names in the first record; None when it is a row, whose values are in the order of the signature."""
+        """The names in the first record; None when it is a row with values in the order of the signature."""
         names = tuple(name.strip(" ") for name in first)
         if header is None:
             header = not frozenset(names).isdisjoint(self._signature.names)
             if not header and len(names) != len(self._signature.features):
                 width = len(self._signature.features)
-                message = f"must name the model's columns, or hold {width} values in their order, separated by commas"
+                message = f"must name the model's columns, or be a row of {width} values in their order, separated by commas"
                 raise InvalidInput([Problem("header", "columns", message)])
         if not header:
             return None
@@ -119,7 +119,7 @@ class _Reader:
             if count > self._max_rows:
                 raise TooManyRows([Problem("instances", "too_long", f"must hold at most {self._max_rows} rows")])
             if len(record) != width:
-                message = f"must hold {width} values, as many as there are columns"
+                message = f"must hold {width} values, one for each column"
                 raise InvalidInput([*self._problems, Problem(f"instances[{count - 1}]", "shape", message)])
             group.append(record)
             if len(group) == GROUP_ROWS:
@@ -180,7 +180,7 @@ class _Reader:
 
 
 def _gaps(feature: Feature, signature: Signature) -> tuple[str, ...]:
-    """The texts that are null for a feature; an empty cell always is."""
+    """The texts that mean null for a feature; an empty cell is always null."""
     return ("", *signature.missing_texts) if feature.nullable else ("",)
 
 

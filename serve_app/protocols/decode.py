@@ -1,8 +1,8 @@
 """From the bytes of a request to a matrix, compiled once for a signature.
 
-A body is decoded twice at most: msgspec takes the rows that are right, in a microsecond; only what it refuses is read again,
-slowly, to say which field breaks which rule (or to accept a number written as a string, as the legacy clients do). Whatever either
-accepts becomes the same matrix. Both read a large body in pieces, and stop at the first row that is too much.
+A body is decoded at most twice. First msgspec decodes it, in a microsecond for a row. When msgspec refuses it, a slower reader
+reads it again to find which field breaks which rule, or to accept numbers that legacy clients send as strings. Both readers produce
+the same matrix. Both read a large body in pieces and stop at the first row above the limit.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from serve_app.protocols.json_reader import JsonReader, load_object
 from serve_app.protocols.limits import rows_within
 
 Values = Any
-"""The values of rows one after the other: an array of float64, or a list when some of them are texts."""
+"""The values of all rows in one sequence: an array of float64, or a list when some values are texts."""
 
 PIECE_BYTES = 128 * 1024
-"""A larger batch is read in pieces of so many bytes, because all other requests wait while a single call runs."""
+"""A larger batch is read in pieces of so many bytes, because all other requests wait while one call runs."""
 ROW_BYTES = 64 * 1024
 """A larger row is parsed field by field, for the same reason."""
 
@@ -61,10 +61,10 @@ def row_decoder(signature: Signature, *, unknown: Unknown, unknown_fields: Unkno
 def rows_decoder(
     signature: Signature, *, max_rows: int, max_row_bytes: int, unknown: Unknown, unknown_fields: UnknownFields = "ignore"
 ) -> Callable[[Buffer], Matrix]:
-    """A function from `{"instances": [row, ...]}` to a matrix, order kept; it raises InvalidInput, TooManyRows and TooLarge.
+    """A function from `{"instances": [row, ...]}` to a matrix, rows in order. Raises InvalidInput, TooManyRows and TooLarge.
 
-    No more than `rows_within` the signature are read; a row of more than `max_row_bytes`, and a body with more than that beside its
-    rows, are refused when they have to be read slowly.
+    It reads at most `rows_within` rows. The slow reader refuses a row of more than `max_row_bytes`, and a body with more than
+    `max_row_bytes` outside its rows.
     """
     decode = _decoder(signature, unknown_fields, many=True)
     decode_whole = _decoder(signature, unknown_fields, many=True, whole=True)
@@ -112,9 +112,9 @@ def rows_decoder(
 def list_decoder(
     signature: Signature, *, unknown: Unknown, unknown_fields: UnknownFields = "ignore", columns: Sequence[str] | None = None
 ) -> Callable[[Buffer], Matrix]:
-    """A function from a JSON list of rows, small enough for one call, to a matrix. It raises NotFastPath for what is to be judged.
+    """A function from a JSON list of rows, small enough for one call, to a matrix. Raises NotFastPath for the slow reader.
 
-    A row is an object; with `columns`, which may hold others than the model's, it is a list of the values of these columns.
+    A row is an object. With `columns`, a row is a list of the values of these columns; not all of them need be features.
     """
     vector = _vector(signature, unknown)
     width, dtype = len(signature.features), matrix_type(has_texts=signature.has_texts)
@@ -135,7 +135,7 @@ def list_decoder(
 def lines_decoder(
     signature: Signature, *, unknown: Unknown, unknown_fields: UnknownFields = "ignore", columns: Sequence[str] | None = None
 ) -> Callable[[Sequence[Buffer]], Matrix]:
-    """The same for rows that are JSON documents of their own."""
+    """The same for rows that are separate JSON documents."""
     vector = _vector(signature, unknown)
     width, dtype = len(signature.features), matrix_type(has_texts=signature.has_texts)
     decode = _decoder(signature, unknown_fields) if columns is None else _tuples(signature, columns, many=False)
@@ -169,9 +169,9 @@ def column_decoder(feature: Feature, signature: Signature, unknown: Unknown) -> 
 
 
 class BatchReader:
-    """Reads the rows of one batch value by value: it takes numbers as text, and names the fields that break a rule.
+    """Reads the rows of one batch value by value. It accepts numbers as strings and finds the fields that break a rule.
 
-    `count` is how many rows were read so far, by it or by the caller.
+    `count` is the number of rows that this reader or its caller has read.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class BatchReader:
         self._problems: list[Problem] = []
 
     def check_count(self, further: int) -> None:
-        """Raise TooManyRows when so many further rows are too many."""
+        """Raise TooManyRows when so many further rows exceed the limit."""
         if self.count + further > self._max_rows:
             _check_count(self.count + further, self._max_rows)
 
@@ -197,9 +197,9 @@ class BatchReader:
             raise InvalidInput(self._problems[:MAX_PROBLEMS])
 
     def read_piece(self, piece: bytes) -> Matrix:
-        """The matrix of a list of rows that follows the rows counted so far; `check` raises what is wrong with their values.
+        """The matrix of a list of rows that follows the rows counted so far; `check` raises the problems of their values.
 
-        Raises NotFastPath for what is no list, TooManyRows, and InvalidInput once MAX_PROBLEMS are known.
+        Raises NotFastPath when the piece is not a list, TooManyRows, and InvalidInput after MAX_PROBLEMS problems.
         """
         reader = JsonReader(piece, self._max_row_bytes)
         try:
@@ -214,23 +214,23 @@ class BatchReader:
         reader = JsonReader(body, self._max_row_bytes)
         values: Values | None = None
         other_members = False
-        beside = start = 0  # characters that belong to no row
+        beside = start = 0  # characters outside the rows
         for name in reader.members():
             beside += reader.offset - start
             start = reader.offset
             if name == "instances":
-                values = self._instances(reader)  # of two equal names the last counts
+                values = self._instances(reader)  # the last of two equal names counts
                 start = reader.offset
             else:
                 reader.value()
                 other_members = True
             if beside + reader.offset - start > self._max_row_bytes:
-                raise TooLarge([Problem("body", "too_long", f"must hold at most {self._max_row_bytes} bytes beside its rows")])
+                raise TooLarge([Problem("body", "too_long", f"must hold at most {self._max_row_bytes} bytes outside its rows")])
         reader.end()
         if values is None:
             self._problems.append(Problem("instances", "missing", "this field is required"))
         if other_members and self._unknown_fields == "refuse":
-            self._problems.append(Problem("body", "unknown_field", "must hold no other field than instances"))
+            self._problems.append(Problem("body", "unknown_field", "must hold only the field instances"))
         self.check()
         assert values is not None
         matrix = self._matrix(values)
@@ -268,7 +268,7 @@ class BatchReader:
 
 
 class NotFastPath(Exception):
-    """A value that the typed decoder lets through and the slow reader must judge."""
+    """The typed decoder cannot decide about a value; the slow reader must read it."""
 
 
 _NOT_FAST = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NotFastPath)
@@ -283,8 +283,8 @@ _BETWEEN = re.compile(rb"\}[ \t\r\n]*,(?=[ \t\r\n]*\{)")
 def _pieces(body: Buffer, max_row_bytes: int) -> Iterator[bytes]:
     """The rows of `{"instances": [...]}` as lists of about PIECE_BYTES; raises NotFastPath for any other form.
 
-    A cut is made where one row seems to end and the next to begin. It may be inside a string or a row, but then the piece before it
-    is no JSON list of rows, its decoder refuses it, and the body is read whole.
+    A cut is where one row seems to end and the next to begin. It may be inside a string or a row. Then the piece before it is not a
+    JSON list of rows, the decoder refuses the piece, and the body is read whole.
     """
     head, tail = _HEAD.match(body, 0, _EDGE_BYTES), _TAIL.search(body, max(0, len(body) - _EDGE_BYTES))
     if head is None or tail is None:
@@ -295,7 +295,7 @@ def _pieces(body: Buffer, max_row_bytes: int) -> Iterator[bytes]:
         furthest = min(end, start + PIECE_BYTES + max_row_bytes)
         cut = _BETWEEN.search(body, start + PIECE_BYTES, furthest)
         if cut is None and furthest < end:
-            raise NotFastPath  # a row that is too large, or no row at all
+            raise NotFastPath  # a row is too large, or there is no row
         stop = end if cut is None else cut.start() + 1
         yield b"".join((b"[", view[start:stop], b"]"))
         start = end if cut is None else cut.end()
@@ -307,7 +307,7 @@ def _decoder(
     forbid = unknown_fields == "refuse"
     try:
         row = _row_type(signature, forbid_unknown_fields=forbid)
-    except ValueError:  # msgspec takes no field names with quotes, backslashes or control characters
+    except ValueError:  # msgspec does not support field names with quotes, backslashes or control characters
         return _leave_it
     kind: Any = list[row] if many else row  # type: ignore[valid-type]
     if whole:
@@ -324,7 +324,7 @@ def _tuples(signature: Signature, columns: Sequence[str], *, many: bool = True) 
 
 
 def _in_order(signature: Signature, columns: Sequence[str]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """A function from the values of `columns` to those of the features; a feature that is no column is null."""
+    """A function from the values of `columns` to the values of the features; a feature without a column is null."""
     if tuple(columns) == signature.names:
         return tuple
     positions = [columns.index(name) if name in columns else None for name in signature.names]
@@ -350,14 +350,14 @@ def _row_type(signature: Signature, *, forbid_unknown_fields: bool) -> type[msgs
         rename[name] = feature.name
         kind = _value_type(feature)
         fields.append((name, kind, None) if feature.nullable else (name, kind))
-    in_order = sorted(fields, key=len) == fields  # those that may be left out come last
+    in_order = sorted(fields, key=len) == fields  # optional fields come last
     return msgspec.defstruct(
         "Row", fields, rename=rename, kw_only=not in_order, gc=False, forbid_unknown_fields=forbid_unknown_fields
     )
 
 
 def _value_type(feature: Feature) -> Any:
-    """The type of a value in JSON; a value of this type is right unless `_column` says that it must be judged."""
+    """The type of a value in JSON. A value of this type is valid unless `column_reader` raises NotFastPath for it."""
     kind: Any = _TYPES[feature.kind] if feature.date is None or feature.date.epoch is None else float
     if feature.kind == "number":
         minimum, maximum = feature.bounds
@@ -368,7 +368,7 @@ def _value_type(feature: Feature) -> Any:
 
 
 def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]], Sequence[Value]] | None:
-    """A function from the values of a row as JSON has them to those of the matrix; None when they are numbers already."""
+    """A function from the JSON values of a row to its values in the matrix; None when all JSON values are numbers already."""
     if all(feature.kind == "number" and not feature.nullable for feature in signature.features):
         return None
     columns = [column_reader(feature, unknown, signature.missing_texts) for feature in signature.features]
@@ -378,14 +378,14 @@ def _vector(signature: Signature, unknown: Unknown) -> Callable[[tuple[Any, ...]
 
     def vector_of_gaps(values: tuple[Any, ...]) -> list[Value]:
         if values.count(None) == len(columns):
-            raise NotFastPath  # the typed decoder does not tell null from a field that was left out
+            raise NotFastPath  # the typed decoder does not distinguish null from a missing field
         return vector(values)
 
     return vector_of_gaps if all(feature.nullable for feature in signature.features) else vector
 
 
 def column_reader(feature: Feature, unknown: Unknown, missing: tuple[str, ...]) -> Callable[[Any], Value]:
-    """A function from a value of the type that JSON has for this feature to that of the matrix; it raises NotFastPath."""
+    """A function from a JSON value of the type of this feature to its value in the matrix; raises NotFastPath."""
     if feature.kind == "number" and feature.nullable and (gaps := missing_numbers(missing)):
         return lambda value: math.nan if value is None or value in gaps else float(value)
     if feature.date is not None:

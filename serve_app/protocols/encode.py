@@ -1,7 +1,7 @@
-"""From scores to the bytes of an answer, shaped once for a signature.
+"""From scores to the bytes of an answer, prepared once for a signature.
 
-JSON has no NaN and no infinity: orjson writes them as `null`, whose letters are in no number, so that the written text shows a
-result that is not finite, at no cost to any other.
+JSON has no NaN and no infinity; orjson writes them as `null`. No number contains these letters, so a search of the written text
+finds results that are not finite without a separate check of the numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from serve_app.protocols.answer_columns import NULL, Column, answer_columns, jso
 from serve_app.protocols.codec import Buffer
 
 PIECE_SCORES = 16 * 1024
-"""A response is written in pieces of so many scores, because all other requests wait while a single call runs."""
+"""A response is written in pieces of so many scores, because all other requests wait while one call runs."""
 
 
 def row_encoder(signature: Signature) -> Callable[[Scores], bytes]:
@@ -43,27 +43,27 @@ def rows_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
     piece_rows = min(PIECE_ROWS, max(1, PIECE_SCORES // math.prod(signature.score_shape)))
 
     def encode_rows(scores: Scores) -> Buffer:
-        scores = np.ascontiguousarray(scores)  # some estimators give columns side by side
+        scores = np.ascontiguousarray(scores)  # some estimators return column-major arrays
         text = bytearray(b'{"predictions":[')
-        for piece in batched(scores, piece_rows):  # joining all at the end would keep Python's lock for milliseconds
+        for piece in batched(scores, piece_rows):  # one join at the end would hold the GIL for milliseconds
             try:
                 text += b"".join(row_pieces(_with_comma(columns(piece)), len(piece)))
             except NotFinite:
                 raise NotFinite(not_finite(scores)) from None
-        text[-1:] = b"]}"  # in place of the last comma
+        text[-1:] = b"]}"  # replaces the last comma
         return text
 
     return encode_rows
 
 
 def numbers(values: Scores) -> list[float]:
-    """The scores as Python floats; a float32 becomes the number its shortest text names (0.985, not 0.9850000143)."""
+    """The scores as Python floats; a float32 becomes the number of its shortest text (0.985, not 0.9850000143)."""
     flat: list[float] = orjson.loads(orjson.dumps(np.ascontiguousarray(values).ravel(), option=orjson.OPT_SERIALIZE_NUMPY))
     return flat
 
 
 def as_printed(scores: Scores) -> npt.NDArray[np.float64]:
-    """The scores as float64, of the same shape: a float32 becomes the number its shortest text names."""
+    """The scores as float64, of the same shape; a float32 becomes the number of its shortest text."""
     if scores.dtype == np.float64:
         return scores  # type: ignore[return-value]
     pieces = [np.array(numbers(piece), dtype=np.float64) for piece in batched(np.ascontiguousarray(scores).ravel(), PIECE_SCORES)]
@@ -116,14 +116,14 @@ def _class(signature: Signature) -> Callable[[Scores], bytes]:
 
 
 def _with_comma(columns: list[Column]) -> list[Column]:
-    """The columns with a comma behind the last one, which is the same for all rows."""
+    """The columns with a comma after the last column, which is one text for all rows."""
     last = columns[-1]
     assert isinstance(last, bytes)
     return [*columns[:-1], last + b","]
 
 
 def row_pieces(columns: list[Column], count: int) -> list[bytes]:
-    """The pieces of all rows in their order: no Python per row."""
+    """The pieces of all rows in order, without a Python loop over the rows."""
     pieces = [b""] * (count * len(columns))
     for position, column in enumerate(columns):
         pieces[position :: len(columns)] = [column] * count if isinstance(column, bytes) else column

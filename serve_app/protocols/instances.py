@@ -1,4 +1,4 @@
-"""The protocols of `{"instances": […]}`: KServe v1, which is that of TensorFlow Serving, and the containers of Vertex AI."""
+"""The protocols with `{"instances": […]}`: KServe v1 (the protocol of TensorFlow Serving), and the containers of Vertex AI."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.protocols.mlflow import MlflowCodec, sentence
 
 
 class KServeV1Codec(MlflowCodec):
-    """`instances`, or `inputs` in its place, as JSON whatever `Accept` says; the response is `{"predictions": […]}`."""
+    """`instances` or `inputs` as JSON; the response is `{"predictions": […]}`. `Accept` is ignored."""
 
     protocol: ClassVar[ProtocolName] = "kserve_v1"
     media_types = ("application/json",)

@@ -1,7 +1,7 @@
 """A JSON document read value by value, in steps of bounded size.
 
-`json.loads` holds Python's lock until it has read the whole document: all other requests of the process wait meanwhile, and a
-document of 16 MB may become objects of 500 MB. This reader decodes and parses a window of the document at a time, so it runs in a
+`json.loads` holds the GIL until it has read the whole document. All other requests of the process wait for it, and a document of
+16 MB may become objects of 500 MB. This reader decodes and parses one window of the document at a time. It can therefore run in a
 thread beside the event loop, and its caller can stop after any value.
 """
 
@@ -18,25 +18,25 @@ from serve_app.protocols.codec import Buffer
 
 WINDOW_BYTES = 128 * 1024
 _WHITE_SPACE = re.compile(r"[ \t\r\n]*")
-# json reads NaN and Infinity, so that they can be refused by the field's name instead of as a syntax error. A number of thousands
-# of digits is read as a float; Python would refuse to read it as an int.
+# json accepts NaN and Infinity, so the refusal can name the field instead of a syntax error. Integers are read as floats, because
+# Python refuses to parse an int of thousands of digits.
 _DECODER = json.JSONDecoder(parse_int=float)
 _NUMBER_ENDS = 3
-"""Behind a number, so many characters show that it has ended: `1` may go on with `e+5`."""
+"""The number of characters after a number that show that it has ended; `1` may continue with `e+5`."""
 
 
 def malformed() -> Malformed:
-    """The error of a body that is no JSON document in UTF-8."""
+    """The error for a body that is not a JSON document in UTF-8."""
     return Malformed([Problem("body", "json", "must be a JSON document in UTF-8")])
 
 
 def not_an_object() -> InvalidInput:
-    """The error of a document of another kind than an object."""
+    """The error for a JSON document that is not an object."""
     return InvalidInput([Problem("body", "type", "must be a JSON object")])
 
 
 def load_object(body: Buffer) -> dict[str, Any]:
-    """A small JSON object, parsed by one call. Raises Malformed and InvalidInput."""
+    """A small JSON object, parsed with one call. Raises Malformed and InvalidInput."""
     try:
         document = json.loads(body.decode("utf-8-sig"), parse_int=float)
     except (ValueError, RecursionError):
@@ -47,7 +47,7 @@ def load_object(body: Buffer) -> dict[str, Any]:
 
 
 class JsonReader:
-    """Reads `body`; no value that `value` returns is longer than `longest` characters."""
+    """Reads `body`. Values of more than `longest` characters are refused."""
 
     def __init__(self, body: Buffer, longest: int) -> None:
         self._body = memoryview(body)
@@ -87,7 +87,7 @@ class JsonReader:
         return True
 
     def value(self) -> Any:
-        """The next value. Raises Malformed, and TooLarge for one that is longer than `longest`."""
+        """The next value. Raises Malformed, and TooLarge for a value that is longer than `longest`."""
         self.peek()
         while True:
             try:
@@ -106,10 +106,10 @@ class JsonReader:
             self._refill()
 
     def run(self) -> str:
-        """The values of a list from here to the last place of the window at which one seems to end and the next one to begin.
+        """The values of a list up to the last position in the window where one value seems to end and the next to begin.
 
-        Objects or lists without the comma behind the last one; empty when there is no such place. A cut may be wrong: the run is no
-        list of rows then. `skip` goes on behind it, `value` reads the first value of it.
+        The run holds objects or lists, without the comma after the last one; it is empty when there is no such position. A cut may
+        be wrong; then the run is not a list of rows. Call `skip` to continue after the run, or `value` to read its first value.
         """
         self.peek()
         if self.left < self._window_bytes // 2:
@@ -118,9 +118,9 @@ class JsonReader:
         return self._text[self._position : end + 1] if end > self._position else ""
 
     def plain_run(self) -> str:
-        """The values of a list of no lists from here to its end, or to the last comma of the window; see `run`.
+        """The values of a list without inner lists, up to its end or to the last comma in the window; see `run`.
 
-        Behind the end of the list `take` finds its bracket.
+        At the end of the list, `take` finds its bracket.
         """
         self.peek()
         if self.left < self._window_bytes // 2:
@@ -131,12 +131,12 @@ class JsonReader:
         return self._text[self._position : end] if end > self._position else ""
 
     def skip(self, run: str) -> None:
-        """Go on behind a run and its comma; the end of its list stays."""
+        """Skip a run and the comma after it. The closing bracket of the list is not skipped."""
         self._position += len(run)
         self.take(",")
 
     def members(self) -> Iterator[str]:
-        """The names of the fields of an object, one by one; the caller reads the value behind each. Raises InvalidInput."""
+        """The names of the fields of an object, one by one; the caller reads the value after each name. Raises InvalidInput."""
         if self.peek() != "{":
             self.value()
             self.end()
@@ -153,7 +153,7 @@ class JsonReader:
             raise malformed()
 
     def end(self) -> None:
-        """Make sure that nothing follows."""
+        """Raise Malformed when anything follows."""
         if self.peek():
             raise malformed()
 
@@ -175,7 +175,7 @@ class JsonReader:
         return name
 
     def _refill(self) -> bool:
-        """Drop what was read, and decode the next window of the body behind what is left; False at the end of the body."""
+        """Drop the text that was read and append the next window of the body; return False at the end of the body."""
         if self._next_byte >= len(self._body):
             return False
         piece = self._body[self._next_byte : self._next_byte + self._window_bytes]
@@ -190,11 +190,11 @@ class JsonReader:
         return True
 
     def _may_go_on(self) -> bool:
-        """Whether a value that seems broken is perhaps only cut off by the end of the window."""
+        """Whether the end of the window may have truncated a value that seems broken."""
         return self._next_byte < len(self._body) and len(self._text) - self._position <= self._longest
 
     def _refusal(self, error: ValueError) -> InvalidInput:
-        """A value that ends with the window is too long; any other one is broken."""
+        """TooLarge for a value that reaches the end of the window; Malformed for any other value."""
         if self._next_byte >= len(self._body):
             return malformed()
         cut_off = getattr(error, "msg", "").startswith("Unterminated") or getattr(error, "pos", 0) >= len(self._text) - 12

@@ -1,12 +1,12 @@
-"""Tables as JSON in the forms of MLflow, SageMaker, Vertex AI and KServe v1: one reader for all of them.
+"""Tables as JSON in the forms of MLflow, SageMaker, Vertex AI and KServe v1, with one reader for all forms.
 
 - `instances`, `inputs`: a list of rows, each an object or a list of values in the order of the signature
 - `inputs`: also an object of columns, `{"age": [20.5, 30]}`, or one row, `{"age": 20.5}`
 - `dataframe_records`: a list of objects
-- `dataframe_split`, `input_data`: `{"columns": [...], "data": [[...]]}`; without `columns` in the order of the signature
+- `dataframe_split`, `input_data`: `{"columns": [...], "data": [[...]]}`; without `columns`, values in the order of the signature
 
-Every row goes through the field checker of native requests, with what these clients send besides: NaN is null, and 1 and 0 are
-booleans. The names of fields in problems are those of a native batch, `instances[3].age`, in every form.
+The field checks are those of native requests. In addition, NaN is null and the numbers 1 and 0 are booleans, because these clients
+send them. In every form, problems name fields as in a native batch: `instances[3].age`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NUMBERS = msgspec.json.Decoder(list[float]).decode
 
 
 def table_decoder(context: CodecContext, forms: Sequence[str] = FORMS) -> Callable[[Buffer], Matrix]:
-    """A function from a JSON object with a table in one of these members to a matrix, order kept.
+    """A function from a JSON object with a table in one of these members to a matrix, rows in order.
 
     It raises InvalidInput, Malformed, TooManyRows and TooLarge.
     """
@@ -51,7 +51,7 @@ def table_decoder(context: CodecContext, forms: Sequence[str] = FORMS) -> Callab
 
 
 def sent_value(feature: Feature, value: Any) -> Any:
-    """What the value of a table in JSON says: NaN is null, and the numbers 1 and 0 are true and false for a boolean."""
+    """The value of a JSON table as in a native request: null for NaN, and true and false for the numbers 1 and 0 of a boolean."""
     if type(value) is float:
         if value != value:
             return None
@@ -61,7 +61,7 @@ def sent_value(feature: Feature, value: Any) -> Any:
 
 
 class RowReader:
-    """Reads single rows of a table: objects, and lists of the values of `columns` (None: of all features in their order)."""
+    """Reads single rows of a table: objects, and lists of the values of `columns` (None: all features in order)."""
 
     def __init__(self, signature: Signature, columns: Sequence[str] | None) -> None:
         self._by_name = {feature.name: feature for feature in signature.features}
@@ -69,17 +69,19 @@ class RowReader:
         self._is_single = len(self._columns) == 1
 
     def row(self, row: Any, field: str, problems: list[Problem]) -> dict[str, Any] | None:
-        """A row by the names of its values; None, with a problem, for what is no row."""
+        """The values of a row by name; None, and a problem in `problems`, when `row` is not a row."""
         if isinstance(row, dict):
             named = row
         else:
             values = [row] if self._is_single and not isinstance(row, list) else row
             width = len(self._columns)
             if not isinstance(values, list):
-                problems.append(Problem(field, "type", f"must be a JSON object or a list of {width} values: [[…]] holds one row"))
+                problems.append(
+                    Problem(field, "type", f"must be a JSON object or a list of {width} values; write [[…]] for one row")
+                )
                 return None
             if len(values) != width:
-                problems.append(Problem(field, "shape", f"must hold {width} values, as many as there are columns"))
+                problems.append(Problem(field, "shape", f"must hold {width} values, one for each column"))
                 return None
             named = dict(zip(self._columns, values, strict=True))
         by_name = self._by_name
@@ -87,7 +89,7 @@ class RowReader:
 
 
 class TableReader(BatchReader):
-    """Reads the table of one request in bounded steps; see the module."""
+    """Reads the table of one request in bounded steps; the module describes the forms."""
 
     def __init__(self, context: CodecContext, forms: Sequence[str], objects: ListDecoder, lists: ListDecoder) -> None:
         super().__init__(
@@ -112,7 +114,7 @@ class TableReader(BatchReader):
                 _skip(reader)
                 continue
             if matrix is not None:
-                raise InvalidInput([Problem("body", "ambiguous", f"must hold one of {', '.join(self._forms)}, once")])
+                raise InvalidInput([Problem("body", "ambiguous", f"must hold exactly one of {', '.join(self._forms)}")])
             matrix = self._table(name, reader)
         reader.end()
         if matrix is None:
@@ -134,7 +136,7 @@ class TableReader(BatchReader):
         return self._list(reader, RowReader(self._signature, None), self._lists)
 
     def _list(self, reader: JsonReader, rows: RowReader, lists: ListDecoder) -> Matrix:
-        """The rows of a list: many at once where they are right, else one by one."""
+        """The rows of a list: many at once when they are valid, otherwise one by one."""
         reader.expect("[")
         if reader.take("]"):
             return self._matrix(self._no_values())
@@ -157,7 +159,7 @@ class TableReader(BatchReader):
                 return matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
 
     def _fast(self, run: str, lists: ListDecoder) -> Matrix | None:
-        """The matrix of a run whose rows are right; None when they have to be read one by one."""
+        """The matrix of a run of valid rows; None when they must be read one by one."""
         try:
             matrix = (lists if run[0] == "[" else self._objects)(f"[{run}]".encode())
         except (NotFastPath, UnicodeEncodeError):
@@ -199,7 +201,7 @@ class TableReader(BatchReader):
         return self._list(reader, RowReader(self._signature, names), lists)
 
     def _lists_of(self, names: Sequence[str]) -> ListDecoder:
-        """The decoder of lists of other columns; it is made when there are rows for it."""
+        """The decoder of lists of other columns; the first rows create it."""
         made: list[ListDecoder] = []
 
         def decode(body: Buffer) -> Matrix:
@@ -210,7 +212,7 @@ class TableReader(BatchReader):
         return decode
 
     def _columns(self, form: str, columns: Any) -> tuple[str, ...] | None:
-        """The names of the columns; None when the table has none, or only numbers as a frame without names has them."""
+        """The names of the columns; None without names, and for the numbers that a data frame without names has."""
         field = f"{form}.columns"
         if columns is None:
             return None
@@ -221,7 +223,7 @@ class TableReader(BatchReader):
         return tuple(map(label_text, columns))
 
     def _columns_of(self, form: str) -> Any:
-        """The columns that stand behind the data: the request is read once more up to them."""
+        """The columns that follow the data. The request is read a second time to find them."""
         reader = JsonReader(self._body, self._max_row_bytes)
         for name in reader.members():
             if name != form:
@@ -242,7 +244,7 @@ class TableReader(BatchReader):
         for name in reader.members():
             names.append(name)
             if len(names) > 2 * len(by_name) + 1000:
-                raise InvalidInput([Problem("inputs", "columns", "must not hold so many columns that are none of the model's")])
+                raise InvalidInput([Problem("inputs", "columns", "must not hold so many columns that the model does not have")])
             if reader.peek() != "[":
                 row[name] = reader.value()
             elif name in by_name and name not in columns:
@@ -250,7 +252,7 @@ class TableReader(BatchReader):
             else:
                 _skip(reader)
         if row and columns:
-            raise InvalidInput([Problem("inputs", "shape", "must hold lists, one for each column, or values, one row")])
+            raise InvalidInput([Problem("inputs", "shape", "must hold either a list for each column or the values of one row")])
         if not columns:
             values = self._no_values()
             self._add(row, RowReader(self._signature, None), values)
@@ -262,10 +264,10 @@ class TableReader(BatchReader):
         return self._side_by_side(columns)
 
     def _column(self, feature: Feature, reader: JsonReader) -> Values:
-        """The values of a column: many at once where they are right, else one by one."""
+        """The values of a column: many at once when they are valid, otherwise one by one."""
         values: Values = [] if feature.kind == "text" else array("d")
         decode = column_decoder(feature, self._signature, self._unknown)
-        self.count = 0  # every column has the rows of the table
+        self.count = 0  # every column has all rows of the table
         reader.expect("[")
         if reader.take("]"):
             return values
@@ -306,28 +308,28 @@ class TableReader(BatchReader):
 
 
 def check_columns(signature: Signature, names: Sequence[str], field: str, unknown_fields: UnknownFields) -> None:
-    """Raise InvalidInput for columns that repeat, that the model needs and the table lacks, or that are refused."""
+    """Raise InvalidInput for repeated columns, missing required columns, and refused columns."""
     known = frozenset(names)
     if len(known) != len(names):
         raise InvalidInput([Problem(field, "duplicate", "must name every column once")])
     missing = [feature.name for feature in signature.features if feature.name not in known and not feature.nullable]
     if missing:
         raise InvalidInput([Problem(name, "missing", "this column is required") for name in missing[:MAX_PROBLEMS]])
-    if known.isdisjoint(signature.names):  # all of them may be left out, but a row needs one
-        raise InvalidInput([Problem(field, "missing", "must name one of the model's columns")])
+    if known.isdisjoint(signature.names):  # all columns are optional, but a row needs at least one
+        raise InvalidInput([Problem(field, "missing", "must name at least one of the model's columns")])
     if unknown_fields == "refuse" and not known.issubset(signature.names):
-        raise InvalidInput([Problem(field, "unknown_field", "must name no other column than the model's")])
+        raise InvalidInput([Problem(field, "unknown_field", "must name only the model's columns")])
 
 
 def _decoded(run: str, decode: Callable[[Buffer], Any]) -> Any:
-    """The values of a run. Raises NotFastPath for an empty one too: behind it is no value, or one that is not whole."""
+    """The values of a run. Raises NotFastPath, also for an empty run: no value follows, or an incomplete one."""
     if not run:
         raise NotFastPath
     return decode(f"[{run}]".encode())
 
 
 def _skip(reader: JsonReader) -> None:
-    """Read a value that is of no interest, a list item by item."""
+    """Skip a value; a list is skipped item by item."""
     if reader.peek() != "[":
         reader.value()
         return

@@ -1,4 +1,4 @@
-"""The formats of tables over HTTP, and what `Content-Type` and `Accept` say of them."""
+"""The formats of tables over HTTP, and their names in `Content-Type` and `Accept`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEDIA_TYPES: Mapping[Format, str] = {
     "ndjson": "application/x-ndjson",
     **(ARROW_TYPES if HAS_ARROW else {}),
 }
-"""The media type of a table in each format that is read here."""
+"""The media type of each format that this server reads."""
 ANSWER_TYPES: Mapping[AnswerFormat, str] = {
     "json": MEDIA_TYPES["json"],
     "csv": MEDIA_TYPES["csv"],
@@ -29,10 +29,10 @@ ANSWER_TYPES: Mapping[AnswerFormat, str] = {
     **({"arrow": ARROW_TYPES["arrow"]} if HAS_ARROW else {}),
     "columns": "application/json; orient=columns",
 }
-"""The media type of a response in each format; the first one is the answer when `Accept` does not care."""
+"""The media type of a response in each format. The first format is the default."""
 
 TABLE_ANSWERS: tuple[AnswerFormat, ...] = tuple(form for form in ANSWER_TYPES if form != "columns")
-"""The formats in which the answer of every protocol of tables is written."""
+"""The response formats that all protocols of tables have."""
 
 _FORMATS: Mapping[str, Format] = {
     **{media_type: form for form, media_type in MEDIA_TYPES.items()},
@@ -46,7 +46,7 @@ _UTF8 = frozenset({"", "utf-8", "utf8", "us-ascii"})
 
 
 class MediaType(NamedTuple):
-    """The format of a body, and whether its first line is a header (`header=absent` of RFC 4180 says no, None says nothing)."""
+    """The format of a body, and its parameter `header` (RFC 4180): True for present, False for absent, None when not given."""
 
     form: Format
     header: bool | None = None
@@ -54,7 +54,7 @@ class MediaType(NamedTuple):
 
 @lru_cache(maxsize=256)
 def format_of(content_type: bytes) -> MediaType | None:
-    """The format that a `Content-Type` names; None for one that is no table, or in another encoding than UTF-8."""
+    """The format that a `Content-Type` names; None when it is not a table format or not in UTF-8."""
     media_type, *parameters = content_type.decode("latin-1").lower().split(";")
     named = dict(_parameter(parameter) for parameter in parameters)
     media_type = media_type.strip()
@@ -66,16 +66,16 @@ def format_of(content_type: bytes) -> MediaType | None:
 
 
 def missing_extra(content_type: bytes) -> str:
-    """The extra of this package that a `Content-Type` needs and that is not installed; empty for any other one."""
+    """The missing extra of this package that a `Content-Type` requires; empty when no extra is missing."""
     media_type = content_type.decode("latin-1").lower().partition(";")[0].strip()
     return ARROW_EXTRA if not HAS_ARROW and media_type in ARROW_TYPES.values() else ""
 
 
 @lru_cache(maxsize=256)
 def answer_format(accept: bytes, formats: tuple[AnswerFormat, ...] = TABLE_ANSWERS) -> AnswerFormat | None:
-    """Which of the formats an `Accept` asks for: the highest weight, then the first in its order; JSON where it does not care.
+    """The format that `Accept` prefers: the highest weight, then the first in its order; JSON for an empty header.
 
-    None when it takes none of them.
+    None when `Accept` excludes all formats.
     """
     ranges = [_weighted(each) for each in accept.decode("latin-1").lower().split(",") if each.strip()]
     if not ranges:
@@ -91,7 +91,7 @@ def answer_format(accept: bytes, formats: tuple[AnswerFormat, ...] = TABLE_ANSWE
 
 
 def _weight(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
-    """The weight of a media type and the position of the range that gives it, the most specific one (RFC 9110, section 12.5.1)."""
+    """The weight of a media type and the position of its most specific range (RFC 9110, section 12.5.1)."""
     without_parameter = media_type.partition(";")[0]
     for pattern in dict.fromkeys((media_type, without_parameter, media_type.partition("/")[0] + "/*", "*/*")):
         for position, (name, weight) in enumerate(ranges):
@@ -101,7 +101,7 @@ def _weight(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, in
 
 
 def _weighted(text: str) -> tuple[str, float]:
-    """A media range, with the parameter `orient` but no other, and its weight."""
+    """A media range and its weight. The range keeps the parameter `orient` and drops all others."""
     name, *parameters = text.split(";")
     named = dict(_parameter(parameter) for parameter in parameters)
     name = name.strip() + (f";orient={named['orient']}" if "orient" in named else "")

@@ -1,4 +1,4 @@
-"""MLflow's scoring protocol: `/invocations` as `mlflow models serve` and the containers of SageMaker answer it."""
+"""MLflow's scoring protocol: `/invocations`, as in `mlflow models serve` and the containers of SageMaker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ERROR_CODES: Mapping[int, str] = {
 class MlflowCodec(TableCodec):
     """One of `dataframe_split`, `dataframe_records`, `instances`, `inputs` and `input_data`; other members are ignored.
 
-    The response is `{"predictions": […]}` with what the estimator's `predict` returns. CSV text may have no header line.
+    The response is `{"predictions": […]}` with the results of the estimator's `predict`. The header line of CSV text is optional.
     """
 
     protocol: ClassVar[ProtocolName] = "mlflow"
@@ -44,7 +44,7 @@ class MlflowCodec(TableCodec):
 
     @classmethod
     def status(cls, problem: ProblemDetails) -> int:
-        """Input that breaks the signature is a bad request."""
+        """The HTTP status; 400 for input that breaks the signature."""
         return 400 if problem.status == 422 else problem.status
 
     @classmethod
@@ -55,6 +55,6 @@ class MlflowCodec(TableCodec):
 
 
 def sentence(problem: ProblemDetails) -> str:
-    """A problem as one text: the detail, then each field with the rule that it breaks."""
+    """A problem as one text: the detail, then each field and the rule that it breaks."""
     rules = "; ".join(f"{error.field} {error.message}" for error in problem.errors)
     return f"{problem.detail} {rules}." if rules else problem.detail

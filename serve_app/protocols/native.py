@@ -17,7 +17,7 @@ from serve_app.protocols.table_codec import TableCodec
 
 
 class NativeRowCodec(Codec):
-    """A JSON object with the features of one row; the response is the prediction of that row."""
+    """A JSON object with the features of one row; the response is the prediction for this row."""
 
     protocol = "native"
     single_row = True
@@ -32,7 +32,7 @@ class NativeRowCodec(Codec):
         return Batch(self._decode(body))
 
     def encode(self, batch: Batch, scores: Scores) -> bytes:
-        """`{"prediction": …, "confidence": …, "probabilities": {…}}`; a regression has the prediction alone."""
+        """`{"prediction": …, "confidence": …, "probabilities": {…}}`; the members depend on the signature."""
         return self._encode(scores)
 
     def rows_in(self, body_bytes: int) -> float:
@@ -41,7 +41,7 @@ class NativeRowCodec(Codec):
 
     @classmethod
     def operation(cls, signature: Signature | None, *, max_rows: int, unknown_fields: UnknownFields = "ignore") -> Operation:
-        """`Row` and `Prediction`, after the signature of the served model."""
+        """`Row` and `Prediction` for the signature of the served model."""
         return Operation(
             operation_id="predict",
             summary="Predict one row",
@@ -54,7 +54,8 @@ class NativeRowCodec(Codec):
 class NativeBatchCodec(TableCodec):
     """`{"instances": [row, …]}`; the response is `{"predictions": [prediction, …]}` in the same order.
 
-    The rows may also be CSV text with a header line, or lines of JSON; so may the predictions, which may be columns besides.
+    Rows and predictions may also be CSV text with a header line, lines of JSON, or Arrow; rows also Parquet, predictions also
+    columns of JSON.
     """
 
     protocol = "native"
@@ -76,7 +77,7 @@ class NativeBatchCodec(TableCodec):
         return rows_encoder(signature)
 
     def least_json_row_bytes(self, signature: Signature) -> int:
-        """An object without the columns that may be left out."""
+        """The size of an object without its optional columns, in bytes."""
         return least_row_bytes(signature)
 
     @classmethod
@@ -85,7 +86,7 @@ class NativeBatchCodec(TableCodec):
         most_rows = max_rows if signature is None else rows_within(signature, max_rows)
         return Operation(
             operation_id="predictBatch",
-            summary="Predict many rows, order kept",
+            summary="Predict many rows, in their order",
             request="Rows",
             response="Predictions",
             other_responses={ANSWER_TYPES["columns"]: "PredictionColumns"},

@@ -1,7 +1,7 @@
-"""JSON Schema of the bodies of the native protocol, written after the signature of the served model.
+"""JSON Schema of the bodies of the native protocol, for the signature of the served model.
 
-Anybody may read it, so it has what a client must know to send a request (names, kinds, bounds, categories, classes) and nothing
-that was learnt from the training rows beyond that: neither their ranges nor one of their values.
+The schema is public by default. It contains what a client needs to send a request: names, kinds, bounds, categories and classes. It
+contains nothing else from the training rows, such as their ranges or values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from serve_app.artifacts.signature import EXAMPLE_TEXT, Feature, Label, Signatur
 
 
 def row(signature: Signature | None, unknown_fields: UnknownFields = "ignore") -> dict[str, Any]:
-    """The object of one row; without a signature any object."""
+    """The object of one row; any object without a signature."""
     further = {"ignore": "ignored", "refuse": "refused"}[unknown_fields]
     schema: dict[str, Any] = {"type": "object", "description": f"Features of one row; further fields are {further}."}
     if signature is not None:
@@ -23,7 +23,7 @@ def row(signature: Signature | None, unknown_fields: UnknownFields = "ignore") -
             schema["additionalProperties"] = False
         if all(feature.nullable for feature in signature.features):
             schema["minProperties"] = 1
-            schema["description"] += " One of the features at least must be there."
+            schema["description"] += " At least one feature is required."
         schema["properties"] = {feature.name: _feature(feature) for feature in signature.features}
         schema["required"] = [feature.name for feature in signature.features if not feature.nullable]
         schema["example"] = example(signature)
@@ -48,7 +48,7 @@ def prediction(signature: Signature | None) -> dict[str, Any]:
     if signature.outputs:
         return _object({"outputs": _object({part.target: prediction(part) for _, part in signature.parts})})
     if signature.task == "outlier detection":
-        score = {"type": "number", "description": "Below 0 for an outlier; the lower, the more unusual the row."}
+        score = {"type": "number", "description": "Below 0 for an outlier; a lower score means a more unusual row."}
         return _object({"outlier": {"type": "boolean"}, "score": score})
     if signature.task == "clustering":
         return _cluster(signature)
@@ -65,7 +65,7 @@ def _number(signature: Signature) -> dict[str, Any]:
     if signature.quantiles:
         properties["quantiles"] = _object({label_text(level): number for level in signature.quantiles})
     if signature.coverage is not None:
-        description = f"The true value is inside for a share of {signature.coverage.level:g} of the rows."
+        description = f"Contains the true value for a share of {signature.coverage.level:g} of the rows."
         properties["interval"] = {"type": "array", "items": number, "minItems": 2, "maxItems": 2, "description": description}
     return _object(properties)
 
@@ -79,7 +79,7 @@ def _class(signature: Signature) -> dict[str, Any]:
         "probabilities": _probabilities(signature) if signature.probabilistic else null,
     }
     if signature.coverage is not None:
-        description = f"The true class is among them for a share of {signature.coverage.level:g} of the rows."
+        description = f"Contains the true class for a share of {signature.coverage.level:g} of the rows."
         properties["prediction_set"] = {
             "type": "array",
             "items": label,
@@ -95,7 +95,7 @@ def _cluster(signature: Signature) -> dict[str, Any]:
     if signature.probabilistic:
         properties["probabilities"] = _probabilities(signature)
     elif signature.distance:
-        properties["distance"] = {"type": "number", "minimum": 0, "description": "To the nearest centre of a cluster."}
+        properties["distance"] = {"type": "number", "minimum": 0, "description": "Distance to the nearest cluster centre."}
     return _object(properties)
 
 
@@ -121,7 +121,7 @@ def prediction_columns(signature: Signature | None) -> dict[str, Any]:
 
 
 def _as_columns(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same for all rows: objects stay objects, null stays null, every other value becomes a list with one for each row."""
+    """The schema for all rows: objects and null stay, and every other value becomes a list with one value for each row."""
     if schema.get("type") == "object":
         if "properties" not in schema:
             return schema
@@ -130,7 +130,7 @@ def _as_columns(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def example(signature: Signature) -> dict[str, Label]:
-    """A row that is answered when it is pasted into a request; it follows from kinds, bounds and categories alone."""
+    """A row that is valid in a request; it depends only on kinds, bounds and categories."""
     return {feature.name: _example(feature) for feature in signature.features}
 
 

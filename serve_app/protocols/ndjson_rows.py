@@ -1,4 +1,4 @@
-"""Rows as lines of JSON, read in pieces as they arrive: the first rows can be answered before the last ones are there."""
+"""Rows as lines of JSON, read in pieces as they arrive. The first rows can be answered before the last rows arrive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class LineDecoder:
-    """The decoders of a signature: a line is an object; where `lists` are allowed, also the values in the order of the signature.
+    """The decoders of a signature. A line is an object; with `lists`, it may also be the values in the order of the signature.
 
     With `lists`, NaN is null and 1 and 0 are booleans, as in `json_tables`.
     """
@@ -43,7 +43,7 @@ class LineDecoder:
                 matrices.append(reader.feed(view[start : start + PIECE_BYTES]) if start < len(body) else reader.end())
             except (Malformed, TooManyRows, TooLarge):
                 raise
-            except InvalidInput as error:  # pieces behind it may hold wrong rows too
+            except InvalidInput as error:  # later pieces may have invalid rows, too
                 problems += error.problems
                 if len(problems) >= MAX_PROBLEMS:
                     break
@@ -57,7 +57,7 @@ class LineDecoder:
 
 
 class LineReader:
-    """Reads the lines of one request; `count` is how many rows were read."""
+    """Reads the lines of one request; `count` is the number of rows that it has read."""
 
     def __init__(self, decoder: LineDecoder) -> None:
         self._decoder = decoder
@@ -77,7 +77,7 @@ class LineReader:
         return self._matrix(lines, last=self._rest)
 
     def end(self) -> Matrix:
-        """The row behind the last line end, if there is one. Raises the same, also for a body without rows."""
+        """The row after the last line end, if any. Raises the same errors, and InvalidInput for a body without rows."""
         lines, self._rest = [self._rest], b""
         matrix = self._matrix(lines, last=b"")
         if not self.count:
@@ -110,7 +110,7 @@ class LineReader:
             row, rows = _loaded(line, field), self._decoder.rows
             if rows is not None:
                 row = rows.row(row, field, problems)
-            if rows is None or row is not None:  # else its problem is named
+            if rows is None or row is not None:  # otherwise its problem was added
                 values.extend(read_row(signature, row, f"{field}.", problems, context.unknown, context.unknown_fields))
             if len(problems) >= MAX_PROBLEMS:
                 break

@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over REST, with its binary tensor data and classification extensions.
 
-`POST /v2/models/NAME/infer` takes tensors and answers tensors. The content type of a request is not looked at: clients send several
-and none; the header `Inference-Header-Content-Length` alone says that binary values follow the JSON.
+`POST /v2/models/NAME/infer` takes tensors and returns tensors. The codec ignores the content type of a request, because clients
+send different content types or none. Only the header `Inference-Header-Content-Length` tells that binary values follow the JSON.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ HEADER_LENGTH = b"inference-header-content-length"
 OCTET_STREAM = b"application/octet-stream"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 ROW_BYTES = 4096
-"""A body of at most this size is first read as the most usual request, one tensor in JSON with one row."""
+"""A body of at most this size is first read as the most common request: one tensor in JSON with one row."""
 MAX_NAMED = 5
-"""Fields named in the sentence of an error; its `errors` name more."""
+"""Most fields in the sentence of an error; `errors` lists more of them."""
 _WRONG_LENGTH = Problem(
     "Inference-Header-Content-Length",
     "size",
@@ -46,7 +46,7 @@ _WRONG_LENGTH = Problem(
 
 
 class Requested(NamedTuple):
-    """An output of a response: as binary values or as JSON, and of how many classes when it is a ranking."""
+    """An output of a response: as binary values or as JSON, and the number of classes when it is a ranking."""
 
     output: Output
     writing: Written
@@ -55,7 +55,7 @@ class Requested(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What is kept of a request until its response is written; `binary`: an output of `requested` is."""
+    """The data of a request that its response needs. `binary` tells whether any output in `requested` is binary."""
 
     id: str | None
     requested: Sequence[Requested]
@@ -63,7 +63,7 @@ class Asked(NamedTuple):
 
 
 class OpenInferenceCodec(CountingCodec):
-    """Requests with tensors; the response has the tensors that the request asks for, all of them unless it says otherwise."""
+    """Requests with tensors. The response has the outputs that the request names, or all outputs when it names none."""
 
     protocol: ClassVar[ProtocolName] = "open_inference"
     problem_type = b"application/json"
@@ -103,7 +103,7 @@ class OpenInferenceCodec(CountingCodec):
         return Batch(content if isinstance(content, np.ndarray) else self._rows.matrix(content, request.rows), asked)
 
     def respond(self, batch: Batch, scores: Scores) -> Response:
-        """`{"model_name": …, "model_version": …, "id": …, "outputs": […]}`, and the binary values behind it."""
+        """`{"model_name": …, "model_version": …, "id": …, "outputs": […]}`, followed by the binary values."""
         asked: Asked = batch.meta
         rows = b"%d" % len(scores)
         pieces = [self._head]
@@ -113,41 +113,41 @@ class OpenInferenceCodec(CountingCodec):
         tail: list[bytes] = []
         for each in asked.requested:
             _write(each, scores, rows, pieces, tail)
-        pieces[-1] = pieces[-1][:-1] + b"]}"  # without the last comma
+        pieces[-1] = pieces[-1][:-1] + b"]}"  # replaces the last comma
         if not asked.binary:
             return Response(b"".join(pieces))
         length = sum(map(len, pieces))
         return Response(b"".join(pieces + tail), ((b"content-type", OCTET_STREAM), (HEADER_LENGTH, b"%d" % length)))
 
     def rows_in(self, body_bytes: int) -> float:
-        """As many as there are float64 numbers."""
+        """The number of rows if the body were float64 numbers only."""
         return body_bytes / (8 * self._row_values)
 
     @classmethod
     def accepts(cls, content_type: bytes) -> bool:
-        """Every content type: clients of the protocol send octet-stream with JSON, forms with JSON, and none with binary values."""
+        """True for every content type: clients send octet-stream or form types with JSON, and binary values without a type."""
         return True
 
     @classmethod
     def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
-        """JSON alone, or with binary tensors behind it."""
+        """`json`, or `binary` for JSON followed by binary tensors."""
         return "binary" if HEADER_LENGTH in headers else "json"
 
     @classmethod
     def status(cls, problem: ProblemDetails) -> int:
-        """The protocol has 400 for every request that cannot be answered as it is."""
+        """The HTTP status; 400 for input that breaks the signature, because the protocol does not use 422."""
         return 400 if problem.status == 422 else problem.status
 
     @classmethod
     def problem(cls, problem: ProblemDetails) -> bytes:
-        """`{"error": "…"}`, all that clients of the protocol read, with the code and the fields at fault beside it."""
+        """`{"error": "…"}`, the only member that clients of the protocol read, with the code and the fields at fault."""
         document: dict[str, Any] = {"error": sentence(problem), "code": problem.code}
         if problem.status < 500 and problem.errors:
             document["errors"] = [{"field": each.field, "code": each.code, "message": each.message} for each in problem.errors]
         return orjson.dumps(document)
 
     def _asked(self, document: RequestDocument | RowDocument) -> Asked:
-        """What is kept of a request. Raises InvalidInput."""
+        """The data of a request that its response needs. Raises InvalidInput."""
         requested = self._requested(document)
         return Asked(document.id, requested, requested is not self._all and any(each.binary for each in requested))
 
@@ -158,10 +158,10 @@ class OpenInferenceCodec(CountingCodec):
         if not document.outputs:
             return self._all_binary if binary else self._all
         if len(document.outputs) > len(self._all):
-            raise _wrong_output("outputs", "too_long", f"must name at most the {len(self._all)} outputs of the model")
+            raise _wrong_output("outputs", "too_long", f"must name at most {len(self._all)} outputs, as many as the model has")
         requested = [self._output(at, each, binary) for at, each in enumerate(document.outputs)]
         if len({each.output.name for each in requested}) < len(requested):
-            raise _wrong_output("outputs", "duplicate_output", "must not name an output twice")
+            raise _wrong_output("outputs", "duplicate_output", "must name each output only once")
         return requested
 
     def _output(self, at: int, document: OutputDocument, binary: bool) -> Requested:
@@ -175,7 +175,7 @@ class OpenInferenceCodec(CountingCodec):
         classes = parameters.classification
         if classes is not None:
             if requested.output.datatype != "FP64":
-                raise _wrong_output(f"{field}.parameters.classification", "type", "must belong to an output of numbers")
+                raise _wrong_output(f"{field}.parameters.classification", "type", "must be left out for an output without numbers")
             if classes < 1:
                 raise _wrong_output(f"{field}.parameters.classification", "out_of_range", "must be at least 1")
             classes = min(classes, requested.output.width)
@@ -183,7 +183,7 @@ class OpenInferenceCodec(CountingCodec):
 
 
 def sentence(problem: ProblemDetails) -> str:
-    """What is wrong, with the first fields at fault."""
+    """The rules that the first fields at fault break; the detail of the problem without such fields or for a server error."""
     if problem.status >= 500 or not problem.errors:
         return problem.detail
     fields = "; ".join(f"{error.field} {error.message}" for error in problem.errors[:MAX_NAMED])
@@ -195,7 +195,7 @@ def _wrong_output(field: str, code: str, message: str) -> InvalidInput:
 
 
 def _write(each: Requested, scores: Scores, rows: bytes, pieces: list[bytes], tail: list[bytes]) -> None:
-    """Append the JSON of an output, a comma behind it, to `pieces`, and its binary values to `tail`."""
+    """Append the JSON of an output and a comma to `pieces`, and its binary values to `tail`."""
     output, writing = each.output, each.writing
     width, head = output.width, writing.head
     if each.classes is not None:
@@ -213,7 +213,7 @@ def _write(each: Requested, scores: Scores, rows: bytes, pieces: list[bytes], ta
 
 
 def _parts(body: Buffer, headers: Headers) -> tuple[Buffer | memoryview, memoryview | None]:
-    """The JSON of a request, and the binary values behind it; None when there are none. Raises InvalidInput."""
+    """The JSON of a request, and the binary values after it (None without the header). Raises InvalidInput."""
     for name, value in headers:
         if name == HEADER_LENGTH:
             length = int(value) if value.isdigit() and len(value) < 20 else -1
@@ -238,7 +238,7 @@ def _tensors(document: RequestDocument, data: Sequence[bytes | None], values: me
         if size is not None:
             left = 0 if values is None else len(values) - at
             if values is None or not 0 <= size <= left:
-                message = f"must be at most the {left} bytes that are left behind the JSON and Inference-Header-Content-Length"
+                message = f"must be at most {left}, the bytes left after the JSON; check Inference-Header-Content-Length"
                 raise InvalidInput([Problem(f"{where}.parameters.binary_data_size", "size", message)])
             raw = values[at : at + size]
             at += size
@@ -246,5 +246,5 @@ def _tensors(document: RequestDocument, data: Sequence[bytes | None], values: me
             raise InvalidInput([Problem(f"{where}.data", "type", "must be a list")])
         tensors.append(Tensor(where, each.name, each.datatype, tuple(each.shape), json, raw))
     if values is not None and at != len(values):
-        raise InvalidInput([Problem("body", "size", "must end with the last byte that the parameters binary_data_size name")])
+        raise InvalidInput([Problem("body", "size", "must not hold more bytes than the parameters binary_data_size declare")])
     return tuple(tensors)

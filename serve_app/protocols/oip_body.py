@@ -1,6 +1,6 @@
 """The JSON of a request of the Open Inference Protocol, without the values of its tensors.
 
-The values of a tensor are left as bytes, so that nothing of them is in memory before names, datatypes and shapes were checked.
+The values of a tensor stay bytes, so that no value is parsed into memory before names, datatypes and shapes are checked.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from serve_app.protocols.codec import Buffer
 from serve_app.protocols.json_reader import malformed
 
 WHOLE_BYTES = 64 * 1024
-"""A larger JSON text is read in steps, because all other requests wait while a single call runs."""
+"""A larger JSON text is read in steps, because all other requests wait while one call runs."""
 STEP_TOKENS = 200
 TEXT_TOKENS = 16
 TOKEN_BYTES = 2048
-"""What one step passes over: so many ends of lists, texts of so many tokens, and runs of so many other bytes."""
+"""The most that one step passes: the tokens of a list, the tokens of a short text, and the bytes of one token."""
 
 
 class InputParameters(msgspec.Struct, gc=False):
-    """What the server reads of the parameters of an input; others are ignored."""
+    """The parameters of an input that the server reads; others are ignored."""
 
     binary_data_size: int | None = None
 
 
 class RequestParameters(msgspec.Struct, gc=False):
-    """What the server reads of the parameters of a request."""
+    """The parameters of a request that the server reads; others are ignored."""
 
     binary_data_output: bool | None = None
 
 
 class OutputParameters(msgspec.Struct, gc=False):
-    """What the server reads of the parameters of a requested output."""
+    """The parameters of a requested output that the server reads; others are ignored."""
 
     binary_data: bool | None = None
     classification: int | None = None
@@ -59,7 +59,7 @@ class OutputDocument(msgspec.Struct, gc=False):
 
 
 class RequestDocument(msgspec.Struct, gc=False):
-    """A request; members that are not named here are ignored."""
+    """A request; other members are ignored."""
 
     inputs: list[InputDocument]
     id: str | None = None
@@ -77,7 +77,7 @@ class RowTensor(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class RowDocument(msgspec.Struct, gc=False):
-    """A request with such an input, which is the most usual one."""
+    """A request with one such input, the most common request."""
 
     inputs: tuple[RowTensor]
     id: str | None = None
@@ -86,7 +86,7 @@ class RowDocument(msgspec.Struct, gc=False):
 
 
 class Body(NamedTuple):
-    """A request without the values, and the JSON list of each input; None where an input has no `data`."""
+    """A request without its values, and the JSON list of each input; None for an input without `data`."""
 
     document: RequestDocument
     data: list[bytes | None]
@@ -96,8 +96,8 @@ _DECODE = msgspec.json.Decoder(RequestDocument).decode
 _DECODE_ROW = msgspec.json.Decoder(RowDocument).decode
 _POSITION = msgspec.json.Decoder(list[int]).decode
 _DATA = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
-# Up to the end of the list: what is neither text nor end, texts that are not long, and the ends of inner lists. The end of the list
-# itself is before the end of the object, or before the name of the next member.
+# These patterns match up to the end of the list: bytes outside texts, short texts, and the ends of inner lists. The end of the list
+# itself is followed by the end of the object or by the name of the next member.
 _IN_TEXT = rb'(?:[^"\\]{1,%d}+|\\.)' % TOKEN_BYTES
 _SHORT_TEXT = b'"%b{0,%d}+"' % (_IN_TEXT, TEXT_TOKENS)
 _IN_LIST = rb'(?:[^"\]]{1,%d}+|%b|\](?![ \t\r\n]*(?:\}|,[ \t\r\n]*")))' % (TOKEN_BYTES, _SHORT_TEXT)
@@ -106,7 +106,7 @@ _TEXT_STEP = re.compile(b"%b{0,%d}+" % (_IN_TEXT, STEP_TOKENS), re.DOTALL)
 
 
 def read_row(text: Buffer) -> RowDocument | None:
-    """A small request with one input that holds one row of numbers; None for any other request, right or wrong."""
+    """A small request with one input that holds one row of numbers; None for any other request, valid or not."""
     try:
         document = _DECODE_ROW(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -115,15 +115,15 @@ def read_row(text: Buffer) -> RowDocument | None:
 
 
 def read_body(text: Buffer | memoryview, longest: int) -> Body:
-    """The request in a JSON text. What stands beside the values has at most `longest` bytes when the text is not small.
+    """The request in a JSON text. In a large text, the part outside the values has at most `longest` bytes.
 
-    Raises Malformed, TooLarge, and InvalidInput for members that are missing or of a wrong type.
+    Raises Malformed, TooLarge, and InvalidInput for members that are missing or have a wrong type.
     """
     if len(text) <= WHOLE_BYTES:
         try:
             document = _DECODE(text)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass  # perhaps a token like NaN among the values, which JSON does not have
+            pass  # the values may contain NaN, which is not JSON
         else:
             return Body(document, [bytes(each.data) or None for each in document.inputs])
     whole = bytes(text)
@@ -138,7 +138,7 @@ def read_body(text: Buffer | memoryview, longest: int) -> Body:
 
 
 def _without_data(text: bytes, longest: int) -> tuple[bytes, list[tuple[int, int]]]:
-    """The text with the number of its list, like `[0]`, in place of each list of values, and where these lists are in the text."""
+    """The text with a number like `[0]` in place of each list of values, and the positions of these lists in the text."""
     pieces: list[bytes] = []
     lists: list[tuple[int, int]] = []
     at, left = 0, longest
@@ -150,12 +150,12 @@ def _without_data(text: bytes, longest: int) -> tuple[bytes, list[tuple[int, int
         left -= start - at
         at = end
     if len(text) - at > left:
-        raise TooLarge([Problem("body", "too_long", f"must hold at most {longest} bytes beside the values of its inputs")])
+        raise TooLarge([Problem("body", "too_long", f"must hold at most {longest} bytes outside the values of its inputs")])
     return b"".join([*pieces, text[at:]]), lists
 
 
 def _end_of_list(text: bytes, at: int) -> int:
-    """Where the list ends whose first byte is before `at`. Raises Malformed."""
+    """The end of the list that begins with the byte before `at`. Raises Malformed."""
     while True:
         at = _passed(_STEP, text, at)
         if text[at : at + 1] == b"]":
@@ -169,14 +169,14 @@ def _end_of_list(text: bytes, at: int) -> int:
 
 
 def _passed(step: re.Pattern[bytes], text: bytes, at: int) -> int:
-    """Where the steps of a pattern end that matches the empty text too."""
+    """The position after all steps of a pattern, which also matches the empty text."""
     while (match := step.match(text, at)) and match.end() > at:
         at = match.end()
     return at
 
 
 def _list_of(data: Any, text: bytes, lists: list[tuple[int, int]]) -> bytes | None:
-    """The JSON list behind its number; None for no `data`, and what is no list as it is."""
+    """The JSON list that a number stands for; None without `data`; a value that is not a list unchanged."""
     placeholder = bytes(data)
     if not placeholder.startswith(b"["):
         return placeholder or None
@@ -189,7 +189,7 @@ def _list_of(data: Any, text: bytes, lists: list[tuple[int, int]]) -> bytes | No
 
 
 def _invalid(error: msgspec.ValidationError) -> InvalidInput:
-    """msgspec names a type and a place, and no value: "Expected `int`, got `str` - at `$.inputs[0].shape[1]`"."""
+    """The error for a message of msgspec, which names no value: "Expected `int`, got `str` - at `$.inputs[0].shape[1]`"."""
     message, _, place = str(error).partition(" - at ")
     field = place.strip("`").removeprefix("$").lstrip(".") or "body"
     return InvalidInput([Problem(field, "type", message[:1].lower() + message[1:].replace("`", ""))])

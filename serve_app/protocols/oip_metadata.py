@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says of the server and of a model: documents made of the signature."""
+"""The metadata documents of the Open Inference Protocol for the server and for a model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from serve_app.protocols.tensor_outputs import outputs_of
 from serve_app.protocols.tensors import BYTES
 
 INDEX_BYTES = 64 * 1024
-"""A larger request for the repository's index is refused."""
+"""A larger request for the repository index is refused."""
 
 
 class IndexDocument(msgspec.Struct):
-    """A request for the repository's index."""
+    """A request for the repository index."""
 
     ready: bool = False
 
@@ -29,9 +29,9 @@ def server_document(version: str) -> dict[str, Any]:
 
 
 def model_document(signature: Signature, *, name: str, version: str, platform: str) -> dict[str, Any]:
-    """Name, version, inputs and outputs of a model; of its `properties` each is JSON text.
+    """Name, version, inputs and outputs of a model; each of its `properties` is JSON text.
 
-    The inputs are those of the column form, which every model takes.
+    The inputs are in column form, which every model accepts.
     """
     properties = {"nullable": [feature.name for feature in signature.features if feature.nullable]}
     if signature.outputs:
@@ -50,7 +50,7 @@ def model_document(signature: Signature, *, name: str, version: str, platform: s
 
 
 def input_datatype(feature: Feature) -> str:
-    """The datatype of a feature in the metadata; others are taken too."""
+    """The datatype of a feature in the metadata; requests may use other datatypes, too."""
     if feature.kind == "boolean":
         return "BOOL"
     takes_numbers = feature.kind == "number" or (feature.date is not None and feature.date.epoch is not None)
@@ -58,7 +58,7 @@ def input_datatype(feature: Feature) -> str:
 
 
 def index_document(name: str, version: str | None, reason: str | None, body: bytes) -> list[dict[str, str]]:
-    """The models of the repository: the one that is served, and why none is. Raises InvalidInput for a wrong body."""
+    """The models in the repository: the served model, or why no model is served. Raises InvalidInput for an invalid body."""
     try:
         asked = msgspec.json.decode(body, type=IndexDocument) if body.strip() else IndexDocument()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

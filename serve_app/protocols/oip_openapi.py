@@ -1,7 +1,7 @@
-"""The OpenAPI description of the Open Inference Protocol as this server answers it.
+"""The OpenAPI description of the Open Inference Protocol in this server.
 
-The protocol is the same for every model, so the schemas say nothing of one. The names in the paths and the example of a request are
-those of the model that is served.
+The protocol is the same for every model, so the schemas do not depend on a model. The names in the paths and the example of a
+request come from the served model.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from serve_app.protocols.oip_metadata import input_datatype
 from serve_app.protocols.tensors import BYTES, NUMBERS
 
 ERRORS = {
-    400: "The request cannot be answered as it is, or a header is repeated or not UTF-8",
-    401: "No API key",
-    403: "Wrong API key",
-    404: "Another model or version",
+    400: "The request is malformed or does not fit the model, or a header is repeated or not UTF-8",
+    401: "The API key is missing",
+    403: "The API key is not valid",
+    404: "The model or the version is not served",
     408: "The body did not arrive in time",
-    413: "Body or rows over the limit",
-    415: "A content coding that is not supported",
+    413: "The body, a row or the number of rows is over the limit",
+    415: "The content coding is not supported",
     429: "Too many requests; try again after Retry-After seconds",
-    500: "The server failed, or the model computed no finite number",
+    500: "The server failed, or the model computed NaN or infinity",
     503: "No model is loaded",
 }
-"""The statuses of errors. Every error has the same form."""
+"""The statuses of errors. All errors have the same format."""
 DATATYPES = [*NUMBERS, BYTES]
 
 _KEYED = (401, 403)
@@ -35,9 +35,9 @@ _SECURITY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _TEXT = {"type": "string"}
 _SHAPE = {"type": "array", "items": {"type": "integer"}, "description": "The length of each dimension."}
-_DATA = {"type": "array", "description": "The values row by row: all in one list, or one list for each row."}
-_SIZE = {"type": "integer", "minimum": 0, "description": "The bytes of this tensor behind the JSON."}
-_FREE = {"type": "object", "description": "Parameters that are not named here are ignored."}
+_DATA = {"type": "array", "description": "The values row by row, in one list or in one list for each row."}
+_SIZE = {"type": "integer", "minimum": 0, "description": "The number of bytes of this tensor after the JSON."}
+_FREE = {"type": "object", "description": "Other parameters are ignored."}
 
 
 def open_inference_document(
@@ -50,7 +50,7 @@ def open_inference_document(
         "info": {
             "title": "Open Inference Protocol v2",
             "version": version,
-            "description": "Predictions as tensors, in JSON or as little-endian bytes behind it. Content types are not looked at.",
+            "description": "Predictions as tensors, in JSON or as little-endian bytes after it. Content types are ignored.",
         },
         "servers": [{"url": ".."}],
         "paths": {**_server_paths(public_pages), **_model_paths(names, signature), **_repository_paths(names)},
@@ -109,7 +109,7 @@ def _repository_paths(names: Mapping[str, str | None]) -> dict[str, Any]:
 
 
 def _operation(name: str, summary: str, schema: str | None, errors: Iterable[int]) -> dict[str, Any]:
-    """An operation that answers a document of `schema`, or an error."""
+    """An operation that returns a document of `schema`, or an error."""
     statuses = sorted(set(errors))
     responses: dict[str, Any] = {} if schema is None else {"200": {"description": summary, "content": _json(schema)}}
     responses |= {
@@ -128,7 +128,7 @@ def _json(schema: str) -> dict[str, Any]:
 
 
 def _parameters(path: str, names: Mapping[str, str | None]) -> list[dict[str, Any]]:
-    """The names in a path: the one of the served model and its version, and any version while no model is loaded."""
+    """The parameters of a path: the names of the served model and its version; any version while no model is loaded."""
     return [
         {"name": name, "in": "path", "required": True, "schema": _TEXT if value is None else {**_TEXT, "enum": [value]}}
         for name, value in names.items()
@@ -157,7 +157,7 @@ def _infer_body(signature: Signature | None) -> dict[str, Any]:
 
 
 def example_request(signature: Signature) -> dict[str, Any]:
-    """A request for one row that is answered when it is sent: one input for each feature."""
+    """A valid request for one row, with one input for each feature."""
     row = example(signature)
     return {
         "inputs": [
@@ -177,10 +177,10 @@ def _list_of(items: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def _schemas(signature: Signature | None) -> dict[str, Any]:
     datatype = {"enum": DATATYPES}
-    tensor = _object({"name": _TEXT, "datatype": _TEXT, "shape": {**_SHAPE, "description": "-1 is any number of rows."}})
+    tensor = _object({"name": _TEXT, "datatype": _TEXT, "shape": {**_SHAPE, "description": "-1 stands for any number of rows."}})
     problem = _object({"field": _TEXT, "code": _TEXT, "message": _TEXT})
     error = {"error": {"type": "string", "description": "One sentence; it never repeats the input."}, "code": _TEXT}
-    errors = {"errors": _list_of(problem, description="What is wrong with single fields.")}
+    errors = {"errors": _list_of(problem, description="The fields at fault and the rules that they break.")}
     ready, flag = {"ready": {"type": "boolean"}}, {"type": "boolean"}
     request = _object(
         {
@@ -222,7 +222,7 @@ def _schemas(signature: Signature | None) -> dict[str, Any]:
                 "data": _DATA,
             },
             *("parameters", "data"),
-            description="All rows, or one feature of them. It has `data`, or the parameter `binary_data_size`.",
+            description="All features, or one feature, of all rows. It has either `data` or the parameter `binary_data_size`.",
         ),
         "RequestedOutput": _object(
             {
@@ -257,7 +257,7 @@ def _schemas(signature: Signature | None) -> dict[str, Any]:
         ),
         "IndexRequest": {
             "type": "object",
-            "properties": {"ready": {"type": "boolean", "description": "Only models that are ready."}},
+            "properties": {"ready": {"type": "boolean", "description": "Return only models that are ready."}},
         },
         "Index": _list_of(
             _object({"name": _TEXT, "version": _TEXT, "state": {"enum": ["READY", "UNAVAILABLE"]}, "reason": _TEXT}),

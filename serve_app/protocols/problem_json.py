@@ -1,4 +1,4 @@
-"""Problem details as JSON (RFC 9457): the body of every error response that has no format of its own."""
+"""Problem details as JSON (RFC 9457): the body of error responses in protocols without their own format."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 
 
 def problem_json(status: int, code: str, detail: str, errors: Sequence[Problem] = ()) -> bytes:
-    """The document for an HTTP status; `code` is stable and documented, `errors` names the fields at fault."""
+    """The document for an HTTP status; `code` is stable and documented, `errors` lists the fields at fault."""
     document: dict[str, Any] = {
         "type": f"urn:iris-api:problem:{code}",
         "title": HTTPStatus(status).phrase,

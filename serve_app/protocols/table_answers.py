@@ -1,4 +1,4 @@
-"""The answers of many rows in the formats of tables: plain predictions as JSON, CSV text, and lines of JSON."""
+"""The answers to many rows in the formats of tables: plain predictions as JSON, CSV text, and lines of JSON."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Encoder = Callable[[Scores], Buffer]
 
 
 def lines_encoder(signature: Signature) -> Encoder:
-    """The answer of each row, as `/predict` gives it, in a line of its own."""
+    """One line for each row, with the answer of `/predict`."""
     return _in_pieces(signature, answer_columns(signature), b"\n")
 
 
 def csv_encoder(signature: Signature, *, header: bool = True) -> Encoder:
-    """CSV text with the columns that `iris-api score` writes, `model_version` left out."""
+    """CSV text with the columns of `iris-api score` except `model_version`."""
     encode = _in_pieces(signature, _cells(signature), b"\n", between=b",")
     first = ",".join(_quoted(without_formula(name)) for name in cell_names(signature)).encode() + b"\n" if header else b""
 
@@ -38,15 +38,15 @@ def csv_encoder(signature: Signature, *, header: bool = True) -> Encoder:
 
 
 def predictions_encoder(signature: Signature) -> Encoder:
-    """`{"predictions": [...]}` with what the estimator's `predict` returns for each row, as MLflow answers.
+    """`{"predictions": [...]}` with the results of the estimator's `predict` for each row, like MLflow.
 
-    A classification of one target with probabilities has `probabilities` besides, a list for each row, and `classes`, whose order
-    they have.
+    A single target with classes and probabilities also has `probabilities`, a list for each row, and `classes`, which gives the
+    order of the probabilities.
     """
     predict = _in_pieces(signature, _predictions(signature), b",")
     if not (signature.classes and signature.probabilistic):
         return lambda scores: b'{"predictions":[' + predict(scores)[:-1] + b"]}"
-    first = 1 if signature.task == "clustering" else 0  # where the probabilities begin
+    first = 1 if signature.task == "clustering" else 0  # the first column of the probabilities
     shares = _in_pieces(signature, lambda scores: [b"[", *_listed(scores[:, first:]), b"]"], b",")
     classes = b",".join(map(json_text, signature.classes))
 
@@ -62,7 +62,7 @@ def predictions_encoder(signature: Signature) -> Encoder:
 
 
 def cell_names(signature: Signature) -> list[str]:
-    """The names of the columns of an answer as CSV text: those of `iris-api score`."""
+    """The names of the columns of an answer as CSV text; they are the same as in `iris-api score`."""
     if signature.outputs:
         return [_of_target(name, part) for _, part in signature.parts for name in cell_names(part)]
     if signature.task == "outlier detection":
@@ -83,7 +83,7 @@ def cell_names(signature: Signature) -> list[str]:
 
 
 def _cells(signature: Signature) -> Columns:
-    """The cells of these columns."""
+    """The cells of the columns in `cell_names`."""
     if signature.outputs:
         parts = [(at, _cells(part)) for at, part in signature.parts]
         return lambda scores: [column for at, cells in parts for column in cells(scores[:, at])]
@@ -123,7 +123,7 @@ def _value_cells(signature: Signature) -> Columns:
 
 
 def _predictions(signature: Signature) -> Columns:
-    """What `predict` returns for each row, as JSON."""
+    """The results of `predict` for each row, as JSON."""
     if signature.outputs:
         parts = [(at, _predictions(part)) for at, part in signature.parts]
 
@@ -143,14 +143,14 @@ def _predictions(signature: Signature) -> Columns:
 
 
 def _checked(scores: Scores, column: Column) -> Column:
-    """The column of scores that are finite; raises NotFinite."""
+    """The column, if all scores are finite; raises NotFinite."""
     if not np.isfinite(scores).all():
         raise NotFinite(())
     return column
 
 
 def _in_pieces(signature: Signature, columns: Columns, end: bytes, *, between: bytes = b"") -> Callable[[Scores], bytearray]:
-    """A function from scores to the columns of each row, with `between` between them and `end` behind the row."""
+    """A function from scores to the columns of each row, with `between` between two columns and `end` after a row."""
     piece_rows = min(PIECE_ROWS, max(1, PIECE_SCORES // math.prod(signature.score_shape)))
 
     def encode(scores: Scores) -> bytearray:

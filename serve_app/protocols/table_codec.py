@@ -1,6 +1,6 @@
-"""What the codecs of tables share: one format of requests and one of responses each, chosen by `Content-Type` and `Accept`.
+"""The base of the codecs of tables. `Content-Type` and `Accept` select the format of the request and of the response.
 
-pyarrow is imported by the first request or response that needs it, in the thread that answers it: it takes tenths of a second.
+The first request or response that needs pyarrow imports it, in the thread that answers. The import takes tenths of a second.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from serve_app.protocols.ndjson_rows import LineDecoder, LineReader
 from serve_app.protocols.table_answers import csv_encoder, lines_encoder
 
 _NUMBER_BYTES = 8
-"""Of a number in Arrow and Parquet."""
+"""The size of a number in Arrow and Parquet."""
 
 
 class TableCodec(Codec):
-    """Many rows in JSON of one protocol, or in one of the formats of tables; the class itself reads and writes JSON."""
+    """Many rows in the JSON of one protocol or in another table format. The class itself reads and writes JSON."""
 
     single_row = False
     media_types: ClassVar[tuple[str, ...]] = tuple(MEDIA_TYPES.values())
@@ -48,7 +48,7 @@ class TableCodec(Codec):
     reader: ClassVar[Format] = "json"
     writer: ClassVar[AnswerFormat] = "json"
     takes_lists: ClassVar[bool] = False
-    """Whether a row may be the values alone: CSV text without a header, a list in a line of JSON."""
+    """Whether rows without names are allowed: CSV text without a header, and lists in lines of JSON."""
 
     def __init__(self, context: CodecContext) -> None:
         """Compile decoder and encoder for the signature."""
@@ -68,7 +68,7 @@ class TableCodec(Codec):
         else:
             self._decode = _imported(_arrow_decoder if self.reader == "arrow" else _parquet_decoder, context)
             row = bytes(_NUMBER_BYTES * len(signature.features))
-        self._row_bytes = len(row) + 1  # about
+        self._row_bytes = len(row) + 1  # an estimate
         self._needs_thread = self.reader in ARROW_TYPES or self.writer in ARROW_TYPES
         if self.writer == "csv":
             self._encode = csv_encoder(signature)
@@ -99,7 +99,7 @@ class TableCodec(Codec):
         return Batch(self._decode(body))
 
     def encode(self, batch: Batch, scores: Scores) -> Buffer:
-        """The predictions of all rows, order kept."""
+        """The predictions of all rows in their order."""
         return self._encode(scores)
 
     def open(self) -> LineReader:
@@ -107,11 +107,11 @@ class TableCodec(Codec):
         return self._lines.open()
 
     def rows_in(self, body_bytes: int) -> float:
-        """Estimated from the size of the signature's example."""
+        """An estimate from the size of the signature's example."""
         return body_bytes / self._row_bytes
 
     def most_rows_in(self, body_bytes: int) -> float:
-        """So many rows as short as they can be; any number in formats whose size says nothing of their rows."""
+        """The number of the shortest possible rows; infinity for formats whose size does not limit the number of rows."""
         return math.inf if self._needs_thread else body_bytes / self._least_row_bytes
 
     @classmethod
@@ -121,7 +121,7 @@ class TableCodec(Codec):
 
     @classmethod
     def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
-        """The format that the content type names; JSON without one."""
+        """The format that the content type names; JSON without a content type."""
         content_type = headers.get(b"content-type")
         if content_type is None:
             return "json"
@@ -130,12 +130,12 @@ class TableCodec(Codec):
 
     @classmethod
     def missing_extra(cls, content_type: bytes) -> str:
-        """The extra that reads this content type."""
+        """The missing extra that reads this content type."""
         return missing_extra(content_type) if len(cls.media_types) > 1 else ""
 
     @classmethod
     def variant(cls, content_type: bytes | None, accept: bytes | None) -> type[Codec] | None:
-        """The codec that reads and writes the formats that the headers name; None when `accept` names none of them."""
+        """The codec that reads and writes the formats in the headers; None when `accept` names no supported format."""
         media_type = None if content_type is None else format_of(content_type)
         reader: Format = "json" if media_type is None else media_type.form
         writer: AnswerFormat | None = "json" if accept is None else answer_format(accept, cls.writers)
@@ -149,7 +149,7 @@ Result = TypeVar("Result")
 
 
 def _imported(make: Callable[[Argument], Callable[[Any], Result]], argument: Argument) -> Callable[[Any], Result]:
-    """A function that is made when it is first called."""
+    """A function that is created by its first call."""
     made: list[Callable[[Any], Result]] = []
 
     def call(value: Any) -> Result:
@@ -180,7 +180,7 @@ def _arrow_encoder(signature: Signature) -> Callable[[Scores], Buffer]:
 
 @lru_cache(maxsize=64)
 def _variant(codec: type[TableCodec], reader: Format, writer: AnswerFormat) -> type[TableCodec]:
-    """The codec of the same protocol for other formats; one class for each pair, so what is made for a model is made once."""
+    """The codec of the same protocol for other formats. Each pair of formats has one class, which is prepared once for a model."""
     members = {
         "reader": reader,
         "writer": writer,

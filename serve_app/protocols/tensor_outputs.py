@@ -1,11 +1,11 @@
 """From scores to the output tensors of the Open Inference Protocol, by the signature.
 
 - classification: `predict`, the labels in their own type; `predict_proba`, columns in the order of the classes; with a coverage
-  `prediction_set`, true for the classes that are in it
+  `prediction_set`, true for the classes in the set
 - regression: `predict`; with a coverage `interval`, the lower and the upper end; `quantiles`, columns in the order of the levels
 - outlier detection: `predict`, true for an outlier; `decision_function`, below 0 for an outlier
-- clustering: `predict`, the number of the cluster; `predict_proba` or `distance` when the model gives it
-- several targets: these outputs for each, with the name of the target and a point before them, like `height.predict`
+- clustering: `predict`, the number of the cluster; `predict_proba` or `distance` when the model computes it
+- several targets: these outputs for each target, with the target and a dot before the name, like `height.predict`
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PREDICT_PROBA = "predict_proba"
 class Output(NamedTuple):
     """One output: name, datatype, columns, and a function from scores to its values, shape (rows,) or (rows, columns).
 
-    Of an output with `labels` these values are positions in them. `names` are those of the columns when they are classes.
+    The values of an output with `labels` are positions in `labels`. `names` are the classes of the columns, if they are classes.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Output(NamedTuple):
 
 
 def outputs_of(signature: Signature) -> tuple[Output, ...]:
-    """All outputs of a model with this signature, in the order in which they are answered."""
+    """All outputs of a model with this signature, in the order of the response."""
     if signature.outputs:
         return tuple(
             output._replace(name=f"{part.target}.{output.name}", values=_of_part(output, at))
@@ -92,7 +92,7 @@ def _of_classes(signature: Signature) -> list[Output]:
 
 
 def _datatype(labels: Sequence[Label]) -> str:
-    """The datatype that holds all labels as they are: texts for labels of several types."""
+    """The datatype that holds all labels unchanged; BYTES for labels of several types."""
     kinds = {type(json_label(label)) for label in labels}
     if kinds == {bool}:
         return "BOOL"
@@ -102,7 +102,7 @@ def _datatype(labels: Sequence[Label]) -> str:
 
 
 class Written(NamedTuple):
-    """What is written of an output for all requests: its head as JSON up to the rows, each label as JSON, each label as bytes."""
+    """The fixed parts of an output: its JSON up to the number of rows, each label as JSON, and each label as bytes."""
 
     head: bytes
     texts: npt.NDArray[np.object_]
@@ -110,7 +110,7 @@ class Written(NamedTuple):
 
 
 def written(output: Output) -> Written:
-    """Made once for a model version."""
+    """The fixed parts of an output; computed once for a model version."""
     head = b'{"name":%b,"datatype":"%b","shape":[' % (orjson.dumps(output.name), output.datatype.encode())
     if output.datatype == "BYTES":
         names = [label_text(label) for label in output.labels]
@@ -129,7 +129,7 @@ def json_data(output: Output, writing: Written, scores: Scores) -> bytes:
     values = output.values(scores)
     if output.labels:
         return _labels(values, writing.texts, b",")
-    if len(values) == 1 and values.dtype == np.float64:  # a list costs less than the arrays of many rows
+    if len(values) == 1 and values.dtype == np.float64:  # for one row a list is faster than arrays
         text = orjson.dumps(values.ravel().tolist())[1:-1]
         if NULL in text:
             raise NotFinite(not_finite(scores))
@@ -143,7 +143,7 @@ def json_data(output: Output, writing: Written, scores: Scores) -> bytes:
 
 
 def _labels(positions: npt.NDArray[np.intp], labels: npt.NDArray[np.object_], between: bytes) -> bytes:
-    """The label of each row."""
+    """The labels of the rows, with `between` between them."""
     if len(positions) == 1:
         label: bytes = labels[positions[0]]
         return label
@@ -151,7 +151,7 @@ def _labels(positions: npt.NDArray[np.intp], labels: npt.NDArray[np.object_], be
 
 
 def binary_data(output: Output, writing: Written, scores: Scores) -> bytes:
-    """The values one after the other, little-endian, row by row. Raises NotFinite."""
+    """The values as little-endian bytes, row by row. Raises NotFinite."""
     values = output.values(scores)
     if output.labels:
         return _labels(values, writing.raw, b"")
@@ -164,7 +164,7 @@ def binary_data(output: Output, writing: Written, scores: Scores) -> bytes:
 
 
 def ranked(output: Output, scores: Scores, count: int) -> list[str]:
-    """`value:index` or `value:index:class` of the `count` highest values of each row, the highest first. Raises NotFinite."""
+    """The `count` highest values of each row as `value:index` or `value:index:class`, highest first. Raises NotFinite."""
     values = output.values(scores)
     values = values.reshape(len(scores), -1)
     if not np.isfinite(values).all():

@@ -1,7 +1,7 @@
 """From the tensors of a request to the matrix of the model, by the rules of the signature.
 
-The rows come in one of two forms. Tensor form: one input of shape [rows, features], for a model that takes numbers alone. Column
-form: one input for each feature, of shape [rows] or [rows, 1], in any order.
+A request has one of two forms. Tensor form: one input of shape [rows, features], for a model that takes only numbers. Column form:
+one input for each feature, of shape [rows] or [rows, 1], in any order.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from serve_app.protocols.tensors import (
 )
 
 FEW_VALUES = 16
-"""The numbers of one row that are compared faster one by one than as an array."""
+"""Up to so many numbers in one row, a comparison one by one is faster than a comparison of arrays."""
 
 
 class Bounds(NamedTuple):
-    """The bounds of all features, each of shape (features,), and the two numbers between which every feature is inside its own."""
+    """The bounds of all features, each of shape (features,), and the range that lies within the bounds of every feature."""
 
     lows: Matrix
     highs: Matrix
@@ -48,9 +48,9 @@ class Bounds(NamedTuple):
 
 
 class TensorRows:
-    """Reads the rows of requests for one signature; made once for a model version.
+    """Reads the rows of requests for one signature; created once for a model version.
 
-    No more than `rows_within` the signature are read. A JSON value, or the list of a row, has at most `max_row_bytes` characters.
+    It reads at most `rows_within` rows. A JSON value or the list of a row has at most `max_row_bytes` characters.
     """
 
     def __init__(self, signature: Signature, *, max_rows: int, max_row_bytes: int, unknown: Unknown) -> None:
@@ -65,7 +65,7 @@ class TensorRows:
         self._is_plain = all(
             feature.kind == "number" and not _has_gap_numbers(feature, signature) for feature in signature.features
         )
-        self._takes_row = self._is_plain and self._width > 1  # else the name of the input decides
+        self._takes_row = self._is_plain and self._width > 1  # with one feature, the name of the input decides
         self._bounds: dict[Any, Bounds] = {}
         self._readers: dict[str, Any] = {
             feature.name: column_reader(feature, unknown, signature.missing_texts)
@@ -74,9 +74,9 @@ class TensorRows:
         }
 
     def count(self, tensors: Sequence[Tensor]) -> int:
-        """How many rows the tensors hold, when their names, datatypes, shapes and sizes are right.
+        """The number of rows in the tensors, after a check of their names, datatypes, shapes and sizes.
 
-        Nothing of their values is read. Raises InvalidInput and TooManyRows.
+        The values are not read. Raises InvalidInput and TooManyRows.
         """
         if self._is_tensor_form(tensors):
             rows = self._tensor_rows(tensors[0])
@@ -89,24 +89,24 @@ class TensorRows:
         return rows
 
     def matrix(self, tensors: Sequence[Tensor], rows: int) -> Matrix:
-        """The matrix, shape (rows, features), of tensors that were counted. Raises InvalidInput, Malformed and TooLarge."""
+        """The matrix of counted tensors, shape (rows, features). Raises InvalidInput, Malformed and TooLarge."""
         if self._is_tensor_form(tensors):
             return self._read_tensor(tensors[0])
         return self._read_columns(tensors, rows)
 
     def row(self, tensor: RowTensor) -> Matrix | None:
-        """The matrix, shape (1, features), of one row of numbers; None when something is to be said of it."""
+        """The matrix of one row of valid numbers, shape (1, features); None for any other row, which must be read in full."""
         datatype, data = tensor.datatype, tensor.data
         if not (self._takes_row and tensor.shape == (1, self._width) and datatype in NUMBERS and datatype != "BOOL"):
             return None
         try:
             matrix: Matrix = np.array(data if len(data) == 1 else [data], np.float64)
-        except (ValueError, TypeError):  # numbers and lists
+        except (ValueError, TypeError):  # a mixture of numbers and lists
             return None
         return matrix if matrix.shape == tensor.shape and self._fits(matrix, precision_of(datatype)) else None
 
     def _is_tensor_form(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether one input holds whole rows; the name of such an input is free."""
+        """Whether one input holds whole rows. Such an input may have any name."""
         if len(tensors) != 1:
             return False
         (tensor,) = tensors
@@ -119,7 +119,7 @@ class TensorRows:
                 tensor,
                 "name",
                 "unknown_input",
-                f"must be a feature, because the model takes more than numbers; send one input for each of: {names}",
+                f"must be a feature, because not all features are numbers; send one input for each of: {names}",
             )
         if len(tensor.shape) != 2 or tensor.shape[1] != self._width:
             raise problem(tensor, "shape", "shape", f"must be [rows, {self._width}], also for one row")
@@ -137,7 +137,7 @@ class TensorRows:
                     tensor, "name", "unknown_input", f"must be one of the model's features: {first_names(self._signature)}"
                 )
             if tensor.name in seen:
-                raise problem(tensor, "name", "duplicate_input", "must not come twice")
+                raise problem(tensor, "name", "duplicate_input", "must not be repeated")
             seen.add(tensor.name)
         missing = [feature for feature in self._signature.features if feature.name not in seen and not feature.nullable]
         if missing:
@@ -177,7 +177,7 @@ class TensorRows:
         return matrix
 
     def _fits(self, matrix: Matrix, precision: Any) -> bool:
-        """Whether every number is finite, there and inside its bounds; then nothing is to be said of single columns."""
+        """Whether every number is finite, present and within its bounds. Then no column needs a separate check."""
         bounds = self._bounds.get(precision)
         if bounds is None:
             pairs = [rounded_bounds(feature, precision) for feature in self._signature.features]
@@ -187,13 +187,13 @@ class TensorRows:
             bounds = self._bounds[precision] = Bounds(lows, highs, float(lows.max()), float(highs.min()), pairs)
         if matrix.size <= FEW_VALUES and len(matrix) == 1:
             return all(least <= value <= most for value, (least, most) in zip(matrix[0].tolist(), bounds.pairs, strict=True))
-        if matrix.min() >= bounds.highest_low and matrix.max() <= bounds.lowest_high:  # not for NaN
+        if matrix.min() >= bounds.highest_low and matrix.max() <= bounds.lowest_high:  # false for NaN
             return True
-        pieces = batched(matrix, PIECE_ROWS)  # what is compared stays in the processor's cache
+        pieces = batched(matrix, PIECE_ROWS)  # a piece fits into the processor's cache
         return all(((piece >= bounds.lows) & (piece <= bounds.highs)).all() for piece in pieces)
 
     def _read_values(self, tensor: Tensor) -> Matrix:
-        """The rows of a JSON list that holds more than numbers: numbers as text, booleans, or values that break a rule."""
+        """The rows of a JSON list with other values than numbers: numbers as text, booleans, or values that break a rule."""
         values, problems = array("d"), list[Problem]()
         for position, value in enumerate(json_values(tensor, self._max_row_bytes)):
             row, at = divmod(position, self._width)
@@ -243,7 +243,7 @@ class TensorRows:
         return _column_of([value for value, _ in read], feature), wrong
 
     def _read_column_values(self, feature: Feature, tensor: Tensor) -> tuple[Any, Mapping[int, Rule]]:
-        """The column of a JSON list of any values, and the rule that a row breaks, by row. Raises InvalidInput for many."""
+        """The column of a JSON list of any values, and the broken rules by row. Raises InvalidInput after MAX_PROBLEMS rows."""
         values: Any = [] if feature.kind == "text" else array("d")
         wrong: dict[int, Rule] = {}
         for row, item in enumerate(json_values(tensor, self._max_row_bytes)):
@@ -256,9 +256,9 @@ class TensorRows:
         return _column_of(values, feature), wrong
 
     def _read(self, feature: Feature, value: Any, tensor: Tensor) -> tuple[Any, Rule | None]:
-        """What the model takes for a JSON value of any type, and the rule that it breaks."""
+        """The value in the matrix for a JSON value of any type, and the rule that the value breaks."""
         if value != value:
-            value = None  # NaN, which clients write for a missing value
+            value = None  # clients send NaN for a missing value
         if feature.kind == "boolean" and type(value) in (int, float) and value in (0, 1):
             value = bool(value)
         if tensor.precision != np.float64 and type(value) in (int, float) and feature.kind == "number":
@@ -272,9 +272,9 @@ def _takes_numbers(feature: Feature) -> bool:
 
 
 def _check_flags(feature: Feature, tensor: Tensor) -> None:
-    """Raise InvalidInput for a tensor of true and false where the model takes something else."""
+    """Raise InvalidInput for a BOOL tensor when the feature is not a boolean."""
     if tensor.datatype == "BOOL" and feature.kind != "boolean":
-        raise problem(tensor, "datatype", "datatype", "must not be BOOL: not all of its values are true or false")
+        raise problem(tensor, "datatype", "datatype", "must not be BOOL: the input has a feature that is not a boolean")
 
 
 def _has_gap_numbers(feature: Feature, signature: Signature) -> bool:
@@ -293,7 +293,7 @@ def _column_of(values: Any, feature: Feature) -> Any:
 
 
 def _raise_problems(wrong: Mapping[str, Mapping[int, Rule]]) -> None:
-    """Raise InvalidInput when a row broke a rule, by row and then in the order of the features."""
+    """Raise InvalidInput when a row breaks a rule; the problems are sorted by row and then by feature."""
     if not any(wrong.values()):
         return
     first = sorted((row, at, name) for at, (name, rules) in enumerate(wrong.items()) for row in sorted(rules)[:MAX_PROBLEMS])

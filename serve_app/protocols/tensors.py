@@ -1,7 +1,7 @@
 """Tensors of the Open Inference Protocol: names, datatypes, shapes, and their values as JSON or as bytes.
 
-A tensor is checked by its shape and its size before any of its values is read, so that a request takes no more memory than the
-rows that it is allowed to hold.
+The shape and the size of a tensor are checked before its values are read, so that a request takes no more memory than its allowed
+rows.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ NUMBERS: dict[str, np.dtype[Any]] = {
     },
     **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
 }
-"""The datatypes of fixed size, and what numpy calls them."""
+"""The datatypes of fixed size, and their numpy types."""
 LENGTH_BYTES = 4
-"""Each value of a binary BYTES tensor begins with its length."""
+"""The bytes of the length before each value of a binary BYTES tensor."""
 
 _NESTED = re.compile(rb"\s*\[\s*\[")
 _NUMBERS = msgspec.json.Decoder(list[float]).decode
@@ -52,7 +52,7 @@ _PRECISIONS: dict[str, Any] = {"FP16": np.float16, "FP32": np.float32}
 class Tensor(NamedTuple):
     """One input; `where` names it in problems. Its values are `json`, a JSON list, or `raw`, little-endian bytes.
 
-    `sized_by` is the part of the request that says how many bytes `raw` has.
+    `sized_by` is the part of the request that determines the size of `raw`.
     """
 
     where: str
@@ -65,12 +65,12 @@ class Tensor(NamedTuple):
 
     @property
     def length(self) -> int:
-        """How many values the shape asks for."""
+        """The number of values that the shape requires."""
         return math.prod(self.shape)
 
     @property
     def precision(self) -> Any:
-        """The type in which numbers were sent."""
+        """The type in which the client sent numbers."""
         return precision_of(self.datatype)
 
 
@@ -80,32 +80,32 @@ def precision_of(datatype: str) -> Any:
 
 
 def problem(tensor: Tensor, part: str, code: str, message: str) -> InvalidInput:
-    """The error of a tensor that breaks a rule of the protocol."""
+    """The error for a tensor that breaks a rule of the protocol."""
     return InvalidInput([Problem(f"{tensor.where}.{part}", code, message)])
 
 
 def check_datatype(tensor: Tensor) -> None:
-    """Raise InvalidInput for a datatype that cannot be read."""
+    """Raise InvalidInput for an unknown datatype."""
     if tensor.datatype not in NUMBERS and tensor.datatype != BYTES:
         raise problem(tensor, "datatype", "datatype", f"must be one of {', '.join([*NUMBERS, BYTES])}")
 
 
 def check_size(tensor: Tensor) -> None:
-    """Raise InvalidInput when the bytes of a tensor cannot be as many values as its shape says; its rows were counted before."""
+    """Raise InvalidInput when the bytes of a tensor do not fit its shape. The rows are counted before."""
     if tensor.raw is None:
         return
     size = len(tensor.raw)
     if tensor.datatype == BYTES:
         if size < tensor.length * LENGTH_BYTES:
-            raise problem(tensor, tensor.sized_by, "size", f"must be at least {tensor.length * LENGTH_BYTES}")
+            raise problem(tensor, tensor.sized_by, "size", f"must be at least {tensor.length * LENGTH_BYTES} bytes for this shape")
         return
     expected = tensor.length * NUMBERS[tensor.datatype].itemsize
     if size != expected:
-        raise problem(tensor, tensor.sized_by, "size", f"must be {expected} for this shape and datatype")
+        raise problem(tensor, tensor.sized_by, "size", f"must be {expected} bytes for this shape and datatype")
 
 
 def numbers(tensor: Tensor) -> Matrix | None:
-    """All values as float64, NaN where one is missing; None when some of the JSON must be judged value by value.
+    """All values as float64, NaN for a missing value; None when the JSON must be read value by value.
 
     Raises InvalidInput for values that do not fill the shape.
     """
@@ -115,14 +115,14 @@ def numbers(tensor: Tensor) -> Matrix | None:
         return _json_numbers(tensor)
     values = np.frombuffer(tensor.raw, NUMBERS[tensor.datatype])
     if tensor.datatype == "BOOL" and values.max() > 1:
-        raise problem(tensor, "data", "type", "must hold bytes of 0 and 1")
+        raise problem(tensor, "data", "type", "must hold only the bytes 0 and 1")
     return values.astype(np.float64)
 
 
 def texts(tensor: Tensor) -> list[str | None] | None:
-    """All values as texts, None where one is missing; None when some of the JSON must be judged value by value.
+    """All values as texts, None for a missing value; None when the JSON must be read value by value.
 
-    Raises InvalidInput for values that do not fill the shape, and for bytes that are no UTF-8.
+    Raises InvalidInput for values that do not fill the shape, and for bytes that are not UTF-8.
     """
     if tensor.datatype != BYTES:
         return None
@@ -130,7 +130,7 @@ def texts(tensor: Tensor) -> list[str | None] | None:
         return list(_raw_texts(tensor, tensor.raw))
     text = tensor.json
     assert text is not None
-    # An escaped quote is counted twice here, so a list that passes holds at most about twice as many texts.
+    # The closing quote after `\\` is not counted, so a list that passes this check may hold about twice as many texts.
     if text.count(b'"') - text.count(b'\\"') > 2 * tensor.length:
         raise _does_not_fill(tensor)
     nested = _is_nested(tensor, text)
@@ -191,9 +191,9 @@ def _decoded(tensor: Tensor, text: bytes, decode: Any, *, nested: bool) -> Matri
 
 
 def _pieces(text: bytes, *, nested: bool) -> Iterator[bytes]:
-    """A long list as lists of about PIECE_BYTES, because all other requests wait while a single call runs.
+    """A long list as lists of about PIECE_BYTES, because all other requests wait while one call runs.
 
-    A cut is made behind a number, or behind an inner list. What is no list of either makes a piece that is no JSON.
+    A cut is after a number or after an inner list. If the text is not a list of either kind, a piece is not valid JSON.
     """
     start, end, mark = text.find(b"[") + 1, text.rfind(b"]"), b"]" if nested else b","
     while start < end:
@@ -206,7 +206,7 @@ def _pieces(text: bytes, *, nested: bool) -> Iterator[bytes]:
 
 
 def _is_nested(tensor: Tensor, text: bytes) -> bool:
-    """Whether the list holds one list for each row; the values of one column stand in the list itself."""
+    """Whether the list holds one list for each row. A tensor of one column may have its values in the list itself."""
     nested = _NESTED.match(text) is not None
     if nested and len(tensor.shape) < 2:
         raise _does_not_fill(tensor)
@@ -228,7 +228,7 @@ def _filling(tensor: Tensor, values: list[Any]) -> list[Any]:
 
 def _does_not_fill(tensor: Tensor) -> InvalidInput:
     lists = " or ".join(["a list of all values", *([f"a list of {tensor.shape[0]} lists"] if len(tensor.shape) == 2 else [])])
-    return problem(tensor, "data", "shape", f"must hold the {tensor.length} values that the shape asks for, as {lists}")
+    return problem(tensor, "data", "shape", f"must hold the {tensor.length} values that the shape requires, as {lists}")
 
 
 def _raw_texts(tensor: Tensor, raw: memoryview) -> Iterator[str]:
@@ -237,7 +237,7 @@ def _raw_texts(tensor: Tensor, raw: memoryview) -> Iterator[str]:
         start = at + LENGTH_BYTES
         at = start + int.from_bytes(raw[at:start], "little")
         if start > size or at > size:
-            raise problem(tensor, "data", "size", "must hold a length of four bytes and a text of that length for each value")
+            raise problem(tensor, "data", "size", "must hold a length of four bytes and a text of this length for each value")
         try:
             yield str(raw[start:at], "utf-8")
         except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The address of a table: which kind of place it names, and how it is shown without what may be secret."""
+"""The address of a table: its scheme and host, and its form without secrets for messages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ BUCKETS = ("gs", "s3")
 WEB = ("http", "https")
 
 CLUSTER_DOMAINS = ("svc", "svc.cluster.local", "localhost")
-"""Hosts below these domains are Services of this cluster, or this machine."""
+"""Domains of Services of this cluster and of this machine."""
 
 
 def scheme(uri: str) -> str:
-    """The scheme in lower case; empty for a path of this machine."""
+    """The scheme in lower case; empty for a path on this machine."""
     name, separator, _ = uri.partition("://")
     return name.lower() if separator else ""
 
@@ -32,7 +32,7 @@ def redacted(uri: str) -> str:
 
 
 def without_user(rest: str) -> str:
-    """What follows the scheme, without user name and password. A password may hold a slash that the user did not encode."""
+    """The address after the scheme, without user name and password. A password may contain a slash that is not encoded."""
     authority, _, _ = rest.partition("/")
     if "@" in authority:
         return authority.rpartition("@")[2] + rest[len(authority) :]
@@ -43,20 +43,20 @@ def without_user(rest: str) -> str:
 
 
 def web_file_path(uri: str) -> str:
-    """Host and last part of the path of a web address (`table` when there is none); raises UsageError for one without a host."""
+    """Host and last part of the path of a web address (`table` without a path); raises UsageError without a host."""
     try:
         place = urlsplit(uri)
         host, _ = place.hostname, place.port
     except ValueError:
         host = None
     if not host:
-        raise UsageError(f"{redacted(uri)} is no address of a file: write https://HOST/PATH")
+        raise UsageError(f"{redacted(uri)} is not an address of a file: write https://HOST/PATH")
     name = unquote(place.path.rstrip("/").rpartition("/")[2]).replace("/", "_")
     return f"{host}/{name or 'table'}"
 
 
 def in_cluster(host: str) -> bool:
-    """Whether a host is this machine or a Service of this cluster: a name without a dot, or one below CLUSTER_DOMAINS."""
+    """Whether a host is this machine or a Service of this cluster: a name without a dot, or a name below CLUSTER_DOMAINS."""
     host = host.lower().rstrip(".")
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -65,6 +65,6 @@ def in_cluster(host: str) -> bool:
 
 
 def check_plain_http(name: str, host: str, *, allowed: bool) -> None:
-    """Raise UsageError for http:// to a host outside the cluster, where others can read and change the table on its way."""
+    """Raise UsageError for http:// to a host outside the cluster, because others can read and change the table in transit."""
     if not allowed and not in_cluster(host):
-        raise UsageError(f"{name} would be read from {host} without encryption: use https://, or accept it with --allow-http")
+        raise UsageError(f"the connection to {host} for {name} is not encrypted: use https://, or accept it with --allow-http")

@@ -1,6 +1,6 @@
-"""Columns of Arrow as the codes of the model, with the rule that a row breaks: for scoring and for requests.
+"""Arrow columns as codes of the model, with the broken rules by row: for scoring and for requests.
 
-Whole columns are read with pyarrow. A column that it cannot read is read value by value, by the function that reads requests.
+pyarrow reads whole columns. For a column that it cannot read, the function that reads requests reads each value.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from serve_app.tables.arrow_texts import is_text, whole_texts
 from serve_app.tables.cell_values import cell_value
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
-"""Categories of this form may stand in a column of whole numbers."""
+"""A column of whole numbers may hold categories of this form."""
 _PRECISIONS = {pa.float16(): np.float16, pa.float32(): np.float32}
 
 Coded = tuple[Any, dict[int, Rule]]
-"""A column as float64, or as texts with NaN in the gaps, shape (rows,); and the rule that a row breaks, by row."""
+"""A column as float64, or as texts with NaN for missing values, shape (rows,); and the broken rules by row."""
 
 
 class Coding(NamedTuple):
-    """How columns are coded. `decimal` is the decimal mark of CSV cells; None for columns that have types of their own."""
+    """The options for coding columns. `decimal` is the decimal mark of CSV cells; None for typed columns."""
 
     signature: Signature
     unknown: Unknown
@@ -37,7 +37,7 @@ class Coding(NamedTuple):
 
 
 def coded(feature: Feature, column: pa.ChunkedArray, coding: Coding) -> Coded:
-    """What the model takes for a column, none of a dictionary (see `plain_column`)."""
+    """The values that the model gets for a column, which must not be a dictionary (see `plain_column`)."""
     kind = column.type
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan), {} if feature.nullable else dict.fromkeys(range(len(column)), NOT_NULL)
@@ -53,13 +53,13 @@ def coded(feature: Feature, column: pa.ChunkedArray, coding: Coding) -> Coded:
     if coding.decimal is not None:
         missing = np.zeros(len(values), bool) if missing is None else missing
     elif missing is not None:
-        missing = missing | np.isnan(values)  # a column of numbers may hold its gaps as NaN
+        missing = missing | np.isnan(values)  # NaN also means a missing value
     precision = _PRECISIONS.get(kind, np.float64)
     return check_numbers(feature, values, coding.signature.missing_texts, gaps=missing, precision=precision)
 
 
 def accepted_types(feature: Feature, kind: pa.DataType) -> str | None:
-    """What the model takes in place of a column of this type, none of a dictionary; None when it takes the column."""
+    """The types that the model accepts instead of this type, which must not be a dictionary; None when it accepts the type."""
     text, number = is_text(kind), is_number(kind) or pa.types.is_decimal(kind)
     if pa.types.is_null(kind):
         return None
@@ -76,23 +76,23 @@ def accepted_types(feature: Feature, kind: pa.DataType) -> str | None:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether a type of Arrow is one of whole numbers or of floating point numbers."""
+    """Whether an Arrow type is an integer or a floating-point type."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values of a dictionary; any other type as it is."""
+    """The type of the values of a dictionary; any other type unchanged."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column without a dictionary, and its texts as strings of one type."""
+    """The column with its dictionary decoded and its texts as strings of one type."""
     kind = plain_type(column.type)
     return column.cast(pa.string() if is_text(kind) else kind)
 
 
 def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:
-    """The column as float64 with NaN in the gaps, and the mask of the gaps; None for a column without nulls."""
+    """The column as float64 with NaN for nulls, and the mask of the nulls; the mask is None for a column without nulls."""
     missing = column.is_null().to_numpy() if column.null_count else None
     number = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
     number = number.cast(pa.float64(), safe=False)
@@ -100,12 +100,12 @@ def _floats(column: pa.ChunkedArray) -> tuple[Any, Any]:
 
 
 def _gap_texts(feature: Feature, coding: Coding) -> tuple[str, ...]:
-    """The texts that are null for a feature; an empty CSV cell always is."""
+    """The texts that mean null for a feature; an empty CSV cell always means null."""
     return coding.signature.missing_texts if feature.nullable else ("",) if coding.decimal is not None else ()
 
 
 def _dates(feature: Feature, form: DateForm, column: pa.ChunkedArray, coding: Coding) -> Coded:
-    """Dates as codes; each different value is read once."""
+    """Dates as codes; each distinct value is parsed once."""
     if not is_text(column.type) and not is_number(column.type):
         missing = column.is_null().to_numpy()
         values = arrow_codes(column)
@@ -164,7 +164,7 @@ def _texts(feature: Feature, column: pa.ChunkedArray, coding: Coding) -> Coded:
 
 
 def _one_by_one(feature: Feature, column: pa.ChunkedArray, coding: Coding) -> Coded:
-    """Read texts in place of numbers or booleans, and decimal numbers, as the value that a client sends in a request."""
+    """Read texts instead of numbers or booleans, and decimal numbers, like values in a request."""
     gaps = frozenset(_gap_texts(feature, coding))
     values: list[Any] = []
     wrong: dict[int, Rule] = {}

@@ -1,4 +1,4 @@
-"""Dates and times of Parquet as codes, without pandas: for scoring."""
+"""Dates and times of Arrow as codes, without pandas: for scoring."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_app.artifacts.dates import MICROSECONDS, DateForm
 
 
 def date_type(form: DateForm, kind: pa.DataType) -> bool:
-    """Whether a type of Parquet holds what the form takes: times of day, dates with or without a zone, or numbers of an epoch."""
+    """Whether an Arrow type matches the form: times of day, dates with or without a zone, or numbers."""
     if form.takes_numbers and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return True
     if form.is_time:
@@ -24,14 +24,15 @@ def date_type(form: DateForm, kind: pa.DataType) -> bool:
 
 
 def codes(microseconds: Any, gaps: Any) -> npt.NDArray[np.float64]:
-    """Microseconds since 1970-01-01 (or since midnight) as codes, shape (rows,), NaN in the gaps."""
+    """Microseconds since 1970-01-01 (or since midnight) as codes, shape (rows,), with NaN where `gaps` is true."""
     values: npt.NDArray[np.float64] = np.where(gaps, np.nan, microseconds.astype(np.float64) / MICROSECONDS)
     return values
 
 
 def arrow_codes(column: pa.ChunkedArray) -> Any:
-    """A column of dates, timestamps or times as codes, float64 of shape (rows,) with NaN in the gaps; fractions of a microsecond
-    are cut.
+    """A column of dates, timestamps or times as codes, float64 of shape (rows,) with NaN for nulls.
+
+    It truncates fractions of a microsecond.
     """
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))

@@ -1,4 +1,4 @@
-"""Columns of Arrow that hold texts, or whole numbers that stand for texts."""
+"""Arrow columns of texts, or of whole numbers that represent texts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from serve_app.artifacts.signature import EXACT
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type of Arrow is one of texts."""
+    """Whether an Arrow type is a text type."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def whole_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers as their digits; NaN is null, and another number is the text of it."""
+    """Whole numbers as digits, NaN as null, and other numbers as their text."""
     if not pa.types.is_floating(column.type):
         return column.cast(pa.string())
     values = column.cast(pa.float64())

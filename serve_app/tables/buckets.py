@@ -1,6 +1,7 @@
-"""Buckets of Google Cloud Storage and S3 as filesystems of pyarrow, with the settings that the clouds' own tools read.
+"""Buckets of Google Cloud Storage and S3 as pyarrow filesystems, with the settings of the clouds' own tools.
 
-A key is written as it is, like for `gcloud storage` and `aws s3`: spaces, `%`, `#` and letters of any language are not encoded.
+Keys are not encoded, like for `gcloud storage` and `aws s3`: an address contains spaces, `%`, `#` and letters of any language as
+they are.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from serve_app.tables.address import check_plain_http, redacted, scheme, without
 from serve_app.tables.network_errors import missing, unknown_host, unreachable
 
 CONNECT_SECONDS = 10
-"""Within these a connection must be made."""
+"""Time limit for a connection."""
 
 SILENT_SECONDS = 60
-"""A server of S3 that sends nothing for this time is given up. Google's client has 120 seconds of its own."""
+"""Time limit for silence of an S3 server. Google's client has its own limit of 120 seconds."""
 
 RETRY_SECONDS = 20
-"""For this time Google's client repeats a request that failed for a reason that may pass."""
+"""Time in which Google's client retries a request after a temporary error."""
 
 _OPTIONS = ("region", "scheme", "endpoint_override", "anonymous", "force_virtual_addressing")
-"""What may follow `?` in an address, as for `FileSystem.from_uri` of pyarrow. Any other `?` is part of a key."""
+"""Options that may follow `?` in an address, as in pyarrow's `FileSystem.from_uri`. Any other `?` is part of a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A parsed address: bucket and key, with the options and the credentials that may be in it."""
+    """A parsed address: bucket and key, with optional options and credentials."""
 
     name: str
     path: str
@@ -45,14 +46,14 @@ class Bucket:
 
 
 def open_bucket(uri: str, *, allow_http: bool) -> tuple[Any, str]:
-    """The filesystem of an address, and the path in it. The server was reached; raises UsageError or BackendUnavailable."""
+    """The filesystem of an address, and the path in it, after a test connection; raises UsageError or BackendUnavailable."""
     bucket = parse(uri)
     connect: Callable[..., Any] = _s3 if scheme(uri) == "s3" else _google
     return connect(redacted(uri), bucket, allow_http), bucket.path
 
 
 def parse(uri: str) -> Bucket:
-    """The parts of an address; raises UsageError when it names no bucket, or a version of an object."""
+    """The parts of an address; raises UsageError when it names no bucket, or names a version of an object."""
     rest = uri.partition("://")[2]
     place = without_user(rest)
     user, _, password = rest[: len(rest) - len(place)].rstrip("@").partition(":")
@@ -60,7 +61,8 @@ def parse(uri: str) -> Bucket:
     options = dict(parse_qsl(query, keep_blank_values=True)) if question else {}
     if "versionId" in options or "generation" in options:
         raise UsageError(
-            f"{redacted(uri)} is read in its newest version: copy the version that you want, or name its signed https:// address"
+            f"{redacted(uri)} names a version, but only the newest version can be read: copy the version that you want, "
+            "or name its signed https:// address"
         )
     if not options or not all(name in _OPTIONS for name in options):
         path, options = place, {}
@@ -97,7 +99,7 @@ def _s3(name: str, bucket: Bucket, allow_http: bool) -> Any:
 
 
 def _region(name: str, bucket: str, fallback: str | None) -> str | None:
-    """The region of a bucket, which S3 tells everybody."""
+    """The region of a bucket, which S3 returns without credentials."""
     try:
         region: str = arrow.resolve_s3_region(bucket)
     except OSError as error:
@@ -112,7 +114,7 @@ def _google(name: str, bucket: Bucket, allow_http: bool) -> Any:
     plain, host = _endpoint(bucket.options.get("endpoint_override") or emulator, bucket.options.get("scheme"))
     _reach(name, host or "storage.googleapis.com", plain=plain, allow_http=allow_http)
     if bucket.user not in ("", "anonymous"):
-        raise UsageError(f"{name} has a user name in it: set GOOGLE_APPLICATION_CREDENTIALS, or write gs://anonymous@BUCKET/KEY")
+        raise UsageError(f"{name} contains a user name: set GOOGLE_APPLICATION_CREDENTIALS, or write gs://anonymous@BUCKET/KEY")
     options = {"endpoint_override": host, "scheme": "http" if plain else "https"} if host else {}
     return arrow.GcsFileSystem(
         anonymous=bool(emulator or bucket.user) or _flag(bucket, "anonymous"),
@@ -126,16 +128,16 @@ def _flag(bucket: Bucket, option: str) -> bool:
 
 
 def _endpoint(text: str, named_scheme: str | None) -> tuple[bool, str]:
-    """Whether an endpoint is plain http, and its host and port; both may be written with or without the scheme."""
+    """Whether an endpoint uses plain http, and its host and port; the text may have a scheme."""
     written, separator, rest = text.strip().partition("://")
     host = (rest if separator else written).rstrip("/")
     return ((named_scheme or (written if separator else "https")).lower() == "http", host)
 
 
 def _reach(name: str, endpoint: str, *, plain: bool, allow_http: bool) -> str | None:
-    """Make one connection to the server, or to its proxy, which is returned.
+    """Open and close a connection to the server or its proxy; returns the address of the proxy, or None.
 
-    The clients below repeat a connection that cannot be made for minutes, and their messages do not say to which host.
+    The clients of pyarrow retry a failed connection for minutes, and their messages do not name the host.
     """
     place = urlsplit(f"//{endpoint}")
     host, kind = place.hostname or endpoint, "http" if plain else "https"

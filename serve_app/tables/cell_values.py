@@ -1,4 +1,4 @@
-"""A cell of CSV text as the value that a client sends in a request."""
+"""A CSV cell as the value in a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TRUTHS = {**dict.fromkeys(TRUE, True), **dict.fromkeys(FALSE, False)}
 
 
 def cell_value(feature: Feature, text: str, gaps: Container[str], decimal: str) -> str | float | bool | None:
-    """A CSV cell as the value that a client sends; of a number the number, which tables also write as `.5`, `5.` or `+5`."""
+    """A CSV cell as the value in a request; numbers may have the forms `.5`, `5.` and `+5`, too."""
     if text in gaps:
         return None
     if feature.kind == "boolean":

@@ -1,7 +1,7 @@
-"""A part of the input as the coded matrix of the model; values are checked by the rules for a request.
+"""A part of the input as the coded matrix of the model, checked by the rules for requests.
 
-A CSV cell is read as training reads it (missing values, spaces before a value); then the rules of the served API apply. Whole
-columns are read with pyarrow. A column that pyarrow cannot read is read again, value by value, by the function that reads requests.
+Scoring reads a CSV cell like training (missing values, spaces before a value), and then applies the rules of the served API.
+pyarrow reads whole columns. For a column that it cannot read, the function that reads requests reads each value.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from serve_app.tables.location import Location, hive_keys, translate_errors
 from serve_app.tables.splits import Part
 
 BATCH_ROWS = 65_536
-"""Rows of a Parquet file in memory at once."""
+"""Maximum number of rows of a Parquet file in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of a part: the coded matrix (rows, features), the kept columns, and the problem of a row by its index in the matrix."""
+    """Rows of a part: the coded matrix (rows, features), the kept columns, and the problems by the row's index in the matrix."""
 
     matrix: Matrix
     kept: pa.Table
@@ -41,7 +41,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How parts are read: the features of the model, the columns to keep, and whether an unseen category is refused."""
+    """The options for reading parts: the features of the model, the columns to keep, and the rule for unseen categories."""
 
     signature: Signature
     keep: tuple[str, ...]
@@ -58,13 +58,13 @@ def check_columns(reading: Reading, columns: Sequence[str], path: str) -> None:
     known, names = ", ".join(columns[:20]), frozenset(columns)
     for feature in reading.signature.features:
         if feature.name not in names and not feature.nullable:
-            raise UsageError(f"{path} has no column '{feature.name}', which the model needs; there are: {known}")
-    if names.isdisjoint(reading.signature.names):  # all of them may be left out, but a row needs one
+            raise UsageError(f"{path} has no column '{feature.name}', which the model needs; its columns are: {known}")
+    if names.isdisjoint(reading.signature.names):  # every feature may be missing, but not all features
         wanted = ", ".join(reading.signature.names[:20])
-        raise UsageError(f"{path} has none of the columns that the model takes ({wanted}); there are: {known}")
+        raise UsageError(f"{path} has no column of the model ({wanted}); its columns are: {known}")
     for name in reading.keep:
         if name not in names:
-            raise UsageError(f"--keep '{name}' names no column of {path}; there are: {known}")
+            raise UsageError(f"--keep '{name}' does not name a column of {path}; its columns are: {known}")
 
 
 def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
@@ -74,11 +74,11 @@ def check_types(reading: Reading, schema: pa.Schema, path: str) -> None:
         if feature.name in types:
             kind = plain_type(types[feature.name])
             if (takes := accepted_types(feature, kind)) is not None:
-                raise UsageError(f"{path}: column '{feature.name}' holds {kind} where the model takes {takes}")
+                raise UsageError(f"{path}: column '{feature.name}' holds {kind}, but the model takes {takes}")
 
 
 def csv_rows(location: Location, part: Part, header: Header, reading: Reading) -> Iterator[Rows]:
-    """All rows of a part at once; raises UsageError when they are not as many as were counted when the file was split."""
+    """All rows of a part at once; raises UsageError when their number differs from the count at the split of the file."""
     with translate_errors(part.path), open_content(location, part.path, header.dialect.form) as file:
         raw: bytes = file.read_at(part.stop - part.start, part.start)
     check_no_nul(raw, part.path, part.first_row)
@@ -86,21 +86,21 @@ def csv_rows(location: Location, part: Part, header: Header, reading: Reading) -
     rows = _read_columns(raw, header, reading, keys) or _read_records(raw, header, reading, part, keys)
     if len(rows.matrix) != part.rows:
         raise UsageError(
-            f"{part.path}: {len(rows.matrix)} rows were read where {part.rows} were counted from row {part.first_row + 1} on: "
-            "end lines with LF or CRLF, double the quotes inside a quoted value, and change no file while it is scored"
+            f"{part.path}: a part has {len(rows.matrix)} rows, but {part.rows} were counted from row {part.first_row + 1} on: "
+            "end lines with LF or CRLF, double the quotes inside a quoted value, and do not change the file during the scoring"
         )
     yield rows
 
 
 def _read_columns(raw: bytes, header: Header, reading: Reading, keys: Mapping[str, str | None]) -> Rows | None:
-    """Read with pyarrow; None for a text that only Python's csv module reads as training does."""
+    """Read with pyarrow; None for text that only Python's csv module reads like training."""
     if needs_records(raw, header.dialect.separator):
         return None
     columns_of_file = frozenset(header.columns)
     features = [feature for feature in reading.signature.features if feature.name in columns_of_file]
     names = [feature.name for feature in features]
     numbers = {feature.name for feature in features if feature.kind == "number" and feature.unit is None}
-    known = missing_numbers(reading.signature.missing_texts)  # are gaps by their value, where the feature takes gaps
+    known = missing_numbers(reading.signature.missing_texts)  # `check_numbers` finds these by their value
     missing = [text for text in reading.signature.missing_texts if not known or not is_number(text)]
     kept_names = [name for name in reading.keep if name in columns_of_file]
     try:
@@ -146,7 +146,7 @@ def parquet_rows(location: Location, part: Part, reading: Reading) -> Iterator[R
             kept = table.select([name for name in reading.keep if name in names])
             yield _rows(columns, reading, kept, table.num_rows, keys)
     if count != part.rows:
-        raise UsageError(f"{part.path} was changed while it was scored: start again with --restart")
+        raise UsageError(f"{part.path} changed during the scoring: start again with --restart")
 
 
 def _rows(
@@ -159,7 +159,7 @@ def _rows(
     decimal: str | None = None,
     problems: Mapping[int, str] | None = None,
 ) -> Rows:
-    """The rows of columns by name, and of the keys of the folders; `decimal`: texts are CSV cells with this decimal mark."""
+    """The rows from columns by name and from keys of folders; with `decimal`, texts are CSV cells with this decimal mark."""
     by_row = dict(problems or {})
     matrix = np.full((count, len(reading.signature.features)), np.nan, matrix_type(has_texts=reading.signature.has_texts))
     for at, feature in enumerate(reading.signature.features):

@@ -1,6 +1,6 @@
-"""The content of a file of text: unpacked, in UTF-8, with lines that end in LF.
+"""The content of a text file: unpacked, in UTF-8, with lines that end in LF.
 
-A plain file is read where it is. Any other file is unpacked and recoded once into a temporary file, which is bounded in size.
+The functions read a plain file directly. They unpack and recode any other file once, into a temporary file with a size limit.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from serve_app.errors import UsageError
 from serve_app.tables.location import Location, translate_errors
 
 BLOCK = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes of one read."""
 
 MAX_UNPACKED = 8 << 30
-"""Bytes of a file when it is unpacked, at most."""
+"""Maximum size of an unpacked file, in bytes."""
 
 MAX_RATIO, FREE_BYTES = 250, 256 << 20
-"""A file of more than FREE_BYTES bytes may be at most MAX_RATIO times as large as its packed form."""
+"""An unpacked file of more than FREE_BYTES bytes may have at most MAX_RATIO times the size of its packed form."""
 
 Compression = Literal["none", "gzip", "zip", "zstd", "bzip2", "xz"]
 
@@ -48,13 +48,13 @@ _FOREIGN = {
     b"\xd0\xcf\x11\xe0": "is a document of Microsoft Office: save the sheet as CSV",
     b"%PDF": "is a PDF document: save the table as CSV",
     b"SQLite format 3": "is an SQLite database: export the table as CSV",
-    b"PAR1": "is a Parquet file among CSV files: name Parquet files alone",
+    b"PAR1": "is a Parquet file among CSV files: name only files of one kind",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class TextForm:
-    """How the bytes of a file become text: its compression, its encoding, and whether its lines end in CR alone."""
+    """The form of a text file: its compression, its encoding, and whether its lines end in only CR."""
 
     compression: Compression = "none"
     encoding: str = "utf-8"
@@ -62,7 +62,7 @@ class TextForm:
 
     @property
     def plain(self) -> bool:
-        """Whether the file is read where it is."""
+        """Whether the file can be read directly."""
         return self == PLAIN
 
 
@@ -70,7 +70,7 @@ PLAIN = TextForm()
 
 
 def compression_of(head: bytes, name: str) -> Compression:
-    """The compression by the first bytes of a file; raises UsageError for the formats of other programs."""
+    """The compression according to the first bytes of a file; raises UsageError for formats of other programs."""
     for mark, complaint in _FOREIGN.items():
         if head.startswith(mark):
             raise UsageError(f"{name} {complaint}")
@@ -80,7 +80,7 @@ def compression_of(head: bytes, name: str) -> Compression:
 
 
 def read_head(location: Location, path: str, compression: Compression, size: int) -> tuple[bytes, bool]:
-    """The first `size` bytes of a file when it is unpacked, and whether these are all."""
+    """The first `size` bytes of the unpacked file, and whether these are all bytes."""
     with translate_errors(path), location.filesystem.open_input_file(path) as file:
         stream = _unpacked(file, compression, path)
         head = b""
@@ -91,7 +91,7 @@ def read_head(location: Location, path: str, compression: Compression, size: int
 
 
 def open_content(location: Location, path: str, form: TextForm) -> Any:
-    """The content as a file of pyarrow with random access. Raises UsageError when it cannot be unpacked or decoded."""
+    """The content as a pyarrow file with random access. Raises UsageError when it cannot be unpacked or decoded."""
     if form.plain:
         return location.filesystem.open_input_file(path)
     info = location.filesystem.get_file_info(path)
@@ -100,7 +100,7 @@ def open_content(location: Location, path: str, form: TextForm) -> Any:
 
 @lru_cache(maxsize=2)
 def _copy(location: Location, path: str, form: TextForm, size: int, _stamp: int | None) -> pa.Buffer:
-    """The content in a temporary file that has no name any more: it disappears with the buffer, and with a killed process."""
+    """The content in a temporary file without a name, which disappears with the buffer or the process."""
     limit, written = min(MAX_UNPACKED, max(FREE_BYTES, MAX_RATIO * size)), 0
     handle, name = tempfile.mkstemp(prefix="iris-api-table-")
     try:
@@ -178,6 +178,6 @@ def _packing_errors(path: str) -> Iterator[None]:
     except broken as error:
         raise UsageError(f"{path} cannot be unpacked ({' '.join(str(error).split())[:100]}): copy or pack it again") from None
     except OSError as error:
-        if error.errno is not None:  # of the filesystem, not of the archive
+        if error.errno is not None:  # an error of the filesystem, not of the archive
             raise
         raise UsageError(f"{path} cannot be unpacked ({' '.join(str(error).split())[:100]}): copy or pack it again") from None

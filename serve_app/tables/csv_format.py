@@ -1,4 +1,4 @@
-"""What is the same in every CSV file: row ends, truth values, names of columns."""
+"""Rules for all CSV files: row ends, truth values, names of columns."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ csv.field_size_limit(1 << 30)  # a cell may be a long text
 NEWLINE, RETURN, QUOTE = b'\n\r"'
 
 TRUE, FALSE = ("True", "TRUE", "true"), ("False", "FALSE", "false")
-"""Texts of a boolean cell, the same as in pandas."""
+"""Texts of a boolean cell; they are those of pandas."""
 
-FORMULA = re.compile("^[=+\\-@\\t\\r\\n＝＋－＠]")  # noqa: RUF001 - a spreadsheet takes the wide forms for the narrow ones
+FORMULA = re.compile("^[=+\\-@\\t\\r\\n＝＋－＠]")  # noqa: RUF001 - a spreadsheet treats the wide forms like the narrow forms
 """The beginning of a text that a spreadsheet may run."""
 
 
 def unnamed(position: int, taken: Collection[str]) -> str:
-    """The name of a column without one, as pandas gives it: `Unnamed: 0`, or `Unnamed: 0.1` when that is taken."""
+    """The name that pandas gives to a column without a name: `Unnamed: 0`, or `Unnamed: 0.1` when that is taken."""
     name, copy = f"Unnamed: {position}", 0
     while name in taken:
         copy += 1
@@ -43,17 +43,17 @@ def is_number(text: str) -> bool:
 
 
 def csv_records(text: str, separator: str) -> Iterator[list[str]]:
-    """The records of a text, empty lines left out, as Python's csv module reads them; it raises csv.Error while they are read."""
+    """The records of a text from Python's csv module, without empty lines; the iteration raises csv.Error."""
     return records_of_lines(io.StringIO(text, newline=""), separator)
 
 
 def records_of_lines(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
-    """The same of lines with their ends, each of which is asked for when the record before it has been read."""
+    """The records of lines with line ends, without empty lines. It takes each line only when a record needs it."""
     return filter(None, csv.reader(lines, delimiter=separator, skipinitialspace=True))
 
 
 def without_formula(text: str) -> str:
-    """A text that a spreadsheet would run as a formula, with an apostrophe in front; a number, like `-15`, stays as it is.
+    """The text, with an apostrophe in front if a spreadsheet would run it as a formula; a number, like `-15`, does not change.
 
     See https://owasp.org/www-community/attacks/CSV_Injection
     """
@@ -69,16 +69,16 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def twins(texts: Sequence[str]) -> dict[str, str]:
-    """By text, an earlier one that differs in case or blanks only."""
+    """An earlier text that differs only in case or blanks, by text."""
     first: dict[str, str] = {}
     pairs = ((text, first.setdefault(" ".join(text.split()).casefold(), text)) for text in texts)
     return {text: other for text, other in pairs if other != text}
 
 
 def row_ends(data: Any, parity: int, *, skip: int = 0) -> tuple[Any, int]:
-    """Positions of the newlines outside quotes after the first `skip` bytes, and the number of quotes there.
+    """Positions of the newlines outside quotes after the first `skip` bytes, and the number of quotes after them.
 
-    `parity` is 1 when the bytes begin inside quotes, else 0.
+    `parity` is 1 when the bytes begin inside quotes, otherwise 0.
     """
     newlines = np.flatnonzero(data[skip:] == NEWLINE) + skip
     quotes = np.flatnonzero(data[skip:] == QUOTE) + skip

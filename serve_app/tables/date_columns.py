@@ -1,6 +1,7 @@
-"""Columns of dates: in which form a table writes them, decided over the whole column, and their codes.
+"""Columns of dates: their form, decided over the whole column, and their codes.
 
-A form is used only when every value has it. `01/02/2000` may be read day first or month first: the other rows decide, else a flag.
+A form must fit every value of the column. `01/02/2000` may have the day or the month first: the other rows decide, otherwise a
+flag.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from serve_app.tables.arrow_dates import codes
 from serve_app.tables.unusable import UnusableColumn
 
 SAMPLE = 50
-"""Different texts that are looked at first: a column with no date among them is not one of dates."""
+"""Number of distinct texts for a first check: a column without a date among them is not a column of dates."""
 
 _DAY_FIRST = ("%d{0}%m{0}%Y", "%d{0}%m{0}%y")
 _MONTH_FIRST = ("%m{0}%d{0}%Y", "%m{0}%d{0}%y")
@@ -83,7 +84,7 @@ _TAGS = {**{name[:3]: "b" for name in MONTHS}, **{name[:3]: "a" for name in WEEK
 
 @dataclass(frozen=True, slots=True)
 class DateColumn:
-    """A column of dates: the codes with NaN in the gaps, shape (rows,), and the form that the signature describes."""
+    """A column of dates: the codes with NaN for missing values, shape (rows,), and the form for the signature."""
 
     values: npt.NDArray[np.float64]
     form: DateForm
@@ -91,7 +92,7 @@ class DateColumn:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """One way to read texts: the formats besides ISO, and the texts that are no dates in this way."""
+    """One interpretation of texts: the formats besides ISO, and the texts that are not dates in it."""
 
     formats: tuple[str, ...]
     zoned: bool
@@ -99,9 +100,9 @@ class _Reading:
 
 
 def date_column(name: str, column: pd.Series[Any], formats: Sequence[str] | None = None) -> DateColumn | None:
-    """The column as dates, None when it holds others. `formats` declare it: none or several of `strptime`, or a key of EPOCHS.
+    """The column as dates; None when it does not hold dates. `formats` declare it: formats of `strptime`, or a key of EPOCHS.
 
-    Raises UnusableColumn when some values are no dates, when the order of day and month is not certain, and when a declared column
+    Raises UnusableColumn when some values are not dates, when the order of day and month is ambiguous, and when a declared column
     cannot be read.
     """
     if column.isna().all():
@@ -117,7 +118,7 @@ def date_column(name: str, column: pd.Series[Any], formats: Sequence[str] | None
     if kinds != {str}:
         if formats is None:
             return None
-        raise UnusableColumn(name, "is declared as dates but holds none", "leave --date out")
+        raise UnusableColumn(name, "is declared as dates but does not hold dates", "omit --date")
     return _texts(name, column, formats)
 
 
@@ -128,7 +129,7 @@ def dates_within(texts: Sequence[str]) -> bool:
 
 
 def _timestamps(column: pd.Series[Any]) -> DateColumn:
-    """Timestamps of Parquet, in UTC where they name a zone."""
+    """Timestamps of Parquet, converted to UTC when they name a zone."""
     zoned = getattr(column.dtype, "tz", None) is not None
     gaps = column.isna().to_numpy()
     naive = column.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else column
@@ -142,7 +143,7 @@ def _with_form(values: npt.NDArray[np.float64], formats: tuple[str, ...], *, zon
 
 
 def _objects(name: str, column: pd.Series[Any]) -> DateColumn | None:
-    """Dates of Parquet without a time, and times of day, which pandas keeps as objects."""
+    """Dates without a time and times of day from Parquet, which pandas keeps as objects."""
     texts = column.map(lambda value: value.isoformat(), na_action="ignore")
     return _texts(name, texts.astype(object), ())
 
@@ -156,12 +157,12 @@ def _numbers(name: str, column: pd.Series[Any], formats: Sequence[str]) -> DateC
             return _epochs(name, values, tuple(formats), unit)
     whole = values[~np.isnan(values)]
     if not (whole == np.rint(whole)).all() or np.abs(whole).max() > 1e15:
-        raise UnusableColumn(name, "holds numbers, which are no dates", f"seconds since 1970 are read with --epoch {epoch}")
+        raise UnusableColumn(name, "holds numbers, which are not dates", f"read seconds since 1970 with --epoch {epoch}")
     texts = pd.Series([np.nan if np.isnan(value) else str(int(value)) for value in values], dtype=object)
     try:
         return _texts(name, texts, formats)
     except UnusableColumn as error:
-        raise UnusableColumn(name, error.why, f"{error.fix}, seconds since 1970 are read with --epoch {epoch}") from None
+        raise UnusableColumn(name, error.why, f"{error.fix}, read seconds since 1970 with --epoch {epoch}") from None
 
 
 def _epochs(name: str, values: npt.NDArray[np.float64], formats: tuple[str, ...], unit: float) -> DateColumn:
@@ -170,12 +171,12 @@ def _epochs(name: str, values: npt.NDArray[np.float64], formats: tuple[str, ...]
     try:
         parse(float(filled.min())), parse(float(filled.max()))
     except InvalidDate as error:
-        raise UnusableColumn(name, f"holds a number that {error}", "--epoch names the unit, s or ms") from None
+        raise UnusableColumn(name, f"holds a number that {error}", "name the unit, s or ms, with --epoch") from None
     return _with_form(codes(np.rint(values * unit), np.isnan(values)), formats, zoned=False, has_days=True)
 
 
 def _texts(name: str, column: pd.Series[Any], formats: Sequence[str] | None) -> DateColumn | None:
-    """The codes of texts; None when the column holds others, and is not declared."""
+    """The codes of texts; None when the column does not hold dates and is not declared."""
     numbers, distinct = pd.factorize(column)
     texts = [text.strip() for text in distinct.tolist()]
     if formats:
@@ -188,7 +189,7 @@ def _texts(name: str, column: pd.Series[Any], formats: Sequence[str] | None) -> 
     if reading is None or 2 * len(reading.wrong) >= len(texts):
         if formats is None:
             return None
-        wrong, known = texts[:1], f"--date {shlex.quote(name + '=%d/%m/%Y')} names their form"
+        wrong, known = texts[:1], f"name their form with --date {shlex.quote(name + '=%d/%m/%Y')}"
     else:
         wrong, known = list(reading.wrong[:1]), "correct it, leave it empty"
     if wrong:
@@ -213,13 +214,13 @@ def _declared(name: str, texts: Sequence[str], formats: tuple[str, ...]) -> _Rea
         try:
             pattern(text)
         except ValueError as error:
-            raise UnusableColumn(name, f"is declared as dates, but {error}", "name its form, like %d/%m/%Y") from None
+            raise UnusableColumn(name, f"is declared as dates, but {error}", "name its form, for example %d/%m/%Y") from None
     zoned = any("%z" in text for text in formats)
     return _Reading(formats, zoned, _wrong(texts, formats, zoned))
 
 
 def _wrong(texts: Sequence[str], formats: tuple[str, ...], zoned: bool, *, clock: bool = False) -> tuple[str, ...]:
-    """The texts that are no dates in these formats; without formats, no ISO dates, or no ISO times with `clock`."""
+    """The texts that are not dates in these formats; without formats, in ISO 8601, as times with `clock`."""
     is_time = parts_of(formats, has_days=False, has_times=True) == ("hour",) if formats else clock
     parse = parser(DateForm(("hour",) if is_time else ("days",), formats, zoned))
     wrong = []
@@ -232,7 +233,7 @@ def _wrong(texts: Sequence[str], formats: tuple[str, ...], zoned: bool, *, clock
 
 
 def _best(texts: Sequence[str], *, name: str = "", compact: bool = False) -> _Reading | None:
-    """How the most texts are dates. Raises UnusableColumn, if there is a `name`, when day and month may change places."""
+    """The interpretation in which the most texts are dates. With a `name`, raises UnusableColumn for an ambiguous order."""
     groups: dict[str, list[str]] = {}
     shapes: dict[str, str] = {}
     for text in texts:
@@ -247,7 +248,7 @@ def _best(texts: Sequence[str], *, name: str = "", compact: bool = False) -> _Re
     zones = {skeleton: "z" in skeleton for skeleton in known}
     clocks = {_is_clock(skeleton) for skeleton in known}
     if len(set(zones.values())) > 1 and not others and name:
-        raise UnusableColumn(name, "mixes dates with and without a time zone", "write all in the same form")
+        raise UnusableColumn(name, "mixes dates with and without a time zone", "write all dates in the same form")
     if len(clocks) > 1 or len(set(zones.values())) > 1:
         return None
     zoned = any(zones.values())
@@ -263,7 +264,7 @@ def _best(texts: Sequence[str], *, name: str = "", compact: bool = False) -> _Re
             for text in _differing(reading, day_first, month_first)
         ]
         why = f"holds dates like '{texts[0][:40]}', which may have the day or the month first"
-        raise UnusableColumn(name, why, f"say which with {' or '.join(options)}")
+        raise UnusableColumn(name, why, f"choose with {' or '.join(options)}")
     return min((day_first, month_first), key=lambda reading: len(reading.wrong))
 
 
@@ -272,7 +273,7 @@ def _differing(reading: _Reading, *readings: _Reading) -> list[str]:
 
 
 def _in_order(known: Mapping[str, list[str]], order: str, others: tuple[str, ...], *, zoned: bool, compact: bool) -> _Reading:
-    """The texts by form, read with the day or the month first."""
+    """The interpretation of the texts with the day (`d`) or the month (`m`) first."""
     formats: list[str] = []
     wrong = list(others)
     for skeleton, group in known.items():
@@ -301,7 +302,7 @@ def _order(text: str) -> str:
 
 
 def _candidates(skeleton: str, *, compact: bool) -> Sequence[str]:
-    """The formats of texts of this shape; `compact`: digits alone are dates as well."""
+    """The formats of texts of this shape; with `compact`, texts of only digits are dates, too."""
     options = _table().get(skeleton, ())
     return options if compact or not skeleton.isdigit() else ()
 

@@ -1,6 +1,6 @@
-"""How a CSV file is written: found once, from its head, with certainty or by flags; training and scoring read by it.
+"""The dialect of a CSV file, detected once from its first bytes or set by flags; training and scoring use it.
 
-What cannot be told with certainty is refused with the flag that tells it.
+The module refuses an ambiguous file, and names the flag that decides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from serve_app.tables.content import PLAIN, Compression, TextForm
 from serve_app.tables.csv_format import csv_records
 
 SEPARATORS = (",", ";", "\t", "|")
-"""Separators that are found by themselves; a space only below a header whose names are quoted, as R writes it."""
+"""Separators that the module detects. It also detects a space below a header with quoted names, as R writes it."""
 
 BOM = "\ufeff"
 
@@ -33,12 +33,12 @@ _COMMA_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
 _POINT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+")
 
 _CELLS = 100_000
-"""Cells of the head that are looked at for the decimal mark."""
+"""Maximum number of cells to search for the decimal mark."""
 
 
 @dataclass(frozen=True, slots=True)
 class DialectFlags:
-    """What the user says about CSV files; None is found from the head of each file. Raises UsageError."""
+    """The user's flags for CSV files; None means detection from the first bytes of each file. Raises UsageError."""
 
     separator: str | None = None
     decimal: str | None = None
@@ -66,7 +66,7 @@ class Dialect:
 
     @property
     def description(self) -> str:
-        """Like `separator ';', decimal comma, Windows-1252, gzip`."""
+        """A description like `separator ';', decimal comma, Windows-1252, gzip`."""
         parts = [f"separator {mark_name(self.separator)}"]
         if self.decimal == ",":
             parts.append("decimal comma")
@@ -85,7 +85,7 @@ PLAIN_DIALECT = Dialect()
 
 
 def text_form(head: bytes, compression: Compression, flags: DialectFlags, name: str, *, whole: bool) -> TextForm:
-    """The encoding and line ends by the first bytes of a file; `whole`: these are all. Raises UsageError."""
+    """The encoding and line ends according to the first bytes of a file; `whole`: these are all bytes. Raises UsageError."""
     encoding = flags.encoding or _encoding(head, name, whole=whole)
     text = decode_head(head, encoding, name, whole=whole)
     return TextForm(compression, encoding, "\r" in text and "\n" not in text)
@@ -110,7 +110,7 @@ def excel_line(text: str) -> tuple[str | None, int]:
 
 
 def mark_name(mark: str) -> str:
-    """A separator as a text."""
+    """The name of a separator in messages."""
     return _NAMES.get(mark, repr(mark))
 
 
@@ -123,7 +123,7 @@ def complete_dialect(text: str, form: TextForm, flags: DialectFlags, mark: str |
 
 
 def records(text: str, separator: str) -> list[list[str]]:
-    """The records of complete lines; empty lines are none. Stops at a record that Python's csv module cannot read."""
+    """The records of complete lines, without empty lines. Stops at a record that Python's csv module cannot read."""
     found: list[list[str]] = []
     with contextlib.suppress(csv.Error):
         found.extend(csv_records(text, separator))
@@ -135,7 +135,7 @@ def _codec(name: str) -> str:
         b"".decode(name)
         codec = codecs.lookup(name).name
     except (LookupError, ValueError):
-        raise UsageError(f"--encoding '{name}' is no encoding that Python knows: use utf-8, cp1252, latin-1, utf-16, …") from None
+        raise UsageError(f"--encoding '{name}' is not an encoding of Python: use utf-8, cp1252, latin-1, utf-16, …") from None
     return {"utf-8-sig": "utf-8", "ascii": "utf-8"}.get(codec, codec)
 
 
@@ -169,20 +169,20 @@ _WESTERN = re.compile(
 
 
 def _is_western(head: bytes) -> bool:
-    """Whether bytes that are no UTF-8 can only be a Western European text in Windows-1252 or Latin-1.
+    """Whether bytes that are not UTF-8 can only be a Western European text in Windows-1252 or Latin-1.
 
-    Every byte beyond ASCII must stand where these languages have it: single accented letters within words, and a few signs. Texts
-    in Cyrillic, Chinese or Polish encodings have other bytes, or longer runs of them.
+    Every byte beyond ASCII must be in a position that is usual in these languages: single accented letters within words, and a few
+    signs. Texts in Cyrillic, Chinese or Polish encodings have other bytes, or longer runs of them.
     """
     return not re.search(rb"[\x80-\xff]", _WESTERN.sub(b"", head)) if b"\0" not in head else False
 
 
 def _not_utf8(name: str) -> UsageError:
-    return UsageError(f"{name} is not UTF-8 text: name its encoding, like --encoding cp1252, or save it as CSV in UTF-8")
+    return UsageError(f"{name} is not UTF-8 text: name its encoding, for example --encoding cp1252, or save it as CSV in UTF-8")
 
 
 def _separator(text: str, name: str) -> str:
-    """The separator that gives every row of the head the same number of values."""
+    """The separator with which every row of the text has the same number of values; raises UsageError for several."""
     line = text.partition("\n")[0]
     candidates = (*SEPARATORS, " ") if _QUOTED_NAMES.fullmatch(line) else SEPARATORS
     widths = {mark: [len(record) for record in islice(records(text, mark), 5000)] for mark in candidates if mark in text}
@@ -200,13 +200,13 @@ def _separator(text: str, name: str) -> str:
 
 
 def _fits(widths: Sequence[int]) -> bool:
-    """Whether all rows are equally wide, and as wide as the header or wider."""
+    """Whether all rows have the same width, which is at most one less than that of the header."""
     rows = set(widths[1:])
     return not rows or (len(rows) == 1 and rows.pop() >= widths[0] - 1)
 
 
 def _decimal(rows: Sequence[Sequence[str]], name: str) -> str:
-    """The decimal mark of the cells below the header; '.' where no number has one."""
+    """The decimal mark of the cells below the header; '.' when no number has a decimal mark."""
     commas = points = groups = None
     for cell in islice(chain.from_iterable(rows[1:]), _CELLS):
         text = cell.strip()
@@ -219,5 +219,5 @@ def _decimal(rows: Sequence[Sequence[str]], name: str) -> str:
     if commas and points:
         raise UsageError(f"{name} has numbers like '{commas}' and like '{points}': name the decimal mark with --decimal")
     if groups and not commas and not points:
-        raise UsageError(f"{name} has numbers like '{groups}', which are small or large: name the decimal mark with --decimal")
+        raise UsageError(f"{name} has ambiguous numbers like '{groups}': name the decimal mark with --decimal")
     return "," if commas else "."

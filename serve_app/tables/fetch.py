@@ -1,4 +1,4 @@
-"""Tables of buckets and web servers, copied to this machine for a command that reads them more than once."""
+"""Copies of tables from buckets and web servers on this machine, for commands that read a table more than once."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from serve_app.tables.scratch import Scratch, ScratchSpace, open_scratch
 from serve_app.tables.web_file import download
 
 BLOCK = 8 << 20
-"""Bytes of one request to a bucket."""
+"""Bytes of one read from a bucket."""
 
 FILES_AT_ONCE = 8
 
 _FINAL = (FileNotFoundError, PermissionError, ArrowException)
-"""What another attempt does not change."""
+"""Errors for which a retry does not help."""
 
 
 @contextmanager
 def fetched(location: Location, space: ScratchSpace, report: progress.Progress) -> Iterator[Location]:
-    """The location itself when it is on this machine; else one whose files were copied, which are removed at the end.
+    """The location itself when it is on this machine; otherwise a location with copies of its files, removed at the end.
 
-    Names and paths of the copy are those of the original. Raises UsageError or BackendUnavailable with one sentence.
+    The copies have the names and paths of the originals. Raises UsageError or BackendUnavailable.
     """
     if not location.remote:
         yield location
@@ -80,7 +80,7 @@ def _fetch_bucket(location: Location, scratch: Scratch) -> None:
 
 
 def _copy(location: Location, source: Source, scratch: Scratch) -> Iterator[int]:
-    """Copy one object, and yield the bytes of each block. A read that failed is repeated from where it ended."""
+    """Copy one object, and yield the size of each block. A retry continues where the failed read ended."""
     name = f"{location.scheme}://{source.path}"
     attempts = Attempts()
     with open(scratch.file(source.path), "wb") as target:
@@ -92,20 +92,20 @@ def _copy(location: Location, source: Source, scratch: Scratch) -> Iterator[int]
             except (OSError, ArrowException, ValueError) as error:
                 if attempts.failed(target.tell() - before) or isinstance(error, _FINAL):
                     with translate_errors(name):
-                        # Google's client closes a file whose connection broke; reading on is then a plain ValueError.
+                        # Google's client closes a file after a broken connection; the next read raises ValueError.
                         raise error if isinstance(error, OSError | ArrowException) else OSError("the connection broke") from None
                 attempts.pause()
     with translate_errors(name):
         info: Any = location.filesystem.get_file_info(source.path)
     if (info.size, str(info.mtime_ns)) != (source.size, source.stamp):
-        raise BackendUnavailable(f"{name} was changed while it was read: start again")
+        raise BackendUnavailable(f"{name} changed during the download: start again")
 
 
 def _blocks(file: Any, target: IO[bytes], size: int, name: str, scratch: Scratch) -> Iterator[int]:
     while target.tell() < size:
         block = file.read_at(min(BLOCK, size - target.tell()), target.tell())
         if not block:
-            raise BackendUnavailable(f"{name} was changed while it was read: start again")
+            raise BackendUnavailable(f"{name} changed during the download: start again")
         scratch.add(name, len(block))
         target.write(block)
         yield len(block)
@@ -118,5 +118,5 @@ def _disk_errors(location: Location) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"{location.redacted} cannot be put on the disk ({error.strerror or error}): name another folder with --scratch-dir"
+            f"{location.redacted} cannot be written to the disk ({error.strerror or error}): name another folder with --scratch-dir"
         ) from None

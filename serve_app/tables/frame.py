@@ -1,6 +1,6 @@
-"""A file as a pandas frame of numbers, booleans and texts. A value that cannot be learnt from is refused by column and row.
+"""A file as a pandas frame of numbers, booleans and texts. Errors name the column and the row of an unusable value.
 
-Row numbers in messages begin at 1 below the header.
+Row numbers in messages begin with 1 below the header.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from serve_app.tables.numerals import Numeral, is_code, is_inexact, numeral
 from serve_app.tables.unusable import UnusableColumn
 
 MAX_CATEGORIES = 500
-"""Different texts in one column, at most: a column with more holds identifiers or free text."""
+"""Maximum number of distinct texts in one column; a column with more holds identifiers or free text."""
 
 MAX_DECLARED_CATEGORIES = 5_000
-"""Different texts in a column that a flag calls a category."""
+"""Maximum number of distinct texts in a column that a flag declares a category."""
 
 MAX_MIXED = 20
-"""A column of whole numbers and words is a category with up to this many different values, each in two rows on average."""
+"""Maximum number of distinct values in a category of whole numbers and words; each must be in two rows on average."""
 
 LARGEST = float(np.finfo(np.float32).max)
-"""Trees compare float32 values: they cannot learn from larger ones."""
+"""The largest float32. Trees compare numbers as float32, so they cannot be fitted on larger numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """The rows of a table, at least one.
 
-    `sha256` is that of the file, or of the hashes and names of several files. `description` says how they were read, `remarks` what
-    is worth a look. `missing` are the texts that mean a missing value, `gaps` the first gap of a column that is written as a text,
-    with its row from 1. `left_out` are columns that an export of an index has left. `kinds` are the kinds that flags say, `typed`
-    the columns whose type the file itself says; `decimal` is the decimal mark of the texts.
+    `sha256` is that of the file, or of the hashes and names of several files. `description` names the format of the files;
+    `remarks` are hints for the user. `missing` are the texts that mean a missing value. `gaps` has the first such text of each
+    column with its row, from 1. `left_out` are columns of an exported index. `kinds` are the kinds that flags declare; `typed` are
+    the columns with a type in the file. `decimal` is the decimal mark of the texts.
     """
 
     frame: pd.DataFrame
@@ -74,7 +74,7 @@ class Table:
         return plain_column(name, self.frame[name], kind=self.kinds.get(name), typed=name in self.typed, decimal=self.decimal)
 
     def unit(self, name: str) -> str | None:
-        """The sign beside the numbers of a column, see `Feature.unit`; None where its numbers are plain."""
+        """The sign beside the numbers of a column, see `Feature.unit`; None for plain numbers."""
         if self.kinds.get(name) != "number" or pd.api.types.is_numeric_dtype(self.frame[name].dtype):
             return None
         signs = {each.sign for text in self.frame[name].dropna().unique() if (each := numeral(str(text), self.decimal))}
@@ -90,8 +90,8 @@ def read_table(
 ) -> Table:
     """The table of a CSV or Parquet file, or of a folder of such files; raises UsageError when it cannot be read or has no rows.
 
-    `missing` replaces the texts that mean a missing value; the empty text is always one. In Parquet, where gaps are no texts, only
-    these texts mean a missing value. `kinds` are the kinds of columns that flags say; columns that do not exist are ignored.
+    `missing` replaces the texts that mean a missing value; the empty text is always one of them. In Parquet, which has nulls, no
+    other texts mean a missing value. `kinds` are the kinds of columns that flags declare; unknown columns are ignored.
     """
     kinds = kinds or {}
     location = Location.of(source)
@@ -120,7 +120,7 @@ def _read_csv(
         first = first or header
         if tables and (set(cells.column_names), header.dialect.decimal) != (set(tables[0].column_names), first.dialect.decimal):
             raise UsageError(
-                f"{source.path} has other columns or another decimal mark than {files[0].path}: train on them separately"
+                f"{source.path} has other columns or another decimal mark than {files[0].path}: train on these files separately"
             )
         tables.append(cells.select(tables[0].column_names) if tables else cells)
     assert first is not None  # `sources` names at least one file
@@ -179,7 +179,7 @@ def _read_parquet(
         sha256=_digest(location, files),
         description="read as Parquet" + (f", {len(files)} files" if len(files) > 1 else ""),
         missing=words,
-        remarks=tuple(f"the column '{name}' is an exported index and left out" for name in index),
+        remarks=tuple(f"the column '{name}' is an exported index and is left out" for name in index),
         gaps=gaps,
         left_out=tuple(index),
         kinds=kinds,
@@ -188,9 +188,9 @@ def _read_parquet(
 
 
 def _as_texts(table: pa.Table, kinds: Mapping[str, Kind]) -> tuple[dict[str, pa.ChunkedArray], frozenset[str]]:
-    """By column, whole numbers as texts that are categories or beyond float64; and the columns whose type the file says.
+    """Texts by column for whole numbers that are categories or exceed float64, and the columns with a type in the file.
 
-    pandas would read whole numbers with gaps as float64, which rounds them.
+    pandas would read whole numbers with missing values as float64, which rounds them.
     """
     texts: dict[str, pa.ChunkedArray] = {}
     typed = set()
@@ -209,19 +209,19 @@ def _as_texts(table: pa.Table, kinds: Mapping[str, Kind]) -> tuple[dict[str, pa.
 
 
 def _categorical(table: pa.Table) -> frozenset[str]:
-    """The columns that pandas has written as categories, which Parquet keeps as plain numbers."""
+    """The columns that were categories in pandas and are plain numbers in Parquet."""
     columns = (table.schema.pandas_metadata or {}).get("columns", [])
     return frozenset(str(column.get("name")) for column in columns if column.get("pandas_type") == "categorical")
 
 
 def _is_whole(column: pa.ChunkedArray) -> bool:
-    """Whether all values of a column of float64 are exact whole numbers: pandas writes whole numbers with gaps so."""
+    """Whether all values of a float64 column are exact whole numbers, as pandas writes integers with missing values."""
     values = np.asarray(column.cast(pa.float64()).drop_null())
     return bool((np.isnan(values) | ((values == np.rint(values)) & (np.abs(values) < EXACT))).all())
 
 
 def _is_inexact(column: pa.ChunkedArray) -> bool:
-    """Whether a whole number of a column is beyond 2^53."""
+    """Whether a column contains a whole number beyond 2^53."""
     if pa.types.is_integer(column.type) and column.type.bit_width <= 32:
         return False
     ends = compute.min_max(column).as_py()
@@ -229,7 +229,7 @@ def _is_inexact(column: pa.ChunkedArray) -> bool:
 
 
 def _with_keys(table: pa.Table, keys: Mapping[str, str | None]) -> pa.Table:
-    """The table with a column of text for each key of its folders."""
+    """The table with a text column for each key of its folders."""
     for name, value in keys.items():
         if name not in table.column_names:
             table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
@@ -237,7 +237,7 @@ def _with_keys(table: pa.Table, keys: Mapping[str, str | None]) -> pa.Table:
 
 
 def _without_words(column: pd.Series[Any], words: tuple[str, ...]) -> tuple[pd.Series[Any], tuple[int, str] | None]:
-    """The column with gaps in place of the texts and numbers that mean a missing value, and the first of them with its row."""
+    """The column with NaN for the texts and numbers that mean a missing value, and the first of them with its row."""
     if pd.api.types.is_bool_dtype(column.dtype):
         return column, None
     wanted: list[Any] = list(missing_numbers(words)) if pd.api.types.is_numeric_dtype(column.dtype) else list(words)
@@ -249,7 +249,7 @@ def _without_words(column: pd.Series[Any], words: tuple[str, ...]) -> tuple[pd.S
 
 
 def _frame(columns: Mapping[str, Typed], rows: int) -> pd.DataFrame:
-    """The columns side by side; those of float64 as one block, because pandas takes long for each array of a wide table."""
+    """The frame of the columns; float64 columns form one block, because pandas is slow with many arrays."""
     index = pd.RangeIndex(rows)
     floats = [name for name, column in columns.items() if column.values.dtype == np.float64]
     block = np.array([columns[name].values for name in floats], np.float64).reshape(len(floats), rows).T
@@ -259,7 +259,7 @@ def _frame(columns: Mapping[str, Typed], rows: int) -> pd.DataFrame:
 
 
 def _gap_remarks(columns: Mapping[str, Typed], *, hint: bool) -> list[str]:
-    """A remark on each column in which a text is read as a missing value, ten at most; `hint`: no flag has said so."""
+    """A remark on each column with texts that mean a missing value, ten at most; `hint`: no flag declares these texts."""
     remarks: list[str] = []
     for name, column in columns.items():
         if column.words and len(remarks) < 10:
@@ -280,16 +280,17 @@ def _digest(location: Location, files: Sequence[Source]) -> str:
 def plain_column(
     name: str, column: pd.Series[Any], *, kind: Kind | None = None, typed: bool = False, decimal: str = "."
 ) -> pd.Series[Any]:
-    """A feature as float64, booleans or texts; booleans and texts with gaps are of type object with NaN.
+    """A feature as float64, booleans or texts; booleans and texts with missing values have dtype object with NaN.
 
-    `kind` is what a flag says. `typed`: the file says that texts are texts, even of digits. Raises UnusableColumn for dates, mixed
-    kinds, numbers that are infinite or not exact, an empty column, too many different texts, and values that are not of `kind`.
+    `kind` is the kind that a flag declares. `typed`: the file declares texts, even of digits. Raises UnusableColumn for dates,
+    mixed kinds, numbers that are infinite or not exact, an empty column, too many distinct texts, and values that are not of
+    `kind`.
     """
     if kind == "category":
         return _declared_category(name, column)
     if kind == "number" and not _are_numbers(column):
         return _declared_numbers(name, column, decimal)
-    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":  # most columns: wide tables have thousands of them
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":  # a fast path for wide tables
         return _checked(name, column.to_numpy(dtype=np.float64), column.index)
     if column.isna().all():
         raise _empty(name)
@@ -305,7 +306,7 @@ def plain_column(
 
 
 def first_row(mask: Any) -> int:
-    """The number of the first row where `mask` is true; rows count from 1."""
+    """The number of the first row where `mask` is true, from 1."""
     return int(np.flatnonzero(np.asarray(mask))[0]) + 1
 
 
@@ -320,7 +321,7 @@ def _objects(name: str, column: pd.Series[Any], *, typed: bool, decimal: str) ->
         raise _dates(name)
     if kinds != {"text"}:
         if len(kinds) == 1:
-            raise UnusableColumn(name, "holds values that are no number, boolean or text")
+            raise UnusableColumn(name, "holds values that are not numbers, booleans or texts")
         first = _kind(type(filled.iloc[0]))
         at = next(at for at, value in enumerate(filled) if _kind(type(value)) != first)
         row, other = int(np.asarray(filled.index)[at]) + 1, _kind(type(filled.iloc[at]))
@@ -330,7 +331,7 @@ def _objects(name: str, column: pd.Series[Any], *, typed: bool, decimal: str) ->
 
 
 def _guessed(name: str, texts: pd.Series[Any], decimal: str) -> pd.Series[Any]:
-    """Texts without a type, not all plain numbers: a category, or a refusal when most of them are numbers."""
+    """Untyped texts that are not all plain numbers, as a category; raises UnusableColumn when most of them are numbers."""
     counts = texts.value_counts()
     numerals = {text: each for text in counts.index if (each := numeral(text, decimal)) is not None}
     plain = [text for text, each in numerals.items() if each.plain]
@@ -354,8 +355,8 @@ def _guessed(name: str, texts: pd.Series[Any], decimal: str) -> pd.Series[Any]:
         row, text = _first(texts, list(filter(is_inexact, plain)))
         raise UnusableColumn(
             name,
-            f"holds whole numbers beyond 2^53, like '{text}' in row {row}, which a model cannot tell apart",
-            f"{advice}, round them with --number {shlex.quote(name)}",
+            f"holds whole numbers beyond 2^53, like '{text}' in row {row}, which a model cannot distinguish",
+            f"{advice}, or round them with --number {shlex.quote(name)}",
         )
     if len(counts) <= MAX_MIXED and len(counts) * 2 <= counts.sum() and all(text.strip().isdigit() for text in plain):
         return _texts(name, texts)
@@ -371,7 +372,7 @@ def _guessed(name: str, texts: pd.Series[Any], decimal: str) -> pd.Series[Any]:
 
 
 def _check_points(name: str, texts: pd.Series[Any], counts: pd.Series[int], numerals: Mapping[str, Numeral], decimal: str) -> None:
-    """Raise UnusableColumn when most texts are numbers, but some only with the other decimal mark."""
+    """Raise UnusableColumn when most texts are numbers, but some have the other decimal mark."""
     mark = "," if decimal == "." else "."
     others = [text for text in counts.index if text not in numerals and numeral(text, mark) is not None]
     if others and counts[[*numerals, *others]].sum() * 2 > counts.sum():
@@ -385,13 +386,13 @@ def _check_points(name: str, texts: pd.Series[Any], counts: pd.Series[int], nume
 
 
 def _first(texts: pd.Series[Any], among: Collection[str]) -> tuple[int, str]:
-    """The row of the first of some texts, and the text."""
+    """The first row that holds one of these texts, and the text."""
     row = first_row(texts.isin(list(among)))
     return row, str(texts.iloc[row - 1])
 
 
 def _texts(name: str, texts: pd.Series[Any], form: str = "") -> pd.Series[Any]:
-    """A category, of texts of this form; raises UnusableColumn for dates and for too many different texts."""
+    """The texts as a category; raises UnusableColumn for dates and for too many distinct texts, with `form` in the message."""
     filled = texts.dropna()
     distinct = filled.unique()
     if dates_within(distinct.tolist()):
@@ -410,7 +411,7 @@ def _texts(name: str, texts: pd.Series[Any], form: str = "") -> pd.Series[Any]:
 
 
 def _declared_category(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
-    """Texts, as a flag says; whole numbers as their digits."""
+    """The texts of a column that a flag declares a category; raises UnusableColumn."""
     if column.isna().all():
         raise _empty(name)
     filled = column.dropna()
@@ -419,7 +420,7 @@ def _declared_category(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
     if other is not None:
         raise UnusableColumn(
             name,
-            f"is declared a category (--category), but row {first_row(column == other)} says {other}, no text or whole number",
+            f"is declared a category (--category), but row {first_row(column == other)} has {other}, not a text or whole number",
             "write texts",
         )
     if len(values) > MAX_DECLARED_CATEGORIES:
@@ -431,7 +432,7 @@ def _declared_category(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _check_lengths(name: str, column: pd.Series[Any], distinct: Iterable[str]) -> None:
-    """Raise UnusableColumn for a text that is too long for the name of a category."""
+    """Raise UnusableColumn for a text that exceeds the length of a category."""
     long = next((text for text in distinct if len(text) > MAX_NAME), None)
     if long is not None:
         raise UnusableColumn(
@@ -442,14 +443,14 @@ def _check_lengths(name: str, column: pd.Series[Any], distinct: Iterable[str]) -
 
 
 def _are_numbers(column: pd.Series[Any]) -> bool:
-    """Whether the values are numbers already, also those of Python, like decimals."""
+    """Whether the values are already numbers, including Python objects such as decimals."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         return not pd.api.types.is_bool_dtype(column.dtype)
     return not column.isna().all() and {_kind(value) for value in column.dropna().map(type).unique()} == {"number"}
 
 
 def _declared_numbers(name: str, column: pd.Series[Any], decimal: str) -> pd.Series[Any]:
-    """Texts as numbers, as a flag says; raises UnusableColumn for the first one that is none, or has another sign."""
+    """The numbers of a column that a flag declares; raises UnusableColumn for a text that is not a number or has another sign."""
     if column.isna().all():
         raise _empty(name)
     numbers: dict[Any, float] = {}
@@ -465,7 +466,7 @@ def _declared_numbers(name: str, column: pd.Series[Any], decimal: str) -> pd.Ser
             )
         if sign is not None and number.sign != sign and ("%" in (sign, number.sign) or (sign and number.sign)):
             raise UnusableColumn(
-                name, f"has numbers with '{sign or number.sign}' and, in row {row}, '{text}'", "write all of them in one unit"
+                name, f"has numbers with '{sign or number.sign}' and, in row {row}, '{text}'", "write all numbers in one unit"
             )
         sign = number.sign or sign or ""
         numbers[value] = number.value
@@ -478,7 +479,7 @@ def _numbers(name: str, column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _checked(name: str, numbers: npt.NDArray[Any], index: pd.Index[Any]) -> pd.Series[Any]:
-    """The numbers as a column; raises UnusableColumn when all are gaps or one is too large."""
+    """The numbers as a column; raises UnusableColumn when all are missing or a number is too large."""
     if np.isnan(numbers).all():
         raise _empty(name)
     beyond = np.abs(numbers) > LARGEST
@@ -512,7 +513,7 @@ def _kind(kind: type) -> str:
 
 
 def _dates(name: str) -> UnusableColumn:
-    return UnusableColumn(name, "holds dates", "turn them into numbers (days since a day)")
+    return UnusableColumn(name, "holds dates", "convert them to numbers (days since a date)")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The header of a CSV file: the names of the values of a row, and which of them are no columns of the table."""
+"""The header of a CSV file: the names of the values in a row, and those that are not columns of the table."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from serve_app.tables.dialect import (
 from serve_app.tables.location import Location
 
 MAX_HEAD = 64 * BLOCK
-"""Bytes in which the header line must end."""
+"""Maximum number of bytes up to the end of the header line."""
 
 INDEX = re.compile(r"Unnamed: \d+(?:\.\d+)*")
-"""Names that pandas gives to exported indexes when it reads them."""
+"""Names that pandas gives to the columns of an exported index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """How a CSV file is read.
+    """The header and dialect of a CSV file.
 
-    `columns` name every value of a row; `index` are the first of them that hold row names, `padding` the last of them that hold
-    nothing. `start` is the byte of the content at which the rows begin, `size` the bytes of the content.
+    `columns` name every value of a row. `index` are the first columns, with row names; `padding` are the last columns, without
+    values. `start` is the offset of the rows in the content; `size` is the size of the content in bytes.
     """
 
     columns: tuple[str, ...]
@@ -56,7 +56,7 @@ class Header:
 
 
 def csv_header(location: Location, path: str, size: int, flags: DialectFlags) -> Header:
-    """Read the header of a CSV file of so many bytes; raises UsageError when it names no columns or the dialect is not certain."""
+    """The header of a CSV file of `size` bytes; raises UsageError when it has no columns or the dialect is ambiguous."""
     head, whole = read_head(location, path, "none", 512)
     compression = compression_of(head, path)
     length = BLOCK
@@ -69,9 +69,7 @@ def csv_header(location: Location, path: str, size: int, flags: DialectFlags) ->
         if end is not None or whole:
             break
         if length >= MAX_HEAD:
-            raise UsageError(
-                f"{path} has no end of line in its first {MAX_HEAD} bytes: is it a CSV file with lines that end in LF?"
-            )
+            raise UsageError(f"{path} has no end of line in its first {MAX_HEAD} bytes: save it as CSV with lines that end in LF")
         length *= 8
     if form.encoding == "utf-8" and form.compression == "none" and not form.carriage:
         total = size
@@ -84,7 +82,7 @@ def csv_header(location: Location, path: str, size: int, flags: DialectFlags) ->
         content = content[: int(ends[-1]) + 1]
     lines, mark = content[start:].decode(), excel_line(content[:start].decode().removeprefix(BOM))[0]
     if "\0" in lines[: stop - start]:
-        raise UsageError(f"{path} has a NUL byte in its header line: it is damaged, or no CSV file; export it again")
+        raise UsageError(f"{path} has a NUL byte in its header line: it is damaged or not a CSV file; export it again")
     dialect = complete_dialect(lines, form, flags, mark, path)
     rows = records(lines, dialect.separator)
     if not rows:
@@ -94,7 +92,7 @@ def csv_header(location: Location, path: str, size: int, flags: DialectFlags) ->
 
 
 def _header_line(content: bytes) -> tuple[int, int | None]:
-    """Where the header line begins (after a byte order mark, Excel's line and empty lines), and where it ends if it does."""
+    """The start of the header line (after a byte order mark, Excel's line and empty lines), and its end or None."""
     text = content.decode()
     start = len(BOM.encode()) if text.startswith(BOM) else 0
     start += excel_line(text.removeprefix(BOM))[1]
@@ -105,9 +103,9 @@ def _header_line(content: bytes) -> tuple[int, int | None]:
 
 
 def _described(rows: Sequence[Sequence[str]], header: Header, path: str) -> Header:
-    """The header with its names, by the records of the head; the first one is the header line."""
+    """The header with its names, according to the first records of the file; the first record is the header line."""
     line, widths = rows[0], Counter(len(row) for row in rows[1:])
-    width = widths.most_common(1)[0][0] if widths else len(line)  # a row that differs is refused by its number when it is read
+    width = widths.most_common(1)[0][0] if widths else len(line)  # the reader refuses a row of another width later
     named = len(line)
     while named > 1 and not line[named - 1].strip():
         named -= 1
@@ -115,12 +113,10 @@ def _described(rows: Sequence[Sequence[str]], header: Header, path: str) -> Head
     remarks = [*header.remarks]
     if width > named and all(not cell.strip() for row in rows[1:] if len(row) == width for cell in row[named:]):
         padding = width - named
-        remarks.append("every row ends in empty values without a name: they are left out")
+        remarks.append("every row ends with empty values without a name: they are left out")
     elif len(widths) == 1 and width == len(line) + 1 and named == len(line) and _are_row_names([row[0] for row in rows[1:]]):
         row_name = 1
-        remarks.append(
-            "every row has one value more than the header has names: the first one is read as the row's name and left out"
-        )
+        remarks.append("every row has one value more than the header has names: the first value is the row's name and is left out")
     elif width != named:
         names = list(line)
     index = row_name + _leading_index(names)
@@ -129,7 +125,7 @@ def _described(rows: Sequence[Sequence[str]], header: Header, path: str) -> Head
     if index > row_name:
         quoted = ", ".join(f"'{name}'" for name in names[:index])
         remarks.append(
-            f"the first columns are an exported index ({quoted}) and left out: name them in the header to learn from them"
+            f"the first columns are an exported index ({quoted}) and are left out: name them in the header to train on them"
         )
     return Header(
         tuple(names),
@@ -143,7 +139,7 @@ def _described(rows: Sequence[Sequence[str]], header: Header, path: str) -> Head
 
 
 def _are_row_names(cells: Sequence[str]) -> bool:
-    """Whether the first values of all rows are names as R writes them: all different, whole numbers or texts."""
+    """Whether the first values of all rows are row names as R writes them: distinct whole numbers or texts."""
     if not all(cell.strip() for cell in cells) or len(set(cells)) < len(cells):
         return False
     return all(cell.isdigit() for cell in cells) or not any(_is_number(cell) for cell in cells)
@@ -154,7 +150,7 @@ def _is_number(text: str) -> bool:
 
 
 def _leading_index(names: Sequence[str]) -> int:
-    """The number of columns at the beginning that an export of an index has left; one column stays in any case."""
+    """The number of leading columns of an exported index; at least one other column remains."""
     count = 0
     while count < len(names) - 1 and (not names[count].strip() or INDEX.fullmatch(names[count])):
         count += 1
@@ -162,12 +158,12 @@ def _leading_index(names: Sequence[str]) -> int:
 
 
 def _complete(names: Sequence[str], index: int, padding: int, path: str) -> list[str]:
-    """The names with one for each value of an index and of the padding. Raises UsageError for another column without a name."""
+    """The names, completed for the index and the padding. Raises UsageError for another column without a name."""
     taken, complete = set(names), []
     for position, name in enumerate(names):
         if not name.strip():
             if index <= position < len(names) - padding:
-                raise UsageError(f"column {position + 1} of {path} has no name: write one in the header line")
+                raise UsageError(f"column {position + 1} of {path} has no name: write a name in the header line")
             name = unnamed(position, taken)
             taken.add(name)
         complete.append(name)
@@ -175,6 +171,6 @@ def _complete(names: Sequence[str], index: int, padding: int, path: str) -> list
 
 
 def _alike(names: Sequence[str]) -> list[str]:
-    """Remarks on names that differ in case or in blanks only."""
+    """Remarks on names that differ only in case or blanks."""
     pairs = list(twins(names).items())[:5]
-    return [f"the columns '{other}' and '{name}' differ in case or blanks only" for name, other in pairs]
+    return [f"the columns '{other}' and '{name}' differ only in case or blanks" for name, other in pairs]

@@ -1,6 +1,7 @@
-"""Columns of texts as numbers, booleans or texts with gaps: what training makes of the cells of a CSV file.
+"""Text columns as numbers, booleans or texts with missing values, for training on CSV files.
 
-Digits that are no exact number (leading zeros, telephone numbers, whole numbers beyond 2^53) stay texts, unless a flag says number.
+Digits that are not an exact number (leading zeros, telephone numbers, whole numbers beyond 2^53) stay texts, unless a flag declares
+a number.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from serve_app.tables.csv_format import FALSE, TRUE
 from serve_app.tables.numerals import CODE, DIGITS, LONG, is_inexact
 
 _GROUP_CELLS = 200_000
-"""Columns of a wide table are converted together, up to so many cells: a call of pyarrow costs as much as many cells."""
+"""Maximum number of cells that one call of pyarrow converts; columns of a wide table share calls, which are expensive."""
 
 _TRUTHS = pa.array([*TRUE, *FALSE], pa.string())
 _CODE_STARTS = pa.array([f"{start}{digit}" for start in "0+" for digit in range(10)], pa.string())
@@ -26,10 +27,10 @@ _CODE_STARTS = pa.array([f"{start}{digit}" for start in "0+" for digit in range(
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """A column: int64, float64, bool, or objects with NaN in the gaps.
+    """A column: int64, float64, bool, or objects with NaN for missing values.
 
-    `words` count the texts that were read as a missing value, without the empty one; `first_gap` is the first such text, which may
-    be empty, with its row from 1.
+    `words` count the texts that mean a missing value, without the empty text; `first_gap` is the first such text, which may be
+    empty, with its row from 1.
     """
 
     values: Any
@@ -41,9 +42,10 @@ class Typed:
 def typed_columns(
     table: pa.Table, missing: Sequence[str], decimal: str, kinds: Mapping[str, Kind] | None = None
 ) -> dict[str, Typed]:
-    """The columns of a table of texts; `missing` texts are gaps, as are numbers that equal one of them.
+    """The columns of a table of texts; texts in `missing`, and numbers that equal one of them, are missing values.
 
-    `kinds` are those that flags say. A column of a declared kind that does not fit stays texts, for `frame.plain_column` to refuse.
+    `kinds` are the kinds that flags declare. A column that does not fit its declared kind stays texts; `frame.plain_column` refuses
+    it.
     """
     names, rows = table.column_names, table.num_rows
     size = max(1, _GROUP_CELLS // max(rows, 1))
@@ -59,7 +61,7 @@ def typed_columns(
 
 
 def _convert(cells: pa.ChunkedArray, kinds: Sequence[Kind | None], missing: tuple[str, ...], decimal: str) -> Iterator[Typed]:
-    """The columns of these declared kinds, which stand one after the other in `cells`."""
+    """The columns with these declared kinds; `cells` holds the columns one after the other."""
     count = len(kinds)
     texts = compute.utf8_ltrim(cells, " ")
     gaps = compute.fill_null(compute.is_in(texts, pa.array(missing, pa.string())), True)
@@ -80,7 +82,7 @@ def _convert(cells: pa.ChunkedArray, kinds: Sequence[Kind | None], missing: tupl
 def _columns(
     block: Any, texts: Any, values: Any, mask: Any, sentinels: Sequence[float], kinds: Sequence[Kind | None]
 ) -> Iterator[Typed]:
-    """The columns of a block: float64, shape (columns, rows), where each column is of numbers or all are NaN in place of texts."""
+    """The columns of a block, float64 of shape (columns, rows); a column of texts is NaN in it."""
     rows = block.shape[1]
     others: Any = (np.isnan(block) & ~mask).any(axis=1) | _stay_texts(block, values, kinds)
     equal = np.isin(block, sentinels) if sentinels else None
@@ -103,7 +105,7 @@ def _columns(
 
 
 def _numbers(values: Any, count: int, decimal: str) -> Iterator[Any]:
-    """Blocks of columns as float64, shape (columns, rows), NaN in the gaps; a column that is not of numbers alone is NaN."""
+    """Blocks of columns as float64, shape (columns, rows), NaN for missing values; a column with other texts is all NaN."""
     array = _cast(values, decimal)
     rows = len(values) // count
     if array is not None:
@@ -129,12 +131,12 @@ def _cast(values: Any, decimal: str) -> Any:
 
 
 def decimal_points(values: Any) -> Any:
-    """Numbers with a decimal comma as numbers with a point; a text with a point is no number and becomes none."""
+    """Numbers with a decimal comma as numbers with a point; a text with a point is not a number and must not become a number."""
     return compute.replace_substring(compute.replace_substring(values, ".", "_."), ",", ".")
 
 
 def _integers(values: Any) -> Any:
-    """int64 for numbers that are written as whole ones; None for others."""
+    """int64 for texts of whole numbers without a fraction; None for other texts."""
     try:
         return np.asarray(compute.cast(compute.utf8_trim_whitespace(values), pa.int64()))
     except pa.ArrowInvalid:
@@ -142,7 +144,7 @@ def _integers(values: Any) -> Any:
 
 
 def _stay_texts(block: Any, values: Any, kinds: Sequence[Kind | None]) -> Any:
-    """The columns of numbers, as a mask, that stay texts: declared ones, codes like 007, and whole numbers that are not exact."""
+    """The mask of the columns of numbers that stay texts: declared categories, codes like 007, and inexact whole numbers."""
     stay = np.array([kind == "category" for kind in kinds])
     guessed = np.array([kind is None for kind in kinds])
     whole: Any = guessed & (np.isnan(block) | (block == np.rint(block))).all(axis=1)
@@ -158,7 +160,7 @@ def _stay_texts(block: Any, values: Any, kinds: Sequence[Kind | None]) -> Any:
 
 
 def _are_codes(values: Any) -> bool:
-    """Whether whole numbers are written as codes, or as more digits than float64 tells apart."""
+    """Whether whole numbers have the form of codes, or more digits than float64 can distinguish."""
     digits = compute.all(compute.match_substring_regex(values, DIGITS)).as_py()
     if digits and compute.any(compute.match_substring_regex(values, CODE)).as_py():
         return True
@@ -167,7 +169,7 @@ def _are_codes(values: Any) -> bool:
 
 
 def _texts(values: Any, words: Mapping[str, int], first: tuple[int, str] | None, kind: Kind | None) -> Typed:
-    """A column of texts; texts that are all truth values are booleans unless a flag says otherwise."""
+    """A column of texts; without a declared kind, texts that are all truth values become booleans."""
     if kind is None and compute.all(compute.is_in(compute.unique(values).drop_null(), _TRUTHS)).as_py():
         truths = np.asarray(compute.is_in(values, pa.array(TRUE, pa.string())))
         gaps = np.asarray(values.is_null())
@@ -177,7 +179,7 @@ def _texts(values: Any, words: Mapping[str, int], first: tuple[int, str] | None,
 
 
 def _words(texts: Any, mask: Any) -> tuple[dict[str, int], tuple[int, str]]:
-    """How often each text stands in the gaps, without the empty one; and the first gap with its row from 1."""
+    """The counts of the texts that mean a missing value, without the empty text; and the first one with its row from 1."""
     at = int(np.flatnonzero(mask)[0])
     counts = compute.value_counts(compute.filter(texts, pa.array(mask))).to_pylist()
     words = {count["values"]: int(count["counts"]) for count in counts if count["values"]}

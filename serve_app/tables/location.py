@@ -1,4 +1,4 @@
-"""Where tables are read and results are written: this machine, or a bucket (gs://, s3://, and others that pyarrow knows)."""
+"""The places of tables and results: this machine, a web server, or a bucket (gs://, s3://, and others that pyarrow supports)."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
     **dict.fromkeys((".parquet", ".pq", ".parq"), "parquet"),
 }
-"""Kinds of files by the endings of their names, in folders; a packed file like `table.csv.gz` has two. A file that is named alone
-is Parquet by its content, else CSV."""
+"""Kinds of files in folders by the endings of their names; a packed file like `table.csv.gz` has two endings. For a single named
+file, the content decides between Parquet and CSV."""
 
 PARQUET_MARK = b"PAR1"
 """The first bytes of a Parquet file."""
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-"""The value of a key that is missing, in the name of a folder."""
+"""The value of a missing key in the name of a folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of the input; size in bytes; `stamp` changes when the content does."""
+    """A file of the input; `size` in bytes; `stamp` changes with the content."""
 
     path: str
     size: int
@@ -50,9 +50,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Location:
-    """A file, folder or pattern: `uri` as the user wrote it. Every worker connects on its own.
+    """A file, folder or pattern; `uri` is the text from the user. Each worker opens its own connection.
 
-    `scratch` is the folder of this machine that its files were copied to (`fetch.fetched`), empty when there is no copy.
+    `scratch` is the folder of this machine with the copies of its files (`fetch.fetched`), empty without copies.
     """
 
     uri: str
@@ -61,7 +61,7 @@ class Location:
 
     @classmethod
     def of(cls, place: Path | Location) -> Location:
-        """The location of a path of this machine; a location as it is."""
+        """The location of a path on this machine; a location unchanged."""
         return place if isinstance(place, Location) else cls(str(place))
 
     @cached_property
@@ -69,7 +69,7 @@ class Location:
         if self.scratch:
             return arrow.SubTreeFileSystem(self.scratch, arrow.LocalFileSystem()), self.copy_path
         if self.web:
-            raise UsageError(f"{self.redacted} is a web address, and nothing can be written to one: name a folder or a bucket")
+            raise UsageError(f"{self.redacted} is a web address, and results cannot be written to it: name a folder or a bucket")
         with translate_errors(self.redacted):
             if "://" not in self.uri:
                 return arrow.LocalFileSystem(), os.path.abspath(self.uri)
@@ -80,7 +80,7 @@ class Location:
 
     @property
     def filesystem(self) -> Any:
-        """The pyarrow filesystem; raises UsageError or BackendUnavailable when there is none for the address."""
+        """The pyarrow filesystem; raises UsageError or BackendUnavailable when the address cannot be opened."""
         return self._resolved[0]
 
     @property
@@ -90,12 +90,12 @@ class Location:
 
     @property
     def scheme(self) -> str:
-        """`gs`, `s3`, `https`, …; empty for a path of this machine."""
+        """`gs`, `s3`, `https`, …; empty for a path on this machine."""
         return address.scheme(self.uri)
 
     @property
     def web(self) -> bool:
-        """Whether it is a file of a web server."""
+        """Whether it is a file on a web server."""
         return self.scheme in address.WEB
 
     @property
@@ -105,7 +105,7 @@ class Location:
 
     @property
     def copy_path(self) -> str:
-        """The path of a copy within `scratch`."""
+        """The path of the copy within `scratch`."""
         if self.web:
             return local_name(address.web_file_path(self.uri))
         return local_name(parse(self.uri).path)
@@ -117,7 +117,7 @@ class Location:
 
     @property
     def name(self) -> str:
-        """What messages and records call the table: the name of a local file, or an address without what may be secret."""
+        """The name of the table in messages and records: the name of a local file, or the redacted address."""
         return printable(self.redacted if self.scheme else Path(self.uri).name)
 
     @property
@@ -128,7 +128,7 @@ class Location:
 
 @contextlib.contextmanager
 def translate_errors(name: str) -> Iterator[None]:
-    """Turn errors of a filesystem into UsageError or BackendUnavailable with one sentence about `name`."""
+    """Turn errors of a filesystem into UsageError or BackendUnavailable with a message about `name`."""
     try:
         yield
     except (OSError, ArrowException) as error:
@@ -139,7 +139,7 @@ def _file_error(name: str, error: OSError | ArrowException) -> IrisApiError:
     if isinstance(error, FileNotFoundError):
         return missing(name) if "://" in name else UsageError(f"{name} does not exist")
     if isinstance(error, PermissionError):
-        return UsageError(f"{name} may not be used by this user: change its permissions")
+        return UsageError(f"this user has no permission for {name}: change its permissions")
     if isinstance(error, OSError):
         return BackendUnavailable(f"{name} cannot be used: {_brief(error)}")
     return UsageError(f"{name} cannot be used: {_brief(error)}")
@@ -148,7 +148,7 @@ def _file_error(name: str, error: OSError | ArrowException) -> IrisApiError:
 def sources(location: Location) -> tuple[Kind, list[Source]]:
     """The files of the input in the order of their paths, all of one kind.
 
-    Raises UsageError when there is no table or both kinds, BackendUnavailable when the filesystem fails.
+    Raises UsageError without tables or with both kinds, and BackendUnavailable when the filesystem fails.
     """
     with translate_errors(location.redacted):
         files = [(_kind(location, info.path), _source(info)) for info in _list(location) if info.is_file]
@@ -157,14 +157,12 @@ def sources(location: Location) -> tuple[Kind, list[Source]]:
         raise UsageError(f"{location.redacted} holds no table: name a CSV or Parquet file, or a folder of such files")
     kinds = {kind for kind, _ in tables}
     if len(kinds) > 1:
-        raise UsageError(
-            f"{location.redacted} holds CSV and Parquet files: name one kind after the other, e.g. with a pattern '*.csv'"
-        )
+        raise UsageError(f"{location.redacted} holds CSV and Parquet files: name only one kind, for example with a pattern '*.csv'")
     return kinds.pop(), sorted((source for _, source in tables), key=lambda source: source.path)
 
 
 def hive_keys(location: Location, path: str) -> dict[str, str | None]:
-    """The columns that the folders of a file give, like `year=2026`; only folders below the one that the user named count."""
+    """The columns from the names of a file's folders, like `year=2026`, below the folder that the user named."""
     base = location.path
     if "*" in base:
         base = base[: base.index("*")].rpartition("/")[0]
@@ -177,7 +175,7 @@ def hive_keys(location: Location, path: str) -> dict[str, str | None]:
 
 
 def _list(location: Location) -> list[Any]:
-    """The files that are named, or those of a folder or pattern that are neither hidden nor empty."""
+    """The named file, or the files of a folder or pattern that are neither hidden nor empty."""
     filesystem, path = location.filesystem, location.path
     if "*" in path and location.local:
         names = [name for name in glob.glob(path, recursive=True) if _is_visible(name)]
@@ -196,13 +194,13 @@ def _list(location: Location) -> list[Any]:
 
 
 def _is_visible(path: str, *, base: str = "") -> bool:
-    """Names that begin with a dot or an underscore are skipped."""
+    """Whether no part of the path begins with a dot or an underscore."""
     parts = path.removeprefix(base).split("/") if base else [path.rpartition("/")[2]]
     return not any(part.startswith((".", "_")) for part in parts)
 
 
 def _kind(location: Location, path: str) -> Kind | None:
-    """The kind of a file; None for a file of a folder that is no table by its name and content."""
+    """The kind of a file; None for a file in a folder whose name and content are not those of a table."""
     by_name = next((KINDS[ending.lower()] for ending in reversed(Path(path).suffixes) if ending.lower() in KINDS), None)
     alone = path == location.path
     if by_name is not None and not alone:
@@ -219,13 +217,13 @@ def _source(info: Any) -> Source:
 
 
 class Folder:
-    """The folder of the output: its files appear whole or not at all."""
+    """The folder of the output. Readers see only complete files."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
 
     def names(self) -> dict[str, int]:
-        """Names and sizes of the files in it; empty when it does not exist."""
+        """Names and sizes of the files in the folder; empty when it does not exist."""
         with translate_errors(self.location.redacted):
             selector = arrow.FileSelector(self.location.path, allow_not_found=True)
             return {info.base_name: info.size for info in self.location.filesystem.get_file_info(selector)}
@@ -240,7 +238,7 @@ class Folder:
             return data
 
     def write(self, name: str, data: Any) -> None:
-        """Write a file in one step: a bucket shows only complete objects, a local file is written aside and renamed."""
+        """Write a file in one step: a bucket shows only complete objects, and a local file is renamed after the write."""
         path = f"{self.location.path}/{name}"
         with translate_errors(f"{self.location.redacted}/{name}"):
             if self.location.local:

@@ -1,4 +1,4 @@
-"""One sentence that names the fix, for each way in which a bucket or a web server cannot be read."""
+"""Errors of buckets and web servers, with messages that name the fix."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _S3_SOURCES = (
     *("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
     *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SHARED_CREDENTIALS_FILE"),
 )
-"""Variables that give credentials for S3."""
+"""Environment variables with credentials for S3."""
 
 
 def unreachable(name: str, why: str) -> BackendUnavailable:
-    """No connection: blocked, refused or timed out."""
+    """The error for a connection that is blocked or refused, or timed out."""
     if _in_pod():
-        fix = f"the NetworkPolicy lets jobs out of the cluster only with the component {COMPONENT}, and there only to its addresses"
+        fix = f"the NetworkPolicy of jobs may block the address; add the component {COMPONENT}, or add the address to its list"
     else:
-        fix = "check the address, the network, and HTTPS_PROXY where a proxy is needed"
+        fix = "check the address, the network, and HTTPS_PROXY if you need a proxy"
     return BackendUnavailable(f"{name} cannot be reached ({why}): {fix}")
 
 
 def unknown_host(name: str, host: str) -> BackendUnavailable:
-    """The name server does not know the host, or does not answer."""
+    """The error for a host that DNS does not know, and for DNS without an answer."""
     fix = "correct the address"
     if _in_pod():
         fix += ", or let the cluster's DNS resolve it"
-    return BackendUnavailable(f"{name} cannot be reached: the host {host or 'in it'} is not known to DNS; {fix}")
+    return BackendUnavailable(f"{name} cannot be reached: DNS does not know the host {host or 'in it'}; {fix}")
 
 
 def untrusted(name: str) -> BackendUnavailable:
-    """TLS failed: the certificate is not of this host, has expired, or is signed by an unknown authority."""
+    """The error for a certificate of another host, an expired certificate, or an unknown certificate authority."""
     return BackendUnavailable(
         f"{name} cannot be read: the certificate of the server is not trusted; correct the address, "
         "or name the file of its certificate authority with SSL_CERT_FILE"
@@ -52,25 +52,25 @@ def untrusted(name: str) -> BackendUnavailable:
 
 
 def missing(name: str) -> UsageError:
-    """The file, the key or its bucket is not there."""
-    return UsageError(f"{name} does not exist: correct the bucket or the key, which is written as it is, without %20")
+    """The error for a file, a key or a bucket that does not exist."""
+    return UsageError(f"{name} does not exist: correct the bucket or the key, and do not encode the key (write a space, not %20)")
 
 
 def denied(name: str, scheme: str) -> UsageError:
-    """Credentials are missing, wrong or not enough."""
+    """The error for missing or wrong credentials, and for credentials without permission."""
     if not has_credentials(scheme):
         return UsageError(
-            f"{name} needs credentials: set {_KEYS[scheme]}, in the cluster in the Secret {CREDENTIALS_SECRET}, "
+            f"{name} needs credentials: set {_KEYS[scheme]} (in a cluster, in the Secret {CREDENTIALS_SECRET}), "
             "or give the job a service account"
         )
     return UsageError(
-        f"{name} may not be read with these credentials, or does not exist: "
-        f"grant its account reading and listing of the bucket, or correct the keys in {CREDENTIALS_SECRET}"
+        f"these credentials have no permission to read {name}, or it does not exist: "
+        f"grant the account permission to read and list the bucket, or correct the keys in {CREDENTIALS_SECRET}"
     )
 
 
 def has_credentials(scheme: str) -> bool:
-    """Whether the environment of this process or a file of the user's home says which credentials to use."""
+    """Whether the environment of this process or a file in the user's home has credentials."""
     if scheme == "s3":
         files = ("~/.aws/credentials", "~/.aws/config")
         return any(map(os.environ.get, _S3_SOURCES)) or any(os.path.exists(os.path.expanduser(file)) for file in files)
@@ -94,7 +94,7 @@ def bucket_error(name: str, message: str) -> IrisApiError | None:
     if "equester pays" in message:
         return UsageError(
             f"{name} is in a bucket that bills the reader, which is not supported: "
-            "copy the table to a bucket of yours, or name a signed https:// address"
+            "copy the table to your own bucket, or name a signed https:// address"
         )
     if code in _SENTENCES:
         return _SENTENCES[code](name, scheme)
@@ -134,7 +134,7 @@ def _busy(name: str, _scheme: str) -> IrisApiError:
 
 
 _BY_STATUS = {"301": "REDIRECT", "400": "BAD_CREDENTIALS", "403": "ACCESS_DENIED", "404": "NOT_FOUND", "503": "SLOW_DOWN"}
-"""S3 answers a HEAD request without a word of explanation."""
+"""Codes for the status of an S3 answer to a HEAD request, which has no explanation."""
 
 _SENTENCES: dict[str, Callable[[str, str], IrisApiError]] = {
     **dict.fromkeys(("ACCESS_DENIED", "PERMISSION_DENIED", "UNAUTHENTICATED"), denied),

@@ -1,4 +1,4 @@
-"""Texts that stand for numbers: plain ones, those with thousands separators or a sign beside them, and digits that are names.
+"""Texts that represent numbers: plain numbers, numbers with thousands separators or a sign, and digits that are names.
 
 `decimal` is the decimal mark of the table, '.' or ','.
 """
@@ -14,10 +14,10 @@ from serve_app.artifacts.signature import EXACT
 
 _EXACT_DIGITS = len(str(EXACT))
 _MAX_SIGNED = 64
-"""Characters of a number with separators and signs, at most: longer texts would take the pattern long."""
+"""Maximum number of characters in a number with separators and signs; the pattern is slow on longer texts."""
 
 CODE = r"^(?:0[0-9]+|\+[0-9]{7,})\s*$"
-"""Digits that are a name, not a number: with a leading zero (zip codes, 007), or as a telephone number."""
+"""Digits that are a name, not a number: with a leading zero (zip codes, 007), or in a telephone number."""
 DIGITS = r"^\+?[0-9]+\s*$"
 LONG = r"^[+-]?[0-9]{16,}\s*$"
 """Whole numbers that may be beyond EXACT."""
@@ -27,7 +27,7 @@ _SIGNED = re.compile(
     rf"(?P<minus>[-\u2212]?)\s*(?P<before>{_CURRENCIES})?\s*(?P<sign>[+\-\u2212]?)(?P<core>[0-9.,].*?)\s*(?P<after>%|{_CURRENCIES})?"
 )
 PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-"""A number with a decimal point, without separators and signs beside it."""
+"""A number with a decimal point, without separators or a sign of a unit."""
 _GROUPS = {
     mark: re.compile(
         rf"[1-9][0-9]{{0,2}}(?P<gap>[{other}'\u2019 \u00a0\u202f\u2009])(?:[0-9]{{2,3}}(?P=gap))*[0-9]{{3}}(?:[{mark}][0-9]*)?"
@@ -38,7 +38,7 @@ _GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Numeral:
-    """A number as a table writes it: its value, the sign beside it ('%', '$', or empty), and whether it is plain."""
+    """A number in a table: its value, the sign beside it ('%', '$', or empty), and whether it is plain."""
 
     value: float
     sign: str = ""
@@ -47,7 +47,7 @@ class Numeral:
 
 @lru_cache(maxsize=100_000)
 def numeral(text: str, decimal: str = ".") -> Numeral | None:
-    """The number that a text stands for; None for a text that is none. `45%` is 45, and `(45)` is -45."""
+    """The number that a text represents; None for a text that is not a number. `45%` is 45, and `(45)` is -45."""
     text = text.strip()
     plain = plain_number(text, decimal)
     if plain is not None:
@@ -71,7 +71,7 @@ def numeral(text: str, decimal: str = ".") -> Numeral | None:
 
 
 def plain_number(text: str, decimal: str = ".") -> float | None:
-    """The value of a finite number without separators and signs, like `1.5`, `.5`, `+5` or `1e3`; None for another text."""
+    """The value of a finite number without separators and units, like `1.5`, `.5`, `+5` or `1e3`; None for other texts."""
     if decimal == ",":
         text = text.replace(".", "_").replace(",", ".")
     if not PLAIN.fullmatch(text):
@@ -81,7 +81,7 @@ def plain_number(text: str, decimal: str = ".") -> float | None:
 
 
 def is_code(text: str) -> bool:
-    """Whether digits are a name: with a leading zero, or as a telephone number."""
+    """Whether digits are a name: with a leading zero, or in a telephone number."""
     return re.fullmatch(CODE, text) is not None
 
 

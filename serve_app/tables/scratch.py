@@ -1,4 +1,4 @@
-"""The folder that downloads go into: bounded in size, checked for free space, removed afterwards."""
+"""The temporary folder for downloads, with a size limit and a check of the free space."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 from serve_app.errors import UsageError
 
 RESERVE = 128 << 20
-"""Bytes of the disk that a download leaves free for everything else."""
+"""Bytes of the disk that a download leaves free."""
 
 MAX_NAME = 200
-"""Bytes in the name of a file or folder; keys of buckets may be longer than a file system allows."""
+"""Maximum size of a local name in bytes; keys of buckets may be longer than a file system allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScratchSpace:
-    """Where downloads may go: a folder (None: the one for temporary files), and how many bytes they may take."""
+    """The place for downloads: a folder (None: the folder for temporary files), and a limit in bytes."""
 
     folder: Path | None
     limit: int
@@ -30,7 +30,7 @@ class ScratchSpace:
 
 @dataclass(slots=True)
 class Scratch:
-    """The folder of one command; `used` are the bytes in it."""
+    """The folder of one command; `used` is the number of bytes in it."""
 
     folder: Path
     limit: int
@@ -41,24 +41,24 @@ class Scratch:
         """Raise UsageError unless `size` more bytes fit into the limit and onto the disk."""
         if self.used + size > self.limit:
             raise UsageError(
-                f"{name} has {_size(self.used + size)}, more than the {_size(self.limit)} that downloads may take: "
+                f"{name} has {_size(self.used + size)}, more than the limit of {_size(self.limit)} for downloads: "
                 "raise --scratch-bytes"
             )
         free = shutil.disk_usage(self.folder).free - RESERVE
         if size > free:
             raise UsageError(
-                f"{name} has {_size(size)}, and {self.folder.parent} has room for {_size(max(0, free))}: "
-                "free some, or name another folder with --scratch-dir"
+                f"{name} has {_size(size)}, but {self.folder.parent} has room for {_size(max(0, free))}: "
+                "free some space, or name another folder with --scratch-dir"
             )
 
     def add(self, name: str, size: int) -> None:
-        """Count bytes before they are written; raises UsageError as `reserve` does."""
+        """Count bytes before they are written; raises UsageError like `reserve`."""
         with self._lock:
             self.reserve(name, size)
             self.used += size
 
     def file(self, path: str) -> Path:
-        """The place of a file that is called `path` in its bucket; raises UsageError for a path that leaves the folder."""
+        """The local path for the file `path` of a bucket; raises UsageError for a path that could leave the folder."""
         if any(part in (".", "..") for part in path.split("/")):
             raise UsageError(f"{path} has '.' or '..' in its name: rename it")
         place = self.folder / local_name(path)
@@ -68,7 +68,7 @@ class Scratch:
 
 @contextmanager
 def open_scratch(space: ScratchSpace) -> Iterator[Scratch]:
-    """A new folder, which is removed at the end; raises UsageError when there is none to be had."""
+    """A new folder, which is removed at the end; raises UsageError when it cannot be created."""
     try:
         if space.folder is not None:
             space.folder.mkdir(parents=True, exist_ok=True)
@@ -76,14 +76,14 @@ def open_scratch(space: ScratchSpace) -> Iterator[Scratch]:
     except OSError as error:
         place = space.folder or tempfile.gettempdir()
         raise UsageError(
-            f"downloads cannot be put into {place} ({error.strerror}): name another folder with --scratch-dir"
+            f"downloads cannot be written to {place} ({error.strerror}): name another folder with --scratch-dir"
         ) from None
     with folder as name:
         yield Scratch(Path(name), space.limit)
 
 
 def local_name(path: str) -> str:
-    """The path with each part that is too long for a file system cut, and the hash of the whole part in its place."""
+    """The path, with a truncated name and a hash for each part that is too long for a file system."""
     return "/".join(_cut(part) for part in path.strip("/").split("/"))
 
 

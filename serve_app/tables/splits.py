@@ -1,7 +1,7 @@
-"""The input split into parts for the workers: ranges of bytes of a CSV file, row groups of a Parquet file.
+"""The split of the input into parts for the workers: ranges of bytes of a CSV file, row groups of a Parquet file.
 
-A CSV file is split where a row ends, which depends on the quotes before that place. So any worker scans a range for both cases (it
-begins outside quotes, or inside), and the right case is selected when the ranges before it are known.
+A CSV file is split at the end of a row, which depends on the quotes before it. A worker therefore scans a range for both cases (it
+begins outside or inside quotes). `csv_parts` selects the right case from the scans of the ranges before it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from serve_app.tables.location import Location, Source, translate_errors
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`start` to `stop`: bytes (CSV) or row groups (Parquet) of one file; `first_row` counts from 0 within the file."""
+    """A part of one file: bytes (CSV) or row groups (Parquet) from `start` to before `stop`; `first_row` counts from 0."""
 
     number: int
     path: str
@@ -45,7 +45,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class RowEnds:
-    """The rows that end in a range: how many, where the first line ends (-1: none), and whether that line counts as a row."""
+    """The rows that end in a range: their number, the end of the first line (-1: no line), and whether that line is a row."""
 
     rows: int = 0
     first: int = -1
@@ -54,7 +54,7 @@ class RowEnds:
 
 @dataclass(frozen=True, slots=True)
 class RangeScan:
-    """The number of quotes in a range, and the row ends in it for both cases: it begins outside quotes, or inside."""
+    """The number of quotes in a range, and its row ends for both cases: it begins outside or inside quotes."""
 
     quotes: int
     outside: RowEnds
@@ -62,13 +62,13 @@ class RangeScan:
 
 
 def split_ranges(source: Source, header: Header, part_bytes: int) -> list[Range]:
-    """Ranges of `part_bytes` bytes, the last one shorter, that cover the content below its header."""
+    """Ranges of `part_bytes` bytes, the last one shorter, that cover the content below the header."""
     starts = [*range(header.start, header.size, part_bytes), header.size]
     return [Range(source.path, start, stop, header.dialect.form) for start, stop in pairwise(starts)]
 
 
 def scan_range(location: Location, byte_range: Range) -> RangeScan:
-    """Count quotes and row ends in a range; it is read in blocks of BLOCK bytes."""
+    """Count the quotes and row ends in a range, in blocks of BLOCK bytes."""
     quotes = 0
     ends = [RowEnds(), RowEnds()]
     with translate_errors(byte_range.path), open_content(location, byte_range.path, byte_range.form) as file:
@@ -85,7 +85,7 @@ def scan_range(location: Location, byte_range: Range) -> RangeScan:
 
 
 def csv_parts(source: Source, header: Header, scans: Sequence[tuple[Range, RangeScan]], last: bytes, number: int) -> list[Part]:
-    """The parts of a file from the scans of all its ranges, in order; `last` is the content's last byte, `number` the first part's.
+    """The parts of a file from the scans of its ranges, in order; `last` is the last byte, `number` that of the first part.
 
     Raises UsageError when a quote is not closed.
     """
@@ -97,7 +97,7 @@ def csv_parts(source: Source, header: Header, scans: Sequence[tuple[Range, Range
         rows += ends.rows
         inside ^= bool(scan.quotes % 2)
     if inside:
-        raise UsageError(f"{source.path} opens a quote that is never closed: quotes inside a value must be doubled")
+        raise UsageError(f"{source.path} has a quote that is not closed: close it, and double quotes inside a value")
     if last != b"\n" and header.size > header.start:
         rows += 1
     starts.append((header.size, rows))
@@ -109,14 +109,14 @@ def csv_parts(source: Source, header: Header, scans: Sequence[tuple[Range, Range
 
 
 def last_byte(location: Location, source: Source, header: Header) -> bytes:
-    """The last byte of the content of a file, empty for an empty file."""
+    """The last byte of the content of a file; empty for an empty file."""
     with translate_errors(source.path), open_content(location, source.path, header.dialect.form) as file:
         byte: bytes = file.read_at(1, max(0, header.size - 1))
         return byte
 
 
 def parquet_parts(location: Location, source: Source, part_bytes: int, number: int) -> tuple[Any, list[Part]]:
-    """The schema of a Parquet file, and its parts of at least `part_bytes` bytes; `number` is the first part's.
+    """The schema of a Parquet file, and its parts of at least `part_bytes` bytes; `number` is that of the first part.
 
     Raises UsageError when two columns have the same name.
     """
@@ -135,7 +135,7 @@ def parquet_parts(location: Location, source: Source, part_bytes: int, number: i
 
 
 def _add(ends: RowEnds, data: Any, positions: Any, offset: int) -> RowEnds:
-    """`ends` and the row ends at `positions`; an empty line is no row."""
+    """`ends`, extended by the row ends at `positions`; an empty line is not a row."""
     if not len(positions):
         return ends
     before = data[positions - 1]

@@ -1,4 +1,4 @@
-"""The refusal of a column that cannot be learnt from."""
+"""The error for a column that cannot be a feature."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from serve_app.errors import UsageError
 
 
 class UnusableColumn(UsageError):
-    """A column that cannot be learnt from.
+    """A column cannot be a feature.
 
-    `why` completes the sentence `column 'x' …`; `fix` says how to correct the table, empty when the column can only be left out.
+    `why` completes the sentence `column 'x' …`. `fix` says how to correct the table; it is empty when you can only leave out the
+    column.
     """
 
     def __init__(self, name: str, why: str, fix: str = "") -> None:

@@ -1,4 +1,4 @@
-"""One file from a web server: resumed when the connection breaks, never read over a redirect to plain http."""
+"""The download of one file from a web server. It resumes after a broken connection, and refuses redirects to plain http."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from serve_app.tables.network_errors import unknown_host, unreachable, untrusted
 from serve_app.tables.scratch import Scratch
 
 TIMEOUTS = (10, 60)
-"""Seconds to connect, and seconds in which a server may be silent."""
+"""Time limits in seconds for the connection and for silence of the server."""
 
 MAX_REDIRECTS = 5
 BLOCK = 1 << 18
 
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Answers that may be better later."""
+"""Status codes of temporary errors."""
 
 Advance = Callable[[int], object]
-"""Called with the bytes that were added; a negative number when the file is begun anew."""
+"""Called with the number of added bytes; the number is negative when the download starts again."""
 
 
 class _Broken(Exception):
-    """The attempt failed for a reason that may pass; the message says why."""
+    """An attempt failed with a temporary error; the message names it."""
 
 
 class _Session(requests.Session):
-    """Follows redirects, but from https to https only."""
+    """Follows redirects from https only to https."""
 
     def __init__(self, uri: str, *, allow_http: bool) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class _Session(requests.Session):
 
 @dataclass(slots=True)
 class _Download:
-    """A file that grows: `done` bytes of `total` are written, `validator` names this version of the content."""
+    """A running download: `done` of `total` bytes are written; `validator` names this version of the content."""
 
     file: IO[bytes]
     done: int = 0
@@ -70,14 +70,14 @@ class _Download:
     stamp: int = 0
 
     def headers(self) -> dict[str, str]:
-        """What to ask for: the rest of this version of the content when it can be had, else everything."""
+        """The headers of the next request: for the rest of this version of the content if possible, otherwise for all of it."""
         plain = {"Accept-Encoding": "identity", "User-Agent": "iris-api"}
         if not (self.done and self.validator):
             return plain
         return {**plain, "Range": f"bytes={self.done}-", "If-Range": self.validator}
 
     def begin(self, response: requests.Response) -> None:
-        """Forget what was written: `response` brings the content from its first byte."""
+        """Discard the written bytes, because `response` starts with the first byte of the content."""
         self.file.seek(0)
         self.file.truncate()
         length = response.headers.get("Content-Length", "")
@@ -87,9 +87,9 @@ class _Download:
 
 
 def download(uri: str, target: Path, scratch: Scratch, *, allow_http: bool, advance: Advance, expect: Advance) -> None:
-    """Write the file at a web address to `target`; `expect` is called with its size when the server says it.
+    """Write the file at a web address to `target`; it calls `expect` with the size if the server sends it.
 
-    The time of the file is that of its content on the server. Raises UsageError or BackendUnavailable with one sentence.
+    The file gets the time stamp of its content on the server. Raises UsageError or BackendUnavailable.
     """
     name = redacted(uri)
     with _Session(uri, allow_http=allow_http) as session, open(target, "wb") as file:
@@ -110,20 +110,20 @@ def download(uri: str, target: Path, scratch: Scratch, *, allow_http: bool, adva
 
 
 def _attempt(session: _Session, uri: str, state: _Download, scratch: Scratch, advance: Advance, expect: Advance) -> None:
-    """Read on from where the last attempt ended; raises _Broken when the next one may succeed."""
+    """Continue where the last attempt ended; raises _Broken when another attempt may succeed."""
     name = redacted(uri)
     with _get(session, uri, state.headers()) as response:
         _check_status(name, response)
         if response.status_code == 206 and not _continues(response, state):
             state.validator = ""
-            raise _Broken("the server answered another part of the file")
+            raise _Broken("the server sent another part of the file")
         if response.status_code != 206:
             advance(-state.done)
             scratch.used -= state.done
             state.begin(response)
             if state.encoding not in ("", "identity", "gzip", "x-gzip"):
                 raise UsageError(
-                    f"{name} is sent packed with {state.encoding[:20]}, which is not supported: name another address of it"
+                    f"{name} has the content encoding {state.encoding[:20]}, which is not supported: name another address of it"
                 )
             if state.total is not None:
                 scratch.reserve(name, state.total)
@@ -143,14 +143,14 @@ def _attempt(session: _Session, uri: str, state: _Download, scratch: Scratch, ad
 
 
 def _get(session: _Session, uri: str, headers: Mapping[str, str]) -> requests.Response:
-    """The response with its body still to be read. No message repeats an address, whose query may be a signature."""
+    """The response, before its body is read. Messages do not contain the query of an address, which may be a signature."""
     name, host = redacted(uri), urlsplit(uri).hostname or ""
     try:
         return session.get(uri, headers=dict(headers), stream=True, timeout=TIMEOUTS)
     except requests.exceptions.SSLError:
         raise untrusted(name) from None
     except requests.exceptions.ProxyError:
-        raise unreachable(name, "the proxy does not answer, or refuses the host") from None
+        raise unreachable(name, "the proxy does not answer, or it refuses the host") from None
     except requests.exceptions.TooManyRedirects:
         raise UsageError(f"{name} is redirected more than {MAX_REDIRECTS} times: name the address of the file itself") from None
     except requests.exceptions.ConnectTimeout:
@@ -160,12 +160,12 @@ def _get(session: _Session, uri: str, headers: Mapping[str, str]) -> requests.Re
         if isinstance(reason, urllib3.exceptions.NameResolutionError):
             raise unknown_host(name, host) from None
         if isinstance(reason, urllib3.exceptions.NewConnectionError) and not headers.get("Range"):
-            raise unreachable(name, f"{host}: the connection is refused") from None
+            raise unreachable(name, f"{host}: the connection was refused") from None
         raise _Broken("the connection broke") from None
     except requests.exceptions.Timeout:
         raise _Broken(f"the server was silent for {TIMEOUTS[1]} s") from None
     except (requests.exceptions.RequestException, ValueError):
-        raise UsageError(f"{name} is no address of a file: write https://HOST/PATH") from None
+        raise UsageError(f"{name} is not an address of a file: write https://HOST/PATH") from None
 
 
 def _check_status(name: str, response: requests.Response) -> None:
@@ -178,43 +178,45 @@ def _check_status(name: str, response: requests.Response) -> None:
         raise _Broken("the file has become shorter")
     sentences = {
         401: "needs a user name and a password: put them into the file that NETRC names, or use a signed address",
-        403: "is refused (403): its signature may have expired; make a new signed address, or get permission",
+        403: "is refused (403): its signature may have expired; create a new signed address, or get permission",
         404: "does not exist (404): correct the address",
-        410: "does not exist any more (410): correct the address",
+        410: "no longer exists (410): correct the address",
     }
     raise UsageError(f"{name} {sentences.get(status, f'was answered with {status}: correct the address')}")
 
 
 def _check_page(name: str, response: requests.Response, block: bytes) -> None:
     if response.headers.get("Content-Type", "").lower().startswith("text/html") and block.lstrip()[:1] == b"<":
-        raise UsageError(f"{name} is a web page, not a table: name the address of the file itself, like that of the button 'Raw'")
+        raise UsageError(
+            f"{name} is a web page, not a table: name the address of the file itself, for example that of the button 'Raw'"
+        )
 
 
 def _continues(response: requests.Response, state: _Download) -> bool:
-    """Whether a part begins where the last one ended, and the file still has the same size."""
+    """Whether the response continues where the last attempt ended, and the file has the same size."""
     start, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     return start.partition("-")[0] == str(state.done) and (state.total is None or total in ("*", str(state.total)))
 
 
 def _validator(headers: Mapping[str, str]) -> str:
-    """What names this version of the content in `If-Range`; empty when the server gives nothing that is sure."""
+    """The value of `If-Range` for this version of the content; empty when the server sends no reliable value."""
     if headers.get("Accept-Ranges", "").lower() == "none":
         return ""
     tag = headers.get("ETag", "")
     if tag.startswith('"'):
         return tag
     changed, now = _date(headers.get("Last-Modified")), _date(headers.get("Date"))
-    # Within a minute, two versions could have the same time.
+    # Two versions within a minute can have the same time.
     return headers["Last-Modified"] if changed and now - changed >= 60 else ""
 
 
 def _stamp(headers: Mapping[str, str]) -> int:
-    """Nanoseconds that change with the content: its time, and its tag as a fraction of the second."""
+    """A time stamp in nanoseconds that changes with the content: its time, and a hash of its tag as the fraction."""
     return int(_date(headers.get("Last-Modified"))) * 10**9 + zlib.crc32(headers.get("ETag", "").encode()) % 10**9
 
 
 def _date(text: str | None) -> float:
-    """Seconds since 1970; 0 for a text that is no date."""
+    """Seconds since 1970; 0 for a text that is not a date."""
     try:
         return max(0.0, parsedate_to_datetime(text or "").timestamp())
     except (ValueError, OverflowError):
@@ -222,7 +224,7 @@ def _date(text: str | None) -> float:
 
 
 def _unpack(name: str, target: Path, scratch: Scratch) -> None:
-    """Unpack a file that the server packed for the way. A file that was packed before is unpacked where it is read."""
+    """Unpack a file that the server compressed for the transfer; the reader of the table unpacks a compressed file itself."""
     packed = target.with_name(".packed")
     target.rename(packed)
     try:
@@ -233,6 +235,8 @@ def _unpack(name: str, target: Path, scratch: Scratch) -> None:
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise BackendUnavailable(f"{name} cannot be unpacked: {error.strerror}") from None
-        raise UsageError(f"{name} is not packed with gzip, as the server says: name another address of it") from None
+        raise UsageError(
+            f"the server says that {name} has the encoding gzip, which is wrong: name another address of the file"
+        ) from None
     scratch.used -= packed.stat().st_size
     packed.unlink()

@@ -269,7 +269,7 @@ def test_an_alias_that_is_gone_or_never_was_leaves_what_is_served(registry: Regi
     own = own_model(tmp_path, 5)
     one = replica(registry, tmp_path)
     assert one.refresh()
-    assert (one.digest, one.slot.registry_problem) == (own.digest, "MLflow knows no such alias")
+    assert (one.digest, one.slot.registry_problem) == (own.digest, "MLflow does not know the alias")
     entry = registry.register(forest())
     registry.point(1)
     assert one.refresh()
@@ -385,5 +385,5 @@ def test_the_copies_need_no_place_when_none_can_be_written(
     caplog.set_level(logging.WARNING)
     assert one.refresh(), one.slot.problem
     assert one.digest == entry.digest
-    assert any(record.getMessage() == "no copy of the model in MLflow was made" for record in caplog.records)
+    assert any(record.getMessage() == "the replica could not copy the model in MLflow" for record in caplog.records)
     assert os.listdir(tmp_path / "aside")

@@ -26,7 +26,9 @@ import uvloop
 
 RETRIED = frozenset({500, 502, 503, 504})
 RETRY_SECONDS = 0.25
-"""A client tries once more when it got no response or one of these, after this time give or take a half (docs/reference/api.md)."""
+"""A client retries once when it gets no response or one of these, after this time give or take a half (docs/reference/api.md)."""
+NO_RETRY = '"code":"not_finite_result"'
+"""A problem with this code is not retried: the model computes the same result again."""
 WRONG_REQUEST = "the response to another request"
 MAX_FAILURES = 1000
 """Failures whose text is kept; all are counted."""
@@ -232,9 +234,14 @@ def _running(run: Callable[[threading.Event], Awaitable[None]]) -> Iterator[None
 async def _request(client: _Client, load: Load, name: str, due: float, dice: random.Random | None) -> None:
     attempt = await client.attempt(name, due=due)
     load.add(attempt)
-    if dice is not None and (attempt.error or attempt.status in RETRIED):
+    if dice is not None and _is_retried(attempt):
         await asyncio.sleep(RETRY_SECONDS * dice.uniform(0.5, 1.5))  # as a client waits
         load.add(await client.attempt(name, due=due, number=2))
+
+
+def _is_retried(attempt: Attempt) -> bool:
+    """Whether a client sends this request once more."""
+    return bool(attempt.error) or (attempt.status in RETRIED and NO_RETRY not in attempt.body)
 
 
 class _Client:

@@ -92,7 +92,7 @@ MEANINGS: Mapping[type, Mapping[str, str]] = {
         "forced": "whether the model was published although the rules refused it",
         "tags": "the tags that the command gave",
         "tracking": "`mlflow`, or `none` for a training without tracking",
-        "origin": "`plain` for a bundle that was made from the legacy layout",
+        "origin": "`plain` for a bundle from the legacy layout, `mlflow` for one from a model in MLflow without a bundle",
         "adopted": "the origin of a model that was fitted elsewhere; null for a trained one",
     },
     manifests.FileEntry: {

@@ -110,8 +110,8 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)  # close() alone leaves it open as long as the handler's files are
             self.close_connection = True
             return
-        body = GOLDEN["1"].encode()
-        self.send_response(500 if Handler.behaviour == "broken" else 200)
+        body = b'{"code":"not_finite_result"}' if Handler.behaviour == "not_finite" else GOLDEN["1"].encode()
+        self.send_response(500 if Handler.behaviour in ("broken", "not_finite") else 200)
         self.send_header("X-Request-ID", "other" if Handler.behaviour == "mixed" else self.headers["X-Request-ID"])
         self.send_header("X-Model-Version", "1")
         self.send_header("Content-Length", str(len(body)))
@@ -169,6 +169,12 @@ def test_a_failed_request_is_sent_once_more(server: str, tmp_path: Path, behavio
     assert {attempt.attempt for attempt in history} == {1, 2}
     assert report.failed_after_retry == report.failed_first == report.requests > 0
     assert [violation.code for violation in report.violations] == ["too_few"]
+
+
+def test_a_result_that_is_not_finite_is_not_sent_once_more(server: str, tmp_path: Path) -> None:
+    history, report = run(server, tmp_path, "not_finite", 10)
+    assert {attempt.attempt for attempt in history} == {1}
+    assert report.failed_first == report.requests > 0
 
 
 def test_responses_that_are_mixed_up_are_violations(server: str, tmp_path: Path) -> None:

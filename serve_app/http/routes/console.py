@@ -1,7 +1,7 @@
-"""`/ui`: the console, a page for people. Every address in it is relative, so it works below any path.
+"""`/ui`: the console, a page for users. Every address in it is relative, so it works behind any prefix.
 
-The page itself holds nothing of the model, and is as open as `/docs`. What it shows comes from the addresses below `/ui`, which
-need a key: `data` is JSON, `view`, `form` and `card` are HTML that the page puts into its place.
+The page itself contains nothing about the model and is as public as `/docs`. It loads its content from the addresses below `/ui`,
+which require a key: `data` is JSON; `view`, `form` and `card` are HTML that the page inserts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from serve_app.telemetry.history import History
 log = logging.getLogger("iris_api.console")
 
 Reports = Callable[[], Awaitable[Sequence[Report | str]]]
-"""The reports of all replicas, this one among them; of a replica that did not answer, its name."""
+"""Returns the reports of all replicas, including this one; for a replica that did not answer, its name."""
 
 KEEP_SECONDS = 2.0
-"""For so long a view of the store and of the replicas is used again, however many pages are open."""
+"""Seconds for which all open pages share one view of the store and of the replicas."""
 STORE_SECONDS = 5.0
-"""Most time that a page waits for the store's volume."""
+"""Most seconds that a page waits for the store's volume."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -53,18 +53,18 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""The content security policy of the page: nothing from elsewhere, nothing inline, and the images inside of the model card."""
+"""The content security policy of the page: only this origin, nothing inline, and the images inside the model card."""
 _HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": POLICY}
 _NO_CARD = problem(404, "no_card", "The store holds no model card for this version.")
-_SLOW_STORE = "The store does not answer; the page shows it when it does."
+_SLOW_STORE = "The store does not answer. The page shows its versions as soon as it answers."
 
 Value = TypeVar("Value")
 
 
 class Console:
-    """What the page shows, over one replica's slot. Nothing is read before a page asks for it.
+    """The content of the page, over the slot of one replica. It reads nothing before a page requests it.
 
-    `reports` gives the reports of all replicas; without it, this replica is the only one.
+    `reports` returns the reports of all replicas. Without it, the page shows this replica only.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Console:
         self._options = options
         self._name = name
         self._reports = reports
-        self._logged = False  # that they cannot be asked
+        self._logged = False  # whether a failure of `reports` was logged
         self._thread: ThreadPoolExecutor | None = None
         self._recent: dict[str, tuple[float, Any]] = {}
         self._running: dict[str, asyncio.Task[Any]] = {}
@@ -112,7 +112,7 @@ class Console:
         }
 
     async def card(self, digest: str) -> str | None:
-        """The model card of the bundle with this digest; None when there is none, or when the store does not answer."""
+        """The model card of the bundle with this digest; None when it does not exist or the store does not answer."""
         folders: list[Path] = [self._options.model_dir, self._options.cache_dir]
         try:
             return await asyncio.wait_for(self._run(read_card, folders, digest, f"{STATIC}/card.css"), STORE_SECONDS)
@@ -149,7 +149,7 @@ class Console:
             return await self._reports()
         except Exception:
             if not self._logged:
-                log.exception("the other replicas cannot be asked")
+                log.exception("the console cannot get the reports of the other replicas")
             self._logged = True
             return [self.report()]
 
@@ -157,7 +157,7 @@ class Console:
         return await self._run(read_store, self._options.model_dir)
 
     async def _once(self, name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """The result of `ask`, or that of the call which runs, or ended a moment ago: pages do not add up to load."""
+        """The result of `ask`. Pages share a call that still runs or has just ended, so many pages do not add load."""
         recent = self._recent.get(name)
         if recent is not None and time.monotonic() - recent[0] < KEEP_SECONDS:
             return recent[1]
@@ -178,14 +178,14 @@ class Console:
             del self._running[name]
 
     async def _run(self, function: Callable[..., Value], *arguments: Any) -> Value:
-        """Call a function that reads the store, in a thread of its own: a volume that hangs holds up nothing else."""
+        """Call a function that reads the store in a separate thread, so a volume that hangs does not block anything else."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "console")
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
 
 class _Static(StaticFiles):
-    """Styles and scripts; a browser asks whether they have changed, so that those of two releases never meet."""
+    """Styles and scripts. The browser checks each time whether they changed, so it never mixes the files of two releases."""
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         """A file, or 304."""
@@ -195,7 +195,7 @@ class _Static(StaticFiles):
 
 
 def install_console(app: FastAPI, view: Console, service: PredictionService, options: HttpOptions) -> None:
-    """Add the page, its styles and scripts, and what it asks for."""
+    """Add the page, its styles and scripts, and the addresses that it loads."""
 
     async def page() -> Response:
         needs_key = service.refuse_key(None, None) is not None
@@ -227,7 +227,7 @@ def install_console(app: FastAPI, view: Console, service: PredictionService, opt
 
 
 def _form(predictor: Predictor | None) -> str:
-    """The form that tries one prediction of this model."""
+    """The form for one prediction of this model."""
     if predictor is None:
         return render("form.html", fields=None, example=None, digest="", features=0)
     signature = predictor.signature
@@ -241,7 +241,7 @@ def _name(report: Report | str) -> str:
 
 
 def _replica(report: Report | str) -> dict[str, Any]:
-    """One line of the table of replicas."""
+    """One row of the table of replicas."""
     if isinstance(report, str):
         return {"replica": report, "answered": False}
     keys = ("replica", "version", "digest", "predictor", "loaded_at", "in_flight", "problem", "refused")
@@ -249,7 +249,7 @@ def _replica(report: Report | str) -> dict[str, Any]:
 
 
 def _refusals(reports: Sequence[Report]) -> list[dict[str, Any]]:
-    """Each refused candidate once, with the number of the replicas that refuse it."""
+    """Each refused candidate once, with the number of replicas that refuse it."""
     refused = [report["refused"] for report in reports if report["refused"]]
     counts = Counter((each["candidate"], each["reason"]) for each in refused)
     return [

@@ -1,4 +1,4 @@
-"""`/docs` and `/redoc`: the pages over the OpenAPI document. Every address in them is relative, so they work below any path."""
+"""`/docs` and `/redoc`: the pages for the OpenAPI document. Every address in them is relative, so they work behind any prefix."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fastapi.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 STATIC = "static-offline-docs"
-"""Where `fastapi_offline` mounts scripts and styles: beside the pages."""
+"""The path where `fastapi_offline` mounts scripts and styles."""
 OPENAPI = "openapi.json"
 REDOC = f"{STATIC}/redoc.standalone.js"
 _REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
-"""The one address outside of the application that a script of the two pages loads from: an image below the menu of ReDoc."""
+"""The only external address in the scripts of the two pages: an image below the menu of ReDoc."""
 
 
 def install_documentation(app: FastAPI) -> None:

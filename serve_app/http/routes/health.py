@@ -1,4 +1,4 @@
-"""`/`, `/health`, `/livez`, `/readyz` and `/metrics`: the routes that need no key, the last one by default."""
+"""`/`, `/health`, `/livez`, `/readyz` and `/metrics`: the routes without a key. `/metrics` can be set to require a key."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from serve_app.inference.slot import Slot
 from serve_app.telemetry.collector import MetricsCollector, PublicMetrics
 
 VERSION = "1.0.0"
-"""What `/health` calls `version`: the version of the HTTP contract, not of the model."""
+"""The `version` in the answer of `/health`: the version of the HTTP contract, not of the model."""
 
 
 def health_router(slot: Slot, collector: MetricsCollector, refuse_key: RefuseKey | None = None) -> APIRouter:
-    """The routes for people, probes and scrapers; with `refuse_key`, `/metrics` asks it about the key of each request."""
+    """The routes for users, probes and scrapers. With `refuse_key`, `/metrics` checks the key of each request."""
     router = APIRouter(tags=["health"])
     registry = CollectorRegistry()
     registry.register(PublicMetrics(collector))
 
-    @router.get("/", operation_id="root", summary="Where to go from here")
+    @router.get("/", operation_id="root", summary="The addresses of the documentation and of the health check")
     async def root(request: Request) -> dict[str, str]:
         prefix = request.scope.get("root_path", "")
         return {
             "message": "Iris API",
-            "status": "alive",  # KServe's clients of its first protocol ask here whether the server lives
+            "status": "alive",  # KServe v1 clients use this path as their liveness check
             "docs": f"{prefix}/docs",
             "health": f"{prefix}/health",
             "security": "Send the API key in the X-API-Key header.",
@@ -58,7 +58,7 @@ def health_router(slot: Slot, collector: MetricsCollector, refuse_key: RefuseKey
             }
         )
 
-    @router.get(METRICS, operation_id="metrics", summary="Counts of the replica that answers, as Prometheus text")
+    @router.get(METRICS, operation_id="metrics", summary="The metrics of the replica that answers, as Prometheus text")
     async def metrics(request: Request) -> Response:
         refusal = refuse(request.scope["headers"], refuse_key) if refuse_key else None
         if refusal is not None:

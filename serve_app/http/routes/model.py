@@ -1,4 +1,4 @@
-"""`/model/info` as the plain-Kubernetes system answers it, and `/model`: everything that is known of the served model."""
+"""`/model/info`, in the format of the plain-Kubernetes system, and `/model`: all data about the served model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RECORD_KEYS = (
 
 
 def model_router(service: PredictionService, *, model_name: str) -> APIRouter:
-    """The routes that describe the served model; both need a key."""
+    """The routes that describe the served model; both require a key."""
     slot = service.slot
     router = APIRouter(tags=["model"])
 
@@ -42,14 +42,14 @@ def model_router(service: PredictionService, *, model_name: str) -> APIRouter:
             return to_starlette(problem_response(problem(404, "no_model", f"No model is loaded: {slot.problem}.")))
         return refusal
 
-    @router.get("/model/info", operation_id="modelInfo", summary="The model in brief")
+    @router.get("/model/info", operation_id="modelInfo", summary="The served model in brief")
     async def info(request: Request) -> Response:
         refusal, predictor = refusal_of(request), slot.predictor
         if refusal is not None or predictor is None:
             return refusal or Response(status_code=404)
         return JSONResponse(_info(predictor), headers=_headers(predictor))
 
-    @router.get("/model", operation_id="model", summary="The model in full, and why a newer one is not served")
+    @router.get("/model", operation_id="model", summary="The served model in full, and why a newer model is not served")
     async def model(request: Request) -> Response:
         response, predictor = refusal_of(request), slot.predictor
         if response is not None or predictor is None:

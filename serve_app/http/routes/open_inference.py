@@ -1,6 +1,6 @@
-"""The pages of the Open Inference Protocol beside its predictions: health, metadata and the index of the repository.
+"""The routes of the Open Inference Protocol that are not predictions: health, metadata and the repository index.
 
-Whether server and model are ready needs no key, as `/livez` and `/readyz` need none. What describes the model needs one.
+The routes for liveness and readiness need no key, like `/livez` and `/readyz`. The routes that describe the model require a key.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from serve_app.protocols.oip import OpenInferenceCodec
 from serve_app.protocols.oip_metadata import INDEX_BYTES, index_document, model_document, server_document
 from serve_app.protocols.oip_openapi import open_inference_document
 
-NO_LOADING = problem(400, "not_supported", "Models are not loaded and unloaded by requests: the server follows its store.")
+NO_LOADING = problem(400, "not_supported", "Requests cannot load or unload models; publish or promote a version in the store.")
 TOO_LONG = problem(413, "body_too_large", f"The body must not be larger than {INDEX_BYTES} bytes.")
 _JSON = ((b"content-type", b"application/json"),)
 
 
 def open_inference_router(service: PredictionService, *, model_name: str, public_pages: bool) -> APIRouter:
-    """The routes below `/v2`; without `public_pages` the description of the server needs a key too."""
+    """The routes below `/v2`. Without `public_pages` the description of the server requires a key, too."""
     pages = OpenInferencePages(service, model_name, public_pages=public_pages)
     router = APIRouter(prefix=OPEN_INFERENCE, include_in_schema=False)
     for path in ("", "/"):
@@ -47,7 +47,7 @@ def open_inference_router(service: PredictionService, *, model_name: str, public
 
 
 class OpenInferencePages:
-    """What answers each path."""
+    """The handlers of the paths."""
 
     def __init__(self, service: PredictionService, model_name: str, *, public_pages: bool) -> None:
         self._service = service
@@ -61,7 +61,7 @@ class OpenInferencePages:
         return refusal or _answer(server_document(__version__))
 
     async def openapi(self, request: Request) -> Response:
-        """The OpenAPI description of these routes, with the names and an example of the model that is served."""
+        """The OpenAPI description of these routes, with the names and an example of the served model."""
         predictor = self._slot.predictor
         refusal = None if self._public_pages else self._refuse_key(request)
         document = open_inference_document(
@@ -74,7 +74,7 @@ class OpenInferencePages:
         return refusal or _answer(document)
 
     async def live(self) -> Response:
-        """The process runs."""
+        """200 while the process runs."""
         return _answer({"live": True})
 
     async def ready(self) -> Response:
@@ -84,12 +84,12 @@ class OpenInferencePages:
         return _answer({"ready": True, "live": True})
 
     async def models(self, request: Request) -> Response:
-        """The names of the models that are served."""
+        """The names of the served models."""
         names = [] if self._slot.predictor is None else [self._model_name]
         return self._refuse_key(request) or _answer({"models": names})
 
     async def model_ready(self, model: str, version: str | None = None) -> Response:
-        """200 once the model is loaded, in this version if one is named."""
+        """200 once the model is loaded, in the version that the path names, if any."""
         predictor = self._service.served(model, version)
         if isinstance(predictor, HttpProblem):
             return _unready(predictor, {"ready": False})
@@ -106,11 +106,11 @@ class OpenInferencePages:
         return _answer(document, self._service.model_headers(predictor))
 
     async def infer_with_another(self, request: Request) -> Response:
-        """The gateway answers for the served model, so this is another one."""
+        """404. The gateway answers requests for the served model, so this request names another model."""
         return self._refuse_key(request) or _refused(UNKNOWN_MODEL)
 
     async def index(self, request: Request) -> Response:
-        """The models of the repository and their states."""
+        """The models in the repository and their states."""
         refusal = self._refuse_key(request)
         if refusal is not None:
             return refusal
@@ -124,7 +124,7 @@ class OpenInferencePages:
             return _refused(problem_of(error))
 
     async def load(self, request: Request) -> Response:
-        """Nothing is loaded or unloaded by a request."""
+        """The refusal of every request: clients cannot load or unload models."""
         return self._refuse_key(request) or _refused(NO_LOADING)
 
     def _refuse_key(self, request: Request) -> Response | None:
@@ -140,6 +140,6 @@ def _refused(refusal: HttpProblem) -> Response:
 
 
 def _unready(refusal: HttpProblem, members: dict[str, Any]) -> Response:
-    """An error with the members that clients read of the answer to the same question."""
+    """An error that also has the members of a ready answer, which clients read."""
     response = problem_response(refusal, OpenInferenceCodec)
     return to_starlette(response._replace(body=orjson.dumps({**members, **orjson.loads(response.body)})))

@@ -1,4 +1,4 @@
-"""The table of routes: which codec answers which path. A further protocol is one line here."""
+"""The table of routes: the codec of each path. A new protocol is one line here."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PREDICTION_ROUTES: Mapping[str, type[Codec]] = {
     PREDICT: NativeRowCodec,
     PREDICT_BATCH: NativeBatchCodec,
 }
-"""Every path that takes predictions, by POST only."""
+"""The paths of the native protocol that take predictions, by POST only."""
 
 OWN_PATHS = frozenset({*PREDICTION_ROUTES, INVOCATIONS})
-"""Paths of predictions that no setting may give another protocol."""
+"""Prediction paths that no setting may assign to another protocol."""
 
 OPEN_INFERENCE = "/v2"
-"""Below it all responses are those of the Open Inference Protocol, errors too."""
+"""All responses below this path are those of the Open Inference Protocol, including errors."""
 
 MODEL_ROUTES: Mapping[str, type[Codec]] = {
     f"{OPEN_INFERENCE}/models/{{model}}/infer": OpenInferenceCodec,
     f"{OPEN_INFERENCE}/models/{{model}}/versions/{{version}}/infer": OpenInferenceCodec,
 }
-"""The same for paths that name the model, and perhaps a version of it. The OpenAPI document has the native protocol alone."""
+"""Prediction paths that name the model and optionally a version. The OpenAPI document contains only the native protocol."""
 
 _PAGES: Mapping[str, ProtocolName] = {
     OPEN_INFERENCE: "open_inference",
@@ -39,13 +39,13 @@ _PAGES: Mapping[str, ProtocolName] = {
 
 
 def problem_codec(path: str) -> type[Codec]:
-    """The codec that writes the errors of any path."""
+    """The codec that writes the errors of a path outside the prediction routes."""
     is_open_inference = path == OPEN_INFERENCE or path.startswith(f"{OPEN_INFERENCE}/")
     return OpenInferenceCodec if is_open_inference else NativeRowCodec
 
 
 def protocol_of(route: str) -> ProtocolName:
-    """The protocol under which requests of a route of the app are counted: health, metadata, and requests for another model."""
+    """The protocol under which requests of a route of the app are counted, such as health, metadata, or another model."""
     for below, protocol in _PAGES.items():
         if route == below or route.startswith(f"{below}/"):
             return protocol

@@ -22,12 +22,12 @@ PING = "/ping"
 MODELS = "/v1/models"
 
 _JSON = ((b"content-type", b"application/json"),)
-_UNKNOWN = problem(404, "unknown_model", "No model of this name is served here; GET /v1/models names the one that is.")
-_NO_EXPLANATIONS = problem(501, "not_implemented", "This server gives no explanations.")
+_UNKNOWN = problem(404, "unknown_model", "No served model has this name; GET /v1/models returns the name of the served model.")
+_NO_EXPLANATIONS = problem(501, "not_implemented", "This server does not support explanations; use :predict.")
 
 
 def table_routes(options: HttpOptions) -> Mapping[str, type[Codec]]:
-    """The paths that take tables in the protocols of others, by POST only."""
+    """The paths that take tables in the protocols of other servers, by POST only."""
     routes: dict[str, type[Codec]] = {INVOCATIONS: MlflowCodec, f"{MODELS}/{options.model_name}:predict": KServeV1Codec}
     if options.predict_route:
         routes[options.predict_route] = VertexCodec
@@ -35,7 +35,7 @@ def table_routes(options: HttpOptions) -> Mapping[str, type[Codec]]:
 
 
 def ping_router(service: PredictionService, health_route: str = "") -> APIRouter:
-    """`/ping` and `/version` as MLflow and SageMaker ask for them, without a key; `health_route` answers as `/ping`."""
+    """`/ping` and `/version` for MLflow and SageMaker, without a key; `health_route` answers like `/ping`."""
     router = APIRouter(include_in_schema=False)
 
     @router.get(PING)
@@ -54,7 +54,7 @@ def ping_router(service: PredictionService, health_route: str = "") -> APIRouter
 
 
 def kserve_router(service: PredictionService, model_name: str) -> APIRouter:
-    """`/v1/models` and what is below, except predictions of the served model; all of them need a key."""
+    """`/v1/models` and the paths below it, except predictions of the served model; all of them require a key."""
     slot = service.slot
     router = APIRouter(include_in_schema=False)
 
@@ -82,7 +82,7 @@ def kserve_router(service: PredictionService, model_name: str) -> APIRouter:
 
     @router.post(MODELS + "/{name}:predict")
     async def predict(request: Request, name: str) -> Response:
-        return refused(refusal_of(request, name) or _UNKNOWN)  # that of the served model does not come here
+        return refused(refusal_of(request, name) or _UNKNOWN)  # the gateway answers predictions of the served model
 
     @router.post(MODELS + "/{name}:explain")
     async def explain(request: Request, name: str) -> Response:

@@ -1,7 +1,7 @@
-"""XGBoost, LightGBM or CatBoost computes, for a bundle with a model in the library's own format.
+"""The backend of XGBoost, LightGBM and CatBoost, for a bundle with a model in the library's own format.
 
-These formats hold trees and no code: nothing is unpickled. The library is imported when the first such bundle comes; an image
-without it refuses the bundle with a sentence that names it.
+These formats contain trees and no code, so the replica unpickles nothing. It imports the library for the first such bundle. An
+image without the library refuses the bundle and names the library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from serve_app.inference.backends.catboost_rows import catboost_rows
 from serve_app.inference.native_guard import check_native
 
 Ask = Callable[[Any], npt.NDArray[Any]]
-"""Rows of the library to its probabilities or values."""
+"""Returns the probabilities or values of the library for its rows."""
 
 _KINDS: dict[str, Kind] = {XGBOOST: "xgboost", LIGHTGBM: "lightgbm", CATBOOST: "catboost"}
 
@@ -33,7 +33,7 @@ _KINDS: dict[str, Kind] = {XGBOOST: "xgboost", LIGHTGBM: "lightgbm", CATBOOST: "
 class BoosterBackend:
     """A model of a boosting library on coded matrices, on one thread.
 
-    Raises BundleRefused `signature` when it does not fit the signature, and the errors of the library for bytes that are no model.
+    Raises BundleRefused `signature` when it does not fit the signature, and the errors of the library for invalid bytes.
     """
 
     __slots__ = ("_ask", "_kind", "_order", "_prepare", "_task")
@@ -44,7 +44,7 @@ class BoosterBackend:
         expand, width = _expansion(signature, form)
         self._ask, features, categories = _LOADERS[form.file](data, signature)
         if features != width:
-            raise BundleRefused("signature", f"the model takes {features} features, the signature describes {width}")
+            raise BundleRefused("signature", f"the model takes {features} features, but the signature describes {width}")
         self._order = None if form.order is None else _order(form.order, signature)
         self._prepare = _preparation(signature, form, expand, categories)
 
@@ -79,7 +79,7 @@ def open_booster(bundle: Bundle, file: str) -> tuple[BoosterBackend, Signature]:
     except ImportError:
         raise BundleRefused(
             "libraries",
-            f"the model needs {package}, which is not installed here: use the image serve-boost or iris-api[{package}]",
+            f"the model needs {package}, which is not installed: use the image serve-boost, or install iris-api[{package}]",
         ) from None
     check_native(file, bundle.files[file])
     try:
@@ -92,11 +92,11 @@ def open_booster(bundle: Bundle, file: str) -> tuple[BoosterBackend, Signature]:
         raise BundleRefused("load", f"{file} cannot be loaded ({type(error).__name__}; {versions})") from error
     expected = (1,) if signature.task == "regression" else (1, len(signature.classes))
     if shape != expected:
-        raise BundleRefused("signature", f"{file} gives {shape} where the signature says {expected}")
+        raise BundleRefused("signature", f"{file} gives scores of shape {shape}, but the signature needs {expected}")
     return backend, signature
 
 
-# --- the libraries: what answers, how many features it takes, and which of them are categories that must not be numbers
+# --- the libraries: the function that answers, the number of features, and the positions of categories that must not be floats
 
 Loaded = tuple[Ask, int, Sequence[int]]
 
@@ -136,7 +136,7 @@ def _load_catboost(data: bytes, signature: Signature) -> Loaded:
 
     classes = signature.task == "classification"
     model = (catboost.CatBoostClassifier if classes else catboost.CatBoostRegressor)()
-    model.load_model(stream=io.BytesIO(data))  # a stream is not read beyond its end, a `blob` is
+    model.load_model(stream=io.BytesIO(data))  # CatBoost may read a `blob` beyond its end, but not a stream
     predict = model.predict_proba if classes else model.predict
     return lambda rows: predict(rows, thread_count=1), len(model.feature_names_), model.get_cat_feature_indices()
 
@@ -148,26 +148,26 @@ _LOADERS: dict[str, Callable[[bytes, Signature], Loaded]] = {
 }
 
 
-# --- from the coded matrix to what the library takes
+# --- from the coded matrix to the input of the library
 
 Prepare = Callable[[Matrix], Any]
 
 
 def _order(order: Sequence[int], signature: Signature) -> list[int]:
     if sorted(order) != list(range(len(signature.classes))):
-        raise BundleRefused("manifest", "the order of the classes is none of the signature's classes")
+        raise BundleRefused("manifest", "the order of the classes does not match the classes of the signature")
     return list(order)
 
 
 def _expansion(signature: Signature, form: NativeForm) -> tuple[Prepare | None, int]:
-    """What replaces dates by their parts, None without dates, and the number of columns that come out."""
+    """The function that replaces dates with their parts, None without dates, and the number of columns in its result."""
     if not form.dates:
         return None, len(signature.features)
     from serve_app.inference.date_parts import date_step
 
     step = date_step(signature)
     if step is None:
-        raise BundleRefused("manifest", "the manifest speaks of dates, the signature has none")
+        raise BundleRefused("manifest", "the manifest says that the model takes dates, but the signature has no dates")
     return step.transform, len(signature.features) + sum(len(parts) - 1 for parts in step.parts)
 
 

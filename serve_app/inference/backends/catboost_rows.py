@@ -1,4 +1,4 @@
-"""Coded rows as CatBoost takes them: categories as whole numbers or texts, because it refuses them as floating-point numbers."""
+"""Coded rows for CatBoost: categories become integers or texts, because CatBoost refuses them as floating-point numbers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from serve_app.artifacts.matrix import Matrix
 
 GAP = -2
-"""The category of a gap: different from every code, and from that of an unseen category."""
+"""The category of a missing value; it differs from every code and from that of an unseen category."""
 UNSEEN_TEXT = "\0unseen"
-"""The text of an unseen category; no table has it."""
+"""The text of an unseen category; no table contains it."""
 
 
 def catboost_rows(
     matrix: Matrix, categories: Sequence[int], texts: Sequence[Sequence[str]] = (), gap: int | str | None = None
 ) -> Any:
-    """The rows with whole numbers, or with texts by column and code, in the columns of categories; a matrix without such columns.
+    """The rows with integers, or with `texts` by column and code, in the columns of categories; without categories, the matrix.
 
-    `gap` is what stands for a gap; None: GAP, or an unseen category where there are texts.
+    `gap` replaces a missing value; None means GAP, or an unseen category with `texts`.
     """
     if not categories:
         return matrix

@@ -1,7 +1,7 @@
-"""From a fitted scikit-learn estimator to the function that computes its scores, whatever it predicts.
+"""From a fitted scikit-learn estimator to the function that computes its scores, for every task.
 
-The function is chosen once, when a model is loaded. It passes on what it gets, so it works for an estimator that takes coded
-matrices and for one that takes data frames.
+The load of a model selects the function once. The function passes its rows to the estimator unchanged, so it works with coded
+matrices and with data frames.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from serve_app.artifacts.signature import Label, Signature
 from serve_app.errors import BundleRefused
 
 EstimatorScores = Callable[[Any], Scores]
-"""From rows as the estimator takes them to scores (see `Scores`)."""
+"""Returns the scores (see `Scores`) of rows in the form that the estimator takes."""
 
 
 def estimator_scores(estimator: Any, signature: Signature) -> EstimatorScores:
     """The function from rows to the scores of this signature.
 
-    Raises BundleRefused `signature` when the estimator does not give what the signature says.
+    Raises BundleRefused `signature` when the estimator does not match the signature.
     """
     if signature.outputs:
         return _of_outputs(estimator, signature)
@@ -55,7 +55,7 @@ def class_order(known: Sequence[Any], classes: Sequence[Label]) -> list[int]:
 
 
 def classes_of_outputs(estimator: Any, count: int) -> list[list[Any]]:
-    """The classes of each of `count` targets; estimators of indicators have one array, that of 0 and 1 or of the targets."""
+    """The classes of each of `count` targets; estimators of indicators have a single array, with 0 and 1 or with the targets."""
     known = estimator.classes_
     if isinstance(known, list):
         return [list(classes) for classes in known]
@@ -64,11 +64,11 @@ def classes_of_outputs(estimator: Any, count: int) -> list[list[Any]]:
 
 def _require(estimator: Any, method: str, what: str) -> None:
     if not hasattr(estimator, method):
-        raise BundleRefused("signature", f"the model gives no {what} though its signature says so")
+        raise BundleRefused("signature", f"the model gives no {what}, but its signature says that it does")
 
 
 def _positions(known: Sequence[Any], order: Sequence[int]) -> dict[Any, int]:
-    """By class of the estimator, its position in the signature."""
+    """The position in the signature for each class of the estimator."""
     return {label: order.index(at) for at, label in enumerate(known)}
 
 
@@ -106,7 +106,7 @@ def _of_outputs(estimator: Any, signature: Signature) -> EstimatorScores:
         return lambda rows: np.asarray(estimator.predict(rows), dtype=np.float64).reshape(-1, len(outputs))
     known = classes_of_outputs(estimator, len(outputs))
     if len(known) != len(outputs):
-        raise BundleRefused("signature", f"the model predicts {len(known)} targets, the signature names {len(outputs)}")
+        raise BundleRefused("signature", f"the model predicts {len(known)} targets, but the signature names {len(outputs)}")
     orders = [class_order(classes, output.classes) for classes, output in zip(known, outputs, strict=True)]
     if all(output.probabilistic for output in outputs):
         _require(estimator, "predict_proba", "probabilities")
@@ -114,7 +114,7 @@ def _of_outputs(estimator: Any, signature: Signature) -> EstimatorScores:
             [block[:, order] for block, order in zip(blocks(estimator.predict_proba(rows)), orders, strict=True)]
         )
     if any(output.probabilistic for output in outputs):
-        raise BundleRefused("signature", "either all targets have probabilities, or none has")
+        raise BundleRefused("signature", "the targets of the signature must all have probabilities, or all have no probabilities")
     positions = [_positions(classes, order) for classes, order in zip(known, orders, strict=True)]
 
     def labels(rows: Any) -> Scores:
@@ -127,9 +127,10 @@ def _of_outputs(estimator: Any, signature: Signature) -> EstimatorScores:
 
 
 def blocks(probabilities: Any) -> list[Scores]:
-    """The probabilities of each target, shape (rows, classes), from what `predict_proba` of several targets gives.
+    """The probabilities of each target, shape (rows, classes), from the result of `predict_proba` for several targets.
 
-    That is a list with an array for each target, or the probability of 1 for each target of two classes, shape (rows, targets).
+    The result is a list with an array for each target, or the probability of 1 for each target of two classes, shape (rows,
+    targets).
     """
     if isinstance(probabilities, list):
         return [np.asarray(block) for block in probabilities]

@@ -1,11 +1,11 @@
-"""Scikit-learn computes on a pandas frame: for a model that needs names and dtypes, like one whose steps are code of the user.
+"""The backend of scikit-learn on a pandas frame, for a model that needs names and dtypes, such as one with the user's code.
 
-Rows arrive as the coded matrix of every other model and become the frame that the model was fitted on: codes become the categories
-that they stand for, days become timestamps, and a gap is NaN (or the dtype's own gap), never None, which encoders take for a value
-that they do not know. pandas is imported when the first such bundle comes.
+The backend turns the coded matrix into a frame like that of the fit: codes become categories, and days become timestamps. A missing
+value becomes NaN or that of the dtype, never None, which encoders treat as an unknown value. The replica imports pandas for the
+first such bundle.
 
-Measured with 8 numbers and 2 texts on one core of an AMD EPYC: the frame of one row takes 0.13 ms, a pipeline on it 3 ms; 32 rows
-take hardly more than one, so rows share calls.
+Measured with 8 numbers and 2 texts on one core of an AMD EPYC: the frame of one row takes 0.13 ms, and a pipeline on it takes 3 ms.
+32 rows take hardly longer than one row, so rows share calls.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NO_PANDAS = (
-    "the model takes a pandas frame, and pandas is not installed here: use an image with the extra `frames`, like that of the "
-    "target `serve-boost`, or pip install 'iris-api[frames]'"
+    "the model takes a pandas frame, but pandas is not installed: use an image with the extra `frames`, like that of the "
+    "target `serve-boost`, or run pip install 'iris-api[frames]'"
 )
 
 CALLS = frozenset(
@@ -52,7 +52,7 @@ CALLS = frozenset(
 """Methods of an estimator that take rows."""
 
 Column = Callable[[Any], Any]
-"""From the values of a feature, float64 or objects of shape (rows,), to a column of the frame."""
+"""Returns the column of the frame for the values of a feature, float64 or objects of shape (rows,)."""
 
 
 class FrameBackend(SklearnBackend):
@@ -65,14 +65,14 @@ class FrameBackend(SklearnBackend):
 
     @property
     def kind(self) -> Kind:
-        """What computes."""
+        """The kind of this backend."""
         return "frame"
 
 
 def open_frame(bundle: Bundle) -> tuple[FrameBackend, Signature]:
     """The backend of a pickled model that takes a frame, and its signature; raises BundleRefused.
 
-    An environment without pandas refuses it as `libraries`, before the pickle is opened.
+    Without pandas, it raises BundleRefused `libraries` before it opens the pickle.
     """
     signature, frame = bundle.signature, bundle.manifest.frame
     if signature is None or frame is None:
@@ -90,14 +90,14 @@ def open_frame(bundle: Bundle) -> tuple[FrameBackend, Signature]:
 
 
 class FramedEstimator:
-    """An estimator that is called with coded matrices and is handed frames; everything else is the estimator's own."""
+    """An estimator for coded matrices. It turns them into frames for the wrapped estimator, and delegates everything else."""
 
     def __init__(self, estimator: Any, build: Callable[[Matrix], pd.DataFrame]) -> None:
         self._estimator = estimator
         self._build = build
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("n_features_in_", "feature_names_in_"):  # of a frame that may have columns which the model never uses
+        if name in ("n_features_in_", "feature_names_in_"):  # they may count columns that the model does not use
             raise AttributeError(name)
         value = getattr(self._estimator, name)
         return functools.partial(self._call, value) if name in CALLS else value
@@ -109,7 +109,7 @@ class FramedEstimator:
 def frame_builder(signature: Signature, frame: Frame) -> Callable[[Matrix], pd.DataFrame]:
     """A function from coded rows, shape (rows, features), to their frame, compiled once for a signature.
 
-    Raises BundleRefused `load` for a time zone that is not known here.
+    Raises BundleRefused `load` for an unknown time zone.
     """
     import pandas as pd
 
@@ -121,7 +121,7 @@ def frame_builder(signature: Signature, frame: Frame) -> Callable[[Matrix], pd.D
         columns.append((feature.name, position, column))
 
     def build(matrix: Matrix) -> pd.DataFrame:
-        # A copy, as the frame makes it: a step that writes into its input must not write into the rows of the request.
+        # The frame copies the values, so a step that writes to its input does not change the rows of the request.
         return pd.DataFrame({name: column(matrix[:, position]) for name, position, column in columns})
 
     return build
@@ -165,14 +165,14 @@ def _numbers(dtype: str) -> Column:
 
 
 def _whole_numbers(values: Any, *, dtype: np.dtype[Any]) -> Any:
-    """The numbers as integers of the dtype; as float64, like pandas, where one of them is none."""
+    """The numbers as integers of the dtype; as float64, like pandas, when one of them is not an integer of the dtype."""
     with np.errstate(invalid="ignore"):
         whole = values.astype(dtype)
     return whole if (whole == values).all() else values
 
 
 def _masked_numbers(values: Any, *, dtype: str) -> Any:
-    """Numbers of a dtype with gaps of its own; as Float64 where one of them is no integer of the dtype."""
+    """Numbers of a nullable dtype; as Float64 when one of them is not an integer of the dtype."""
     import pandas as pd
 
     missing = np.isnan(values)
@@ -200,9 +200,9 @@ def _booleans(dtype: str) -> Column:
 
 
 def _categories(feature: Feature, frame: Frame, dtype: Any) -> Column:
-    """Codes as the values that they stand for; behind the values in each table stand those of a gap and of an unseen category.
+    """The values of codes. Each table holds the values, then that of a gap, then that of an unseen category.
 
-    So the code of an unseen category, -1, is the position of the last entry.
+    The code of an unseen category, -1, is therefore the position of the last entry.
     """
     import pandas as pd
 
@@ -245,7 +245,7 @@ def _plain_booleans(values: Any) -> Any:
 
 
 def _unseen(values: list[Label]) -> Label:
-    """A value of the same type that is none of the values."""
+    """A value of the same type that is not among the values."""
     if values and all(type(value) in (int, float) for value in values):
         return max(float(value) for value in values) + 1 if any(type(value) is float for value in values) else _next(values)
     unseen = "unseen"
@@ -275,13 +275,13 @@ def _dates(form: DateForm, dtype: str) -> Column:
     try:
         zoneinfo.ZoneInfo(zone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise BundleRefused("load", "a column of dates has a time zone that is not known here") from None
+        raise BundleRefused("load", "a column of dates has an unknown time zone") from None
     zoned = pd.DatetimeTZDtype(resolution, zone)
     return lambda codes: pd.array(stamps(codes, resolution).astype(f"M8[{resolution}]").view(np.int64), dtype=zoned)
 
 
 def stamps(codes: Any, unit: str) -> Any:
-    """Codes as timestamps of the unit, in microseconds where the unit cannot hold them."""
+    """Codes as timestamps of the unit, or in microseconds when the unit cannot represent them."""
     missing = np.isnan(codes)
     stamps = np.where(missing, np.datetime64("NaT"), moments(codes).astype("M8[us]"))
     if unit == "ns":
@@ -291,14 +291,14 @@ def stamps(codes: Any, unit: str) -> Any:
 
 
 _NANOSECOND_DAYS = 106_000.0
-"""Days around 1970 that 64 bits can count in nanoseconds."""
+"""Number of days before and after 1970 that 64 bits can count in nanoseconds."""
 
 
 def moments(codes: Any) -> Any:
-    """Microseconds since 1970-01-01 of the codes of dates, int64; 0 for a gap. The same as for a single code in `dates.py`."""
+    """Microseconds since 1970-01-01 for codes of dates, int64; 0 for a missing date. `dates.py` does the same for one code."""
     filled = np.where(np.isnan(codes), 0.0, codes)
     nearest = np.rint(filled * MICROSECONDS)
-    for step in (-1.0, 1.0):  # in distant years the product is off by one, and its neighbour has the code
+    for step in (-1.0, 1.0):  # in distant years the product is off by one
         better = (nearest / MICROSECONDS != filled) & ((nearest + step) / MICROSECONDS == filled)
         nearest = np.where(better, nearest + step, nearest)
     return nearest.astype(np.int64)

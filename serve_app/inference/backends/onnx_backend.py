@@ -1,4 +1,4 @@
-"""ONNX Runtime computes, when the bundle has an ONNX form that training has proven equal. Nothing is unpickled."""
+"""The backend of ONNX Runtime, for a bundle with an ONNX form that training has proven equal. It unpickles nothing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ELEMENT_TYPES = {"tensor(double)": np.float64, "tensor(float)": np.float32}
 
 
 class OnnxBackend:
-    """A session of ONNX Runtime on one thread: a row is too little work to share.
+    """A session of ONNX Runtime on one thread, because a row is too little work for several threads.
 
-    With `rounded`, rows go through float32 first, as scikit-learn's trees do. Raises BundleRefused for a graph that holds what
-    `check_onnx` forbids, and the errors of ONNX Runtime for one that it cannot load.
+    With `rounded`, rows are rounded to float32 first, as in scikit-learn's trees. Raises BundleRefused for a graph that
+    `check_onnx` forbids, and the errors of ONNX Runtime for a graph that it cannot load.
     """
 
     __slots__ = ("_element_type", "_flat", "_input", "_outputs", "_rounded", "_run")
@@ -30,7 +30,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        options.add_session_config_entry("session.load_model_format", "ONNX")  # else it guesses, and reads its own format too
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # otherwise ONNX Runtime also accepts its own format
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         (source,) = session.get_inputs()
         self._input = source.name
@@ -68,5 +68,5 @@ def open_onnx(bundle: Bundle) -> tuple[OnnxBackend, Signature]:
         raise BundleRefused("load", f"{ONNX} cannot be loaded ({type(error).__name__})") from error
     expected = (1, *signature.score_shape)
     if shape != expected:
-        raise BundleRefused("signature", f"{ONNX} gives {shape} where the signature says {expected}")
+        raise BundleRefused("signature", f"{ONNX} gives scores of shape {shape}, but the signature needs {expected}")
     return backend, signature

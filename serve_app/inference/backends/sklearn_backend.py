@@ -1,7 +1,7 @@
-"""Scikit-learn computes, for a bundle without an ONNX form.
+"""The backend of scikit-learn, for a bundle without an ONNX form.
 
-The library is imported when the first such bundle comes: the import takes seconds and some 80 MB, which a replica of converted
-models never needs.
+The replica imports the library for the first such bundle. The import takes seconds and about 80 MB, which a replica with converted
+models does not need.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from serve_app.inference.code_import import packages_imported
 from serve_app.printable import printable
 
 ENCODE = "encode"
-"""Name of the pipeline step that codes the categories of a table; requests arrive coded already."""
+"""Name of the pipeline step that codes the categories of a table; requests are already coded."""
 
 
 class SklearnBackend:
@@ -37,7 +37,7 @@ class SklearnBackend:
     def __init__(self, estimator: Any, signature: Signature) -> None:
         width = getattr(estimator, "n_features_in_", None)
         if width not in (None, len(signature.features)):
-            raise BundleRefused("signature", f"the model takes {width} features, the signature names {len(signature.features)}")
+            raise BundleRefused("signature", f"the model takes {width} features, but the signature names {len(signature.features)}")
         self._scores = estimator_scores(estimator, signature)
 
     @property
@@ -51,7 +51,7 @@ class SklearnBackend:
 
 
 def open_sklearn(bundle: Bundle) -> tuple[SklearnBackend, Signature]:
-    """The backend of a pickled model, and its signature, which a legacy layout does not bring; raises BundleRefused."""
+    """The backend of a pickled model, and its signature, derived from the manifest for a legacy layout; raises BundleRefused."""
     model = load_estimator(bundle)
     signature = bundle.signature or signature_of(bundle.manifest, getattr(model, "classes_", ()))
     try:
@@ -63,9 +63,9 @@ def open_sklearn(bundle: Bundle) -> tuple[SklearnBackend, Signature]:
 
 
 def load_estimator(bundle: Bundle) -> Any:
-    """Unpickle the model of a bundle, which imports and runs the packages of code that the bundle brings; raises BundleRefused.
+    """Unpickle the model of a bundle, which imports and runs the packages of code in the bundle; raises BundleRefused.
 
-    Versions of libraries are compared before the pickle is opened.
+    It compares the versions of libraries before it opens the pickle.
     """
     _check_libraries(bundle.manifest.libraries or Libraries())
     with packages_imported(bundle.files):
@@ -73,7 +73,7 @@ def load_estimator(bundle: Bundle) -> Any:
 
 
 def strip_encoder(model: Any) -> Any:
-    """The part of a trained pipeline behind its first step, which turns a table into the matrix that requests are decoded to."""
+    """A trained pipeline without the step ENCODE, because requests are already coded."""
     steps = getattr(model, "steps", None)
     if steps and steps[0][0] == ENCODE:
         model = steps[1][1] if len(steps) == 2 else model[1:]
@@ -83,9 +83,9 @@ def strip_encoder(model: Any) -> Any:
 
 
 def _forget_names(estimator: Any) -> None:
-    """Remove the names of columns, also inside estimators of several targets and of corrected probabilities.
+    """Remove the names of columns, also in estimators of several targets and of corrected probabilities.
 
-    Otherwise each call warns that a matrix has no names.
+    Otherwise scikit-learn warns at each call that a matrix has no names.
     """
     with contextlib.suppress(AttributeError):
         del estimator.feature_names_in_
@@ -106,7 +106,8 @@ def _unpickle(data: bytes) -> Any:
             return joblib.load(io.BytesIO(data))
     except sklearn.exceptions.InconsistentVersionWarning as error:
         raise BundleRefused(
-            "libraries", f"the model was trained with scikit-learn {error.original_sklearn_version}, this is {sklearn.__version__}"
+            "libraries",
+            f"the model was trained with scikit-learn {error.original_sklearn_version}, but {sklearn.__version__} is installed",
         ) from error
     except ModuleNotFoundError as error:
         name = printable(str(error.name)[:100])
@@ -118,7 +119,7 @@ def _unpickle(data: bytes) -> Any:
 
 
 def _check_libraries(libraries: Libraries) -> None:
-    """A pickled estimator is only right with the scikit-learn minor version and the numpy major version it was trained with."""
+    """Refuse another scikit-learn minor version or numpy major version, with which a pickled estimator may compute wrongly."""
     import sklearn
 
     for name, trained, installed, parts in (
@@ -127,5 +128,6 @@ def _check_libraries(libraries: Libraries) -> None:
     ):
         if trained is not None and trained.split(".")[:parts] != installed.split(".")[:parts]:
             raise BundleRefused(
-                "libraries", f"the model was trained with {name} {trained}, {installed} is installed: train it again here"
+                "libraries",
+                f"the model was trained with {name} {trained}, but {installed} is installed: train it again with this version",
             )

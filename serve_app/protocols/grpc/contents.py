@@ -1,4 +1,4 @@
-"""Values of tensors in the typed fields of InferTensorContents, and as little-endian bytes."""
+"""Values of tensors in the typed fields of InferTensorContents and as little-endian bytes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ FIELDS = {
     "FP64": "fp64_contents",
     BYTES: "bytes_contents",
 }
-"""The field that holds the values of a datatype. FP16 has none: its values are sent as raw bytes."""
+"""The field that holds the values of a datatype. FP16 has no field; its values are sent as raw bytes."""
 _NUMBERS_OF = {name: InferTensorContents.DESCRIPTOR.fields_by_name[name].number for name in FIELDS.values()}
 BYTES_FIELD = _NUMBERS_OF["bytes_contents"]
 
 
 def check_contents(tensor: Tensor, contents: InferTensorContents) -> None:
-    """Raise InvalidInput unless the values are in the field of the datatype, as many as the shape asks for, and in no other."""
+    """Raise InvalidInput unless the field of the datatype, and no other field, holds the values that the shape requires."""
     name = FIELDS.get(tensor.datatype)
     if name is None:
-        raise problem(tensor, "datatype", "datatype", "must be sent in raw_input_contents: no typed field holds its values")
+        raise problem(tensor, "datatype", "datatype", "has no typed field; send the values in raw_input_contents")
     others = [each.name for each, _ in contents.ListFields() if each.name != name]
     if others:
         raise problem(tensor, f"contents.{others[0]}", "datatype", f"must be {name} for the datatype {tensor.datatype}")
     if len(getattr(contents, name)) != tensor.length:
-        raise problem(tensor, f"contents.{name}", "shape", f"must hold the {tensor.length} values that the shape asks for")
+        raise problem(tensor, f"contents.{name}", "shape", f"must hold the {tensor.length} values that the shape requires")
 
 
 def raw_values(tensor: Tensor, contents: InferTensorContents) -> memoryview:
-    """The values of contents that were checked, as little-endian bytes. Raises InvalidInput for numbers beyond the datatype."""
+    """The values of checked contents as little-endian bytes. Raises InvalidInput for numbers outside the range of the datatype."""
     name = FIELDS[tensor.datatype]
     values: Any = getattr(contents, name)
     if tensor.datatype == BYTES:
@@ -49,13 +49,13 @@ def raw_values(tensor: Tensor, contents: InferTensorContents) -> memoryview:
     if numbers.dtype != kind and tensor.datatype != "BOOL":
         converted = numbers.astype(kind)
         if not np.array_equal(converted, numbers):
-            raise problem(tensor, f"contents.{name}", "out_of_range", f"must be numbers of {tensor.datatype}")
+            raise problem(tensor, f"contents.{name}", "out_of_range", f"must hold numbers in the range of {tensor.datatype}")
         numbers = converted
     return memoryview(numbers.astype(kind, copy=False).tobytes())
 
 
 def written_labels(output: Output, writing: Written) -> tuple[bytes, ...]:
-    """Each label of an output as it stands in the typed field; made once for a model version."""
+    """Each label of an output as in the typed field; computed once for a model version."""
     if output.datatype == BYTES:
         return tuple(field(BYTES_FIELD, raw[4:]) for raw in writing.raw)
     if output.datatype == "INT64":
@@ -70,7 +70,7 @@ def typed_values(output: Output, writing: Written, labels: tuple[bytes, ...], sc
         if output.datatype == BYTES:
             return values
     else:
-        assert output.datatype in ("BOOL", "FP64")  # the bytes of such values are those of the packed field
+        assert output.datatype in ("BOOL", "FP64")  # the packed field has the same bytes as the raw values
         values = binary_data(output, writing, scores)
     return head(_NUMBERS_OF[FIELDS[output.datatype]], len(values)) + values
 

@@ -1,7 +1,7 @@
-"""The size that a ModelInferRequest will have in memory, before the library reads it.
+"""The size of a ModelInferRequest in memory, measured before the library reads it.
 
-A list of empty messages takes two bytes for each on the wire and forty times as many in memory. A small number or an empty text in
-a typed field takes one or two bytes on the wire and eight or sixteen in memory.
+Each empty message in a list takes two bytes on the wire and forty times as many in memory. A small number or an empty text in a
+typed field takes one or two bytes on the wire and eight or sixteen bytes in memory.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from serve_app.protocols.grpc.wire import fields
 INPUTS, CONTENTS, RAW_INPUT_CONTENTS = 5, 5, 7
 """The fields that hold values: `contents` of each input, and `raw_input_contents`."""
 WIDTHS = {6: 4, 7: 8}
-"""Bytes of each number in the fields of FP32 and FP64, by field of InferTensorContents; other numbers have several sizes."""
+"""Bytes of each number in the FP32 and FP64 fields of InferTensorContents; numbers in other fields have varying sizes."""
 BYTES_CONTENTS = 8
 LAST_BYTE = 0x80
-"""The last byte of a number of several bytes is smaller."""
+"""The last byte of a varint is smaller than this."""
 
 
 def check_size(message: bytes, *, most_beside: int, most_values: int) -> None:
-    """Raise TooLarge for too many bytes beside the values, and for too many typed values; raise Malformed for a broken message."""
+    """Raise TooLarge for too many bytes outside the values or too many typed values; raise Malformed for a broken message."""
     view = memoryview(message)
     left, values = most_beside, most_values
     for number, start, end, size in fields(view, 0, len(message)):
@@ -42,7 +42,7 @@ def check_size(message: bytes, *, most_beside: int, most_values: int) -> None:
 
 
 def _count(view: memoryview, start: int, end: int, most: int) -> int:
-    """How many values stand in InferTensorContents; counting stops after `most`."""
+    """The number of values in InferTensorContents; counting stops after `most`."""
     count = 0
     for number, first, last, _ in fields(view, start, end):
         if number == BYTES_CONTENTS or last - first < 2:
@@ -58,6 +58,6 @@ def _count(view: memoryview, start: int, end: int, most: int) -> int:
 
 def _check(left: int, values: int, most_beside: int, most_values: int) -> None:
     if left < 0:
-        raise TooLarge([Problem("message", "too_long", f"must have at most {most_beside} bytes beside the values of its inputs")])
+        raise TooLarge([Problem("message", "too_long", f"must have at most {most_beside} bytes outside the values of its inputs")])
     if values < 0:
         raise TooLarge([Problem("inputs", "too_long", f"must hold at most {most_values} values")])

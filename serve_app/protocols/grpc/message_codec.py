@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over gRPC: ModelInferRequest and ModelInferResponse, by the rules of the protocol over REST.
 
-Values stand in `raw_input_contents`, one entry for each input, or in the `contents` of the inputs; the response has the form of the
-request.
+Values are in `raw_input_contents`, with one entry for each input, or in the `contents` of the inputs. The response has the form of
+the request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OUTPUTS, _RAW_OUTPUT_CONTENTS, _CONTENTS = 5, 6, 5
 
 
 class Content(NamedTuple):
-    """A request whose rows were counted."""
+    """A request after its rows were counted."""
 
     tensors: tuple[Tensor, ...]
     typed: ModelInferRequest | None
@@ -37,7 +37,7 @@ class Content(NamedTuple):
 
 
 class InferMessageCodec(OpenInferenceCodec):
-    """Requests and responses of ModelInfer; the errors are sentences, for the details of a status."""
+    """Requests and responses of ModelInfer. Errors are sentences for the details of a status."""
 
     protocol = "open_inference_grpc"
     content_type = b"application/grpc"
@@ -52,7 +52,7 @@ class InferMessageCodec(OpenInferenceCodec):
         self._labels = {name: written_labels(each.output, each.writing) for name, each in self._by_name.items()}
 
     def read(self, body: Buffer, headers: Headers) -> Request:
-        """Names, datatypes, shapes and sizes of the tensors. Raises InvalidInput and what is derived from it."""
+        """Names, datatypes, shapes and sizes of the tensors. Raises InvalidInput and its subclasses."""
         message = self._parse(body)
         self._check_model(message)
         is_raw = bool(message.raw_input_contents)
@@ -75,7 +75,7 @@ class InferMessageCodec(OpenInferenceCodec):
         return Batch(self._rows.matrix(tensors, request.rows), content.asked)
 
     def respond(self, batch: Batch, scores: Scores) -> Response:
-        """A ModelInferResponse with raw values, or with typed values when the request had these. Raises NotFinite."""
+        """A ModelInferResponse with raw values, or with typed values when the request had typed values. Raises NotFinite."""
         asked: Asked = batch.meta
         rows, raw = varint(len(scores)), list[bytes]()
         tail = raw if asked.binary else None
@@ -85,7 +85,7 @@ class InferMessageCodec(OpenInferenceCodec):
 
     @classmethod
     def body_format(cls, headers: Mapping[bytes, bytes]) -> str:
-        """Protocol Buffers."""
+        """`protobuf`."""
         return PROTOBUF
 
     @classmethod
@@ -94,7 +94,7 @@ class InferMessageCodec(OpenInferenceCodec):
         return sentence(problem).encode()
 
     def _parse(self, body: Buffer) -> ModelInferRequest:
-        """Raises Malformed, and TooLarge for a message that is large beside its values."""
+        """The message. Raises Malformed, and TooLarge when it is too large outside its values or has too many typed values."""
         content = bytes(body)
         if len(content) > WHOLE_BYTES:
             check_size(content, most_beside=max(self._max_row_bytes, WHOLE_BYTES), most_values=self._max_values)
@@ -111,7 +111,7 @@ class InferMessageCodec(OpenInferenceCodec):
             raise NotServed(self._model_version)
 
     def _output_message(self, each: Requested, scores: Scores, rows: bytes, tail: list[bytes] | None) -> bytes:
-        """One InferOutputTensor; its values go to `tail` when that is given."""
+        """One InferOutputTensor; its values are appended to `tail` if it is given."""
         output, writing = each.output, each.writing
         width, datatype = output.width, output.datatype
         if each.classes is not None:
@@ -131,7 +131,7 @@ class InferMessageCodec(OpenInferenceCodec):
 
 
 def _tensors(message: ModelInferRequest, *, is_raw: bool) -> tuple[Tensor, ...]:
-    """The inputs, with their values when these are raw. Raises InvalidInput."""
+    """The inputs, with their values if they are raw. Raises InvalidInput."""
     inputs, raw = message.inputs, message.raw_input_contents
     if not inputs:
         raise InvalidInput([Problem("inputs", "too_short", "must hold at least one input")])
@@ -147,13 +147,13 @@ def _tensors(message: ModelInferRequest, *, is_raw: bool) -> tuple[Tensor, ...]:
     for at, (each, values) in enumerate(zip(inputs, raw, strict=True)):
         where = f"inputs[{at}]"
         if each.HasField("contents"):
-            raise InvalidInput([Problem(f"{where}.contents", "data", "must be left out beside raw_input_contents")])
+            raise InvalidInput([Problem(f"{where}.contents", "data", "must be left out when raw_input_contents is sent")])
         tensors.append(Tensor(where, each.name, each.datatype, tuple(each.shape), None, memoryview(values), "raw_input_contents"))
     return tuple(tensors)
 
 
 def _output(where: str, message: ModelInferRequest.InferRequestedOutputTensor) -> OutputDocument:
-    """A requested output with its parameter `classification`; parameters of other names are ignored. Raises InvalidInput."""
+    """A requested output with its parameter `classification`; other parameters are ignored. Raises InvalidInput."""
     if not message.parameters:
         return OutputDocument(message.name)
     return OutputDocument(message.name, OutputParameters(classification=_whole_number(where, message.parameters, "classification")))

@@ -1,7 +1,7 @@
-"""The wire format of protocol buffers, as far as it is read and written without the messages of the library.
+"""The parts of the protobuf wire format that are read and written without the messages of the library.
 
-Fields are walked without reading them, to measure a message before the library reads it. Responses are written: packed numbers are
-the bytes of an array, so that a hundred thousand rows are copied and not converted.
+Requests are walked field by field to measure a message before the library reads it. Responses are written directly: packed numbers
+are the bytes of an array, so a hundred thousand rows are copied without a conversion.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_VARINT_BYTES = 10
 
 
 def varint(number: int) -> bytes:
-    """A number from -2**63 to 2**64 - 1."""
+    """A number from -2**63 to 2**64 - 1 as a varint."""
     number &= 0xFFFF_FFFF_FFFF_FFFF
     if number < 0x80:
         return bytes((number,))
@@ -30,22 +30,22 @@ def varint(number: int) -> bytes:
 
 
 def head(number: int, length: int) -> bytes:
-    """What stands before `length` bytes of a text, a message or packed numbers in field `number`."""
+    """The tag and the length before `length` bytes of a text, a message or packed numbers in field `number`."""
     return varint(number << 3 | BYTES) + varint(length)
 
 
 def field(number: int, content: bytes) -> bytes:
-    """A text, a message or packed numbers."""
+    """A text, a message or packed numbers in field `number`."""
     return head(number, len(content)) + content
 
 
 def malformed() -> Malformed:
-    """The error of a message that is not of the type of its call."""
-    return Malformed([Problem("message", "protobuf", "must be a message of the type that the call takes")])
+    """The error for a message that does not have the type of its call."""
+    return Malformed([Problem("message", "protobuf", "must have the type of the call")])
 
 
 def fields(view: memoryview, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Each field of a message: its number, where its content is, and its size with tag and length. Raises Malformed."""
+    """Each field of a message: its number, start and end of its content, and its size with tag and length. Raises Malformed."""
     while at < stop:
         begin = at
         tag, at = _varint(view, at, stop)
@@ -67,7 +67,7 @@ def fields(view: memoryview, at: int, stop: int) -> Iterator[tuple[int, int, int
 
 
 def _varint(view: memoryview, at: int, stop: int) -> tuple[int, int]:
-    """A varint, and where the byte behind it is. Raises Malformed."""
+    """A varint, and the position after it. Raises Malformed."""
     number = 0
     for shift in range(0, 7 * MAX_VARINT_BYTES, 7):
         if at >= stop:

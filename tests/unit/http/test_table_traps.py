@@ -100,7 +100,7 @@ def test_values_without_names_are_read_only_when_they_are_as_many_as_the_feature
 def test_a_single_row_without_its_brackets_is_refused_with_a_hint(client: TestClient) -> None:
     answer = invoke(client, b'{"instances":[5.1,3.5,1.4,0.2]}')
     assert answer.status_code == 400
-    assert "[[…]] holds one row" in answer.json()["message"]
+    assert "[[…]] for one row" in answer.json()["message"]
 
 
 def test_columns_of_one_value_a_row_are_columns(client: TestClient) -> None:

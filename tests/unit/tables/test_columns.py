@@ -139,8 +139,8 @@ def test_a_number_is_the_nearest_float_as_in_json(tmp_path: Path, text: str) -> 
         ("1,1,platinum,Bonn,True", "plan: is not one of the categories"),
         ("1,1,basic,,True", "town: must not be null"),
         ("1,1,basic,Bonn,1", "active: must be true or false"),
-        ("1,1,basic,Bonn", "it has 4 values where the header names 5"),
-        ("1,1,basic,Bonn,True,7", "it has 6 values where the header names 5"),
+        ("1,1,basic,Bonn", "it has 4 values, but the header names 5"),
+        ("1,1,basic,Bonn,True,7", "it has 6 values, but the header names 5"),
     ],
 )
 def test_a_bad_cell_is_named_and_its_neighbours_are_read(tmp_path: Path, row: str, problem: str) -> None:

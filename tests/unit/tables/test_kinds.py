@@ -270,7 +270,7 @@ class TestParquet:
 
     @pytest.mark.parametrize("values", [[0.5, 1.5], [True, False]])
     def test_what_has_no_texts_cannot_be_a_category(self, tmp_path: Path, values: list[Any]) -> None:
-        assert f"row 1 says {values[0]}" in refusal(written(tmp_path, values, "t.parquet"), x="category")
+        assert f"row 1 has {values[0]}" in refusal(written(tmp_path, values, "t.parquet"), x="category")
 
     def test_booleans_are_no_numbers(self, tmp_path: Path) -> None:
         assert "row 1 says 'True'" in refusal(written(tmp_path, [True, False], "t.parquet"), x="number")

@@ -165,10 +165,10 @@ def test_a_packed_file_may_not_unpack_beyond_the_limit(server: FileServer, tmp_p
         (Served(status=404), "correct the address"),
         (Served(status=418), "418"),
         (Served(b"<!doctype html><title>Sign in</title>", headers={"Content-Type": "text/html; charset=utf-8"}), "web page"),
-        (Served(b"x", headers={"Content-Encoding": "br"}), "packed with br"),
+        (Served(b"x", headers={"Content-Encoding": "br"}), "encoding br"),
         (Served(status=302, headers={"Location": "/t.csv"}), "redirected more than"),
         (Served(status=302, headers={"Location": "http://example.com/t.csv"}), "--allow-http"),
-        (Served(status=302, headers={"Location": "ftp://example.com/t.csv"}), "no address of a file"),
+        (Served(status=302, headers={"Location": "ftp://example.com/t.csv"}), "not an address of a file"),
     ],
 )
 def test_an_answer_that_is_no_table_gets_a_sentence(server: FileServer, tmp_path: Path, served: Served, fix: str) -> None:
@@ -200,8 +200,8 @@ def test_https_is_never_redirected_to_plain_http(tmp_path: Path, monkeypatch: py
         ("http://example.com/t.csv", "--allow-http"),
         ("https://nowhere.invalid/t.csv", "DNS"),
         ("https://localhost:1/t.csv", "refused"),
-        ("https://", "no address"),
-        ("https://[half/t.csv", "no address"),
+        ("https://", "not an address"),
+        ("https://[half/t.csv", "not an address"),
     ],
 )
 def test_an_address_that_cannot_be_read_gets_a_sentence(tmp_path: Path, uri: str, fix: str) -> None:

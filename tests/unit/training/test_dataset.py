@@ -228,7 +228,7 @@ class TestBadTables:
 
     def test_lists_in_a_column(self, tmp_path: Path) -> None:
         pd.DataFrame({"x": [[1, 2]] * 20, "y": [0, 1] * 10}).to_parquet(tmp_path / "t.parquet")
-        assert "no number, boolean or text" in refusal(tmp_path / "t.parquet")
+        assert "not numbers, booleans or texts" in refusal(tmp_path / "t.parquet")
 
     def test_an_identifier(self, tmp_path: Path) -> None:
         rows = tables.many(200, lambda row: f"customer{row}", lambda row: row % 2)
