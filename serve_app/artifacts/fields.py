@@ -65,7 +65,9 @@ def read_row(
         problems.append(Problem(whole, "missing", f"holds none of the model's fields: {first_names(signature)}"))
         return []
     if unknown_fields == "refuse" and known < len(row):
-        problems.append(Problem(whole, "unknown_field", f"holds a field that is none of the model's: {first_names(signature)}"))
+        problems.append(
+            Problem(whole, "unknown_field", f"has a field that the model does not have; it takes: {first_names(signature)}")
+        )
     values: list[Value] = []
     value: Value
     for feature in signature.features:

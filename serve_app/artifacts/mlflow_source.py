@@ -361,7 +361,7 @@ def _names_of_numbers(description: Description) -> list[str]:
     others = [column for column in description.columns if column.type not in NUMBERS]
     if others:
         names = ", ".join(f"{column.name} ({column.type})" for column in others)[:300]
-        raise BundleRefused("signature", f"the model in MLflow takes columns that are no numbers, {names}")
+        raise BundleRefused("signature", f"the model in MLflow takes columns that are not numbers, {names}")
     return [column.name for column in description.columns]
 
 

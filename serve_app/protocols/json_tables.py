@@ -242,7 +242,7 @@ class TableReader(BatchReader):
         for name in reader.members():
             names.append(name)
             if len(names) > 2 * len(by_name) + 1000:
-                raise InvalidInput([Problem("inputs", "columns", "must not hold so many columns that are none of the model's")])
+                raise InvalidInput([Problem("inputs", "columns", "must not hold so many columns that the model does not have")])
             if reader.peek() != "[":
                 row[name] = reader.value()
             elif name in by_name and name not in columns:

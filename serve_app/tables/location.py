@@ -158,7 +158,7 @@ def sources(location: Location) -> tuple[Kind, list[Source]]:
     kinds = {kind for kind, _ in tables}
     if len(kinds) > 1:
         raise UsageError(
-            f"{location.redacted} holds CSV and Parquet files: name one kind after the other, e.g. with a pattern '*.csv'"
+            f"{location.redacted} holds CSV and Parquet files: name one kind after the other, for example with the pattern '*.csv'"
         )
     return kinds.pop(), sorted((source for _, source in tables), key=lambda source: source.path)
 
