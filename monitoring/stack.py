@@ -134,9 +134,7 @@ def _folder(name: str) -> Path:
     for folder in (HERE / name, HERE / "overlays" / name, Path(name)):
         if (folder / "kustomization.yaml").is_file():
             return folder
-    raise CommandError(
-        f"monitoring has no variant '{name}': use base, no-grafana, storage, or a folder with a kustomization.yaml"
-    )
+    raise CommandError(f"monitoring has no variant '{name}': use base, no-grafana, storage, or a folder with a kustomization.yaml")
 
 
 def _password(cluster: Cluster) -> None:
