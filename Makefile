@@ -65,11 +65,12 @@ mlflow-ui: $(VENV)/.train ## MLflow's pages over the runs of this folder, on 127
 ##@ Development
 .PHONY: check check-python coverage format test-hostile test-pipelines test-timing test-browser test-integration test-conformance test-faults soak real-tables test-manifests test-e2e bench bench-machine sbom audit docs docs-reference pictures docs-settings docs-reliability screenshots proto lock clean
 
+PROSE := $(wildcard *.md) .github docs kuberay monitoring requirements/README.md
 SITE := sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/site
 CHECKS := "ruff format --check ." "ruff check ." "mypy" "lint-imports" "yamllint --strict .github kuberay monitoring" \
-	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos" "$(SITE)"
+	"shellcheck $(shell grep -rlE '^\#!.*(/| )(ba)?sh$$' .ci kuberay monitoring tests)" "typos" "proselint check $(PROSE)" "$(SITE)"
 
-check: $(VENV)/.dev ## format, lint, types, import directions, YAML, shell scripts, spelling, the site of the documentation
+check: $(VENV)/.dev ## format, lint, types, import directions, YAML, shell scripts, spelling, prose, the site of the documentation
 	@PATH="$(abspath $(BIN)):$$PATH"; for check in $(CHECKS); do echo "$$check"; $$check; done; echo "make check took $$SECONDS s"
 
 coverage: $(VENV)/.dev ## the fast tests on all cores, and how much of serve_app and training they run; below the floor is a failure

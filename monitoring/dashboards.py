@@ -85,7 +85,7 @@ def overview() -> Json:
                 [
                     graph(
                         "Traffic",
-                        "Requests per second that HAProxy passed on, by status code of the response; 2xx for a gRPC call that a replica refused.",
+                        "Requests per second that HAProxy forwarded, by status code. A refused gRPC call counts as 2xx.",
                         query(
                             f'sum by (code) (rate(haproxy_backend_http_responses_total{{proxy=~"(http|grpc)-.+", {NS}}}{RATE})) > 0',
                             "{{code}}",
@@ -117,13 +117,13 @@ def overview() -> Json:
                     ),
                     graph(
                         "Requests in flight",
-                        "Number of requests that replicas are answering, and that wait in HAProxy.",
+                        "Number of requests that replicas are answering, and number of requests that wait in HAProxy.",
                         query(f"sum(http_requests_in_flight{{{NS}}})", "in replicas"),
                         query(f'sum(haproxy_backend_current_queue{{proxy=~"(http|grpc)-.+", {NS}}})', "waiting in HAProxy"),
                     ),
                     graph(
                         "Burn rate of the error budget",
-                        "Share of failed requests divided by the objective of 0.1 %. At 1 the budget lasts 30 days; at 14.4 an alert pages.",
+                        "Share of failed requests divided by the objective of 0.1 %. At 1, the budget lasts 30 days.",
                         query(f"max(iris:errors:ratio5m{{{NS}}}) / 0.001", "5 minutes"),
                         query(f"max(iris:errors:ratio1h{{{NS}}}) / 0.001", "1 hour"),
                         query(f"max(iris:errors:ratio6h{{{NS}}}) / 0.001", "6 hours"),
@@ -146,7 +146,7 @@ def overview() -> Json:
                     ),
                     graph(
                         "Refused requests by protocol",
-                        "Requests per second that were answered with a 4xx or 5xx status, or its gRPC equivalent, by protocol.",
+                        "Requests per second with a 4xx or 5xx response, or the equivalent of gRPC, by protocol.",
                         query(
                             f'sum by (protocol, status_class) (rate(http_requests_total{{status_class=~"4xx|5xx", {NS}}}{RATE})) > 0',
                             "{{protocol}}, {{status_class}}",
@@ -172,7 +172,7 @@ def overview() -> Json:
                     ),
                     table(
                         "Alerts firing",
-                        "Alerts that fire now. IrisApiWatchdog always fires: it proves that alerting works.",
+                        "Alerts that fire now. IrisApiWatchdog always fires, because it proves that alerting works.",
                         'max by (alertname, severity, component) (ALERTS{alertstate="firing"})',
                         width=8,
                     ),
@@ -195,7 +195,7 @@ def model() -> Json:
                 [
                     table(
                         "Models in use",
-                        "One line for each version, digest and predictor, the source of its files, and what decides (IRIS_MODEL_SOURCE).",
+                        "One line for each version, digest and predictor. The column model_source is IRIS_MODEL_SOURCE.",
                         f"count by (version, digest, predictor, source, model_source) (model_info{{{NS}}})",
                         width=12,
                     ),
@@ -207,14 +207,14 @@ def model() -> Json:
                     ),
                     graph(
                         "Refused models",
-                        "1 while replicas refuse the published model for this reason. They go on serving the model before it.",
+                        "1 while replicas refuse the published model for this reason. They keep serving the previous model.",
                         query(f"max by (reason) (model_refused{{{NS}}})", "{{reason}}"),
                         width=6,
                         max=1,
                     ),
                     graph(
                         "Age of the last refresh",
-                        "Time since each replica last read the store's pointer and served or refused what it names. Above five minutes an alert fires.",
+                        "Time since each replica last followed the store's pointer. An alert fires above five minutes.",
                         query(f"max by (replica) (model_refresh_age_seconds{{{NS}}})", "{{replica}}"),
                         unit="s",
                         thresholds=((300, "red"),),
@@ -222,7 +222,7 @@ def model() -> Json:
                     ),
                     graph(
                         "Alias in MLflow",
-                        "1 while MLflow gives a replica no version for the alias that it follows. Nothing is drawn with IRIS_MODEL_SOURCE=store.",
+                        "1 while a replica gets no version for its alias from MLflow. Empty with IRIS_MODEL_SOURCE=store.",
                         query(f"max by (replica) (model_registry_unreachable{{{NS}}})", "{{replica}}"),
                         width=12,
                         min=0,
@@ -235,7 +235,7 @@ def model() -> Json:
                 [
                     graph(
                         "Drift of the inputs, last hour",
-                        "PSI of each feature over all replicas. Below 0.1 the inputs match the training data; above 0.2 an alert fires. The figure needs some hundred rows.",
+                        "PSI of each feature over all replicas. Below 0.1, the inputs match the training data.",
                         query(
                             f"max by (feature, model_version) (iris:input_psi:1h{{{NS}}})", "{{feature}} (model {{model_version}})"
                         ),
@@ -243,7 +243,7 @@ def model() -> Json:
                     ),
                     graph(
                         "Drift of the inputs, last day",
-                        "PSI of each feature over a day, for services with few requests and for slow changes.",
+                        "PSI of each feature over a day. It shows slow changes, and suits services with few requests.",
                         query(
                             f"max by (feature, model_version) (iris:input_psi:1d{{{NS}}})", "{{feature}} (model {{model_version}})"
                         ),
@@ -336,7 +336,7 @@ def ray() -> Json:
                 [
                     graph(
                         "Replicas",
-                        "Desired: what the load needs. Target: the same within the configured bounds. The maximum is too small when desired is above target.",
+                        "Number of replicas. Desired is what the load needs; target is the same within the configured bounds.",
                         query(f"max(ray_serve_autoscaling_desired_replicas{{{NS}}})", "desired"),
                         query(f"max(ray_serve_autoscaling_target_replicas{{{NS}}})", "target"),
                         query(f"sum(ray_serve_deployment_replica_healthy{{{NS}}})", "healthy"),
@@ -349,7 +349,7 @@ def ray() -> Json:
                     ),
                     graph(
                         "Unexpected replica starts",
-                        "Replica starts within ten minutes that scaling does not explain: replicas have died.",
+                        "Replica starts within ten minutes that the autoscaler did not ask for. They replace replicas that died.",
                         query(f"max by (application) (iris:unwanted_replica_starts:increase10m{{{NS}}})", "{{application}}"),
                         thresholds=((2.5, "red"),),
                     ),
@@ -389,14 +389,14 @@ def ray() -> Json:
                     ),
                     graph(
                         "Retries",
-                        "Requests per second that HAProxy tried again, at the same or at another replica, because a replica went away.",
+                        "Requests per second that HAProxy sent again because a replica ended.",
                         query(f"sum(rate(haproxy_backend_retry_warnings_total{{{pod}}}{RATE}))", "same replica"),
                         query(f"sum(rate(haproxy_backend_redispatch_warnings_total{{{pod}}}{RATE}))", "other replica"),
                         query(f"sum(rate(haproxy_backend_connection_errors_total{{{pod}}}{RATE}))", "connection errors"),
                     ),
                     graph(
                         "Servers in use",
-                        "Number of replicas that HAProxy sends requests to, by pod of HAProxy. The fallback to Serve's proxy counts as one.",
+                        "Number of servers that each HAProxy uses: the replicas, and Serve's proxy as a fallback.",
                         query(f'sum by (pod) (haproxy_server_status{{proxy=~"http-.+", state="UP", {pod}}})', "{{pod}}"),
                     ),
                     graph(
@@ -406,7 +406,7 @@ def ray() -> Json:
                     ),
                     graph(
                         "Idle time of HAProxy",
-                        "Percent of the time in which the thread of HAProxy is idle.",
+                        "Share of the time in which the thread of HAProxy is idle.",
                         query(f"min by (pod) (haproxy_process_idle_time_percent{{{pod}}})", "{{pod}}"),
                         unit="percent",
                         min=0,
@@ -505,7 +505,7 @@ def training() -> Json:
                 [
                     stat(
                         "Last verdict",
-                        "accepted: published. forced: published although it was not good enough. refused: not published.",
+                        "A forced model was published although it was not good enough. A refused model was not published.",
                         query(f"max by (verdict) (training_last_verdict{{{NS}}}) == 1", "{{verdict}}"),
                         named=True,
                         width=6,
@@ -519,7 +519,7 @@ def training() -> Json:
                     ),
                     stat(
                         "Age of the served model",
-                        "Time since the served model was trained. When it is longer than the time since the last training, that model was refused or is not served yet.",
+                        "Time since the served model was trained. If the last training is newer, its model is not served.",
                         query(f"max(iris:model_age_seconds:max{{{NS}}})"),
                         unit="s",
                         width=6,
@@ -539,13 +539,13 @@ def training() -> Json:
                 [
                     graph(
                         "Training jobs",
-                        "Number of training jobs by status, from the metrics of the KubeRay operator, which must be enabled.",
+                        "Number of training jobs, by status. The panel needs the metrics of the KubeRay operator.",
                         query(f"sum by (deployment_status) (kuberay_job_deployment_status{{{NS}}} == 1)", "{{deployment_status}}"),
                         width=6,
                     ),
                     graph(
                         "Adopting job",
-                        "1 while the last Job that adopted a model has failed or has completed. Nothing is drawn when there is no such Job.",
+                        "1 while the last Job that adopts a model is failed or complete. Empty when there is no such Job.",
                         query(f'max(kube_job_failed{{job_name="iris-adopt-job", condition="true", {NS}}})', "failed"),
                         query(f'max(kube_job_complete{{job_name="iris-adopt-job", condition="true", {NS}}})', "complete"),
                         width=6,

@@ -63,7 +63,7 @@ def main() -> None:
     program = shutil.which(os.environ.get("PROMETHEUS", "prometheus"))
     if program is None:
         sys.exit(
-            "error: there is no prometheus in PATH: apt install prometheus, brew install prometheus, "
+            "error: prometheus is not in PATH: run `apt install prometheus` or `brew install prometheus`, "
             "or set PROMETHEUS to the program from https://prometheus.io/download"
         )
     with socket.socket() as probe:
@@ -71,7 +71,7 @@ def main() -> None:
         try:
             probe.bind(("127.0.0.1", arguments.port))
         except OSError as error:
-            sys.exit(f"error: port {arguments.port} cannot be used ({error.strerror}): PROMETHEUS_PORT={arguments.port + 1}")
+            sys.exit(f"error: port {arguments.port} cannot be used ({error.strerror}): set PROMETHEUS_PORT={arguments.port + 1}")
     arguments.data.mkdir(parents=True, exist_ok=True)
     file = arguments.data / "prometheus.yaml"
     file.write_text(configuration(arguments.api, arguments.port))

@@ -21,7 +21,7 @@ from kuberay.ctl.manifests import build, dump, of_kind
 
 HERE = Path(__file__).resolve().parent
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Opens addresses of this machine; a proxy that `http_proxy` names could not reach them."""
+"""Opens addresses of this machine directly, because the proxy of `http_proxy` cannot reach them."""
 PART_OF = "app.kubernetes.io/part-of=iris-api-monitoring"
 ADMIN = "grafana-admin"
 NAMESPACE = "mlops"
@@ -33,7 +33,7 @@ def deploy(cluster: Cluster, folder: str, seconds: int) -> None:
     """Apply the stack and wait for its Deployments."""
     documents = in_namespace(build(cluster, _folder(folder)), cluster.namespace)
     if cluster.get("namespace", cluster.namespace, namespaced=False) is None:
-        raise CommandError(f"the namespace {cluster.namespace} does not exist: make k8s-deploy comes first")
+        raise CommandError(f"the namespace {cluster.namespace} does not exist: run `make k8s-deploy` first")
     if any(document["metadata"]["name"] == "grafana" for document in of_kind(documents, "Deployment")):
         _password(cluster)
     cluster.run("apply", "--server-side", "--force-conflicts", "-f", "-", text=dump(documents))
@@ -42,8 +42,8 @@ def deploy(cluster: Cluster, folder: str, seconds: int) -> None:
         try:
             cluster.run("rollout", "status", f"deployment/{name}", f"--timeout={seconds}s")
         except CommandError as stop:
-            raise CommandError(f"{name} does not get ready ({stop}): make k8s-monitoring-status tells why") from None
-    echo("monitoring runs: make k8s-monitoring-port-forward")
+            raise CommandError(f"{name} is not ready ({stop}): `make k8s-monitoring-status` shows why") from None
+    echo("monitoring runs: open it with `make k8s-monitoring-port-forward`")
 
 
 def delete(cluster: Cluster, folder: str) -> None:
@@ -51,7 +51,7 @@ def delete(cluster: Cluster, folder: str) -> None:
     documents = in_namespace(build(cluster, _folder(folder)), cluster.namespace)
     documents = [document for document in documents if document["kind"] != "PersistentVolumeClaim"]
     cluster.run("delete", "--ignore-not-found", "--wait=true", "-f", "-", text=dump(documents))
-    echo("monitoring is removed; serving was not touched")
+    echo("monitoring is removed; serving has not changed")
 
 
 def in_namespace(documents: list[Json], namespace: str) -> list[Json]:
@@ -73,10 +73,10 @@ def _prefix(reference: Json, namespace: str) -> None:
 
 
 def status(cluster: Cluster) -> None:
-    """What runs, which targets do not answer, and which alerts fire."""
+    """Print what runs, which targets do not answer, and which alerts fire."""
     pods = cluster.pods(PART_OF)
     if not pods:
-        raise CommandError("monitoring is not deployed: make k8s-monitoring-deploy")
+        raise CommandError("monitoring is not deployed: run `make k8s-monitoring-deploy`")
     for pod in pods:
         ready = all(status.get("ready") for status in field(pod, "status.containerStatuses", []))
         waiting = [str(field(status, "state.waiting.reason", "")) for status in container_statuses(pod)]
@@ -100,7 +100,7 @@ def logs(cluster: Cluster, name: str) -> None:
 
 
 def forward(cluster: Cluster) -> None:
-    """Grafana, Prometheus and Alertmanager on this machine until Ctrl-C."""
+    """Forward ports of this machine to Grafana, Prometheus and Alertmanager until Ctrl-C."""
     names = {str(item["metadata"]["name"]) for item in cluster.items("services", PART_OF)}
     running = []
     for name, port in FORWARDS.items():
@@ -108,7 +108,7 @@ def forward(cluster: Cluster) -> None:
             running.append(cluster.popen("port-forward", f"service/{name}", f"{port}:{port}", "--address=127.0.0.1"))
             echo(f"{name}: http://127.0.0.1:{port}")
     if not running:
-        raise CommandError("monitoring is not deployed: make k8s-monitoring-deploy")
+        raise CommandError("monitoring is not deployed: run `make k8s-monitoring-deploy`")
     secret = cluster.get("secret", ADMIN)
     if secret is not None and "grafana" in names:
         password = base64.b64decode(field(secret, "data.password", "")).decode()
@@ -134,16 +134,14 @@ def _folder(name: str) -> Path:
     for folder in (HERE / name, HERE / "overlays" / name, Path(name)):
         if (folder / "kustomization.yaml").is_file():
             return folder
-    raise CommandError(
-        f"there is no variant '{name}' of the monitoring: base, no-grafana, storage, or a folder with a kustomization.yaml"
-    )
+    raise CommandError(f"monitoring has no variant '{name}': use base, no-grafana, storage, or a folder with a kustomization.yaml")
 
 
 def _password(cluster: Cluster) -> None:
-    """A random password for Grafana's admin, once."""
+    """Create a random password for Grafana's admin, unless there is one."""
     if cluster.get("secret", ADMIN) is None:
         cluster.run("create", "secret", "generic", ADMIN, f"--from-literal=password={secrets.token_urlsafe(24)}")
-        echo(f"made the Secret {ADMIN} with a random password")
+        echo(f"created the Secret {ADMIN} with a random password")
 
 
 def main() -> int:

@@ -92,9 +92,9 @@ class Settings(BaseSettings):
     iris_unknown_category: Literal["refuse", "unseen"] = Field("refuse")
     """A category that training never saw: refused with 422, or predicted as unseen."""
     iris_unknown_fields: Literal["ignore", "refuse"] = Field("ignore")
-    """A field of a request that is none of the model's: ignored, or refused with 422."""
+    """A field of a request that the model does not have: ignored, or refused with 422."""
     iris_root_path: str = Field("")
-    """Path below which a proxy in front shows the application, e.g. `/api/v1`; requests are answered with it and without it."""
+    """Path below which a proxy in front shows the application, such as `/api/v1`. Requests are answered with it and without it."""
     iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     """Largest request body; more is answered 413."""
     iris_max_row_bytes: int = Field(64 * 1024, ge=1024)
@@ -108,9 +108,9 @@ class Settings(BaseSettings):
     iris_max_wait_seconds: float = Field(1.0, gt=0, le=60)
     """Seconds that a row may have to wait for others in a replica (a batch: ten times that); for a longer wait it gets 429."""
     iris_rate_limit_per_key: str | None = None
-    """Requests that one key may send, e.g. `600/minute` (second, minute, hour), counted over all replicas."""
+    """Requests that one key may send, such as `600/minute` (second, minute, hour), counted over all replicas."""
     iris_rate_limit_per_client: str | None = None
-    """Requests that one client address may send, e.g. `600/minute`, counted over all replicas; probes are free."""
+    """Requests that one client address may send, such as `600/minute`, counted over all replicas; probes are free."""
     iris_compat_limits: bool = Field(False)
     """Fixed limits for each client address: 10 a minute on `/predict`, 20 on `/model/info`, 30 on `/health`."""
     iris_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     iris_access_log_every: int = Field(100, ge=0)
     """One request in so many is logged at INFO; 1 logs all, 0 none. Errors of the server are always logged."""
     iris_otlp_endpoint: str | None = None
-    """Address of an OpenTelemetry collector (OTLP over HTTP), e.g. `http://collector:4318`; without it there are no spans."""
+    """Address of an OpenTelemetry collector (OTLP over HTTP), such as `http://collector:4318`. Without it, there are no spans."""
     iris_trace_ratio: float = Field(1.0, ge=0, le=1)
     """Share of the requests that get a span when the caller's `traceparent` does not decide."""
     iris_log_format: Literal["auto", "json", "text"] = Field("auto")
@@ -220,7 +220,7 @@ class Settings(BaseSettings):
         try:
             parse_proxies(value)
         except ValueError:
-            raise ValueError("write addresses or networks, or `peer`, e.g. 10.0.0.0/8,127.0.0.1") from None
+            raise ValueError("write addresses or networks, such as 10.0.0.0/8,127.0.0.1, or `peer`") from None
         return value
 
     @model_validator(mode="after")
@@ -252,7 +252,7 @@ class Settings(BaseSettings):
             return
         if self.iris_api_keys_file is None:
             raise ValueError(
-                "API_KEY: production needs a key; set one of at least 32 characters, e.g. from `openssl rand -hex 32`, "
+                "API_KEY: production needs a key; set one of at least 32 characters, for example from `openssl rand -hex 32`, "
                 "or IRIS_ALLOW_ANONYMOUS=true behind a gateway that authenticates"
             )
         try:

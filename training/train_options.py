@@ -241,8 +241,8 @@ class TrainOptions:
     estimator: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(ESTIMATORS)} or package.module:factory; for outlier-detection isolation-forest or one-class-svm, "
-            "for clustering k-means or gaussian-mixture."
+            help=f"{', '.join(ESTIMATORS)} or package.module:factory; outliers: isolation-forest, one-class-svm; "
+            "clusters: k-means, gaussian-mixture."
         ),
     ] = "random-forest"
     clusters: Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of clusters of a clustering. (default: 8)")] = (

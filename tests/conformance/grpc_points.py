@@ -310,7 +310,7 @@ def unknown_output(server: GrpcServer) -> Iterator[tuple[str, Any]]:
     yield "ModelInfer", request
 
 
-@error("a body that is no message", BAD)
+@error("a body that is not a message", BAD)
 def no_message(server: GrpcServer) -> Iterator[tuple[str, Any]]:
     yield "ModelInfer", b"\xff\xff\xff\xff"
 

@@ -31,14 +31,14 @@ class Reply(NamedTuple):
         except ValueError:
             body = self.body[:60].decode(errors="replace")
             raise Broken(
-                f"{self.status} with a body that is no JSON: {body}" if body else f"{self.status} without a body"
+                f"{self.status} with a body that is not JSON: {body}" if body else f"{self.status} without a body"
             ) from None
 
     def document(self) -> dict[str, Any]:
         """The JSON object of a response with status 200."""
         expect(self.status == 200, f"status {self.status}: {self.body[:80].decode(errors='replace')}")
         document = self.json()
-        expect(isinstance(document, dict), "the body is no JSON object")
+        expect(isinstance(document, dict), "the body is not a JSON object")
         return dict(document)
 
     def outputs(self) -> dict[str, Tensor]:

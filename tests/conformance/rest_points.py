@@ -266,13 +266,13 @@ def unknown_version(server: RestServer) -> Iterator[Reply]:
     yield server.ask("POST", f"{base}/infer", server.request)
 
 
-@error("a body that is no JSON", 400)
+@error("a body that is not JSON", 400)
 def no_json(server: RestServer) -> Iterator[Reply]:
     for body in (b"{", b"\xff\xfe", b""):
         yield server.ask("POST", f"{server.path}/infer", body, JSON)
 
 
-@error("a body that is no object", 400)
+@error("a body that is not an object", 400)
 def no_object(server: RestServer) -> Iterator[Reply]:
     for body in (b"[]", b"7", b"null", b'"x"'):
         yield server.ask("POST", f"{server.path}/infer", body, JSON)

@@ -16,7 +16,7 @@ from tests.support import manifest_fields
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "reference"
 ALERTS = ROOT / "monitoring" / "base" / "rules" / "alerts.yaml"
-MAKEFILES = ("Makefile", "kuberay/k8s.mk")
+MAKEFILES = ("Makefile", "kuberay/k8s.mk", "monitoring/monitoring.mk")
 TEMPLATE = re.compile(r"\{\{[^}]*\}\}")
 """A value that Prometheus fills in."""
 
