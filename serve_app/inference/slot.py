@@ -57,7 +57,7 @@ class Slot:
         """When the last refresh ended with a decision (the candidate is served, or refused for good); at first, the start."""
         self._sources = sources
         self._alias_source = next((source for source in sources if isinstance(source, AliasSource)), None)
-        self._policy = policy
+        self.policy = policy
         self._abandoned: list[Loading] = []  # given up; their threads still run
         self._closed = threading.Event()
         self._pointer: str | None = None  # of the served predictor
@@ -143,7 +143,7 @@ class Slot:
         if any(loading.pointer == pointer and loading.is_reading for loading in self._abandoned):
             raise BundleRefused("unreadable", "the bundle is still being read", final=False)
         started = time.monotonic()
-        loading = Loading(source, pointer, self._policy)
+        loading = Loading(source, pointer, self.policy)
         while not loading.finished.wait(WATCH_SECONDS):
             if self._closed.is_set() or self._moved(pointer):
                 self._abandon(loading)
@@ -159,7 +159,7 @@ class Slot:
 
     def _max_seconds(self) -> float:
         """For reading, the trial, and the load after it; the trial ends before by its own limit."""
-        return LOAD_SECONDS if self._policy.trial is None else 2 * self._policy.trial.seconds
+        return LOAD_SECONDS if self.policy.trial is None else 2 * self.policy.trial.seconds
 
     def _moved(self, pointer: str) -> bool:
         """Whether the sources name another candidate now; False while they cannot be asked."""
