@@ -125,9 +125,10 @@ class Console:
 
     async def move(self, move: Move) -> Moved:
         """Move the store's pointer; raises StoreError, and TimeoutError when the store does not answer."""
-        moved = await self._moves.run(move)
-        self._recent.pop("store", None)
-        return moved
+        try:
+            return await self._moves.run(move)
+        finally:
+            self._recent.pop("store", None)
 
     def close(self) -> None:
         """End the threads that read and write the store."""

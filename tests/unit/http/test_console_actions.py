@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.store import LOCK, Store
 from serve_app.http.auth import change_file, make_key
-from serve_app.http.console import pointer_moves, versions
+from serve_app.http.console import pointer_moves
 from serve_app.inference.slot import Slot
 from tests.support.apps import HEADERS, client_of
 from tests.support.models import A_FLOWER, forest, logistic, publish_iris
@@ -343,7 +343,7 @@ def test_the_page_says_that_the_setting_or_the_store_allows_nothing(
 ) -> None:
     assert "IRIS_CONSOLE_ACTIONS" in actions_of(opened(store, api_keys_file=keys, console_actions=False), manager)["why"]
     access = os.access
-    monkeypatch.setattr(versions.os, "access", lambda path, mode: Path(path) != store.root and access(path, mode))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != store.root and access(path, mode))
     client = opened(store, api_keys_file=keys)
     assert actions_of(client, manager)["why"] == "this replica cannot write to the store"
     assert buttons(client, manager) == []
