@@ -15,7 +15,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from serve_app.artifacts.store import PointerMoved, UnwritableStore
+from serve_app.artifacts.store import PointerMoved, StoreUnavailable
 from serve_app.errors import InvalidInput, Malformed, Problem, StoreError
 from serve_app.http.console.pointer_moves import Move, Moved
 from serve_app.http.pages import CONSOLE
@@ -121,7 +121,7 @@ def _problem(error: Exception) -> HttpProblem:
     match error:
         case TimeoutError():
             return _BUSY
-        case UnwritableStore():
+        case StoreUnavailable():
             return problem(503, "store_not_writable", _sentence(error))
         case PointerMoved():
             return problem(409, "pointer_moved", _sentence(error))
