@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -177,12 +177,16 @@ def make(
     name: KeyName,
     days: KeyDays = None,
     file: Annotated[Path | None, typer.Option(help="File of keys (IRIS_API_KEYS_FILE) that takes the hash of the key.")] = None,
+    scope: Annotated[
+        Literal["predict", "manage"],
+        typer.Option(help="What the key allows: predictions, or also to promote and roll back in the console (`manage`)."),
+    ] = "predict",
 ) -> None:
     """Make an API key and print it. It is printed once; the file keeps its hash."""
     from serve_app.http.auth import KeysError, change_file, make_key
 
     try:
-        key, entry = make_key(name, days=days)
+        key, entry = make_key(name, days=days, scopes=(scope,))
         if file is not None:
             change_file(file, add=entry)
     except KeysError as error:

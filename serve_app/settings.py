@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """Folder with a file for each secret, named as its variable, which takes precedence; API keys are read every two seconds."""
     iris_public_pages: bool = Field(True)
     """Whether `/ui`, `/docs`, `/redoc`, `/openapi.json` and `/metrics` are answered without a key; `false`: only with one."""
+    iris_console_actions: bool = Field(False)
+    """Whether `/ui` may promote and roll back for keys with the scope `manage`, where the replica can write to the store."""
     iris_model_name: str = Field("IrisClassifier", min_length=1, pattern=r"^[A-Za-z0-9 ._-]+$")
     """Registered name of the model: for the registry and the `X-Model-Name` header."""
     iris_model_alias: str = Field("champion", min_length=1)
@@ -289,6 +291,7 @@ class Settings(BaseSettings):
             log_every=self.iris_access_log_every,
             sends_request_id=sends_request_id,
             public_pages=self.iris_public_pages,
+            console_actions=self.iris_console_actions,
         )
 
     def _api_key_folder(self) -> Path | None:

@@ -261,8 +261,8 @@ def _restore_section(section: Section, options: RestoreOptions) -> None:
 
 
 def _restore_models(section: Section, options: RestoreOptions) -> None:
+    from serve_app.artifacts.promotion import check_entry
     from serve_app.inference.policy import load_policy
-    from training.store_policy import check_entry
 
     def check(entry: Entry) -> None:
         try:

@@ -173,8 +173,8 @@ def join_tags(arguments: Sequence[str]) -> list[str]:
 
 def _move_pointer(move: Callable[[Store, Check], Entry], options: PointerOptions) -> None:
     """Move the store's pointer, which decides what is served; MLflow's alias follows if it can."""
+    from serve_app.artifacts.promotion import check_promotion
     from serve_app.inference.policy import load_policy
-    from training.store_policy import check_promotion
 
     policy = load_policy(allow_joblib=options.allow_joblib, backend=options.prefer, verify_key=options.verify_key)
     store = Store(options.model_dir)

@@ -36,6 +36,7 @@ from serve_app.artifacts.frame_columns import NUMBER, TEXTS
 from serve_app.artifacts.manifest import Frame
 from serve_app.artifacts.mlflow_version import STAGES
 from serve_app.artifacts.names import DIGEST_TAG
+from serve_app.artifacts.promotion import check_entry
 from serve_app.artifacts.signature import Feature, Signature, label_text
 from serve_app.artifacts.store import Store
 from serve_app.errors import BackendUnavailable, BundleRefused, StoreError, UsageError
@@ -43,7 +44,6 @@ from serve_app.inference.policy import LoadPolicy
 from serve_app.progress import note
 from training import iris_api_pyfunc
 from training.mlflow_retry import cause, fail_fast, first_use, redact, retry_when_locked, translate_errors
-from training.store_policy import check_entry
 from training.tracking_uri import resolve
 
 CHAMPION = "champion"

@@ -123,7 +123,7 @@ class Store:
         try:
             return self._entries(link_of(self.root / CURRENT))
         except OSError as error:
-            raise StoreError(f"the store {self.root} cannot be read: {error.strerror}") from error
+            raise StoreUnavailable(f"the store {self.root} cannot be read: {error.strerror}") from error
 
     # --- writing
 
@@ -275,9 +275,11 @@ class Store:
                 yield
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
-            raise StoreError(f"the store {self.root} cannot be written: {error.strerror}{where}; nothing was published") from error
+            raise StoreUnavailable(
+                f"the store {self.root} cannot be written: {error.strerror}{where}; nothing was published"
+            ) from error
         except BundleRefused as error:
-            raise StoreError(f"the store {self.root} cannot be written: {error}; nothing was published") from error
+            raise StoreUnavailable(f"the store {self.root} cannot be written: {error}; nothing was published") from error
 
     def _handle(self, handles: contextlib.ExitStack, folder: Path, *, follow: bool = False) -> int:
         """The handle of a folder of the store, valid until `handles` are closed; raises OSError."""
@@ -390,4 +392,8 @@ class DamagedVersion(StoreError):
 
 
 class PointerMoved(StoreError):
-    """Another writer published between the comparison and the publication."""
+    """Another writer moved the pointer between the comparison and the change."""
+
+
+class StoreUnavailable(StoreError):
+    """The volume of the store cannot be read, or takes no change."""

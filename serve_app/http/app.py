@@ -31,6 +31,7 @@ from serve_app.http.rate_limit import RateLimiter, free_paths
 from serve_app.http.rate_window import RateCounter, RateLimitClient
 from serve_app.http.responses import ASGIApp, problem_response, to_starlette
 from serve_app.http.routes.console import Console, Reports, install_console
+from serve_app.http.routes.console_actions import install_actions
 from serve_app.http.routes.documentation import install_documentation
 from serve_app.http.routes.health import health_router
 from serve_app.http.routes.model import model_router
@@ -112,6 +113,8 @@ def create_app(
     )
     install_documentation(app)
     install_console(app, console, service, options)
+    if options.console_actions:
+        install_actions(app, console, service)
     routers = (
         model_router(service, model_name=options.model_name),
         health_router(slot, collector, None if options.public_pages else service.refuse_key),

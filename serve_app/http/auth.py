@@ -1,8 +1,12 @@
 """API keys: named, hashed at rest, valid between two dates, and read again from their files while requests run.
 
 The plain keys are the files `API_KEY` and `API_KEY_PREVIOUS` of a folder, as in a mounted Secret. The file of named keys is a JSON
-list of `{"name": "alice", "sha256": "<hex>", "not_before": "2026-01-31", "not_after": "2027-01-31T12:00:00Z"}`; both dates are
-optional. A key has 256 random bits, so its sha256 without a salt reveals nothing about it.
+list of `{"name": "alice", "sha256": "<hex>", "not_before": "2026-01-31", "not_after": "2027-01-31T12:00:00Z",
+"scopes": ["predict", "manage"]}`; the dates and the scopes are optional. A key has 256 random bits, so its sha256 without a salt
+reveals nothing about it.
+
+Every valid key has the scope `predict`, so a request for a prediction does not look at scopes. Only a named key can have the scope
+`manage`, which allows a client to move the store's pointer.
 """
 
 from __future__ import annotations
@@ -14,11 +18,11 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
@@ -34,7 +38,12 @@ MAX_FILE_BYTES = 1024 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _PLAIN = ("API_KEY", "API_KEY_PREVIOUS")
-_FIELDS = {"name", "sha256", "not_before", "not_after"}
+_FIELDS = {"name", "sha256", "not_before", "not_after", "scopes"}
+
+Scope = Literal["predict", "manage"]
+SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
+PREDICT: frozenset[Scope] = frozenset({"predict"})
+"""The scopes of a plain key, of an entry that names none, and of a request where no key is configured."""
 
 
 class KeysError(IrisApiError):
@@ -43,12 +52,13 @@ class KeysError(IrisApiError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key: the name of its owner, its sha256, and the times (seconds since 1970) between which it is valid."""
+    """One key: the name of its owner, its sha256, the times (seconds since 1970) between which it is valid, and its scopes."""
 
     name: str
     digest: bytes
     not_before: float = -math.inf
     not_after: float = math.inf
+    scopes: frozenset[Scope] = PREDICT
 
 
 Verdict = Key | Literal["missing", "wrong"]
@@ -161,19 +171,24 @@ def read_keys(file: Path) -> tuple[Key, ...]:
     return _parse(_raw(file), file)
 
 
-def make_key(name: str, *, days: float | None = None) -> tuple[str, dict[str, str]]:
-    """A new key, which is shown once, and its entry for the file. Raises KeysError for a name that is not allowed."""
+def make_key(name: str, *, days: float | None = None, scopes: Collection[Scope] = ()) -> tuple[str, dict[str, Any]]:
+    """A new key, which is shown once, and its entry for the file; `scopes` are those beside `predict`.
+
+    Raises KeysError for a name that is not allowed.
+    """
     if not _NAME.fullmatch(name):
         raise KeysError("the name of a key must have 1 to 64 characters: letters, digits and ._@-")
     key = PREFIX + secrets.token_urlsafe(32)
-    entry = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
+    entry: dict[str, Any] = {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest()}
     if days is not None:
         end = datetime.fromtimestamp(time.time() + days * 86400, UTC)
         entry["not_after"] = end.isoformat(timespec="seconds").replace("+00:00", "Z")
+    if PREDICT.union(scopes) != PREDICT:
+        entry["scopes"] = sorted(PREDICT.union(scopes), reverse=True)
     return key, entry
 
 
-def change_file(file: Path, *, add: dict[str, str] | None = None, remove: str | None = None) -> int:
+def change_file(file: Path, *, add: dict[str, Any] | None = None, remove: str | None = None) -> int:
     """Add an entry or remove all entries of a name, in one step; return the number of removed entries.
 
     Raises KeysError, and leaves the file unchanged then.
@@ -232,7 +247,19 @@ def _key(entry: dict[str, Any], where: str) -> Key:
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise KeysError(f"{where} needs sha256: 64 hexadecimal digits in lower case")
     first = _date(entry.get("not_before"), -math.inf, where)
-    return Key(name, bytes.fromhex(digest), first, _date(entry.get("not_after"), math.inf, where))
+    return Key(name, bytes.fromhex(digest), first, _date(entry.get("not_after"), math.inf, where), _scopes(entry, where))
+
+
+def _scopes(entry: dict[str, Any], where: str) -> frozenset[Scope]:
+    """The scopes of an entry. A list without `predict` is a mistake, because every valid key may predict."""
+    if "scopes" not in entry:
+        return PREDICT
+    scopes = entry["scopes"]
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) and scope in SCOPES for scope in scopes):
+        raise KeysError(f"{where} needs scopes as a list of {', '.join(sorted(SCOPES))}")
+    if not set(scopes) >= PREDICT:
+        raise KeysError(f"{where} has scopes without predict; every key may predict, so write predict into the list")
+    return frozenset(scopes)
 
 
 def _date(value: Any, default: float, where: str) -> float:

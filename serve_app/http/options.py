@@ -41,3 +41,4 @@ class HttpOptions:
     log_every: int
     sends_request_id: bool
     public_pages: bool
+    console_actions: bool

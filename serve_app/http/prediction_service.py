@@ -91,6 +91,10 @@ class PredictionService:
         # The last result of `prepared`: one comparison replaces a look-up in Python code.
         self._recent: tuple[ref[Predictor] | None, type[Codec] | None, Prepared | None] = (None, None, None)
 
+    def check_key(self, key: bytes | None, authorization: bytes | None) -> Verdict:
+        """The key in these values of `X-API-Key` and `Authorization`, or why there is none that is valid."""
+        return self._check(key, authorization)
+
     def refuse_key(self, key: bytes | None, authorization: bytes | None) -> HttpProblem | None:
         """The problem of a request with these values of `X-API-Key` and `Authorization`; None for a valid key."""
         verdict = self._check(key, authorization)

@@ -91,6 +91,8 @@ MISSING_KEY = problem(401, "missing_key", "An API key is required in the X-API-K
 WRONG_KEY = problem(403, "wrong_key", "The API key is not valid.", headers=_API_KEY)
 KEY_PROBLEMS = {"missing": MISSING_KEY, "wrong": WRONG_KEY}
 """The problem of a request without a valid key, by the verdict of `Keys.check`."""
+INSUFFICIENT_SCOPE = problem(403, "insufficient_scope", "This address needs an API key with the scope `manage`.")
+CROSS_SITE = problem(403, "cross_site", "Pages of other sites must not use this address.")
 REPEATED_HEADER = problem(
     400, "invalid_header", "Send X-API-Key, Authorization, Origin and the headers that describe the body only once."
 )

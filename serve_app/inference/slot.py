@@ -57,7 +57,7 @@ class Slot:
         """The time of the last refresh that ended with a decision (served or finally refused), initially that of the start."""
         self._sources = sources
         self._alias_source = next((source for source in sources if isinstance(source, AliasSource)), None)
-        self._policy = policy
+        self.policy = policy
         self._abandoned: list[Loading] = []  # given up, but their threads may still run
         self._closed = threading.Event()
         self._pointer: str | None = None  # of the served predictor
@@ -144,7 +144,7 @@ class Slot:
         if any(loading.pointer == pointer and loading.is_reading for loading in self._abandoned):
             raise BundleRefused("unreadable", "an earlier load still reads the bundle", final=False)
         started = time.monotonic()
-        loading = Loading(source, pointer, self._policy)
+        loading = Loading(source, pointer, self.policy)
         while not loading.finished.wait(WATCH_SECONDS):
             if self._closed.is_set() or self._moved(pointer):
                 self._abandon(loading)
@@ -160,7 +160,7 @@ class Slot:
 
     def _max_seconds(self) -> float:
         """The time limit in seconds for reading, the trial and the load; the trial has a shorter limit of its own."""
-        return LOAD_SECONDS if self._policy.trial is None else 2 * self._policy.trial.seconds
+        return LOAD_SECONDS if self.policy.trial is None else 2 * self.policy.trial.seconds
 
     def _moved(self, pointer: str) -> bool:
         """Whether the sources name another candidate now; False when a source fails."""

@@ -35,8 +35,8 @@ def enter(page: Any, app: Application, key: str = KEY) -> None:
     page.get_by_role("button", name="Open").click()
 
 
-def entered(page: Any, app: Application) -> None:
-    enter(page, app)
+def entered(page: Any, app: Application, key: str = KEY) -> None:
+    enter(page, app, key)
     page.wait_for_selector("#row")
 
 

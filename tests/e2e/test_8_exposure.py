@@ -355,6 +355,7 @@ CLOSED = (
     *("/predict/../metrics", "/predict/..;/metrics", "/predict/%2e%2e/metrics", "/docs/..%2fmetrics", "/docs%2f..%2fmetrics"),
     *("/static-offline-docs/../metrics", "/static-offline-docs/%2e%2e/metrics", "/static-offline-docs/..%2fmetrics"),
     *("/static-offline-docs/..;/metrics", "/static-offline-docs//../../metrics", "/static-offline-docs/%2e%2e%2f-%2froutes"),
+    *("/ui/../metrics", "/ui/%2e%2e/metrics", "/ui/..%2fmetrics", "/ui/../-/routes", "/uimetrics"),
     *("/static-offline-docs/..%5cmetrics", "/static-offline-docs/../-/routes", "/static-offline-docs/..%252f..%252fmetrics"),
     *("/v2/../metrics", "/v2/%2e%2e/metrics", "/v2/..%2fmetrics", "/v2/..;/-/routes", "/v2/%2e%2e%2f-%2froutes", "/v2x", "/v1"),
     *("/v1/models/../../metrics", "/v1/models/%2e%2e/%2e%2e/-/routes", "/v1/models/..%2f..%2fmetrics", "/v1/modelsx"),

@@ -59,7 +59,7 @@ def all_are_refused(store: Store, cases: Iterable[Case], canary: Path, policy: L
     assert slot.refresh()
     assert slot.predictor is not None
     served, answer, pointer = slot.predictor, answer_row(slot.predictor, BODY), store.pointer()
-    slot._policy = policy
+    slot.policy = policy
     wrong = []
     count = 0
     for one in cases:

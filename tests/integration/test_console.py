@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from serve_app.artifacts.store import Store
 from tests.support.models import A_FLOWER, forest, logistic_store, publish_iris
 from tests.support.processes import freeze, replicas, resident, thaw
 from tests.support.server import HEADERS, Server, serving
@@ -61,8 +62,6 @@ def test_any_replica_speaks_of_all_replicas(server: Server) -> None:
 
 
 def test_a_replaced_model_is_seen_on_every_replica(server: Server, tmp_path: Path) -> None:
-    from serve_app.artifacts.store import Store
-
     store = Store(server.output.parent / "models")
     entry = publish_iris(store, forest(), onnx=True)
     until(lambda: {replica["digest"] for replica in data_of(server)["replicas"]} == {entry.digest}, seconds=60)
@@ -88,3 +87,15 @@ def test_a_replica_that_does_not_answer_is_named_and_holds_up_nothing(server: Se
     finally:
         thaw(frozen)
     until(lambda: data_of(server)["serving"] == 2, seconds=60)
+
+
+# --- actions
+
+
+def test_without_the_setting_nothing_changes_the_served_version(server: Server) -> None:
+    before = server.versions()
+    for path, body in (("/ui/promote", {"version": "1"}), ("/ui/rollback", {})):
+        response = httpx2.post(f"{server.url}{path}", json=body, headers=HEADERS, timeout=30)
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+    assert "IRIS_CONSOLE_ACTIONS" in data_of(server)["actions"]["why"]
+    assert server.versions() == before

@@ -55,8 +55,8 @@ PUBLISHED = {
     *("/", "/predict", "/predict/batch", "/model", "/model/info", "/health", "/readyz", "/docs", "/redoc", "/openapi.json"),
     *("/invocations", "/ping"),
 }
-PREFIXES = {"/static-offline-docs", "/v2", "/v1/models"}
-"""Scripts and styles of /docs and /redoc; the Open Inference Protocol; KServe v1."""
+PREFIXES = {"/static-offline-docs", "/ui", "/v2", "/v1/models"}
+"""Scripts and styles of /docs and /redoc; the console; the Open Inference Protocol; KServe v1."""
 
 
 def monitoring() -> list[Path]:

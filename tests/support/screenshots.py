@@ -19,6 +19,7 @@ import httpx2
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from serve_app.http.auth import change_file, make_key
 from tests.support.browser import chromium
 from tests.support.models import A_FLOWER, iris
 from tests.support.server import HEADERS, KEY, ROOT, serving
@@ -53,18 +54,18 @@ def save(part: Any, file: Path) -> None:
     sys.stdout.write(f"{file}: {file.stat().st_size // 1024} KiB\n")
 
 
-def open_console(browser: Any, url: str, **options: Any) -> Any:
+def open_console(browser: Any, url: str, key: str = KEY, **options: Any) -> Any:
     """A page with the console, opened with the key."""
     page = browser.new_context(**options).new_page()
     page.goto(f"{url}/ui")
-    page.get_by_label("API key").fill(KEY)
+    page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Open").click()
     page.wait_for_selector("#row")
     return page
 
 
-def take(url: str, folder: Path) -> None:
-    """The pictures: the page, its dark form, one prediction, and the page on a phone."""
+def take(url: str, folder: Path, manager: str) -> None:
+    """The pictures: the page, its dark form, one prediction, the question before a roll-back, and the page on a phone."""
     wide: Any = {"viewport": {"width": 1100, "height": 1250}}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"] if os.getuid() == 0 else [])
@@ -79,6 +80,9 @@ def take(url: str, folder: Path) -> None:
         page = open_console(browser, url, color_scheme="dark", **wide)
         page.evaluate("document.querySelector('#part-drift').scrollIntoView()")
         save(page, folder / "console-drift.png")
+        page = open_console(browser, url, manager, color_scheme="light", viewport={"width": 1100, "height": 700})
+        page.get_by_role("button", name="Roll back").click()
+        save(page, folder / "console-roll-back.png")
         page = open_console(browser, url, viewport={"width": 390, "height": 844})
         save(page, folder / "console-phone.png")
         browser.close()
@@ -93,9 +97,12 @@ def main() -> None:
         folder = Path(name)
         train(folder)
         train(folder, "--estimator", "logistic-regression")
-        with serving(folder / "models", folder, replicas=2) as server:
+        key, entry = make_key("olga", scopes=["manage"])
+        change_file(folder / "keys.json", add=entry)
+        actions = {"IRIS_API_KEYS_FILE": str(folder / "keys.json"), "IRIS_CONSOLE_ACTIONS": "true"}
+        with serving(folder / "models", folder, replicas=2, **actions) as server:
             send_requests(server.url, minutes)
-            take(server.url, target)
+            take(server.url, target, key)
 
 
 if __name__ == "__main__":

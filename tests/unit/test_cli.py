@@ -138,6 +138,17 @@ def test_settings_are_written_to_a_file(tmp_path: Path, capsys: pytest.CaptureFi
     assert "`API_KEY`" in printed
 
 
+def test_a_key_is_made_with_the_scope_that_the_option_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    assert main(["keys", "make", "--name", "olga", "--scope", "manage", "--file", str(file)]) == 0
+    assert main(["keys", "make", "--name", "alice", "--file", str(file)]) == 0
+    assert [(key.name, sorted(key.scopes)) for key in read_keys(file)] == [("olga", ["manage", "predict"]), ("alice", ["predict"])]
+    capsys.readouterr()
+    assert main(["keys", "make", "--name", "eve", "--scope", "admin", "--file", str(file)]) == 2
+    assert "'predict', 'manage'" in capsys.readouterr().err
+    assert len(read_keys(file)) == 2
+
+
 @pytest.mark.parametrize(
     ("make", "revoke"), [(["keys", "make"], ["keys", "revoke"]), (["key"], ["key", "--revoke"])], ids=["keys", "alias"]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from serve_app.artifacts.listing import metrics_of, row
 from serve_app.artifacts.manifest import Manifest, sha256
 from serve_app.artifacts.names import CARD, REPORT
 from serve_app.artifacts.regular_file import UnfitFile, read_regular
-from serve_app.artifacts.store import Entry, Store
+from serve_app.artifacts.store import BUNDLES, Entry, Store
 from serve_app.artifacts.training_report import TrainingReport
 from serve_app.artifacts.volume import MAX_REPORT_BYTES
 from serve_app.errors import BundleRefused, StoreError
@@ -30,13 +31,23 @@ _Z = 1.959963984540054
 """Of the normal distribution, for 95 %."""
 
 
+NO_STORE: dict[str, Any] = {"versions": [], "training": None, "problem": None, "writable": False}
+"""What is shown of a store that cannot be read."""
+
+
 def read_store(folder: Path) -> dict[str, Any]:
     """The versions of the store, the newest first, and how the last training ended; `problem` when it cannot be read."""
     try:
         entries = Store(folder).entries()
     except StoreError as error:
-        return {"versions": [], "training": None, "problem": str(error)}
-    return {"versions": [_version(entry) for entry in reversed(entries)], "training": _training(folder), "problem": None}
+        return {**NO_STORE, "problem": str(error)}
+    versions = [_version(entry) for entry in reversed(entries)]
+    return {"versions": versions, "training": _training(folder), "problem": None, "writable": _is_writable(folder)}
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether this process may move the pointer; the volume can still refuse it."""
+    return all(os.access(path, os.W_OK | os.X_OK) for path in (folder, folder / BUNDLES))
 
 
 def measured(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

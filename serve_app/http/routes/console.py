@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +20,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from serve_app.http import console
+from serve_app.http.auth import ANONYMOUS, Verdict
 from serve_app.http.console import form
+from serve_app.http.console.pointer_moves import Move, Moved, PointerMoves
 from serve_app.http.console.render import STATIC, render
 from serve_app.http.console.reports import Report, drift, own_report, totals, traffic
-from serve_app.http.console.versions import measured, provenance, read_card, read_store
+from serve_app.http.console.versions import NO_STORE, measured, provenance, read_card, read_store
 from serve_app.http.options import HttpOptions
 from serve_app.http.pages import CONSOLE, refuse
 from serve_app.http.prediction_service import PredictionService
@@ -77,6 +79,7 @@ class Console:
         self._reports = reports
         self._logged = False  # whether a failure of `reports` was logged
         self._thread: ThreadPoolExecutor | None = None
+        self._moves = PointerMoves(options.model_dir, service.slot.policy)
         self._recent: dict[str, tuple[float, Any]] = {}
         self._running: dict[str, asyncio.Task[Any]] = {}
 
@@ -84,8 +87,8 @@ class Console:
         """The report of this replica."""
         return own_report(self._service.slot, self._service.collector, self._history, self._name)
 
-    async def data(self) -> dict[str, Any]:
-        """Everything that the page shows, as JSON types."""
+    async def data(self, key: Verdict) -> dict[str, Any]:
+        """Everything that the page shows to a client with this key, as JSON types."""
         replicas, store = await asyncio.gather(self._once("replicas", self._ask_replicas), self._once("store", self._ask_store))
         own = self.report()
         answered = [own if _name(each) == self._name else each for each in replicas] or [own]
@@ -109,6 +112,7 @@ class Console:
             "most": max(minute["requests"] for minute in minutes),
             "drift": drift(reports, None if digest is None else self._history.recent(digest)),
             "store": store,
+            "actions": self._actions(key, store),
         }
 
     async def card(self, digest: str) -> str | None:
@@ -119,10 +123,31 @@ class Console:
         except TimeoutError:
             return None
 
+    async def move(self, move: Move) -> Moved:
+        """Move the store's pointer; raises StoreError, and TimeoutError when the store does not answer."""
+        try:
+            return await self._moves.run(move)
+        finally:
+            self._recent.pop("store", None)
+
     def close(self) -> None:
-        """End the thread that reads the store."""
+        """End the threads that read and write the store."""
+        self._moves.close()
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _actions(self, key: Verdict, store: Mapping[str, Any]) -> dict[str, Any]:
+        """Whether the page may move the pointer with this key, else why not; `back` is the version that a roll-back serves."""
+        why = None
+        if not self._options.console_actions:
+            why = "the setting IRIS_CONSOLE_ACTIONS is off"
+        elif not may_manage(key):
+            why = "no API key is configured" if key is ANONYMOUS else "this key does not have the scope manage"
+        elif self._service.slot.model_source == "mlflow":
+            why = "the alias in MLflow decides which version is served"
+        elif not store["writable"]:
+            why = "this replica cannot write to the store"
+        return {"allowed": why is None, "why": why, "back": _version_before(store["versions"])}
 
     def _model(self) -> dict[str, Any] | None:
         predictor = self._service.slot.predictor
@@ -167,7 +192,7 @@ class Console:
         try:
             return await asyncio.wait_for(asyncio.shield(task), STORE_SECONDS)
         except TimeoutError:
-            return {"versions": [], "training": None, "problem": _SLOW_STORE} if name == "store" else [self.report()]
+            return {**NO_STORE, "problem": _SLOW_STORE} if name == "store" else [self.report()]
 
     async def _ask(self, name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
         try:
@@ -201,11 +226,11 @@ def install_console(app: FastAPI, view: Console, service: PredictionService, opt
         needs_key = service.refuse_key(None, None) is not None
         return HTMLResponse(render("page.html", name=options.model_name, needs_key=needs_key), headers=_HEADERS)
 
-    async def data(_: Request) -> Response:
-        return JSONResponse(await view.data(), headers=_HEADERS)
+    async def data(request: Request) -> Response:
+        return JSONResponse(await view.data(key_of(request, service)), headers=_HEADERS)
 
-    async def parts(_: Request) -> Response:
-        return HTMLResponse(render("view.html", **await view.data()), headers=_HEADERS)
+    async def parts(request: Request) -> Response:
+        return HTMLResponse(render("view.html", **await view.data(key_of(request, service))), headers=_HEADERS)
 
     async def fields(_: Request) -> Response:
         return HTMLResponse(_form(service.slot.predictor), headers=_HEADERS)
@@ -224,6 +249,23 @@ def install_console(app: FastAPI, view: Console, service: PredictionService, opt
     for name, answer in {"data": data, "view": parts, "form": fields, "card": card}.items():
         app.add_api_route(f"{CONSOLE}/{name}", with_key(answer), include_in_schema=False)
     app.mount(f"/{STATIC}", _Static(directory=Path(console.__file__).parent / "static"), name="console")
+
+
+def key_of(request: Request, service: PredictionService) -> Verdict:
+    """The key of a request, or why it has none that is valid."""
+    headers = dict(request.scope["headers"])
+    return service.check_key(headers.get(b"x-api-key"), headers.get(b"authorization"))
+
+
+def may_manage(key: Verdict) -> bool:
+    """Whether a key allows to move the store's pointer."""
+    return not isinstance(key, str) and "manage" in key.scopes
+
+
+def _version_before(versions: Sequence[Mapping[str, Any]]) -> int | None:
+    """The newest undamaged version that is older than the served one; `versions` begins with the newest."""
+    served = next((at for at, version in enumerate(versions) if version["served"]), len(versions))
+    return next((version["version"] for version in versions[served + 1 :] if not version["damaged"]), None)
 
 
 def _form(predictor: Predictor | None) -> str:

@@ -9,6 +9,7 @@ import secrets
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,11 +24,11 @@ def whose(keys: Keys, key: str) -> str:
     return found if isinstance(found, str) else found.name
 
 
-def entry(key: str, name: str = "alice", **dates: str) -> dict[str, str]:
-    return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), **dates}
+def entry(key: str, name: str = "alice", **more: Any) -> dict[str, Any]:
+    return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), **more}
 
 
-def write(file: Path, *entries: dict[str, str]) -> None:
+def write(file: Path, *entries: dict[str, Any]) -> None:
     file.write_text(json.dumps(entries))
 
 
@@ -138,6 +139,12 @@ BROKEN = {
     "a date of another form": b'[{"name": "alice", "sha256": "%s", "not_after": "31.1.2020"}]' % (b"a" * 64),
     "a date that is a number": b'[{"name": "alice", "sha256": "%s", "not_after": 5}]' % (b"a" * 64),
     "the same key twice": b'[{"name": "a", "sha256": "%s"}, {"name": "b", "sha256": "%s"}]' % (b"a" * 64, b"a" * 64),
+    "an unknown scope": b'[{"name": "alice", "sha256": "%s", "scopes": ["predict", "admin"]}]' % (b"a" * 64),
+    "a scope that is no text": b'[{"name": "alice", "sha256": "%s", "scopes": ["predict", ["manage"]]}]' % (b"a" * 64),
+    "scopes as text": b'[{"name": "alice", "sha256": "%s", "scopes": "predict manage"}]' % (b"a" * 64),
+    "scopes without predict": b'[{"name": "alice", "sha256": "%s", "scopes": ["manage"]}]' % (b"a" * 64),
+    "no scope": b'[{"name": "alice", "sha256": "%s", "scopes": []}]' % (b"a" * 64),
+    "scopes that are null": b'[{"name": "alice", "sha256": "%s", "scopes": null}]' % (b"a" * 64),
     "too large": b" " * MAX_FILE_BYTES + b"[]",
 }
 
@@ -234,6 +241,41 @@ def test_a_made_key_is_good_for_its_days_and_only_its_hash_is_kept(tmp_path: Pat
     keys.refresh()
     assert [whose(keys, one) for one in (key, other)] == ["wrong", "bob"]
     assert change_file(file, remove="nobody") == 0
+
+
+def test_only_a_named_key_whose_entry_says_so_may_manage(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one"), entry("two", scopes=["predict"]), entry("three", scopes=["predict", "manage"]))
+    keys = Keys("plain", file, previous="previous")
+    scopes = {}
+    for key in ("one", "two", "three", "plain", "previous"):
+        found = keys.check(key.encode(), None)
+        assert isinstance(found, Key)
+        scopes[key] = set(found.scopes)
+    assert scopes.pop("three") == {"predict", "manage"}
+    assert set(map(frozenset, scopes.values())) == {frozenset({"predict"})}
+    anonymous = Keys().check(None, None)
+    assert isinstance(anonymous, Key)
+    assert anonymous.scopes == {"predict"}
+
+
+def test_a_made_key_has_the_scope_that_is_asked_for_and_one_without_is_read_by_earlier_versions(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    change_file(file, add=make_key("alice", scopes=["manage"])[1])
+    change_file(file, add=make_key("bob", scopes=["predict"])[1])
+    assert [key.scopes for key in read_keys(file)] == [{"predict", "manage"}, {"predict"}]
+    assert ["scopes" in each for each in json.loads(file.read_text())] == [True, False]
+
+
+def test_a_scope_that_is_taken_away_is_gone_with_the_next_look(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write(file, entry("one", scopes=["predict", "manage"]))
+    keys = Keys(None, file)
+    write(file, entry("one"))
+    keys.refresh()
+    found = keys.check(b"one", None)
+    assert isinstance(found, Key)
+    assert found.scopes == {"predict"}
 
 
 def test_a_broken_file_is_not_written_over(tmp_path: Path) -> None:

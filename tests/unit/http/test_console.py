@@ -30,7 +30,7 @@ from tests.support.policies import ALLOW_ALL
 from training.reference import reference
 
 WITH_KEY = ("/ui/data", "/ui/view", "/ui/form", "/ui/card")
-ASSETS = ("console.css", "console.js", "elements.js", "card.css", "icon.svg")
+ASSETS = ("console.css", "console.js", "elements.js", "moves.js", "card.css", "icon.svg")
 
 
 class Elements(HTMLParser):

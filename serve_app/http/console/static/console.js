@@ -2,6 +2,7 @@
 // HTML comes from this server alone, which escapes what it shows.
 
 import { bidirectional, element, preview, records, row, svg } from "./elements.js";
+import { install } from "./moves.js";
 
 const SECONDS = 10;
 const STORED = `iris-api-key:${location.pathname}`;
@@ -16,11 +17,11 @@ let table = null;
 
 // --- requests
 
-async function ask(path, options = {}) {
+async function ask(path, options = {}, closes = [401, 403]) {
   const key = sessionStorage.getItem(STORED);
   const headers = { ...options.headers, ...(key ? { "X-API-Key": key } : {}) };
   const response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "same-origin" });
-  if (response.status === 401 || response.status === 403) close();
+  if (closes.includes(response.status)) close();
   return response;
 }
 
@@ -108,6 +109,7 @@ function replace(old, part) {
 }
 
 function selectorOf(element) {
+  if (element.dataset.move) return `[data-move="${element.dataset.move}"]`;
   if (element.dataset.card) return `[data-card="${element.dataset.card}"]`;
   if (element.tagName === "SUMMARY") return `#${CSS.escape(element.parentElement.id)} > summary`;
   return element.classList.contains("scroll") ? `.scroll[aria-label="${CSS.escape(element.getAttribute("aria-label"))}"]` : null;
@@ -280,4 +282,5 @@ byId("view").addEventListener("click", (event) => {
   if (wanted) showCard(wanted);
 });
 
+install({ ask, problemOf, say, show });
 if (!needsKey || sessionStorage.getItem(STORED)) open();

@@ -1,18 +1,17 @@
-"""The load policy of the replicas, as the trainer applies it to bundles of the store."""
+"""The load policy of the replicas, applied to a bundle of the store before the pointer moves to it."""
 
 from __future__ import annotations
 
 from serve_app.artifacts.manifest import Manifest
 from serve_app.artifacts.names import SEAL
-from serve_app.artifacts.read_policy import check_seal, model_file
+from serve_app.artifacts.read_policy import ReadPolicy, check_seal, model_file
 from serve_app.artifacts.regular_file import UnfitFile, read_regular
 from serve_app.artifacts.signing import MAX_SEAL_BYTES
 from serve_app.artifacts.store import Check, Entry
 from serve_app.errors import BundleRefused, StoreError
-from serve_app.inference.policy import LoadPolicy
 
 
-def check_promotion(policy: LoadPolicy) -> Check:
+def check_promotion(policy: ReadPolicy) -> Check:
     """Refuse a version that no replica with this policy would serve."""
 
     def check(entry: Entry) -> None:
@@ -27,7 +26,7 @@ def check_promotion(policy: LoadPolicy) -> Check:
     return check
 
 
-def check_entry(entry: Entry, policy: LoadPolicy) -> Manifest:
+def check_entry(entry: Entry, policy: ReadPolicy) -> Manifest:
     """The manifest of a version that the policy allows; nothing but manifest and seal is read. Raises BundleRefused."""
     if entry.manifest is None:
         raise BundleRefused("manifest", f"version {entry.version} is damaged")
