@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=6, help="length of one run of the load generator")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each kind; medians are shown")
     parser.add_argument("--only", choices=(*MODELS, *BESIDE, *ON_REQUEST), action="append", help="only this part; may be repeated")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to leave benchmarks.json, .md and .svg")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to leave benchmarks.json, benchmarks.md and the charts")
     parser.add_argument("--fill", type=Path, metavar="FILE", help="a page whose table of batches gets the figures")
     chosen = parser.parse_args()
     if shutil.which("wrk") is None:

@@ -110,7 +110,13 @@ def check(block: Block, folder: Path, variables: dict[str, str]) -> None:
     commands = block.commands.replace("127.0.0.1:8000", f"127.0.0.1:{variables['PORT']}")
     expected = REFUSED if block.shown.startswith("refused") else 0
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", commands], cwd=folder, env=variables, capture_output=True, text=True, check=False, timeout=120
+        ["bash", "-o", "pipefail", "-c", commands],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     told = f"{commands}\n{done.stdout}{done.stderr}"
     # make has an exit code of its own and names that of the command.
@@ -125,6 +131,7 @@ def served_version(port: str) -> str:
     return version
 
 
+@pytest.mark.timeout(900)
 def test_each_command_does_what_the_page_shows(clone: Path, variables: dict[str, str]) -> None:
     first, *blocks = blocks_of(PAGE, "bash", "sh")
     assert first.commands == CLONE
