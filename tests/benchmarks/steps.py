@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.steps
 
-Each step is called many times in a row, and the quickest of many short rounds counts. The gateway as a whole answers the same request;
-what the other steps leave of it are its own checks, the batcher, and the notes for the metrics.
+Each step is called many times in a row, and the quickest of many short rounds counts. The gateway as a whole answers the same
+request. What the other steps leave of its time are its own checks, the batcher, and the notes for the metrics.
 """
 
 from __future__ import annotations
