@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +57,7 @@ class Axis(NamedTuple):
 
 def pictures(found: Mapping[str, Any]) -> dict[str, str]:
     """Return the SVG of each chart whose part was measured, by the name of its file."""
-    charts = {
+    charts: dict[str, tuple[str, Callable[[Any], tuple[Axis, list[Group]]], str]] = {
         "benchmarks.svg": ("models", _rates, "Requests or rows a second, times plain FastAPI (logarithmic)"),
         "benchmarks-formats.svg": ("batches", _formats, "Rows a second by form of request and answer, logistic regression"),
         "benchmarks-servers.svg": (

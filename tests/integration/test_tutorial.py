@@ -116,7 +116,7 @@ def check(block: Block, folder: Path, variables: dict[str, str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     told = f"{commands}\n{done.stdout}{done.stderr}"
     # make has an exit code of its own and names that of the command.
@@ -126,9 +126,14 @@ def check(block: Block, folder: Path, variables: dict[str, str]) -> None:
     assert [line for line in block.shown.splitlines() if stable(line) not in lines] == [], told
 
 
-def served_version(port: str) -> str:
-    version: str = httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=5).json()["model_version"]
-    return version
+def wait_for(version: str, port: str) -> None:
+    """Wait until the server answers with this version."""
+
+    def is_served() -> bool:
+        document = httpx2.get(f"http://127.0.0.1:{port}/readyz", timeout=5).json()
+        return bool(document["model_version"] == version)
+
+    until(is_served, seconds=20, what=f"version {version}")
 
 
 @pytest.mark.timeout(900)
@@ -144,7 +149,6 @@ def test_each_command_does_what_the_page_shows(clone: Path, variables: dict[str,
                 continue
             check(block, clone, variables)
             if served and (told := re.search(r"^version (\d+) \(.*?\) is served", block.shown, re.MULTILINE)):
-                port, version = variables["PORT"], told[1]
-                until(lambda port=port, version=version: served_version(port) == version, seconds=20, what=f"version {version}")
+                wait_for(told[1], variables["PORT"])
     assert served == 1
     assert not (clone / ".venv").exists()
