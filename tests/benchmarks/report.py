@@ -28,6 +28,14 @@ def write(found: Found, folder: Path) -> None:
         (folder / name).write_text(svg)
 
 
+def keep(found: Found, file: Path) -> None:
+    """Put the figures of this run that charts show in place of those in the file."""
+    kept = json.loads(file.read_text())
+    for part in ("models", "batches"):
+        kept[part] = found.get(part) or kept[part]
+    file.write_text(json.dumps({**kept, "machine": found["machine"]}, indent=2) + "\n")
+
+
 def fill(found: Found, page: Path) -> None:
     """Put the table of batches in place of the one between the two marks of the page."""
     before, _, rest = page.read_text().partition(BEGIN)

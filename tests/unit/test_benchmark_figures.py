@@ -38,6 +38,13 @@ def test_the_readme_compares_servers_with_these_ratios() -> None:
         assert dict(zip(names, map(float, table[load]), strict=True)) == ratios
 
 
+def test_a_run_replaces_the_parts_that_it_measured(tmp_path: Path) -> None:
+    file, models = tmp_path / "benchmarks.json", [{"model": "one", "predictor": "onnx", "loads": {}}]
+    file.write_text(json.dumps(FIGURES))
+    report.keep({"machine": {"cpus": "8"}, "models": models, "life": {}}, file)
+    assert json.loads(file.read_text()) == {**FIGURES, "models": models, "machine": {"cpus": "8"}}
+
+
 def test_a_chart_draws_only_what_was_measured_and_shows_names_as_text() -> None:
     load = {"ratio": 0.5}
     found = {"models": [{"model": "<b>&", "predictor": "onnx", "loads": {"1 connection": load}}], "batches": []}
