@@ -92,7 +92,7 @@ test-timing: $(VENV)/.dev ## tests of durations, one after the other; nothing el
 test-browser: $(VENV)/.dev $(VENV)/.browser ## the pages in a headless Chromium (CHROMIUM names its program), checked with axe
 	PYTHONPATH=$(VENV)/browser $(BIN)/pytest tests/browser $(value ARGS)
 
-screenshots: $(VENV)/.dev $(VENV)/.browser ## write docs/images/console-*.png
+screenshots: $(VENV)/.dev $(VENV)/.browser ## write docs/images/*.png: the console, /docs and the model card
 	PYTHONPATH=$(VENV)/browser $(BIN)/python -m tests.support.screenshots docs/images
 
 test-integration: $(VENV)/.dev $(VENV)/.serve $(VENV)/.clients $(VENV)/.clients-mlserver ## the tests with a real Ray Serve, a real MLflow server, real processes
@@ -138,7 +138,8 @@ docs: $(VENV)/.dev ## build the site of docs/ in build/site; a broken link or a 
 docs-reference: $(VENV)/.dev ## write the pages of docs/reference that are made from the code
 	$(BIN)/python -m tests.support.reference
 
-pictures: ## draw docs/images/*.svg from the text beside them (needs graphviz)
+pictures: ## draw docs/images/*.svg from the text beside them (needs graphviz) and from docs/explanation/benchmarks.json
+	@$(PYTHON) -m tests.benchmarks.charts docs/explanation/benchmarks.json docs/images
 	@for picture in docs/images/*.dot; do dot -Tsvg "$$picture" -o "$${picture%.dot}.svg"; done
 
 docs-settings: $(VENV)/.dev ## write docs/reference/settings.md from the code

@@ -73,8 +73,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=6, help="length of one run of the load generator")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each kind; medians are shown")
     parser.add_argument("--only", choices=(*MODELS, *BESIDE, *ON_REQUEST), action="append", help="only this part; may be repeated")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to leave benchmarks.json, .md and .svg")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to leave benchmarks.json, benchmarks.md and the charts")
     parser.add_argument("--fill", type=Path, metavar="FILE", help="a page whose table of batches gets the figures")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="a benchmarks.json whose charted parts get the figures")
     chosen = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.stderr.write("error: wrk is not installed; on Debian and Ubuntu: apt-get install wrk\n")
@@ -102,6 +103,8 @@ def main() -> int:
     sys.stdout.write(report.text(found))
     if chosen.write is not None:
         report.write(found, chosen.write)
+    if chosen.keep is not None:
+        report.keep(found, chosen.keep)
     if chosen.fill is not None:
         report.fill(found, chosen.fill)
     return 0

@@ -54,7 +54,7 @@ def gateway_of(folder: Path, *, counts: bool) -> tuple[Gateway, MetricsCollector
     return gateway, collector
 
 
-async def ask(answer: Callable[..., Awaitable[bool]]) -> float:
+async def ask(answer: Callable[..., Awaitable[bool]], requests: int = REQUESTS) -> float:
     """Seconds per request."""
     scope = {
         "type": "http",
@@ -69,9 +69,9 @@ async def ask(answer: Callable[..., Awaitable[bool]]) -> float:
     async def send(message: dict[str, Any]) -> None: ...
 
     started = time.perf_counter()
-    for _ in range(REQUESTS):
+    for _ in range(requests):
         await answer({**scope, "headers": list(scope["headers"])}, receive, send)
-    return (time.perf_counter() - started) / REQUESTS
+    return (time.perf_counter() - started) / requests
 
 
 def alone(collector: MetricsCollector) -> float:

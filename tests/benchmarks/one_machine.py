@@ -115,7 +115,7 @@ def opened(estimator: Any, folder: Path) -> Predictor:
     return open_predictor(read_bundle(publish(Store(folder), estimator).folder), ALLOW_ALL)
 
 
-def row_microseconds(predictor: Predictor, *, rounds: int = 15, calls: int = 2000) -> str:
+def row_microseconds(predictor: Predictor, *, rounds: int = 300, calls: int = 100) -> str:
     """The model alone, and from the request's body to the answer's: the best round of each."""
     codec = NativeRowCodec(context_of(predictor))
 

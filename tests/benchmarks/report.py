@@ -1,4 +1,4 @@
-"""What the benchmark found, as text, as JSON and as a picture."""
+"""The figures of a run of the benchmark as text, as JSON and as charts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import charts
 from tests.benchmarks.batches import table
 
 Found = dict[str, Any]
@@ -23,8 +24,16 @@ def write(found: Found, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "benchmarks.json").write_text(json.dumps(found, indent=2) + "\n")
     (folder / "benchmarks.md").write_text(text(found))
-    if found["models"]:
-        picture(found, folder / "benchmarks.svg")
+    for name, svg in charts.pictures(found).items():
+        (folder / name).write_text(svg)
+
+
+def keep(found: Found, file: Path) -> None:
+    """Put the figures of this run that charts show in place of those in the file."""
+    kept = json.loads(file.read_text())
+    for part in ("models", "batches"):
+        kept[part] = found.get(part) or kept[part]
+    file.write_text(json.dumps({**kept, "machine": found["machine"]}, indent=2) + "\n")
 
 
 def fill(found: Found, page: Path) -> None:
@@ -34,28 +43,6 @@ def fill(found: Found, page: Path) -> None:
     if not end or "batches" not in found:
         raise ValueError(f"{page} has no marks for the table of batches, or --only batches was not asked for")
     page.write_text(f"{before}{BEGIN}\n" + "\n".join(table(found["batches"])) + f"{end}{after}")
-
-
-def picture(found: Found, file: Path) -> None:
-    """How many times the plain application, one bar for each model and load, on a logarithmic scale."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "iris-api"
-    from matplotlib import pyplot as plt
-
-    bars = [(f"{one['model']}\n{load}", row["ratio"]) for one in found["models"] for load, row in one["loads"].items()]
-    figure, axes = plt.subplots(figsize=(8, 0.5 * len(bars) + 1), layout="constrained")
-    drawn = axes.barh([name for name, _ in bars], [ratio for _, ratio in bars], color="#3b6ea5")
-    axes.bar_label(drawn, [f"{ratio:.1f}" for _, ratio in bars], padding=3)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
-    axes.set_xlim(0.5, 3 * max(ratio for _, ratio in bars))
-    axes.invert_yaxis()
-    axes.set_xlabel("times plain FastAPI with scikit-learn, one worker, same machine (1 = the same)")
-    axes.tick_params(axis="y", labelsize=8)
-    figure.savefig(file, metadata={"Date": None})
-    plt.close(figure)
 
 
 def _models(found: Found) -> Iterator[str]:

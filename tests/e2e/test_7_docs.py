@@ -7,7 +7,6 @@ is run first: what the text around the block says in words, such as that the nam
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import pytest
 
 from tests.support import cluster
 from tests.support.cluster import make
+from tests.support.pages import blocks_of
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
@@ -31,7 +31,6 @@ PAGES: Mapping[str, str] = {
     "docs/how-to/backup.md": TRAINED,
 }
 COPIED = ("Makefile", "docs", "kuberay", "monitoring", "requirements", "serve_app", "training")
-BLOCK = re.compile(r"^(?:<!-- before: (?P<before>.*?) -->\n)?```bash\n(?P<commands>.*?)^```", re.MULTILINE | re.DOTALL)
 ENDLESS = ("port-forward", "logs -f")
 """Commands that a user ends with Ctrl-C."""
 
@@ -76,14 +75,14 @@ def prepare(folder: Path, start: str) -> None:
 def test_every_command_of_the_page_works(page: str, here: Path) -> None:
     if not (cluster.ROOT / page).is_file():
         pytest.skip(f"NOT TESTED: there is no page {page}")
-    blocks = list(BLOCK.finditer((cluster.ROOT / page).read_text()))
+    blocks = list(blocks_of(cluster.ROOT / page))
     assert blocks, f"{page} has no block that is marked `bash`"
     prepare(here, PAGES[page])
     for block in blocks:
-        if block["before"]:
-            run(block["before"], here)
-        output = run(block["commands"], here)
-        if "/predict" in block["commands"]:
+        if block.before:
+            run(block.before, here)
+        output = run(block.commands, here)
+        if "/predict" in block.commands:
             assert '"prediction":' in output
 
 

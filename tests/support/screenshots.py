@@ -1,17 +1,21 @@
-"""The pictures of the console in the docs: a real application of two replicas that answered requests for some minutes.
+"""The pictures of pages in the docs: `python -m tests.support.screenshots FOLDER [MINUTES]`.
 
-python -m tests.support.screenshots FOLDER [MINUTES]
+The console is that of a real application with two replicas, which answers requests for some minutes. /docs and the model card are
+those of the model that the tutorial for a laptop trains, in this process. With 0 minutes only these are taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +23,16 @@ import httpx2
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from serve_app.artifacts.names import CARD
+from serve_app.artifacts.store import Store
 from serve_app.http.auth import change_file, make_key
-from tests.support.browser import chromium
+from tests.support.browser import application, chromium
 from tests.support.models import A_FLOWER, iris
+from tests.support.pages import blocks_of
 from tests.support.server import HEADERS, KEY, ROOT, serving
 
+TUTORIAL = ROOT / "docs" / "tutorial" / "laptop.md"
+FLAT = {"area": 64, "rooms": 2, "city": "Bern", "balcony": True, "built": 1998}
 COLORS = 200
 """Of a picture, so that it is small."""
 
@@ -47,9 +56,13 @@ def send_requests(url: str, minutes: float) -> None:
             time.sleep(1)
 
 
-def save(part: Any, file: Path) -> None:
-    """Write the picture of a page, or of a part of it."""
-    picture = Image.open(io.BytesIO(part.screenshot()))
+def save(part: Any, file: Path, *, until: Any = None) -> None:
+    """Write the picture of a page, or of a part of it; of a long page, down to the end of `until`."""
+    options: dict[str, Any] = {}
+    if until is not None:
+        end = part.evaluate("(element) => element.getBoundingClientRect().bottom + window.scrollY", until.element_handle())
+        options = {"full_page": True, "clip": {"x": 0, "y": 0, "width": part.viewport_size["width"], "height": end + 2}}
+    picture = Image.open(io.BytesIO(part.screenshot(**options)))
     picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
     sys.stdout.write(f"{file}: {file.stat().st_size // 1024} KiB\n")
 
@@ -64,11 +77,41 @@ def open_console(browser: Any, url: str, key: str = KEY, **options: Any) -> Any:
     return page
 
 
+@contextlib.contextmanager
+def launched() -> Iterator[Any]:
+    """Chromium without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"] if os.getuid() == 0 else [])
+        yield browser
+        browser.close()
+
+
+def take_tutorial(folder: Path, target: Path) -> None:
+    """Take /docs with one answered request, and the model card, of the model of the tutorial."""
+    table = next(block.commands for block in blocks_of(TUTORIAL) if "flats.csv" in block.commands)
+    subprocess.run(["bash", "-c", table], cwd=folder, check=True, capture_output=True)
+    train(folder, "--data", "flats.csv", "--target", "rent")
+    store = Store(folder / "models")
+    with application(store, api_key=None) as app, launched() as browser:
+        page = browser.new_context(color_scheme="light", viewport={"width": 1000, "height": 1000}).new_page()
+        page.goto(f"{app.url}/docs")
+        block = page.locator("[id$='-predict']").first
+        block.locator(".opblock-summary").first.click()
+        block.get_by_role("button", name="Try it out").click()
+        block.locator("textarea").first.fill(json.dumps(FLAT, indent=2))
+        block.locator("textarea").first.evaluate("(element) => { element.style.minHeight = element.style.height = '140px' }")
+        block.get_by_role("button", name="Execute").click()
+        block.locator(".live-responses-table .response-col_status").last.wait_for()
+        save(page, target / "docs-try.png", until=block.locator(".live-responses-table"))
+        page = browser.new_context(color_scheme="light", viewport={"width": 900, "height": 1000}).new_page()
+        page.goto((store.root / "current" / CARD).resolve().as_uri())
+        save(page, target / "card.png", until=page.locator("img").first)
+
+
 def take(url: str, folder: Path, manager: str) -> None:
     """The pictures: the page, its dark form, one prediction, the question before a roll-back, and the page on a phone."""
     wide: Any = {"viewport": {"width": 1100, "height": 1250}}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"] if os.getuid() == 0 else [])
+    with launched() as browser:
         page = open_console(browser, url, color_scheme="light", **wide)
         save(page, folder / "console.png")
         page.get_by_role("button", name="Predict", exact=True).click()
@@ -85,14 +128,17 @@ def take(url: str, folder: Path, manager: str) -> None:
         save(page, folder / "console-roll-back.png")
         page = open_console(browser, url, viewport={"width": 390, "height": 844})
         save(page, folder / "console-phone.png")
-        browser.close()
 
 
 def main() -> None:
-    """Train twice, serve, send requests, take the pictures."""
+    """Train, serve, send requests, take the pictures."""
     target = Path(sys.argv[1]).absolute()
     minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0
     target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        take_tutorial(Path(name), target)
+    if not minutes:
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train(folder)
