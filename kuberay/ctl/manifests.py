@@ -69,7 +69,7 @@ def build(cluster: Cluster, source: Path) -> list[Json]:
 
 
 def name_volumes(cluster: Cluster, documents: list[Json]) -> None:
-    """Add the namespace, unless it is `mlops`, to the names of volumes: volumes have no namespace, so installations share names."""
+    """Add the namespace to the names of volumes, except in `mlops`, because volumes have no namespace and names would clash."""
     if cluster.namespace == NAMESPACE:
         return
     names = {
