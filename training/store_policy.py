@@ -1,4 +1,4 @@
-"""The load policy of the replicas, as the trainer applies it to bundles of the store."""
+"""The load policy of the replicas, applied by the trainer to bundles of the store."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from serve_app.inference.policy import LoadPolicy
 
 
 def check_promotion(policy: LoadPolicy) -> Check:
-    """Refuse a version that no replica with this policy would serve."""
+    """A check that refuses a version that replicas with this policy refuse."""
 
     def check(entry: Entry) -> None:
         try:
             check_entry(entry, policy)
         except BundleRefused as error:
             raise StoreError(
-                f"version {entry.version} is not served because the replicas would refuse it ({error.reason}: {error}): "
+                f"version {entry.version} was not promoted, because the replicas would refuse it ({error.reason}: {error}): "
                 f"{_FIXES.get(error.reason, 'promote another version')}"
             ) from error
 
@@ -28,7 +28,7 @@ def check_promotion(policy: LoadPolicy) -> Check:
 
 
 def check_entry(entry: Entry, policy: LoadPolicy) -> Manifest:
-    """The manifest of a version that the policy allows; nothing but manifest and seal is read. Raises BundleRefused."""
+    """The manifest of a version that the policy allows; reads only the manifest and the seal. Raises BundleRefused."""
     if entry.manifest is None:
         raise BundleRefused("manifest", f"version {entry.version} is damaged")
     check_seal(entry.digest, _seal(entry), policy.verify)
@@ -44,6 +44,6 @@ def _seal(entry: Entry) -> bytes | None:
 
 
 _FIXES = {
-    "unsigned": "promote a version that is signed, or sign a new one with `train --signing-key`",
+    "unsigned": "promote a signed version, or train one with `train --signing-key`",
     "forbidden": "promote a version with an ONNX form, or allow it with IRIS_ALLOW_JOBLIB and IRIS_PREDICTOR as on the replicas",
 }
