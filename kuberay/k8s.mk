@@ -1,4 +1,4 @@
-# Kubernetes: included by the Makefile. Works with any KUBECONFIG, context and namespace:
+# Targets for Kubernetes, included by the Makefile. They work with any KUBECONFIG, context and namespace:
 #   make k8s-deploy K8S_NS=team-a KUBECTL='kubectl --context staging' DOCKER_IMAGE=registry.example/iris-api:1.4.0
 
 K8S_NS ?= mlops
@@ -6,7 +6,7 @@ KUBECTL ?= kubectl
 DOCKER ?= docker
 DOCKER_IMAGE ?= iris-api:latest
 TRAIN_IMAGE ?= iris-train:latest
-# A folder of kuberay/overlays (or any folder with a kustomization.yaml); the jobs of `k8s-train` and others in the same way.
+# A folder of kuberay/overlays, or any folder with a kustomization.yaml. TRAIN, SCORE and ADOPT are folders in the same way.
 OVERLAY ?= api
 TRAIN ?= kuberay/train
 SCORE ?= kuberay/score
@@ -17,11 +17,11 @@ IMAGE_LOAD ?=
 IMAGE_BUILD ?= $(DOCKER) build
 # The version of the operator that k8s-setup installs.
 KUBERAY_VERSION ?= 1.6.2
-# The file with the real Secret; empty: kuberay/base/secret.yaml, and kuberay/base/NAMESPACE/secret.yaml for another namespace than mlops.
+# The file with the real Secret; empty: kuberay/base/secret.yaml, or kuberay/base/NAMESPACE/secret.yaml for a namespace other than mlops.
 K8S_SECRET ?=
 K8S_TIMEOUT ?= 600
 K8S_PORT ?= 8000
-# The port of every node that k8s-nodeport opens; it exists once in a cluster.
+# The port that k8s-nodeport opens on every node; a cluster has each port once.
 NODE_PORT ?= 30080
 export K8S_SECRET K8S_NS KUBECTL DOCKER_IMAGE TRAIN_IMAGE K8S_TIMEOUT
 
@@ -37,7 +37,7 @@ build: ## build the images DOCKER_IMAGE and TRAIN_IMAGE
 	$(IMAGE_BUILD) -t $(TRAIN_IMAGE) --target train .
 
 k8s-load: ## load both images into the nodes with IMAGE_LOAD='kind load docker-image'
-	@test -n "$(IMAGE_LOAD)" || { echo "error: set IMAGE_LOAD, e.g. IMAGE_LOAD='minikube image load', or push the images to a registry" >&2; exit 1; }
+	@test -n "$(IMAGE_LOAD)" || { echo "error: set IMAGE_LOAD, like IMAGE_LOAD='minikube image load', or push the images to a registry" >&2; exit 1; }
 	$(IMAGE_LOAD) $(DOCKER_IMAGE)
 	$(IMAGE_LOAD) $(TRAIN_IMAGE)
 
@@ -53,7 +53,7 @@ k8s-setup-kind: build ## create a kind cluster with the images and the operator
 k8s-secrets: ## create the Secrets of OVERLAY that are missing: API key, Redis, MLflow's users
 	@$(K8S) secrets $(OVERLAY)
 
-k8s-signing-keys: ## create the key pair that signs models (OVERLAY=signing); another one: ARGS=--rotate, then ARGS=--retire
+k8s-signing-keys: ## create the key pair for signed models (OVERLAY=signing); to replace it: ARGS=--rotate, then ARGS=--retire
 	@$(K8S) signing-keys $(value ARGS)
 
 k8s-deploy: ## deploy OVERLAY (default: the API alone) and wait until it answers
@@ -62,7 +62,7 @@ k8s-deploy: ## deploy OVERLAY (default: the API alone) and wait until it answers
 k8s-deploy-mlflow: ## deploy the API with MLflow in the cluster and wait until both answer
 	@$(K8S) deploy mlflow
 
-k8s-train: ## train in the cluster, publish, wait until every replica serves it; DATA=table.csv ARGS="--target y"
+k8s-train: ## train and publish a model in the cluster, and wait until every replica serves it; DATA=table.csv ARGS="--target y"
 	@$(K8S) train $(TRAIN) --data='$(subst ','\'',$(value DATA))' --arguments='$(subst ','\'',$(value ARGS))'
 
 k8s-adopt: ## adopt a fitted model in the cluster; MODEL=model.joblib SAMPLE=rows.csv ARGS="--target y --package steps.py"
@@ -71,25 +71,25 @@ k8s-adopt: ## adopt a fitted model in the cluster; MODEL=model.joblib SAMPLE=row
 k8s-score: ## score a table in the cluster with the served model; DATA=table.csv ARGS="--keep id"
 	@$(K8S) score $(SCORE) --data='$(subst ','\'',$(value DATA))' --arguments='$(subst ','\'',$(value ARGS))'
 
-k8s-data: ## the files in the claim data-pvc; ARGS="get out/table scores", ARGS="remove in/table.csv"
+k8s-data: ## list, copy or remove files in the claim data-pvc; ARGS="get out/table scores", ARGS="remove in/table.csv"
 	@$(K8S) data $(value ARGS)
 
-k8s-status: ## what runs, and what is wrong with it
+k8s-status: ## print the objects, their state and their faults
 	@$(K8S) status
 
-k8s-logs: ## the application's logs; ARGS="--follow --lines 200"
+k8s-logs: ## print the application's logs; ARGS="--follow --lines 200"
 	@$(K8S) logs $(value ARGS)
 
-k8s-port-forward: ## the API on 127.0.0.1, port K8S_PORT=8000
+k8s-port-forward: ## forward 127.0.0.1, port K8S_PORT=8000, to the API
 	@$(K8S) forward api $(K8S_PORT)
 
-k8s-nodeport: ## the API on port NODE_PORT=30080 of every node
+k8s-nodeport: ## open the API on port NODE_PORT=30080 of every node
 	@$(K8S) nodeport $(NODE_PORT)
 
-k8s-mlflow-ui: ## MLflow of the cluster on 127.0.0.1:5000
+k8s-mlflow-ui: ## forward 127.0.0.1:5000 to MLflow in the cluster
 	@$(K8S) forward mlflow 5000
 
-k8s-test: ## health, a prediction with the key from the Secret, the model; with a verdict
+k8s-test: ## check the health, send a prediction with the key from the Secret, and print a verdict
 	@$(K8S) test
 
 k8s-models: ## list the models in the cluster's store
@@ -104,28 +104,28 @@ k8s-rollback: ## serve the newest undamaged version that is older than the serve
 k8s-backup: ## write models and MLflow into one archive, TO=file.tar; more in ARGS="--data --secrets FILE"
 	@$(K8S) backup --to '$(TO)' $(value ARGS)
 
-k8s-restore: ## restore an archive of k8s-backup into empty volumes, FROM=file.tar; into others: ARGS=--merge
+k8s-restore: ## restore an archive of k8s-backup into empty volumes, FROM=file.tar; into other volumes: ARGS=--merge
 	@$(K8S) restore '$(or $(FROM),$(error which archive? make k8s-restore FROM=file.tar))' $(value ARGS)
 
 k8s-delete: ## remove the workloads; volumes and Secrets stay
 	@$(K8S) delete
 
-k8s-clean: ## remove everything, models too
+k8s-clean: ## remove everything, including the models
 	@$(K8S) clean
 
-k8s-doctor: ## look for the known failures; cause and fix in one line each
+k8s-doctor: ## check for known faults, and print the cause and the fix of each
 	@$(K8S) doctor
 
 ##@ Tests of the deployment
 .PHONY: test-manifests test-e2e test-e2e-all
 
-test-manifests: $(VENV)/.dev ## the YAML, without a cluster
+test-manifests: $(VENV)/.dev ## test the YAML without a cluster
 	$(BIN)/pytest tests/manifests $(value ARGS)
 
-# Both use the cluster of KUBECONFIG, which must have the images (make build k8s-load). With E2E_CLUSTER=folder the programs `up` and
-# `image` of that folder start a cluster and build the images into it first: see tests/e2e/run.
-test-e2e: $(VENV)/.dev ## the main story on a real cluster: namespace mlops is emptied first
+# Both targets use the cluster of KUBECONFIG, which must have the images (make build k8s-load). With E2E_CLUSTER=folder, the programs
+# `up` and `image` of that folder first start a cluster and build the images into it: see tests/e2e/run.
+test-e2e: $(VENV)/.dev ## test the main story on a real cluster; empties the namespace mlops first
 	tests/e2e/run "$(BIN)/pytest" -m "not long" $(value ARGS)
 
-test-e2e-all: $(VENV)/.dev ## every end-to-end test
+test-e2e-all: $(VENV)/.dev ## run every end-to-end test
 	tests/e2e/run "$(BIN)/pytest" $(value ARGS)

@@ -1,4 +1,4 @@
-"""The command line `iris-api`. Commands that need the libraries of training are loaded when they are called."""
+"""The command line `iris-api`. It loads a command that needs the training libraries only when you call the command."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from serve_app.errors import IrisApiError, UsageError
 PROGRAM = "iris-api"
 
 COMPOSITION_ROOT = "serve_app.deployment"
-"""The module of the application, by name: only a worker of Ray imports it, with Ray Serve and FastAPI."""
+"""The name of the application's module: only a Ray worker imports it, with Ray Serve and FastAPI."""
 
 ROOT_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
-"""Options of `iris-api` itself; any other option belongs to a command."""
+"""Options of `iris-api` itself; all other options belong to a command."""
 
 
 def _of_training(name: str) -> Callable[[], TyperCommand]:
-    """A loader of one command of `training`, imported by name: nothing in this package depends on training."""
+    """A loader for one command of `training`; it imports by name, because this package does not depend on training."""
 
     def load() -> TyperCommand:
         group: Any = typer.main.get_command(importlib.import_module("training.commands").app)
@@ -50,7 +50,7 @@ def _score() -> TyperCommand:
 
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
-    """A command with its line in the list of commands; `load` imports the command when it is called."""
+    """A command with its line in the list of commands; `load` imports the command."""
 
     help: str
     load: Callable[[], TyperCommand]
@@ -69,7 +69,7 @@ LAZY_COMMANDS: Mapping[str, LazyCommand] = {
 
 
 class _Deferred(TyperCommand):
-    """Stands in the list of commands for a LazyCommand; parsing its arguments loads the command."""
+    """The entry for a LazyCommand in the list of commands; it loads the command when it parses arguments."""
 
     def __init__(self, name: str, lazy: LazyCommand) -> None:
         super().__init__(name, help=lazy.help, short_help=lazy.help)
@@ -93,13 +93,13 @@ app = typer.Typer(
     cls=_Commands,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train, publish, serve and score with scikit-learn models. `iris-api COMMAND --help` lists the flags of a command.",
+    help="Train, publish and serve scikit-learn models, and score tables. `iris-api COMMAND --help` lists the flags of a command.",
 )
-keys = typer.Typer(help="Make and revoke API keys; the file of keys holds hashes only.")
+keys = typer.Typer(help="Make and revoke API keys; the key file holds only hashes.")
 app.add_typer(keys, name="keys")
 
-KeyName = Annotated[str, typer.Option("--name", help="Name of the client that the key belongs to.")]
-KeyDays = Annotated[float | None, typer.Option("--days", help="Days until the key expires. (default: it does not expire)")]
+KeyName = Annotated[str, typer.Option("--name", help="Name of the client that owns the key.")]
+KeyDays = Annotated[float | None, typer.Option("--days", help="Days until the key expires. (default: never)")]
 
 
 def _print_version(requested: bool) -> None:
@@ -127,7 +127,7 @@ def serve(
     dashboard: Annotated[
         bool,
         typer.Option(
-            "--dashboard", help="Start every process of Ray, with its dashboard on 127.0.0.1, port 8265 or the next free."
+            "--dashboard", help="Start all Ray processes, with the dashboard on 127.0.0.1, port 8265 or the next free port."
         ),
     ] = False,
 ) -> None:
@@ -150,7 +150,7 @@ def serve(
             return
         set_one_machine_flags()
         with isolated_environment(number):
-            # After the flags: Ray reads them when it is imported.
+            # After the flags, because Ray reads them at its import.
             from serve_app.rayserve.launcher import serve_until_stopped
 
             serve_until_stopped(settings, module=COMPOSITION_ROOT, host=host, port=number, dashboard=dashboard)
@@ -160,7 +160,7 @@ def serve(
 
 @app.command("settings")
 def print_settings(
-    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table to FILE.")] = None,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table to this file.")] = None,
 ) -> None:
     """Print every setting with its default as a Markdown table."""
     from serve_app.settings import table
@@ -176,13 +176,13 @@ def print_settings(
 def make(
     name: KeyName,
     days: KeyDays = None,
-    file: Annotated[Path | None, typer.Option(help="File of keys (IRIS_API_KEYS_FILE) that takes the hash of the key.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Key file (IRIS_API_KEYS_FILE) to which the command adds the hash.")] = None,
     scope: Annotated[
         Literal["predict", "manage"],
         typer.Option(help="What the key allows: predictions, or also to promote and roll back in the console (`manage`)."),
     ] = "predict",
 ) -> None:
-    """Make an API key and print it. It is printed once; the file keeps its hash."""
+    """Make an API key and print it once. The key file keeps only its hash."""
     from serve_app.http.auth import KeysError, change_file, make_key
 
     try:
@@ -192,15 +192,15 @@ def make(
     except KeysError as error:
         raise UsageError(str(error)) from error
     if file is not None:
-        typer.echo(f"its hash is in {file}; the key itself is shown this once:", err=True)
+        typer.echo(f"the hash of the key is in {file}; the key itself is shown only once:", err=True)
     else:
-        typer.echo(f"put this into the list in your file of keys: {json.dumps(entry)}", err=True)
+        typer.echo(f"add this entry to the list in your key file: {json.dumps(entry)}", err=True)
     typer.echo(key)
 
 
 @keys.command("revoke")
-def revoke(name: KeyName, file: Annotated[Path, typer.Option(help="File of keys (IRIS_API_KEYS_FILE).")]) -> None:
-    """Remove every key of this name from the file of keys. Exit code 1 when the file has none."""
+def revoke(name: KeyName, file: Annotated[Path, typer.Option(help="Key file (IRIS_API_KEYS_FILE).")]) -> None:
+    """Remove every key with this name from the key file. The exit code is 1 when the file has no such key."""
     from serve_app.http.auth import KeysError, change_file
 
     try:
@@ -216,10 +216,10 @@ def revoke(name: KeyName, file: Annotated[Path, typer.Option(help="File of keys 
 def make_or_revoke(
     name: KeyName,
     days: KeyDays = None,
-    file: Annotated[Path | None, typer.Option(help="File of keys (IRIS_API_KEYS_FILE).")] = None,
-    revoke_: Annotated[bool, typer.Option("--revoke", help="Remove every key of this name from the file.")] = False,
+    file: Annotated[Path | None, typer.Option(help="Key file (IRIS_API_KEYS_FILE).")] = None,
+    revoke_: Annotated[bool, typer.Option("--revoke", help="Remove every key with this name from the key file.")] = False,
 ) -> None:
-    """The former name of `keys make` and, with --revoke, of `keys revoke`."""
+    """Do the same as `keys make` or, with --revoke, as `keys revoke`; kept for scripts that use this name."""
     if not revoke_:
         make(name, days, file)
     elif file is None:
@@ -229,20 +229,20 @@ def make_or_revoke(
 
 
 def read_port(option: str | None) -> int:
-    """Return the port of `--port`, else of PORT, else of AIP_HTTP_PORT (Vertex AI), else 8000.
+    """Return the port from `--port`, else from PORT, else from AIP_HTTP_PORT (Vertex AI), else 8000.
 
-    Raises UsageError unless it is a number from 1 to 65535.
+    Raises UsageError when it is not a number from 1 to 65535.
     """
     named = {"--port": option, **{name: os.environ.get(name, "").strip() for name in ("PORT", "AIP_HTTP_PORT")}}
     source = next((name for name, value in named.items() if value), "")
     text = (named.get(source) or "8000").strip()
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
-        raise UsageError(f"{source}: '{text[:20]}' is no port; give a number from 1 to 65535")
+        raise UsageError(f"{source}: '{text[:20]}' is not a port; give a number from 1 to 65535")
     return int(text)
 
 
 def main(arguments: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
-    """Run one command and return its exit code (see `command_line`); every expected error is one line on stderr."""
+    """Run one command and return its exit code (see `command_line`); print every expected error as one line on stderr."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         return run_command(app, arguments, program)

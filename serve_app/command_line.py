@@ -1,6 +1,6 @@
-"""What every command line of the product shares: options declared once, and errors as exit codes.
+"""Common parts of every command line of the product: shared options, and exit codes for errors.
 
-Exit codes: 0 done; 1 something failed (store, MLflow, disk); 2 wrong usage; 3 the model was refused; 130 interrupted.
+Exit codes: 0 success; 1 failure (store, MLflow, disk); 2 wrong usage; 3 the model was refused; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,25 +22,23 @@ from serve_app.secret_variables import strip_variables
 FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 1, 2, 3, 130
 
 MODEL_DIR = Path("models")
-"""The store, unless a flag or the environment names another."""
+"""The default store."""
 
 ModelDir = Annotated[Path, typer.Option(envvar="MODEL_DIR", help="The store: folder of published models.")]
 
 Separator = Annotated[
-    str | None, typer.Option(metavar="CHARACTER", help="What separates the values of a CSV file: ';', '|', tab. (default: found)")
+    str | None, typer.Option(metavar="CHARACTER", help="Separator of the values in a CSV file: ';', '|', tab. (default: detected)")
 ]
-Decimal = Annotated[str | None, typer.Option(metavar=".|,", help="The decimal mark of a CSV file. (default: found)")]
-Encoding = Annotated[str | None, typer.Option(help="The encoding of a CSV file, like cp1252. (default: UTF-8, UTF-16, or found)")]
-# The load policy as a replica has it; the command that opens a bundle reads the same environment.
+Decimal = Annotated[str | None, typer.Option(metavar=".|,", help="Decimal mark of a CSV file. (default: detected)")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of a CSV file, like cp1252. (default: UTF-8, UTF-16, or detected)")]
+# The load policy of the replicas: a command that opens a bundle reads the same environment.
 PredictorChoice = Annotated[
     Literal["auto", "onnx", "scikit-learn"],
-    typer.Option("--predictor", envvar="IRIS_PREDICTOR", help="What computes, as for a replica."),
+    typer.Option("--predictor", envvar="IRIS_PREDICTOR", help="Backend that computes, as for a replica."),
 ]
 AllowJoblib = Annotated[
     bool,
-    typer.Option(
-        envvar="IRIS_ALLOW_JOBLIB", help="Whether a model may be unpickled that has neither an ONNX form nor a booster's own."
-    ),
+    typer.Option(envvar="IRIS_ALLOW_JOBLIB", help="Allow unpickling of a model without an ONNX form and without a booster format."),
 ]
 VerifyKey = Annotated[
     Path | None,
@@ -49,25 +47,25 @@ VerifyKey = Annotated[
     ),
 ]
 
-# Tables of buckets and web servers.
+# Tables in buckets and on web servers.
 ScratchDir = Annotated[
-    Path | None, typer.Option(envvar="IRIS_SCRATCH_DIR", help="Folder for downloads of tables. (default: for temporary files)")
+    Path | None, typer.Option(envvar="IRIS_SCRATCH_DIR", help="Folder for downloaded tables. (default: for temporary files)")
 ]
-ScratchBytes = Annotated[int, typer.Option(envvar="IRIS_SCRATCH_BYTES", min=1, help="Bytes that downloads may take.")]
+ScratchBytes = Annotated[int, typer.Option(envvar="IRIS_SCRATCH_BYTES", min=1, help="Most bytes for downloaded tables.")]
 SCRATCH_BYTES = 4 << 30
 AllowHttp = Annotated[
     bool,
-    typer.Option("--allow-http", envvar="IRIS_ALLOW_HTTP", help="Read tables without encryption from hosts outside the cluster."),
+    typer.Option("--allow-http", envvar="IRIS_ALLOW_HTTP", help="Allow unencrypted downloads from hosts outside the cluster."),
 ]
 
 Options = TypeVar("Options")
 
 
 def options_command(options: type[Options], run: Callable[[Options], None]) -> Callable[..., None]:
-    """A function that typer turns into a command: one flag for each field of the dataclass `options`.
+    """A function that typer turns into a command, with one flag for each field of the dataclass `options`.
 
-    A field declares its flag with `Annotated[type, typer.Option(...)]`; its default is the flag's default. The command calls `run`
-    with an instance of `options`; name and help are those of `run`.
+    A field declares its flag with `Annotated[type, typer.Option(...)]`; the default of the field is the default of the flag. The
+    command calls `run` with an instance of `options`, and has the name and the help of `run`.
     """
     parameters = option_parameters(options)
 
@@ -81,7 +79,7 @@ def options_command(options: type[Options], run: Callable[[Options], None]) -> C
 
 
 def option_parameters(options: type[Any], names: Sequence[str] | None = None) -> list[inspect.Parameter]:
-    """The parameters of a command for the fields of a dataclass of options, those in `names` or all of them."""
+    """The parameters of a command for the fields of a dataclass of options: the fields in `names`, or all."""
     hints = get_type_hints(options, include_extras=True)
     return [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hints[field.name])
@@ -93,7 +91,7 @@ def option_parameters(options: type[Any], names: Sequence[str] | None = None) ->
 def run_command(app: typer.Typer, arguments: Sequence[str], prog: str) -> int:
     """Run a command line and return its exit code; an error becomes one line `error: ...` on stderr.
 
-    `prog` is the name that usage and help show, like `iris-api` or `python -m training`.
+    `prog` is the program name in usage and help, like `iris-api` or `python -m training`.
     """
     strip_variables()
     keep_loopback_direct()
@@ -122,7 +120,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _usage_message(error: typer.TyperException, prog: str) -> str:
-    """The parser's message, and the command that prints the help for it."""
+    """The parser's message, with the command that prints the help."""
     context = getattr(error, "ctx", None)
     return f"{error.format_message().rstrip('.')}: see `{context.command_path if context else prog} --help`"
 

@@ -1,4 +1,4 @@
-"""No proxy between processes of one machine: what talks to a loopback address does so directly, whatever `http_proxy` says."""
+"""Direct connections between processes of one machine: clients of a loopback address do not use the proxy of `http_proxy`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import urllib.request
 from collections.abc import Mapping, MutableMapping
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Hosts for which no proxy is asked. Clients compare them as text, so each form is named."""
+"""Hosts that clients must reach without a proxy. Clients compare them as text, so each form is listed."""
 
 PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "grpc_proxy"})
-"""Variables that name a proxy, also in upper case."""
+"""Variables that set a proxy, also in upper case."""
 
 
 def keep_loopback_direct(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Add the loopback hosts to `no_proxy` when a proxy is set, for the clients in this process and in those that it starts.
+    """Add the loopback hosts to `no_proxy` when a proxy is set, for clients in this process and in processes that it starts.
 
-    Both spellings get the same value: programs differ in which of them they read.
+    `no_proxy` and `NO_PROXY` get the same value, because some programs read only one of them.
     """
     if not names_proxy(environment):
         return
@@ -28,10 +28,10 @@ def keep_loopback_direct(environment: MutableMapping[str, str] = os.environ) -> 
 
 
 def direct_opener() -> urllib.request.OpenerDirector:
-    """An opener of addresses that asks no proxy: for this application, which may also listen on an address that is no loopback."""
+    """A URL opener without a proxy, for this application, which may also listen on an address that is not a loopback address."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def names_proxy(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a variable names a proxy for some clients."""
+    """Whether a variable sets a proxy."""
     return any(value and name.lower() in PROXIES for name, value in environment.items())

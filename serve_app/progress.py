@@ -1,4 +1,4 @@
-"""What a command is doing: its steps with their durations, and a bar for work of a known length. All of it goes to stderr."""
+"""The progress of a command on stderr: steps with their durations, and a bar for long work."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tqdm import tqdm
 from serve_app.printable import printable
 
 Progress = Callable[[str], AbstractContextManager[None]]
-"""Called with the name of a step; the step runs inside the returned context. `step` is one."""
+"""A function like `step`: it takes the name of a step, and the step runs inside the returned context."""
 
 
 @contextlib.contextmanager
 def step(text: str) -> Iterator[None]:
-    """Print the name of a step and its duration in seconds when it ends; on a terminal, also while it runs."""
+    """Print the name of a step and its duration in seconds at its end; on a terminal, also while it runs."""
     live = sys.stderr.isatty()
     text = printable(text)
     started = time.monotonic()
@@ -41,9 +41,9 @@ def note(text: str) -> None:
 
 
 def bar(total: int | None, text: str, unit: str, *, scaled: bool = False, delay: float = 0.0) -> tqdm[Any]:
-    """A progress bar (`total` is None while it is not known), shown after `delay` seconds.
+    """A progress bar, shown after `delay` seconds; `total` is None while it is not known.
 
-    It is redrawn rarely when stderr is no terminal: a log keeps every line.
+    The bar is redrawn rarely when stderr is not a terminal, because a log keeps every line.
     """
     return tqdm(
         total=total,

@@ -1,4 +1,4 @@
-"""A connection to Ray while its workers are needed: the cluster of RAY_ADDRESS, else processes on this machine."""
+"""A temporary connection to Ray: to the cluster of RAY_ADDRESS, else to processes on this machine."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from serve_app.errors import BackendUnavailable
 from serve_app.secret_variables import without_secrets
 
 LOOPBACK_FLAG = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's switch for clusters of several machines. It is on for Linux; without it a node has the address 127.0.0.1."""
+"""Ray's switch for clusters of several machines. Linux has it on by default; when it is off, a node has the address 127.0.0.1."""
 
 
 def listen_on_loopback() -> None:
-    """Let every process of a Ray on this machine listen on 127.0.0.1 alone; to be called before Ray is imported.
+    """Let every process of a local Ray listen only on 127.0.0.1; call this before the import of Ray.
 
-    `ray.init(_node_ip_address="127.0.0.1")` does not do it: Ray replaces that address by the one of the machine.
+    `ray.init(_node_ip_address="127.0.0.1")` is not enough, because Ray replaces that address with the machine's own.
     """
     os.environ.setdefault(LOOPBACK_FLAG, "0")
 
 
 @contextmanager
 def workers(**local: Any) -> Iterator[None]:
-    """Connect to Ray for the block; `local` are arguments of `ray.init` without a cluster. Raises BackendUnavailable."""
+    """Connect to Ray inside the block; `local` are the arguments of `ray.init` without a cluster. Raises BackendUnavailable."""
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         listen_on_loopback()
@@ -40,7 +40,7 @@ def workers(**local: Any) -> Iterator[None]:
         try:
             _connect(address, local)
             break
-        except Exception as error:  # Ray raises a bare Exception when a busy machine starts it too slowly
+        except Exception as error:  # Ray raises a bare Exception when it starts too slowly on a busy machine
             if address or not attempts_left:
                 raise BackendUnavailable(f"Ray {where} cannot be used: {' '.join(str(error).split())[:200]}") from None
             ray.shutdown()
@@ -59,5 +59,5 @@ def _connect(address: str | None, local: dict[str, Any]) -> None:
             socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself retries for minutes
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
-        with without_secrets():  # workers check no key
+        with without_secrets():  # workers need no key
             ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **local)

@@ -1,4 +1,4 @@
-"""The variables of the environment that are secrets, and an environment without them for processes that do not check them."""
+"""The environment variables that are secrets, and an environment without them for processes that do not need them."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MLFLOW_SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-"""Variables that MLflow's client reads itself."""
+"""Variables that MLflow's client reads."""
 SECRETS = ("API_KEY", "API_KEY_PREVIOUS", "MLFLOW_TRACKING_URI", *MLFLOW_SECRETS)
-"""What may be a file in IRIS_SECRETS_DIR instead of a variable; an address may have a password in it."""
+"""Secrets that may be files in IRIS_SECRETS_DIR instead of variables; an address may contain a password."""
 SECRETS_DIR = "IRIS_SECRETS_DIR"
 MOVED_SECRETS_DIR = "IRIS_MOVED_SECRETS_DIR"
-"""The folder of the secrets that `iris-api serve` took out of the environment: they still take precedence, as variables do."""
+"""The folder of the secrets that `iris-api serve` moved out of the environment; like variables, they take precedence."""
 
 
 CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
-"""How variables begin with which the libraries of the clouds find buckets and log in to them."""
+"""Prefixes of the variables with which cloud libraries find buckets and log in."""
 _SECRET = re.compile(r"PASSW(OR)?D|(^|_)(API_?KEY|KEY|TOKEN|SECRETS?|CREDENTIALS?|AUTH)(_|$)", re.IGNORECASE)
-"""What names of variables contain that other programs keep their secrets in."""
+"""Parts of the names of variables in which other programs keep secrets."""
 
 
 def strip_variables() -> None:
-    """Take white space and line ends off secrets and settings in the environment: a file or a Secret often ends with a line end."""
+    """Strip white space from secrets and settings in the environment, because a file or a Secret often ends with a line end."""
     for name, value in os.environ.items():
         if name in SECRETS or name == "MODEL_DIR" or name.startswith("IRIS_"):
             os.environ[name] = value.strip()
 
 
 def pop_secrets() -> dict[str, str]:
-    """Take the secrets out of the environment of this process, and so of the processes that it starts; empty ones are left out."""
+    """Remove the secrets from the environment of this process and of processes that it starts; return those that are not empty."""
     values = {name: os.environ.pop(name, "").strip() for name in SECRETS}
     return {name: value for name, value in values.items() if value}
 
 
 @contextmanager
 def without_secrets() -> Iterator[None]:
-    """An environment without the secrets for the block: processes that are started in it do not inherit them."""
+    """Remove the secrets from the environment inside the block, so that processes started there do not inherit them."""
     secrets = pop_secrets()
     try:
         yield
@@ -46,9 +46,9 @@ def without_secrets() -> Iterator[None]:
 
 
 def environment_for_model(*, mlflow: bool, buckets: bool) -> dict[str, str]:
-    """The environment of this process for one that loads a model of somebody else: without settings of this project, and secrets.
+    """The environment for a process that loads an untrusted model: without secrets and without the settings of this project.
 
-    `mlflow` keeps what MLflow's client reads, `buckets` what the libraries of the clouds read, for a process that needs them.
+    `mlflow` keeps the variables of MLflow's client, and `buckets` those of the cloud libraries, for a process that needs them.
     """
 
     def is_kept(name: str) -> bool:

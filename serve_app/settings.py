@@ -1,4 +1,4 @@
-"""Every setting of the serving side, its default and its meaning, once. `python -m serve_app settings` prints this as a table."""
+"""The settings of the serving side with their defaults and meanings. `python -m serve_app settings` prints them as a table."""
 
 from __future__ import annotations
 
@@ -32,106 +32,106 @@ _ROUTE = re.compile(r"(/[A-Za-z0-9._~:@-]+)+")
 
 
 class SettingsError(IrisApiError):
-    """A setting is wrong; the message names it and what to do."""
+    """A setting has a wrong value; the message names the setting and the fix."""
 
 
 class Settings(BaseSettings):
     """The settings of a process, read from its environment.
 
-    Names without prefix are those of the plain-Kubernetes system; all others begin with `IRIS_`. No other object has a default for
-    what is set here: `http_options` and `load_policy` derive the options of the HTTP side and of loading.
+    Names without a prefix come from the plain-Kubernetes system; all others begin with `IRIS_`. The defaults are only here:
+    `http_options` and `load_policy` derive the options of the HTTP side and of the load policy.
     """
 
     model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True, extra="ignore", env_ignore_empty=True)
 
     environment: Literal["development", "production"] = "development"
-    """`production` refuses to start without an API key, with one that can be guessed, or with CORS open to all."""
+    """`production` refuses to start without an API key, with a key that can be guessed, or with CORS open to all origins."""
     api_key: SecretStr | None = None
-    """Key that clients send as `X-API-Key` or `Authorization: Bearer`; without one (development only) no key is needed."""
+    """Key that clients send as `X-API-Key` or `Authorization: Bearer`; if it is empty (development only), requests need no key."""
     api_key_previous: SecretStr | None = None
-    """Key that is accepted beside `API_KEY` while clients change to the new one."""
+    """Key that replicas also accept while clients change to the new `API_KEY`."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins a browser may call from, separated by commas; GET and POST, no credentials."""
+    """Origins from which a browser may call, separated by commas; for GET and POST, without credentials."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Least severe message that is logged."""
+    """Lowest level of the logged messages."""
     model_dir: Path = Path("models")
-    """The store: bundles and the pointer to the served one (the image sets `/app/models`)."""
+    """The store: the bundles and the pointer to the served version (the image sets `/app/models`)."""
     mlflow_tracking_uri: str | None = None
-    """MLflow server whose registry `IRIS_MODEL_SOURCE` may follow; with `store` it is used only while the store is empty."""
+    """MLflow server with the registry for `IRIS_MODEL_SOURCE`; with `store`, replicas use it only while the store is empty."""
 
     iris_api_keys_file: Path | None = None
-    """File of further keys, hashed, with names and dates; it is read again every two seconds (`docs/explanation/security.md`)."""
+    """File with the hashes, names and dates of more keys; replicas read it every two seconds (`docs/explanation/security.md`)."""
     iris_allow_anonymous: bool = Field(False)
-    """Whether production may run without any key: where a gateway in front authenticates, as in SageMaker and Vertex AI."""
+    """Allow production without any key, behind a gateway that authenticates, as in SageMaker and Vertex AI."""
     iris_secrets_dir: Path | None = None
-    """Folder with a file for each secret, named as its variable, which takes precedence; API keys are read every two seconds."""
+    """Folder with a file for each secret, named like its variable, which takes precedence; API keys are read every two seconds."""
     iris_public_pages: bool = Field(True)
-    """Whether `/ui`, `/docs`, `/redoc`, `/openapi.json` and `/metrics` are answered without a key; `false`: only with one."""
+    """Serve `/ui`, `/docs`, `/redoc`, `/openapi.json` and `/metrics` without a key; with `false`, these pages need a key."""
     iris_console_actions: bool = Field(False)
-    """Whether `/ui` may promote and roll back for keys with the scope `manage`, where the replica can write to the store."""
+    """Allow keys with the scope `manage` to promote and roll back in `/ui`, where the replica can write to the store."""
     iris_model_name: str = Field("IrisClassifier", min_length=1, pattern=r"^[A-Za-z0-9 ._-]+$")
-    """Registered name of the model: for the registry and the `X-Model-Name` header."""
+    """Name of the registered model, in the registry and in the `X-Model-Name` header."""
     iris_model_alias: str = Field("champion", min_length=1)
-    """Alias that MLflow's registry keeps on the version to serve; a stage (`Production`) where no alias has this name."""
+    """Alias in MLflow's registry of the version to serve; a stage (`Production`) if no alias has this name."""
     iris_model_source: Literal["store", "mlflow", "newest"] = Field("store")
-    """What decides the served model: the store's pointer, the alias in MLflow, or the last change (`docs/how-to/mlflow.md`)."""
+    """What selects the served model: the store's pointer, the alias in MLflow, or the last change (`docs/how-to/mlflow.md`)."""
     iris_cache_dir: Path | None = None
-    """Folder for copies of MLflow's models where the store is read-only; none: one for this user below the temporary folder."""
+    """Folder for copies of MLflow's models if the store is read-only; if unset, a folder of this user below the temporary one."""
     iris_poll_seconds: float = Field(1.0, gt=0, le=3600)
-    """Seconds between two looks at the store's pointer."""
+    """Seconds between two reads of the store's pointer."""
     iris_registry_poll_seconds: float = Field(20.0, gt=0, le=86400)
-    """Seconds between two looks at MLflow."""
+    """Seconds between two queries of MLflow."""
     iris_predictor: Literal["auto", "onnx", "scikit-learn"] = Field("auto")
-    """`auto` prefers ONNX Runtime where training has proven it equal, then the library of a booster; `onnx` allows nothing else."""
+    """`auto` prefers ONNX Runtime if training proved it equal, then the library of a booster; `onnx` allows only ONNX Runtime."""
     iris_allow_joblib: bool = Field(True)
-    """Whether a model may be unpickled (after its digest was checked) when it has neither an ONNX form nor a booster's own."""
+    """Allow unpickling of a model without an ONNX form and without a booster format; replicas check its digest first."""
     iris_verify_key: Path | None = None
-    """PEM file of the Ed25519 public keys whose bundles are served; without it none is needed (`docs/explanation/security.md`)."""
+    """PEM file of Ed25519 public keys; if set, replicas serve only bundles that they verify (`docs/explanation/security.md`)."""
     iris_max_load_seconds: float = Field(60.0, gt=0, le=3600)
-    """Seconds that the trial of a new model may take: its first load and its recorded examples, in a process of its own."""
+    """Most seconds for the trial of a new model: a separate process loads it and computes its golden examples."""
     iris_max_load_memory_share: float = Field(0.5, gt=0, le=1)
-    """Share of the container's memory that the trial of a new model may take (never more than 1 GiB and 30 times its files)."""
+    """Most memory for the trial of a new model, as a share of the container's memory (at most 1 GiB plus 30 times its files)."""
     iris_unknown_category: Literal["refuse", "unseen"] = Field("refuse")
-    """A category that training never saw: refused with 422, or predicted as unseen."""
+    """Action for a category that training did not see: refuse it with 422, or predict it as unseen."""
     iris_unknown_fields: Literal["ignore", "refuse"] = Field("ignore")
-    """A field of a request that the model does not have: ignored, or refused with 422."""
+    """Action for a request field that is not a feature of the model: ignore it, or refuse the request with 422."""
     iris_root_path: str = Field("")
-    """Path below which a proxy in front shows the application, such as `/api/v1`. Requests are answered with it and without it."""
+    """Path prefix that a proxy in front adds, such as `/api/v1`; replicas answer requests with and without it."""
     iris_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
-    """Largest request body; more is answered 413."""
+    """Largest request body in bytes; a larger body gets 413."""
     iris_max_row_bytes: int = Field(64 * 1024, ge=1024)
-    """Largest body of `/predict` and largest row of a batch (a wide model: twice the size of its rows); more is answered 413."""
+    """Largest body of `/predict` and largest row of a batch, in bytes (wide model: twice the size of its rows); more gets 413."""
     iris_max_body_seconds: float = Field(15.0, gt=0, le=3600)
-    """Seconds in which a whole request body must have arrived; later is answered 408."""
+    """Seconds in which a whole request body must arrive; a later one gets 408."""
     iris_max_rows: int = Field(100_000, ge=1)
-    """Most rows in one `/predict/batch`; more is answered 413."""
+    """Most rows in one `/predict/batch`; more rows get 413."""
     iris_max_in_flight: int = Field(300, ge=1)
-    """Most requests that a replica answers at once; more get 429. Probes and `/metrics` are always answered."""
+    """Most requests that a replica answers at once; further ones get 429. The limit does not apply to probes and `/metrics`."""
     iris_max_wait_seconds: float = Field(1.0, gt=0, le=60)
-    """Seconds that a row may have to wait for others in a replica (a batch: ten times that); for a longer wait it gets 429."""
+    """Most seconds that a row waits for other rows in a replica (a batch: ten times that); a row with a longer wait gets 429."""
     iris_rate_limit_per_key: str | None = None
-    """Requests that one key may send, such as `600/minute` (second, minute, hour), counted over all replicas."""
+    """Rate limit of each key, such as `600/minute` (second, minute, hour), counted over all replicas."""
     iris_rate_limit_per_client: str | None = None
-    """Requests that one client address may send, such as `600/minute`, counted over all replicas; probes are free."""
+    """Rate limit of each client address, such as `600/minute`, counted over all replicas; probes do not count."""
     iris_compat_limits: bool = Field(False)
     """Fixed limits for each client address: 10 a minute on `/predict`, 20 on `/model/info`, 30 on `/health`."""
     iris_trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
-    """Networks of the proxies in front whose `X-Forwarded-For` is believed, separated by commas; `peer`: whatever connects."""
+    """Networks of trusted proxies, whose `X-Forwarded-For` is used, separated by commas; `peer` trusts every direct peer."""
     iris_replicas: int = Field(1, ge=1, le=100)
-    """Replicas when Serve is started by hand; on Kubernetes the RayService decides."""
+    """Number of replicas of `iris-api serve`; on Kubernetes, the RayService sets it."""
     iris_grpc_port: int | None = Field(None, ge=1, le=65535)
-    """Port for calls over gRPC when Serve is started by hand; none: no gRPC. On Kubernetes the RayService decides."""
+    """Port for gRPC of `iris-api serve`; if unset, there is no gRPC. On Kubernetes, the RayService sets it."""
     iris_access_log_every: int = Field(100, ge=0)
-    """One request in so many is logged at INFO; 1 logs all, 0 none. Errors of the server are always logged."""
+    """Number N: one request in N is logged at INFO; 1 logs all, 0 logs none. Server errors are always logged."""
     iris_otlp_endpoint: str | None = None
-    """Address of an OpenTelemetry collector (OTLP over HTTP), such as `http://collector:4318`. Without it, there are no spans."""
+    """Address of an OpenTelemetry collector (OTLP over HTTP), such as `http://collector:4318`; if unset, there are no spans."""
     iris_trace_ratio: float = Field(1.0, ge=0, le=1)
-    """Share of the requests that get a span when the caller's `traceparent` does not decide."""
+    """Share of the requests with a span, for requests without the sampling decision of a `traceparent` header."""
     iris_log_format: Literal["auto", "json", "text"] = Field("auto")
     """`auto`: text on a terminal, JSON lines elsewhere."""
 
     iris_log_file: Path | None = None
-    """File for the log lines instead of standard error; on Kubernetes `/proc/1/fd/2`, which `kubectl logs` shows."""
+    """File for the log lines in place of standard error; on Kubernetes `/proc/1/fd/2`, which `kubectl logs` shows."""
 
     aip_health_route: str = Field("")
     """Path that Vertex AI probes, set by Vertex AI in its containers: 200 once a model is loaded."""
@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _without_white_space(cls, values: Any) -> Any:
-        """A file, a Secret or `$(cat key)` in YAML ends a value with a line end; one of nothing else counts as not set."""
+        """Strip white space, because a file, a Secret or `$(cat key)` in YAML ends with a line end; an empty value is not set."""
         if not isinstance(values, dict):
             return values
         stripped = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_no_file(cls, value: Path) -> Path:
         if os.path.exists(value) and not os.path.isdir(value):
-            raise ValueError(f"{value} is a file; name a folder")
+            raise ValueError(f"{value} is a file; give a folder")
         return value
 
     @field_validator("iris_root_path")
@@ -204,7 +204,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_no_other_route(cls, value: str) -> str:
         if value in OWN_PATHS:
-            raise ValueError(f"{value} has another protocol here; choose another path, like /vertex/predict")
+            raise ValueError(f"{value} already has another protocol; choose another path, like /vertex/predict")
         return value
 
     @field_validator("iris_otlp_endpoint")
@@ -222,7 +222,7 @@ class Settings(BaseSettings):
         try:
             parse_proxies(value)
         except ValueError:
-            raise ValueError("write addresses or networks, such as 10.0.0.0/8,127.0.0.1, or `peer`") from None
+            raise ValueError("write addresses or networks such as 10.0.0.0/8,127.0.0.1, or `peer`") from None
         return value
 
     @model_validator(mode="after")
@@ -238,7 +238,7 @@ class Settings(BaseSettings):
         if self.environment == "production":
             self._check_keys()
             if "*" in self.cors_origins:
-                raise ValueError("CORS_ORIGINS: production cannot be open to `*`; name the origins")
+                raise ValueError("CORS_ORIGINS: production does not allow `*`; list the origins")
         return self
 
     def _check_keys(self) -> None:
@@ -248,7 +248,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name}: the key {weak}; production needs at least 32 random characters: `openssl rand -hex 32`")
         if self.iris_allow_anonymous:
             if self.api_key is not None or self.iris_api_keys_file is not None:
-                raise ValueError("IRIS_ALLOW_ANONYMOUS: there are keys too; unset it, or API_KEY and IRIS_API_KEYS_FILE")
+                raise ValueError("IRIS_ALLOW_ANONYMOUS: keys are set, too; unset it, or unset API_KEY and IRIS_API_KEYS_FILE")
             return
         if self.api_key is not None:
             return
@@ -265,7 +265,7 @@ class Settings(BaseSettings):
             raise ValueError("IRIS_API_KEYS_FILE: production needs a key; make one with `python -m serve_app key --name …`")
 
     def http_options(self, *, sends_request_id: bool) -> HttpOptions:
-        """The options of the HTTP side; `sends_request_id` is False when the server around it repeats the id itself."""
+        """The options of the HTTP side; `sends_request_id` is False when the server around it returns the id itself."""
         return HttpOptions(
             api_key=self.api_key.get_secret_value() if self.api_key else None,
             api_key_previous=self.api_key_previous.get_secret_value() if self.api_key_previous else None,
@@ -295,7 +295,7 @@ class Settings(BaseSettings):
         )
 
     def _api_key_folder(self) -> Path | None:
-        """The folder whose file API_KEY is the plain key; None when there is none or the variable takes precedence."""
+        """The folder whose file API_KEY holds the plain key; None without such a folder, or when the variable takes precedence."""
         folder = self.iris_secrets_dir
         moved = _folder_in(MOVED_SECRETS_DIR)
         is_variable = os.environ.get("API_KEY", "").strip() or (moved is not None and (moved / "API_KEY").is_file())
@@ -306,15 +306,15 @@ class Settings(BaseSettings):
         return self.iris_cache_dir or Path(tempfile.gettempdir()) / f"iris-api-models-{os.getuid()}"
 
     def rate_limits(self) -> RateLimits:
-        """The rates that are limited, and the proxies whose word on a client's address is believed."""
+        """The rate limits, and the trusted proxies that report client addresses."""
         rates = (self.iris_rate_limit_per_key, self.iris_rate_limit_per_client)
         per_key, per_client = (parse_rate(rate) if rate else None for rate in rates)
         per_route = COMPAT_RATES if self.iris_compat_limits else {}
         return RateLimits(per_key, per_client, per_route, parse_proxies(self.iris_trusted_proxies))
 
     def load_policy(self) -> LoadPolicy:
-        """Which models may be loaded. Raises SigningError when the file of public keys cannot be read."""
-        from serve_app.inference.policy import LoadPolicy, TrialLimits  # a process that only deploys does not need it
+        """The load policy. Raises SigningError when the file of public keys cannot be read."""
+        from serve_app.inference.policy import LoadPolicy, TrialLimits  # a process that only deploys does not need this import
 
         return LoadPolicy(
             allow_joblib=self.iris_allow_joblib,
@@ -328,7 +328,7 @@ def load_settings() -> Settings:
     """The settings of this process, from its environment and IRIS_SECRETS_DIR; raises SettingsError with one sentence."""
     folder = _folder_in(SECRETS_DIR)
     if folder is not None and not folder.is_dir():
-        raise SettingsError(f"{SECRETS_DIR}: {folder} is no folder; name one with a file for each secret")
+        raise SettingsError(f"{SECRETS_DIR}: {folder} is not a folder; give a folder with one file for each secret")
     try:
         return Settings(_secrets_dir=[each for each in (folder, _folder_in(MOVED_SECRETS_DIR)) if each is not None])
     except ValidationError as error:
@@ -339,7 +339,7 @@ def load_settings() -> Settings:
 
 
 def export_mlflow_secrets(settings: Settings) -> None:
-    """Set the variables that MLflow's client reads from the files of the secrets; a replica calls it, and nothing else."""
+    """Set the variables that MLflow's client reads from the files of the secrets. Only a replica calls this."""
     strip_variables()
     for folder in (_folder_in(MOVED_SECRETS_DIR), settings.iris_secrets_dir):
         for name in MLFLOW_SECRETS if folder is not None else ():
@@ -349,7 +349,7 @@ def export_mlflow_secrets(settings: Settings) -> None:
 
 
 def _folder_in(variable: str) -> Path | None:
-    """The folder that a variable names; None when it is empty or not set."""
+    """The folder in a variable; None when the variable is empty or not set."""
     value = os.environ.get(variable, "").strip()
     return Path(value) if value else None
 
@@ -357,7 +357,7 @@ def _folder_in(variable: str) -> Path | None:
 def wants_json(settings: Settings) -> bool:
     """Whether logs are JSON lines."""
     if settings.iris_log_format == "auto":
-        # Ray forwards a replica's output to the program that started it, which sets this variable when it writes to a terminal.
+        # Ray forwards the output of a replica to the launcher, which sets this variable when its output is a terminal.
         return not (sys.stderr.isatty() or os.environ.get("IRIS_TERMINAL") == "1")
     return settings.iris_log_format == "json"
 

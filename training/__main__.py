@@ -1,4 +1,4 @@
-"""`python -m training`: the commands of training and `score`; without a command, it trains."""
+"""`python -m training`: the commands of training and `score`; `train` is the default command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `adopt`: a model that was fitted elsewhere goes through the gate, in a process with limits on memory and time."""
+"""The command `adopt`: passes a model that was fitted elsewhere through the gate, in a process with limits on memory and time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.adopt_options import GATE, AdoptOptions, AdoptOrder
 from training.train_options import TrainOptions
 
 MEMORY_SHARE = 0.75
-"""Share of the memory of the machine or container that the process may use, unless a flag says otherwise."""
+"""Default share of the machine's or container's memory for the process."""
 
 
 def adopt(options: AdoptOptions, gate: TrainOptions) -> None:
@@ -34,7 +34,7 @@ def adopt(options: AdoptOptions, gate: TrainOptions) -> None:
 
 
 def run_limited(options: AdoptOptions, gate: TrainOptions) -> int:
-    """The exit code of the process that adopts; raises UsageError when the process dies or takes too long."""
+    """Run the process that adopts, and return its exit code; raises UsageError when it dies or takes too long."""
     memory = int(memory_limit() * MEMORY_SHARE) if options.memory is None else int(options.memory * 2**30)
     reading, writing = os.pipe()
     order = AdoptOrder(options, gate, memory, writing)
@@ -62,7 +62,7 @@ def run_limited(options: AdoptOptions, gate: TrainOptions) -> int:
     finally:
         os.close(reading)
     if overdue:
-        raise UsageError(f"the model was not loaded and examined within {options.seconds} seconds: allow more with --seconds")
+        raise UsageError(f"loading and examining the model took more than {options.seconds} seconds: allow more with --seconds")
     if status < 0:
         name = signal.Signals(-status).name
         raise UsageError(f"the process that examined the model died ({name}); it could use {memory / 2**30:.1f} GiB of memory")
@@ -70,7 +70,7 @@ def run_limited(options: AdoptOptions, gate: TrainOptions) -> int:
 
 
 def _environment(options: AdoptOptions, gate: TrainOptions) -> dict[str, str]:
-    """What the process gets of the environment: the login of MLflow and of buckets only where it asks them."""
+    """The environment of the process, with the logins of MLflow and of buckets only if it uses them."""
     from training.mlflow_model import is_address
 
     asks_mlflow = is_address(options.model) or not (gate.no_tracking or options.dry_run)
@@ -78,7 +78,7 @@ def _environment(options: AdoptOptions, gate: TrainOptions) -> dict[str, str]:
 
 
 def register(app: typer.Typer, command_class: type[TyperCommand]) -> None:
-    """Add `adopt` to the commands; `command_class` reads `--tag KEY VALUE`."""
+    """Add `adopt` to the commands; `command_class` parses `--tag KEY VALUE`."""
     app.command(cls=command_class)(_command())
 
 

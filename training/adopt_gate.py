@@ -1,4 +1,4 @@
-"""The gate for an adopted model: the same judgement and publication as for a trained one."""
+"""The gate for an adopted model: the same verdict and publication as for a trained model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from training.unlabelled import UNLABELLED
 
 
 def pass_gate(adoption: Adoption, options: TrainOptions, progress: Progress) -> Outcome:
-    """Judge the model, and publish it when it is accepted; a refused model is an outcome.
+    """Judge the model, and publish it when it is accepted; a refusal is an outcome, not an error.
 
-    Raises UsageError, BackendUnavailable or StoreError; nothing was published then.
+    Raises UsageError, BackendUnavailable or StoreError; nothing is published then.
     """
     candidate = adoption.candidate
     keys = read_keys(options)
@@ -28,13 +28,11 @@ def pass_gate(adoption: Adoption, options: TrainOptions, progress: Progress) -> 
     )
     for name in COVERAGE_METRICS:
         if name in options.floors:
-            raise UsageError(
-                f"--floor {name} needs intervals or prediction sets, which an adopted model does not give: leave it out"
-            )
+            raise UsageError(f"--floor {name} needs intervals or prediction sets, which an adopted model does not have: omit it")
     if candidate.is_labelled or adoption.signature.task in UNLABELLED:
         required = floors(options, candidate.dataset)
     elif options.floors:
-        raise UsageError("--floor and --min-accuracy need labels: name their column with --target")
+        raise UsageError("--floor and --min-accuracy need labels: give the name of their column with --target")
     else:
         required = {}
     seed = options.random_state.value or 0

@@ -1,4 +1,4 @@
-"""The options of `adopt`: its own, and those of the gate, which are declared by `train`."""
+"""The options of `adopt`: its own options, and those of the gate, which `train` declares."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ GATE = (
     *("exit_refused", "report", "keep", "signing_key", "prefer", "allow_joblib", "verify_key", "no_tracking", "experiment_name"),
     *("run_name", "model_name", "model_alias", "tag", "model_dir", "tracking_uri", "scratch_dir", "scratch_bytes", "allow_http"),
 )
-"""The options of `train` that `adopt` takes over, by their fields."""
+"""The fields of the options of `train` that `adopt` also has."""
 
 SECONDS = 600
-"""Time in which a model has to be loaded and examined, unless a flag says otherwise."""
+"""Default seconds in which a model must be loaded and examined."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdoptOptions:
-    """What is adopted, and how the sample is read. Raises UsageError when two flags do not fit."""
+    """The model, the sample, and how to read the sample. Raises UsageError when two flags contradict each other."""
 
     model: Annotated[
         str,
@@ -39,7 +39,7 @@ class AdoptOptions:
         typer.Option(help="CSV or Parquet with rows like those of the fit: a file, a folder, gs://…, s3://…, https://…."),
     ] = None
     target: Annotated[str | None, typer.Option(help="Column of the sample with the labels, or several as A,B.")] = None
-    held_out: Annotated[bool, typer.Option("--held-out", help="The model has not learnt from the rows of the sample.")] = False
+    held_out: Annotated[bool, typer.Option("--held-out", help="The rows of the sample are new to the model.")] = False
     category: Annotated[list[str], typer.Option(metavar="COLUMN", help="Column of categories; repeatable.")] = field(
         default_factory=list
     )
@@ -48,24 +48,24 @@ class AdoptOptions:
     )
     date: Annotated[
         list[DateFlag],
-        typer.Option(metavar="COLUMN[=FORMAT]", parser=parse_date, help="Column of dates, which CSV writes as texts; repeatable."),
+        typer.Option(metavar="COLUMN[=FORMAT]", parser=parse_date, help="Column of dates, which CSV holds as texts; repeatable."),
     ] = field(default_factory=list)
     nullable: Annotated[
-        list[str], typer.Option(metavar="COLUMN", help="Column that may be null, also when the sample has no gap; repeatable.")
+        list[str], typer.Option(metavar="COLUMN", help="Column that may be null, even if the sample has no gap; repeatable.")
     ] = field(default_factory=list)
     na: Annotated[
-        list[str], typer.Option(metavar="TEXT", help="Text that means a missing value, besides the empty cell; repeatable.")
+        list[str], typer.Option(metavar="TEXT", help="Text that means a missing value, like an empty cell; repeatable.")
     ] = field(default_factory=list)
     separator: Separator = None
     decimal: Decimal = None
     encoding: Encoding = None
     package: Annotated[
-        list[Path], typer.Option(metavar="PATH", help="Module, folder or wheel with code that the model needs; repeatable.")
+        list[Path], typer.Option(metavar="PATH", help="Module, folder or wheel with code of the model; repeatable.")
     ] = field(default_factory=list)
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the report, and stop.")] = False
-    seconds: Annotated[int, typer.Option(min=1, help="Time for loading and examining the model.")] = SECONDS
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the report and stop.")] = False
+    seconds: Annotated[int, typer.Option(min=1, help="Most seconds to load and examine the model.")] = SECONDS
     memory: Annotated[
-        float | None, typer.Option(metavar="GIB", min=0.1, help="Memory for the model. (default: three quarters of the machine's)")
+        float | None, typer.Option(metavar="GIB", min=0.1, help="Memory for the model. (default: three quarters of the machine)")
     ] = None
 
     def __post_init__(self) -> None:
@@ -74,15 +74,15 @@ class AdoptOptions:
             for other, others in flags[at + 1 :]:
                 both = sorted(set(columns) & set(others))
                 if both:
-                    raise UsageError(f"'{both[0]}' is named by {flag} and by {other}: name one kind")
+                    raise UsageError(f"{flag} and {other} both name the column '{both[0]}': use one of them")
         if self.target in {*self.category, *self.number, *self.dates, *self.nullable}:
-            raise UsageError(f"--target '{self.target}' is named as a column of the model, too: leave one out")
+            raise UsageError(f"another flag names the --target '{self.target}' as a feature: remove one of them")
         if self.held_out and self.target is None:
-            raise UsageError("--held-out says that labels are new to the model, and --target, which names them, is missing")
+            raise UsageError("--held-out needs labels: give the name of their column with --target")
 
     @property
     def dates(self) -> Mapping[str, tuple[str, ...]]:
-        """By column of dates, its formats."""
+        """The formats of each column of dates, by name."""
         forms: dict[str, tuple[str, ...]] = {}
         for column, form in self.date:
             forms[column] = (*forms.get(column, ()), *([form] if form else []))
@@ -91,7 +91,7 @@ class AdoptOptions:
 
 @dataclass(frozen=True, slots=True)
 class AdoptOrder:
-    """What the process is told. `memory_bytes` limits its memory; `examined` is the pipe for the byte that says it has examined."""
+    """The order for the process. `memory_bytes` limits its memory; `examined` is the pipe for the byte after the examination."""
 
     options: AdoptOptions
     gate: TrainOptions

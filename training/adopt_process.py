@@ -1,9 +1,9 @@
-"""The process in which a model is loaded and examined: `python -m training.adopt_process`, started by `adopt_command`.
+"""The process that loads and examines a model: `python -m training.adopt_process`, started by `adopt_command`.
 
-Its limits and its environment without secrets protect against mistakes. It is no sandbox: code of the model runs as the user.
+Its limits and its environment without secrets protect against mistakes. It is not a sandbox: code of the model runs as the user.
 
-It reads its order from standard input, limits its memory, adopts the model, and ends with the exit code of the command. One byte on
-the pipe of the order says that the model was examined: from then on its time is not limited.
+It reads its order from standard input, limits its memory, adopts the model, and ends with the exit code of the command. After the
+examination, it writes one byte to the pipe of the order; from then on, its time is not limited.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Adopt one model, and exit with the code of the command."""
+    """Adopt one model, and exit with the exit code of the command."""
     order = pickle.loads(sys.stdin.buffer.read())  # noqa: S301, written by the command, not by a model
     assert isinstance(order, AdoptOrder)
     with suppress(OSError, AttributeError):
@@ -57,11 +57,11 @@ def main() -> None:
     code = run_command(app, [], "iris-api adopt")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # no handler of a model runs
+    os._exit(code)  # skips exit handlers that the model may have registered
 
 
 def run(order: AdoptOrder) -> None:
-    """Look into the file, load it, examine it, print the report, and go through the gate."""
+    """Inspect the file, load and examine the model, print the report, and pass the model through the gate."""
     started = time.monotonic()
     with step("load the libraries"):
         from training import model_file
@@ -76,7 +76,7 @@ def run(order: AdoptOrder) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where the model's file is; `code` are folders of modules beside it, `example` rows that were logged with it."""
+    """The location of the model's file; `code` are folders of modules beside it, `example` holds rows that were logged with it."""
 
     path: Path
     file_format: str | None = None
@@ -86,7 +86,7 @@ class _Source:
 
 @contextmanager
 def _located(model: str, tracking_uri: str | None) -> Iterator[_Source]:
-    """The file of the model: a path, a folder that MLflow wrote, or an address in MLflow. Raises UsageError."""
+    """Find the file of a model that is given as a path, a folder from MLflow, or an address in MLflow. Raises UsageError."""
     from training import mlflow_model
 
     if mlflow_model.is_address(model):
@@ -103,7 +103,7 @@ def _located(model: str, tracking_uri: str | None) -> Iterator[_Source]:
 
 
 def _examine(order: AdoptOrder, source: _Source, packages: Mapping[str, bytes]) -> Adoption:
-    """The model, loaded and examined; prints the report. Raises UsageError."""
+    """Load and examine the model, and print the report. Raises UsageError."""
     from training import adopt_report, model_file
     from training.adoption import adopt
     from training.derived_signature import Declared
@@ -111,7 +111,7 @@ def _examine(order: AdoptOrder, source: _Source, packages: Mapping[str, bytes]) 
     options = order.options
     declared = Declared(category=options.category, number=options.number, date=options.dates, nullable=options.nullable)
     try:
-        with step("look into the file, without running it"):
+        with step("inspect the file without running it"):
             file = model_file.read(source.path, source.file_format)
         note(f"loading it runs {file.executed}")
         with step("load the model"):
@@ -121,9 +121,9 @@ def _examine(order: AdoptOrder, source: _Source, packages: Mapping[str, bytes]) 
         raise
     except MemoryError:
         raise UsageError(
-            f"the model needs more memory than the {order.memory_bytes / 2**30:.1f} GiB that it may use: allow more with --memory"
+            f"the model needs more memory than the allowed {order.memory_bytes / 2**30:.1f} GiB: allow more with --memory"
         ) from None
-    except Exception as error:  # any: the model and its code are of somebody else
+    except Exception as error:  # the model and its code are foreign, so any error may occur
         message = " ".join(str(error).split())[:200]
         raise UsageError(f"the model cannot be examined ({type(error).__name__}: {message})") from error
     for line in adopt_report.report(adoption, file.executed).lines:
@@ -161,7 +161,7 @@ def _given(file: ModelFile, model: object, packages: Mapping[str, bytes]) -> Giv
 
 
 def _sample(options: AdoptOptions, gate: TrainOptions, model: object, example: Any) -> Sample:
-    """The rows of the sample, with the types of the file; texts where an encoder of the model knows texts."""
+    """The rows of the sample with the types of the file, and texts in columns whose encoder in the model has texts."""
     from serve_app.tables.dialect import DialectFlags
     from serve_app.tables.fetch import fetched
     from serve_app.tables.frame import read_table
@@ -175,7 +175,7 @@ def _sample(options: AdoptOptions, gate: TrainOptions, model: object, example: A
         targets = _targets(options.target, [str(name) for name in example.columns])
         return Sample(frame=example, name="the input example in MLflow", sha256=sha256(raw), targets=targets)
     if options.sample is None:
-        raise UsageError("--sample is missing: give a table with rows like those of the fit")
+        raise UsageError("adopt needs --sample: give a table with rows like those of the fit")
     kinds: dict[str, Kind] = dict.fromkeys([*text_columns(model), *options.category], "category")
     kinds |= dict.fromkeys(options.number, "number")
     location = Location(options.sample, allow_http=gate.allow_http)
@@ -200,7 +200,7 @@ def _sample(options: AdoptOptions, gate: TrainOptions, model: object, example: A
 
 
 def _targets(text: str | None, columns: list[str]) -> tuple[str, ...]:
-    """The columns of `--target`: one, or several with commas between them."""
+    """The columns of `--target`: one, or several, separated by commas."""
     if text is None:
         return ()
     return (text,) if text in columns or "," not in text else tuple(name.strip() for name in text.split(","))

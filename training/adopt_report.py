@@ -1,4 +1,4 @@
-"""What adopting says of a model before anything is published, as lines of text and as a cell of a notebook."""
+"""The report on a model before its publication, as lines of text and as a notebook cell."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from training.publication import libraries
 from training.unlabelled import UNLABELLED
 
 MAX_COLUMNS = 40
-"""Columns that are printed."""
+"""Most columns that are printed."""
 
 _SHOWN = 6
-"""Categories and classes that are shown."""
+"""Most categories and classes that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdoptReport:
-    """The sections of the report: each has a title and lines of a name and a text."""
+    """The sections of the report: each has a title and lines with a name and a text."""
 
     sections: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
     @property
     def lines(self) -> list[str]:
-        """The report as text, one line for each entry."""
+        """Return the report as text, one line for each entry."""
         lines = []
         for title, entries in self.sections:
             width = min(max((len(name) for name, _ in entries), default=0), 28)
@@ -41,7 +41,7 @@ class AdoptReport:
         return "\n".join(self.lines)
 
     def _repr_html_(self) -> str:
-        """The report as a cell of a notebook shows it."""
+        """Return the report as HTML for a notebook cell."""
         rows = []
         for title, entries in self.sections:
             rows.append(f'<tr><th colspan="2" style="text-align:left">{html.escape(printable(title))}</th></tr>')
@@ -54,7 +54,7 @@ class AdoptReport:
 
 
 def report(adoption: Adoption, executed: str) -> AdoptReport:
-    """The report of an adoption; `executed` says what ran when the model was loaded."""
+    """The report of an adoption; `executed` names the code that ran when the model was loaded."""
     return AdoptReport(
         (
             ("model", tuple(_model(adoption, executed))),
@@ -83,7 +83,7 @@ def _columns(adoption: Adoption) -> Iterator[tuple[str, str]]:
     if len(columns) > MAX_COLUMNS:
         yield "…", f"and {len(columns) - MAX_COLUMNS} more"
     if adoption.derived.unused:
-        yield "not read", f"{_listed(adoption.derived.unused)}: requests need not send them"
+        yield "not read", f"{_listed(adoption.derived.unused)}: requests can omit them"
 
 
 def _column(column: Column) -> str:
@@ -123,18 +123,16 @@ def _answers(adoption: Adoption) -> Iterator[tuple[str, str]]:
         yield "classes", _listed(signature.class_names)
         if signature.threshold is not None:
             positive = label_text(signature.classes[signature.positive_position])
-            yield "label", f"{positive} from a probability of {signature.threshold:g} on"
+            yield "label", f"{positive} if its probability is at least {signature.threshold:g}"
         elif signature.probabilistic:
-            yield "label", "the class of the highest probability, as predict says for every row of the sample"
+            yield "label", "the class of the highest probability, like predict for every row of the sample"
         else:
-            yield "label", "that of predict, without probabilities"
+            yield "label", "the label of predict, without probabilities"
     compared = adoption.proof
     yield "equal", f"largest difference from the given model {compared.largest_difference:.2g} over {compared.rows} rows"
     if adoption.is_labelled:
         numbers = ", ".join(f"{name} {value:.4f}" for name, value in adoption.candidate.metrics.scalars().items())
-        seen = (
-            "which the model has not learnt from" if adoption.sample.held_out else "which it may have learnt from (see --held-out)"
-        )
+        seen = "which are new to the model" if adoption.sample.held_out else "which the model may have learnt from (see --held-out)"
         yield "metrics", f"{numbers} on {adoption.candidate.metrics.rows} rows, {seen}"
     else:
         shares = ", ".join(f"{name} {value:.4f}" for name, value in adoption.candidate.metrics.scalars().items())
@@ -149,10 +147,10 @@ def _serving(adoption: Adoption) -> Iterator[tuple[str, str]]:
             "computes",
             f"ONNX Runtime, proven equal: largest difference {facts.largest_difference:.2g} over {facts.rows_compared} rows",
         )
-        yield "executes", "nothing of the model: no pickle is opened"
+        yield "executes", "no code of the model: replicas open no pickle"
     elif (native := adoption.converted.native) is not None:
         yield "computes", f"{native.form.library} in its own format: largest difference {native.form.largest_difference or 0.0:.2g}"
-        yield "executes", f"nothing of the model: {native.form.file} holds data"
+        yield "executes", f"no code of the model: {native.form.file} holds data"
     else:
         where = "the coded rows, without pandas" if adoption.candidate.frame is None else "a table, in an image with pandas"
         yield "computes", f"scikit-learn on {where} ({(facts.reason or '')[:200]})"
@@ -175,7 +173,7 @@ def _libraries(adoption: Adoption) -> Iterator[tuple[str, str]]:
 def _missing(adoption: Adoption) -> Iterator[str]:
     yield from adoption.remarks
     if adoption.is_labelled and not adoption.sample.held_out:
-        yield "--held-out says that the model has not learnt from the sample; without it, the metrics may be too good"
+        yield "without --held-out, which states that the sample is new to the model, the metrics may be too good"
     never = adoption.candidate.never_predicted
     for label, rows in never.items():
         yield f"class '{label}' is never predicted, although {rows} rows have it"

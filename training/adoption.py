@@ -1,8 +1,8 @@
-"""Adopting: a model that was fitted elsewhere becomes a candidate, and goes through the same gate as a trained one.
+"""Adopting: a model that was fitted elsewhere becomes a candidate, and passes the same gate as a trained one.
 
-The given model is asked first. Then it is rewritten to take the coded matrix (`recoding`), and the rewritten one must answer the
-same; it is converted to ONNX where that is proven equal. What is published is the rewritten model behind the step `encode`, which
-turns a table into the matrix: the form that training publishes.
+First, this module records the answers of the given model. Then it rewrites the model to take the coded matrix (`recoding`); the
+rewritten model must give the same answers. It is converted to ONNX if the ONNX form is proven equal. The published model is the
+rewritten one behind the step `encode`, which turns a table into the matrix, as in a trained model.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ from training.recoding import NotRecodable, bare, recode
 from training.unlabelled import UNLABELLED
 
 FEW_ROWS = 200
-"""Rows of a sample below which ranges and gaps are little known."""
+"""Rows of a sample below which the report warns about ranges and gaps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """The model that is adopted: the object, and where it comes from.
+    """The model to adopt: the object, and its origin.
 
-    `contents` are the names in its file, None for a format that names nothing. `packages` are the user's modules as files of a
-    bundle. `with_cloudpickle`: it has code of a notebook, which no other program can import.
+    `contents` are the names in its file, None for a format without names. `packages` are the user's modules as files of a bundle.
+    `with_cloudpickle`: the model has code from a notebook, which no other program can import.
     """
 
     model: Any
@@ -73,7 +73,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The rows that the model is tried with, the target among them when there is one. `held_out`: it has not learnt from them."""
+    """The rows for the examination, with the target if there is one. `held_out`: the model has not learnt from them."""
 
     frame: pd.DataFrame
     name: str
@@ -86,7 +86,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Rows(Dataset):
-    """The sample as a dataset: the same rows are those of the drift reference and those that are measured."""
+    """The sample as a dataset: the same rows serve as the drift reference and for the metrics."""
 
     @property
     def rows(self) -> int:
@@ -96,7 +96,7 @@ class Rows(Dataset):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adoption:
-    """What adopting has found, before the gate."""
+    """The result of the examination, before the gate."""
 
     given: Given
     sample: Sample
@@ -106,24 +106,24 @@ class Adoption:
     converted: Converted
     proof: Proof
     row_seconds: float
-    """The shortest time of a call with one row of what will compute."""
+    """The shortest time, in seconds, of a call with one row to the backend that will serve."""
     given_row_seconds: float
-    """The same of the given model, asked with a table of one row."""
+    """The same for the given model with a table of one row."""
     remarks: tuple[str, ...] = field(default=())
 
     @property
     def is_labelled(self) -> bool:
-        """Whether the sample tells what is right."""
+        """Whether the sample has labels."""
         return self.candidate.is_labelled and self.signature.task not in UNLABELLED
 
     @property
     def signature(self) -> Signature:
-        """What the model takes and gives."""
+        """The signature of the model."""
         return self.candidate.signature
 
     @property
     def record(self) -> Adopted:
-        """Where the model comes from, for the manifest."""
+        """The origin of the model, for the manifest."""
         contents = self.given.contents
         return Adopted(
             file=self.given.name,
@@ -141,7 +141,7 @@ class Adoption:
 
 def adopt(given: Given, sample: Sample, declared: Declared, progress: Progress) -> Adoption:
     """Examine a model with a sample. Raises UsageError with one sentence when it cannot be adopted; nothing is published here."""
-    with fit.threads_for(1):  # rows come one by one, and threads wait longer for each other than they work
+    with fit.threads_for(1):  # rows come one by one, and more threads would only wait for each other
         return _adopt(given, sample, declared, progress)
 
 
@@ -152,7 +152,7 @@ def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress)
     with progress("ask the model about its columns"):
         read = sorted(read_columns(given.model).intersection(sample.targets))
         if read:
-            raise UsageError(f"--target '{read[0]}' is a column that the model reads: name the column of the labels")
+            raise UsageError(f"the model reads the column '{read[0]}', so it cannot be --target: give the column of the labels")
         model = original(given.model, [str(name) for name in features.columns])
         derived = derive(model, features, declared, targets=sample.targets, missing=sample.missing)
         target = _target(sample, derived)
@@ -177,7 +177,7 @@ def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress)
     score = _backend(candidate, converted)
     row_seconds = _seconds(lambda: score(example))
     few = (
-        [f"{len(derived.plain)} rows tell little of ranges and gaps: give {FEW_ROWS} or more"]
+        [f"{len(derived.plain)} rows say little about ranges and gaps: give {FEW_ROWS} or more"]
         if len(derived.plain) < FEW_ROWS
         else []
     )
@@ -196,7 +196,7 @@ def _adopt(given: Given, sample: Sample, declared: Declared, progress: Progress)
 
 
 def class_path(model: Any) -> str:
-    """The class of an object, as Python imports it; of a model file of a library, the library's own object."""
+    """The import path of the class of an object; for a model file of a library, the class of the library's own object."""
     if isinstance(model, CodedBooster):
         return f"{model.native.library}.Booster"
     return f"{type(model).__module__}.{type(model).__qualname__}"
@@ -213,26 +213,24 @@ def _features(sample: Sample) -> pd.DataFrame:
         raise UsageError("the sample has no rows")
     for target in sample.targets:
         if target not in names:
-            raise UsageError(f"the sample has no column '{target}', which --target names; there are: {', '.join(names[:20])}")
+            raise UsageError(f"the sample has no column '{target}' for --target; its columns are: {', '.join(names[:20])}")
     return frame.drop(columns=list(sample.targets))
 
 
 def _target(sample: Sample, derived: DerivedSignature) -> npt.NDArray[Any] | None:
-    """The labels of the kept rows as the model's own classes, or the values; of several targets side by side. None without labels.
+    """The labels of the kept rows as the model's own classes, or the values; several targets side by side. None without labels.
 
-    Raises UsageError for what the model cannot predict.
+    Raises UsageError for labels that the model cannot predict.
     """
     signature = derived.signature
     if not sample.targets:
         return None
     if signature.task in UNLABELLED:
-        raise UsageError(f"--target names labels, and a model for {signature.task} has none: leave it out")
+        raise UsageError(f"a model for {signature.task} has no labels: omit --target")
     parts = [part for _, part in signature.parts] or [signature]
     if len(parts) != len(sample.targets):
         own, named = len(parts), len(sample.targets)
-        raise UsageError(
-            f"the number of targets of the model is {own}, and --target names {named}: name all, in the order of the fit"
-        )
+        raise UsageError(f"the model has {own} targets, but --target names {named}: name all, in the order of the fit")
     columns = [_labels(name, sample.frame[name][derived.kept], part) for name, part in zip(sample.targets, parts, strict=True)]
     return np.column_stack(columns) if signature.outputs else columns[0]
 
@@ -240,12 +238,12 @@ def _target(sample: Sample, derived: DerivedSignature) -> npt.NDArray[Any] | Non
 def _labels(name: str, values: pd.Series[Any], signature: Signature) -> npt.NDArray[Any]:
     if values.isna().any():
         row = int(np.flatnonzero(values.isna())[0]) + 1
-        raise UsageError(f"the target column '{name}' is empty in row {row}: fill it, or leave the row out")
+        raise UsageError(f"the target column '{name}' is empty in row {row}: fill it, or remove the row")
     if signature.task == "regression":
         try:
             return values.to_numpy(dtype=np.float64)
         except (TypeError, ValueError):
-            raise UsageError(f"the target column '{name}' holds no numbers, and the model is a regressor") from None
+            raise UsageError(f"the target column '{name}' must hold numbers, because the model is a regressor") from None
     classes = {label_text(label): label for label in signature.classes}
     labels = np.empty(len(values), dtype=object)
     unknown: dict[str, None] = {}
@@ -263,7 +261,7 @@ def _labels(name: str, values: pd.Series[Any], signature: Signature) -> npt.NDAr
 
 
 def _class(value: Any, classes: Mapping[str, Label]) -> Label | None:
-    """The class of the model that a value of the target means: 0 and 0.0 are one, and so are a boolean and its text."""
+    """The class of the model for a value of the target: 0 equals 0.0, and a boolean equals its text."""
     text = label_text(value) if isinstance(value, str | bool | int | float) else str(value)
     for form in (text, text.lower() if text in ("True", "False") else text):
         if form in classes:
@@ -283,9 +281,9 @@ def _candidate(
     expected: Expected,
     target: npt.NDArray[Any] | None,
 ) -> tuple[Candidate, Proof, str | None]:
-    """The candidate with the proof that it answers like the given model, and why it has no ONNX form, None when it may have one.
+    """The candidate with the proof that it answers like the given model, and the reason against an ONNX form, or None.
 
-    A model that takes the coded matrix is quickest; one that cannot be rewritten for it gets a table while serving.
+    A model that takes the coded matrix is fastest; a model that cannot be rewritten for it gets a table while serving.
     """
     why, form = _on_matrix(model, derived, expected)
     if form is None:
@@ -306,7 +304,7 @@ def _candidate(
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """A form of the model that is pickled, its proof, and the table that it takes, None for the coded matrix."""
+    """A form of the model for the pickle, its proof, and the frame that it takes, None for the coded matrix."""
 
     model: Any
     proof: Proof
@@ -314,7 +312,7 @@ class _Form:
 
 
 def _on_matrix(model: Original, derived: DerivedSignature, expected: Expected) -> tuple[str | None, _Form | None]:
-    """The model for the coded matrix, behind the step that makes it of a table; or why there is none."""
+    """The model for the coded matrix, behind the step `encode`; or the reason why it cannot be rewritten."""
     signature = derived.signature
     if dates := _named(signature, "date"):
         return dates, None
@@ -337,13 +335,13 @@ def _on_matrix(model: Original, derived: DerivedSignature, expected: Expected) -
 
 
 def _named(signature: Signature, kind: Kind) -> str | None:
-    """Which features of the kind the model reads; None when it reads none."""
+    """A text about the features of this kind that the model reads; None when it reads none."""
     names = [feature.name for feature in signature.features if feature.kind == kind]
     return f"it reads the {kind}s of {', '.join(map(repr, names[:5]))}" if names else None
 
 
 def _on_table(model: Original, derived: DerivedSignature, expected: Expected, why: str) -> _Form:
-    """The model as it is, called with a table while serving. Raises UsageError."""
+    """The unchanged model, called with a table while serving. Raises UsageError."""
     signature = derived.signature
     names = [feature.name for feature in signature.features]
     try:
@@ -359,15 +357,15 @@ def _on_table(model: Original, derived: DerivedSignature, expected: Expected, wh
         raise
     except Exception as error:  # any: the model is of somebody else
         raise UsageError(
-            f"the model cannot be served: {why}, and with a table it raises {type(error).__name__}: {_one_line(error)}"
+            f"replicas cannot serve the model: {why}, and with a table it raises {type(error).__name__}: {_one_line(error)}"
         ) from error
     if compared.why is not None:
-        raise UsageError(f"the model cannot be served: {why}, and with a table of one row {compared.why}")
+        raise UsageError(f"replicas cannot serve the model: {why}, and with a table of one row {compared.why}")
     return _Form(estimator, compared, frame)
 
 
 def _on_column(estimator: Any, rows: pd.DataFrame | npt.NDArray[Any], column: str | int) -> Any:
-    """A pipeline that begins with a vectorizer, which takes a list of texts, behind the choice of its column."""
+    """A pipeline that selects a column for a vectorizer, which takes a list of texts."""
     steps = list(estimator.steps) if isinstance(estimator, Pipeline) else []
     if len(steps) < 2 or rows.shape[1] != 1:
         return estimator
@@ -376,7 +374,7 @@ def _on_column(estimator: Any, rows: pd.DataFrame | npt.NDArray[Any], column: st
 
 
 def _named_packages(pickled: bytes, packages: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The packages of the user that a pickle names. Raises UsageError for code that no replica could import."""
+    """The user's packages that a pickle names. Raises UsageError for code that replicas cannot import."""
     contents = look(pickled)
     tops = {name.partition(".")[0] for name in contents.foreign if not name.startswith("__main__")}
     brought: set[str] = set()
@@ -387,15 +385,13 @@ def _named_packages(pickled: bytes, packages: Mapping[str, bytes]) -> dict[str, 
         named = named or bool(modules & tops)
     for name in sorted(tops - brought):
         if not is_installed(name):
-            raise UsageError(
-                f"the model names code of the module {name}, which replicas do not have: give it with --package {name}.py"
-            )
+            raise UsageError(f"the model needs the module {name}, which replicas do not have: add it with --package {name}.py")
     return dict(packages) if named else {}
 
 
 def _dataset(sample: Sample, derived: DerivedSignature, target: npt.NDArray[Any] | None, expected: Expected) -> Rows:
     signature = derived.signature
-    if target is None:  # the drift of answers is then measured against the model's own
+    if target is None:  # drift of the answers is then measured against the model's own answers
         answers = proof.labels_of(expected.scores, signature)
         target = np.resize(answers, (len(derived.plain), *answers.shape[1:]))
     sources: dict[str, column_report.Source] = {
@@ -416,7 +412,7 @@ def _dataset(sample: Sample, derived: DerivedSignature, target: npt.NDArray[Any]
 
 
 def _pickled(model: Any, *, with_cloudpickle: bool) -> bytes:
-    """The joblib file of a model; cloudpickle writes the code of a notebook into it."""
+    """The joblib file of a model; cloudpickle adds code from a notebook."""
     if with_cloudpickle:
         import cloudpickle
 
@@ -430,14 +426,14 @@ def _pickled(model: Any, *, with_cloudpickle: bool) -> bytes:
 
 
 def _converted(candidate: Candidate, expected: Expected, derived: DerivedSignature) -> Converted:
-    """The ONNX form, when it answers the examples of the given model too."""
+    """The ONNX form, if it also gives the answers of the given model to the examples."""
     signature = candidate.signature
     try:
         converted = convert(
             candidate.estimator, signature, candidate.train, candidate.held_out, refuses_unknown=derived.refuses_unknown
         )
     except Exception as error:  # any: the estimator is asked with values next to those of the sample
-        why = f"the model raises for values that the sample has not ({type(error).__name__}: {_one_line(error)})"
+        why = f"the model raises for values outside the sample ({type(error).__name__}: {_one_line(error)})"
         return Converted(None, OnnxConversion(available=False, reason=why))
     if converted.model is None:
         return converted

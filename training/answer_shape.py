@@ -1,7 +1,7 @@
-"""What a fitted estimator answers: its task, its classes or targets, and whether its labels follow from its probabilities.
+"""The answers of a fitted estimator: its task, its classes or targets, and whether its labels follow from its probabilities.
 
-The shape is found by asking the estimator for a sample of rows, because attributes do not tell it: estimators of several targets
-keep their classes in lists, and of indicators in an array like those of one target.
+This module calls the estimator with a sample, because attributes are not enough: estimators of several targets keep their classes
+in lists, and estimators of indicators in an array like those of one target.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from serve_app.errors import BundleRefused, UsageError
 from serve_app.inference.backends.estimator_scores import blocks, classes_of_outputs, estimator_scores
 
 _INNER = ("best_estimator_", "regressor_", "estimator_", "estimator")
-"""Attributes of estimators that pass on what another one answers."""
+"""Attributes of estimators that return the answers of another estimator."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerShape:
-    """The part of a signature that says what comes out; the fields are those of `Signature`. `remarks` are worth a look."""
+    """The part of a signature about the answers, with the fields of `Signature`. `remarks` are notes for the user."""
 
     task: Task
     classes: tuple[Label, ...] = ()
@@ -42,7 +42,7 @@ class AnswerShape:
     remarks: tuple[str, ...] = ()
 
     def signature(self, features: Sequence[Feature], target: str = "target", missing: Sequence[str] | None = None) -> Signature:
-        """The signature with these features, in the order of the matrix; of several targets, `target` is only shown."""
+        """Return the signature with these features, in the order of the matrix; for several targets, `target` is only a title."""
         return Signature(
             features=tuple(features),
             task=self.task,
@@ -61,9 +61,9 @@ class AnswerShape:
 def answer_shape(estimator: Any, sample: Any, *, targets: Sequence[str] = ()) -> AnswerShape:
     """The shape of the answers of a fitted estimator.
 
-    `sample` are some rows as the estimator takes them (a matrix or a data frame), at least two; `targets` are the names of the
-    targets, which an estimator of several does not know (without names they are called `output_0`, `output_1`, …). Raises
-    UsageError with one sentence for an estimator whose answers cannot be served.
+    `sample` holds at least two rows as the estimator takes them (a matrix or a data frame). `targets` are the names of the targets,
+    which an estimator of several targets does not know; without names they are `output_0`, `output_1`, …. Raises UsageError with
+    one sentence for an estimator whose answers cannot be served.
     """
     name = type(innermost_estimator(estimator)).__name__
     kind = _kind(estimator)
@@ -83,14 +83,14 @@ def answer_shape(estimator: Any, sample: Any, *, targets: Sequence[str] = ()) ->
             "density_estimator": _clusterer,
         }
         if kind is None or kind not in shapes:
-            raise UsageError(f"{name} is neither a classifier nor a regressor, an outlier detector or a clustering")
+            raise UsageError(f"{name} is not a classifier, a regressor, an outlier detector or a clustering")
         if predicted.ndim > 2 or len(predicted) != len(sample):
             raise UsageError(f"{name} predicts an array of shape {predicted.shape} for {len(sample)} rows, which cannot be served")
         return shapes[kind](estimator, sample, predicted, targets)
 
 
 def innermost_estimator(estimator: Any) -> Any:
-    """The estimator inside pipelines, searches and transformations of the target; the estimator itself when it is none of these."""
+    """The estimator inside pipelines, searches and transformations of the target; else the estimator itself."""
     for _ in range(20):
         steps = getattr(estimator, "steps", None)
         inner = steps[-1][1] if steps else next((getattr(estimator, name) for name in _INNER if _fitted(estimator, name)), None)
@@ -122,7 +122,7 @@ def _kind(estimator: Any) -> str | None:
 
 
 def _no_predict(estimator: Any) -> str:
-    """What to do about a missing `predict`."""
+    """The fix for a missing `predict`."""
     inner = innermost_estimator(estimator)
     if hasattr(inner, "novelty"):
         return ": fit it with novelty=True"
@@ -139,7 +139,7 @@ def _classifier(estimator: Any, sample: Any, predicted: npt.NDArray[Any], target
         return _several_classes(estimator, sample, predicted, targets)
     classes = tuple(_plain(label) for label in estimator.classes_)
     if len(classes) < 2:
-        raise UsageError(f"the model knows one class only ({classes[0] if classes else 'none'}): fit it with rows of two classes")
+        raise UsageError(f"the model has only one class ({classes[0] if classes else 'none'}): fit it with rows of two classes")
     shape = AnswerShape("classification", classes, probabilistic=hasattr(estimator, "predict_proba"))
     if not shape.probabilistic:
         return shape
@@ -148,25 +148,25 @@ def _classifier(estimator: Any, sample: Any, predicted: npt.NDArray[Any], target
     if probabilities.shape != (len(labels), len(classes)):
         return replace(shape, probabilistic=False, remarks=("predict_proba does not give a probability for each class",))
     stated = _with_threshold(shape, estimator)
-    # A threshold that the model states holds, also where no row of the sample lies between it and one half.
+    # A threshold that the model states applies even if no row of the sample lies between it and one half.
     shapes = [shape] if stated is None else [shape, stated] if stated.threshold == 0.5 else [stated]
     for one in shapes:
         if _agrees(one, probabilities, labels):
             return one
-    rule = "the class of its highest probability" if stated is None else f"what its threshold {stated.threshold:g} gives"
-    remark = f"the label of the model is not {rule}: the label is served, without probabilities"
+    rule = "the class of its highest probability" if stated is None else f"the class from its threshold {stated.threshold:g}"
+    remark = f"the label of the model is not {rule}: replicas serve the label without probabilities"
     return replace(shape, probabilistic=False, remarks=(remark,))
 
 
 def _agrees(shape: AnswerShape, probabilities: Scores, labels: npt.NDArray[Any]) -> bool:
-    """Whether serving decides the same labels from the probabilities as the estimator."""
+    """Whether serving derives the estimator's labels from the probabilities."""
     positions = predicted_positions(probabilities, shape.signature([Feature("x")]))
     pairs = zip((shape.classes[at] for at in positions), map(_plain, labels), strict=True)
     return all(label == other or str(label) == str(other) for label, other in pairs)
 
 
 def _with_threshold(shape: AnswerShape, estimator: Any) -> AnswerShape | None:
-    """The shape with the threshold that the estimator keeps; None without one. Raises UsageError for one of 0."""
+    """The shape with the threshold of the estimator; None without a threshold. Raises UsageError for the threshold 0."""
     if len(shape.classes) != 2:
         return None
     threshold: Any = None
@@ -174,13 +174,13 @@ def _with_threshold(shape: AnswerShape, estimator: Any) -> AnswerShape | None:
     inner = estimator
     while getattr(inner, "steps", None):
         inner = inner.steps[-1][1]
-    if getattr(inner, "response_method", None) == "decision_function":  # its threshold is no probability
+    if getattr(inner, "response_method", None) == "decision_function":  # its threshold is not a probability
         return None
     if hasattr(inner, "get_probability_threshold"):  # CatBoost, which applies it where it computes one number for a row
         threshold = inner.get_probability_threshold() if np.ndim(inner.get_scale_and_bias()[1]) == 0 else None
         if threshold is not None and not 0.0 < threshold <= 1.0:
             raise UsageError(
-                f"the threshold {threshold:g} of the model always gives the same class: "
+                f"with the threshold {threshold:g}, the model always predicts the same class: "
                 "set one above 0, at most 1, with set_probability_threshold"
             )
     elif hasattr(inner, "best_threshold_"):
@@ -199,7 +199,7 @@ def _several_classes(estimator: Any, sample: Any, predicted: npt.NDArray[Any], t
     classes = [tuple(_plain(label) for label in labels) for labels in known]
     single = next((name for name, labels in zip(names, classes, strict=True) if len(labels) < 2), None)
     if single is not None:
-        raise UsageError(f"the model knows one class only of the target '{single}': fit it with rows of two classes")
+        raise UsageError(f"the model has only one class of the target '{single}': fit it with rows of two classes")
     outputs = tuple(Output(name, labels, hasattr(estimator, "predict_proba")) for name, labels in zip(names, classes, strict=True))
     shape = AnswerShape("classification", outputs=outputs)
     if not outputs[0].probabilistic:
@@ -213,7 +213,7 @@ def _several_classes(estimator: Any, sample: Any, predicted: npt.NDArray[Any], t
     if same:
         return shape
     remark = (
-        "the labels of the model are not the classes of the highest probabilities: the labels are served, without probabilities"
+        "the labels of the model are not the classes of the highest probabilities: replicas serve the labels without probabilities"
     )
     return replace(shape, outputs=tuple(replace(output, probabilistic=False) for output in outputs), remarks=(remark,))
 
@@ -223,7 +223,7 @@ def _several_classes(estimator: Any, sample: Any, predicted: npt.NDArray[Any], t
 
 def _regressor(estimator: Any, sample: Any, predicted: npt.NDArray[Any], targets: Sequence[str]) -> AnswerShape:
     if not np.issubdtype(predicted.dtype, np.number):
-        raise UsageError(f"the model predicts values of type {predicted.dtype}, and a regression predicts numbers")
+        raise UsageError(f"the model predicts values of type {predicted.dtype}, but a regression must predict numbers")
     levels = _levels(estimator)
     if predicted.ndim == 1 or predicted.shape[1] == 1:
         return AnswerShape("regression", quantiles=levels if len(levels) == 1 else ())
@@ -262,9 +262,7 @@ def _outlier_detector(estimator: Any, sample: Any, predicted: npt.NDArray[Any], 
         raise UsageError(f"{name} has no method decision_function, which gives the score of an outlier")
     scores = np.asarray(estimator.decision_function(sample), dtype=np.float64).ravel()
     if not np.array_equal(predicted.ravel() == -1, scores < 0):
-        raise UsageError(
-            f"{name} calls other rows outliers than those with a decision_function below 0, which is what serving does"
-        )
+        raise UsageError(f"{name} does not mark exactly the rows with a decision_function below 0 as outliers, as serving does")
     return AnswerShape("outlier detection")
 
 
@@ -272,7 +270,7 @@ def _clusterer(estimator: Any, sample: Any, predicted: npt.NDArray[Any], targets
     inner = innermost_estimator(estimator)
     name = type(inner).__name__
     if predicted.ndim != 1 or not np.issubdtype(predicted.dtype, np.integer):
-        raise UsageError(f"{name} does not predict the number of a cluster, which is what a clustering answers")
+        raise UsageError(f"{name} does not predict cluster numbers, as a clustering must")
     if hasattr(estimator, "predict_proba"):
         count = np.asarray(estimator.predict_proba(sample)).shape[1]
         return AnswerShape("clustering", tuple(range(count)))
@@ -299,14 +297,14 @@ def check_shape(estimator: Any, shape: AnswerShape, sample: Any) -> None:
     except (BundleRefused, ValueError, TypeError, KeyError, IndexError) as error:
         raise UsageError(f"the scores of the model cannot be computed ({type(error).__name__}: {_one_line(error)})") from error
     if scores.shape != (len(sample), *signature.score_shape):
-        raise UsageError(f"the model gives scores of shape {scores.shape}, expected are {(len(sample), *signature.score_shape)}")
+        raise UsageError(f"the model gives scores of shape {scores.shape} instead of {(len(sample), *signature.score_shape)}")
     if not np.isfinite(scores).all():
-        raise UsageError("the model gives NaN or infinity for a row of the sample, which serving refuses to answer")
+        raise UsageError("the model gives NaN or infinity for a row of the sample, which replicas cannot answer")
 
 
 def _names(count: int, targets: Sequence[str]) -> list[str]:
     if targets and len(targets) != count:
-        raise UsageError(f"the model predicts {count} targets, and {len(targets)} are named: name all, in the order of the fit")
+        raise UsageError(f"the model predicts {count} targets, but {len(targets)} have names: name all, in the order of the fit")
     return list(targets) or [f"output_{at}" for at in range(count)]
 
 

@@ -25,9 +25,9 @@ from training import folder_archive, mlflow_archive
 
 
 class Part(enum.StrEnum):
-    """What an archive may hold, in its order.
+    """The parts of an archive, in their order.
 
-    What MLflow knows is copied after the store, so every model of the archive has its run.
+    MLflow is copied after the store, so every model of the archive has its run.
     """
 
     MODELS = "models"
@@ -36,7 +36,7 @@ class Part(enum.StrEnum):
 
 
 RESTORE_ORDER = (Part.DATA, Part.MLFLOW, Part.MODELS)
-"""The pointer of the store, which decides what is served, comes last."""
+"""The store comes last, because its pointer decides which version is served."""
 STANDARD = "-"
 _NAME = "iris-api-%Y%m%dT%H%M%SZ.tar"
 _NAMED = re.compile(r"iris-api-\d{8}T\d{6}Z\.tar")
@@ -44,11 +44,9 @@ _NAMED = re.compile(r"iris-api-\d{8}T\d{6}Z\.tar")
 
 @dataclass(frozen=True, kw_only=True)
 class PartOptions:
-    """The parts, and where they are."""
+    """The parts and their folders."""
 
-    part: Annotated[list[Part] | None, typer.Option("--part", help="A part; repeatable. (default: every part that is there)")] = (
-        None
-    )
+    part: Annotated[list[Part] | None, typer.Option("--part", help="Part; repeatable. (default: every existing part)")] = None
     model_dir: ModelDir = MODEL_DIR
     mlflow_dir: Annotated[Path, typer.Option(help="Folder of mlflow.db and its artifacts.")] = Path()
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the part `data`.")] = None
@@ -58,10 +56,8 @@ class PartOptions:
 class BackupOptions(PartOptions):
     """The options of `backup`."""
 
-    to: Annotated[
-        str, typer.Argument(metavar="TO", help="A new file, a folder that gets a file named by the time, or - for stdout.")
-    ]
-    keep: Annotated[int | None, typer.Option(min=1, help="With a folder: keep this many archives and remove older ones.")] = None
+    to: Annotated[str, typer.Argument(metavar="TO", help="New file, folder for a file named by the time, or - for stdout.")]
+    keep: Annotated[int | None, typer.Option(min=1, help="Keep this many archives in the folder TO, and remove older ones.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,29 +65,29 @@ class RestoreOptions(PartOptions):
     """The options of `restore`."""
 
     archive: Annotated[str, typer.Argument(metavar="FROM", help="An archive of `backup`, or - for stdin.")]
-    merge: Annotated[bool, typer.Option("--merge", help="Add what is missing to a store or a folder that is not empty.")] = False
-    check: Annotated[bool, typer.Option("--check", help="Only say whether the parts can be restored; FROM is not read.")] = False
+    merge: Annotated[bool, typer.Option("--merge", help="Add missing files to a store or folder that is not empty.")] = False
+    check: Annotated[bool, typer.Option("--check", help="Check whether the parts can be restored, without FROM.")] = False
     prefer: PredictorChoice = "auto"
     allow_joblib: AllowJoblib = True
     verify_key: VerifyKey = None
 
 
 def backup(options: BackupOptions) -> None:
-    """Write an archive of the models, of MLflow and of data; the system may run meanwhile."""
+    """Write an archive of the models, of MLflow and of data while the system runs."""
     parts = _parts_to_back_up(options)
     if options.to == STANDARD:
         if sys.stdout.isatty():
-            raise UsageError("an archive is not written to a terminal: name a file")
+            raise UsageError("an archive cannot go to a terminal: give a file, or redirect stdout")
         _write(sys.stdout.buffer, parts, options)
         return
     path = Path(options.to)
     in_folder = path.is_dir()
     if options.keep is not None and not in_folder:
-        raise UsageError("--keep needs a folder to write to, which exists")
+        raise UsageError("--keep needs an existing folder as TO")
     if in_folder:
         path /= datetime.now(UTC).strftime(_NAME)
     if path.exists():
-        raise UsageError(f"{path} is there already: name another file")
+        raise UsageError(f"{path} exists already: choose another file")
     size = _write_file(path, parts, options)
     say(f"{path}: {size / 1e6:,.1f} MB, every digest verified", err=True)
     if options.keep is not None:
@@ -101,14 +97,14 @@ def backup(options: BackupOptions) -> None:
 
 
 def restore(options: RestoreOptions) -> None:
-    """Restore the parts of an archive; each part is restored whole or not at all."""
+    """Restore the parts of an archive; each part is restored completely or not at all."""
     if options.check:
         for part in options.part or Part:
             _target(part, options)
         return
     if options.archive == STANDARD:
         if sys.stdin.isatty():
-            raise UsageError("an archive is not read from a terminal: name a file")
+            raise UsageError("an archive cannot come from a terminal: give a file, or redirect stdin")
         for part in options.part or ():
             _target(part, options)
         with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
@@ -153,7 +149,7 @@ def _parts_to_back_up(options: BackupOptions) -> Sequence[Part]:
 
 
 def _write_file(path: Path, parts: Sequence[Part], options: BackupOptions) -> int:
-    """Write the archive aside, read it back, and give it its name; returns its size. Without success there is no file."""
+    """Write a temporary file, read it back, and rename it; returns its size. After a failure, there is no file."""
     with new_file(path) as file:
         _write(file, parts, options)
         size = file.tell()
@@ -176,7 +172,7 @@ def _write(out: BinaryIO, parts: Sequence[Part], options: BackupOptions) -> None
 
 
 def _described(details: Mapping[str, object]) -> str:
-    """What the counts of a section say, after a comma."""
+    """The counts of a section, after a comma."""
     counts = {name: len(value) if isinstance(value, list) else value for name, value in details.items()}
     return "".join(f", {value} {name.replace('_', ' ')}" for name, value in counts.items() if isinstance(value, int))
 
@@ -189,7 +185,7 @@ def _models(options: PartOptions) -> Iterator[Snapshot]:
     with contextlib.ExitStack() as handles:
         snapshot = store_archive.snapshot(Store(options.model_dir), handles)
         for version in snapshot.damaged:
-            say(f"note: version {version} is damaged and not in the archive", err=True)
+            say(f"note: version {version} is damaged, so the archive does not hold it", err=True)
         yield snapshot.sources, snapshot.details
 
 
@@ -217,7 +213,7 @@ _SNAPSHOTS: Mapping[Part, Callable[[PartOptions], contextlib.AbstractContextMana
 def _parts_to_restore(summaries: Mapping[str, Summary], options: RestoreOptions) -> Sequence[Part]:
     for part in options.part or ():
         if part not in summaries:
-            raise UsageError(f"the archive holds no part {part}; it holds: {', '.join(summaries)}")
+            raise UsageError(f"the archive has no part {part}; its parts are: {', '.join(summaries)}")
     return [part for part in RESTORE_ORDER if part in (options.part or summaries)]
 
 
@@ -228,11 +224,11 @@ def _restore_stream(stream: BinaryIO, options: RestoreOptions) -> None:
             _restore_section(section, options)
         missing.discard(section.part)
     if missing:
-        raise UsageError(f"the archive holds no part {', '.join(sorted(missing))}")
+        raise UsageError(f"the archive has no part {', '.join(sorted(missing))}")
 
 
 def _target(part: Part, options: RestoreOptions) -> None:
-    """Raise an error when a part cannot be restored to its place."""
+    """Raise an error when a part cannot be restored into its folder."""
     match part:
         case Part.MODELS:
             store_archive.check_target(Store(options.model_dir), merge=options.merge)
@@ -249,15 +245,15 @@ def _restore_section(section: Section, options: RestoreOptions) -> None:
         case Part.MLFLOW:
             outcome = mlflow_archive.restore(section, options.mlflow_dir, merge=options.merge)
             say(
-                f"mlflow: left as it is, {options.mlflow_dir} holds runs or models"
+                f"mlflow: left as it is, because {options.mlflow_dir} holds runs or models"
                 if outcome is None
                 else f"mlflow: the database and {outcome.added} artifacts are restored{_described(section.summary.details)}"
             )
         case Part.DATA:
             outcome = folder_archive.restore(section, _data_dir(options), merge=options.merge)
-            say(f"data: {outcome.added} files added, {outcome.existing} were there already")
+            say(f"data: {outcome.added} files added, {outcome.existing} existed already")
         case other:
-            raise UsageError(f"this release does not know the part {other} of the archive: choose the others with --part")
+            raise UsageError(f"this release does not know the part {other} of the archive: choose the other parts with --part")
 
 
 def _restore_models(section: Section, options: RestoreOptions) -> None:
@@ -270,13 +266,13 @@ def _restore_models(section: Section, options: RestoreOptions) -> None:
         except BundleRefused as error:
             raise StoreError(
                 f"the replicas would refuse version {entry.version} of the archive ({error.reason}: {error}), "
-                "so nothing was restored: first restore the Secrets and settings with which it was served"
+                "so nothing was restored: first restore the Secrets and settings that served it"
             ) from error
 
     policy = load_policy(allow_joblib=options.allow_joblib, backend=options.prefer, verify_key=options.verify_key)
     store = Store(options.model_dir)
     outcome = store_archive.restore(section, store, merge=options.merge, check=check)
-    say(f"models: {outcome.added} versions added, {outcome.existing} were there already")
+    say(f"models: {outcome.added} versions added, {outcome.existing} existed already")
     served = next((entry for entry in store.entries() if entry.served), None)
     if served is not None:
         say(f"version {served.version} ({served.digest[:12]}) is served")
@@ -284,5 +280,5 @@ def _restore_models(section: Section, options: RestoreOptions) -> None:
 
 def _data_dir(options: PartOptions) -> Path:
     if options.data_dir is None:
-        raise UsageError("the part data needs its folder: add --data-dir, or choose the other parts with --part")
+        raise UsageError("the part data needs a folder: add --data-dir, or choose the other parts with --part")
     return options.data_dir

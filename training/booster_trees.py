@@ -1,6 +1,6 @@
 """The trees of XGBoost, LightGBM and CatBoost, read from the documented JSON of each library.
 
-What a library computes otherwise than by adding leaves is refused with NotImplementedError: its own format serves such a model.
+NotImplementedError refuses models that do not add leaves; the format of the library serves such a model.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ LIBRARY_CLASSES: Mapping[str, tuple[str, ...]] = {
     "lightgbm": ("LGBMClassifier", "LGBMRegressor"),
     "catboost": ("CatBoostClassifier", "CatBoostRegressor"),
 }
-"""The estimators whose trees are read, by library."""
+"""The estimators whose trees can be read, by library."""
 
 
 def own_object(estimator: Any) -> Any:
-    """The object of the library inside one of its estimators: the Booster of XGBoost and of LightGBM; CatBoost has none."""
+    """The object of the library inside its estimator: the Booster of XGBoost and of LightGBM; CatBoost has no such object."""
     if hasattr(estimator, "get_booster"):
         return estimator.get_booster()
     return getattr(estimator, "booster_", estimator)
 
 
 def read_ensemble(estimator: Any) -> Ensemble:
-    """The trees of a fitted estimator of a boosting library; raises NotImplementedError for what is no sum of leaves."""
+    """The trees of a fitted estimator of a boosting library; raises NotImplementedError for other models than sums of leaves."""
     inner = estimator.estimator_ if isinstance(estimator, Booster) else estimator
     reader = _READERS.get(library(inner))
     if reader is None:
@@ -60,7 +60,7 @@ _TO_MARGIN: Mapping[Link, Callable[[Any], Any]] = {
     "identity": lambda base: base,
     "exp": np.log,
 }
-"""The base score is written as a probability or a value; trees add to what the link is applied to."""
+"""The functions from the base score, which is a probability or a value, to the value to which the trees add."""
 
 
 def _xgboost(estimator: Any) -> Ensemble:
@@ -101,7 +101,7 @@ def _xgboost_tree(tree: Mapping[str, Any], weight: float) -> Tree:
     conditions = np.array(tree["split_conditions"], dtype=np.float32)
     categories = {}
     for node, start, size in zip(tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"], strict=True):
-        # The categories of a node go right, gaps excepted.
+        # The categories of a node go right, except gaps.
         categories[int(node)] = np.array(tree["categories"][start : start + size], dtype=np.float64)
         left[node], right[node], missing[node] = right[node], left[node], 1 - missing[node]
     feature = np.array(tree["split_indices"], dtype=np.int64)
@@ -161,7 +161,7 @@ def _add_lightgbm_node(source: Mapping[str, Any], nodes: list[dict[str, Any]]) -
         kind = source["missing_type"]
         if kind == "Zero":
             raise NotImplementedError("zero as a missing value")
-        # Without gaps in training, LightGBM takes one for 0.
+        # Without gaps in training, LightGBM reads a gap as 0.
         node["missing"] = int(source["default_left"] if kind == "NaN" else node["threshold"] >= 0.0)
     node["left"] = _add_lightgbm_node(source["left_child"], nodes)
     node["right"] = _add_lightgbm_node(source["right_child"], nodes)
@@ -170,7 +170,7 @@ def _add_lightgbm_node(source: Mapping[str, Any], nodes: list[dict[str, Any]]) -
 
 
 def _around_zero(threshold: float) -> float:
-    """The threshold on the numbers as they are sent: LightGBM takes those up to _ZERO for 0 before it compares."""
+    """The threshold for the original numbers, because LightGBM reads numbers up to _ZERO as 0 before it compares."""
     if 0.0 <= threshold <= _ZERO:
         return _ZERO
     return float(np.nextafter(-_ZERO, -np.inf)) if -_ZERO <= threshold < 0.0 else threshold
@@ -217,7 +217,7 @@ def _catboost(estimator: Any) -> Ensemble:
 
 
 def _oblivious_tree(tree: Mapping[str, Any], columns: Mapping[int, tuple[int, int]], outputs: int) -> Tree:
-    """All nodes of one depth have the same split; the last split is at the root, the first decides the lowest bit of the leaf."""
+    """A tree with the same split at all nodes of one depth: the last is at the root, the first gives the leaf's lowest bit."""
     splits = list(reversed(tree["splits"] or []))
     values = np.array(tree["leaf_values"], dtype=np.float64).reshape(-1, outputs)
     nodes: list[dict[str, Any]] = []

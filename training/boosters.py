@@ -30,7 +30,7 @@ from training.fit import final_estimator
 
 _FILES = {package: file for file, package in NATIVE.items()}
 _DISTRIBUTIONS = {"xgboost": ("xgboost", "xgboost-cpu")}
-"""Names under which a library is installed, where they are not the name of its module."""
+"""Distribution names of a library that differ from the name of its module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class Native:
 
 
 def is_booster(estimator: Any) -> bool:
-    """Whether the estimator is one of XGBoost, LightGBM or CatBoost, or one of this project around such a one."""
+    """Whether the estimator belongs to XGBoost, LightGBM or CatBoost, or wraps such an estimator."""
     return isinstance(estimator, Booster) or library(estimator) in _FILES
 
 
 def native_file(estimator: Any) -> tuple[str, bytes]:
-    """The name in a bundle and the bytes of a fitted booster in the format of its library, the trees up to the best one.
+    """The name in a bundle and the bytes of a fitted booster in the format of its library, with the trees up to the best iteration.
 
-    Raises NotImplementedError for another estimator.
+    Raises NotImplementedError for other estimators.
     """
     inner = estimator.estimator_ if isinstance(estimator, Booster) else estimator
     package = library(inner)
@@ -71,9 +71,9 @@ def native_file(estimator: Any) -> tuple[str, bytes]:
 def on_codes(estimator: Any, signature: Signature, *, gap: str | None = None) -> Booster:
     """A fitted model of a library as an estimator on the coded matrix of this signature, for `convert` and `SklearnBackend`.
 
-    CatBoost gets the texts of the categories, and `gap` where there is none (None: a text that it does not know). The other
-    libraries get the codes, so that the categories of the signature must be in their order. `estimator` may be an estimator of the
-    library or its own object. The classes are those of the estimator, and those of the signature where the library has lost them.
+    CatBoost gets the texts of the categories, and `gap` for a missing value (None: a text that it does not know). The other
+    libraries get the codes, so the categories of the signature must be in their order. `estimator` may be an estimator of the
+    library or its own object. The classes come from the estimator, or from the signature if the library has lost them.
     """
     kind = BoosterClassifier if signature.task == "classification" else BoosterRegressor
     columns = [at for at, feature in enumerate(signature.features) if feature.kind == "category"]
@@ -94,12 +94,12 @@ def on_codes(estimator: Any, signature: Signature, *, gap: str | None = None) ->
 
 @dataclass(frozen=True, slots=True)
 class NativeModel:
-    """What a file of a library says of its model.
+    """The content of a model file of a library.
 
-    `estimator` is the estimator of CatBoost, or the Booster of another library. `names` are those of the features, None where the
-    file has none; `kinds` say which of them are categories. `categories` are the values whose order the file keeps, by
-    position of the feature: their positions are their codes. `classes` are None for a regression, and where the file has
-    lost the labels; `n_classes` is their number. `version` is that of the library that wrote the file, where the file tells it.
+    `estimator` is the estimator of CatBoost, or the Booster of another library. `names` are the names of the features, None if the
+    file has no names; `kinds` tell which of them are categories. `categories` are the values in the order of the file, by position
+    of the feature; the position of a value is its code. `classes` are None for a regression, and if the file has lost the labels;
+    `n_classes` is their number. `version` is the version of the library that wrote the file, if the file has it.
     """
 
     library: str
@@ -114,13 +114,13 @@ class NativeModel:
 
 
 def load_native(path: Path) -> NativeModel:
-    """Read a model file of XGBoost (.ubj, .json), LightGBM (.txt) or CatBoost (.cbm); nothing in these formats is executed.
+    """Read a model file of XGBoost (.ubj, .json), LightGBM (.txt) or CatBoost (.cbm); these formats contain no code.
 
-    Raises UsageError when the library is missing, and for a file that is none of its models.
+    Raises UsageError when the library is missing, and for a file that is not one of its models.
     """
     package = _ENDINGS.get(path.suffix.lower())
     if package is None:
-        raise UsageError(f"{path.name} is no model file that is known: use {', '.join(_ENDINGS)}")
+        raise UsageError(f"{path.name} is not a known model file: use {', '.join(_ENDINGS)}")
     try:
         importlib.import_module(package)
     except ImportError:
@@ -131,7 +131,7 @@ def load_native(path: Path) -> NativeModel:
         raise UsageError(f"{path.name} cannot be read ({error.strerror or error})") from None
     except Exception as error:
         sentence = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path.name} is no model of {package} that can be read ({type(error).__name__}: {sentence})") from None
+        raise UsageError(f"{path.name} cannot be read as a model of {package} ({type(error).__name__}: {sentence})") from None
 
 
 def _load_xgboost(path: Path) -> NativeModel:
@@ -162,7 +162,7 @@ def _load_xgboost(path: Path) -> NativeModel:
 
 
 def _xgboost_categories(booster: Any) -> dict[int, tuple[Any, ...]]:
-    """The values by column, of a model that was fitted on a table with categories."""
+    """The values of the categories by column, for a model that was fitted on a table."""
     try:
         columns = booster.get_categories(export_to_arrow=True).to_arrow()
     except (AttributeError, ImportError, ValueError):
@@ -171,9 +171,9 @@ def _xgboost_categories(booster: Any) -> dict[int, tuple[Any, ...]]:
 
 
 def _lightgbm_categories(text: str, known: Sequence[Sequence[Any]]) -> tuple[list[int], dict[int, tuple[Any, ...]]]:
-    """The positions of the columns of categories, and their values where the model was fitted on a table.
+    """The positions of the columns of categories, and their values if the model was fitted on a table.
 
-    `text` is the file of the model, `known` are the values of the columns in their order.
+    `text` is the content of the model file, `known` are the values of the columns in their order.
     """
     head = dict(line.split("=", 1) for line in text[: text.index("\n\n")].splitlines() if "=" in line)
     columns = [at for at, info in enumerate(head["feature_infos"].split(" ")) if info != "none" and not info.startswith("[")]
@@ -183,7 +183,7 @@ def _lightgbm_categories(text: str, known: Sequence[Sequence[Any]]) -> tuple[lis
 def native_categories(estimator: Any) -> dict[int, tuple[Any, ...] | None]:
     """The columns that a fitted estimator of a library takes as categories, by position: their values in the order of the codes.
 
-    None for values that the library does not keep. Raises the errors of the library.
+    The values are None if the library does not keep them. Raises the errors of the library.
     """
     package = library(estimator)
     if package == "catboost":
@@ -229,7 +229,7 @@ _PANDAS = "pandas_categorical:"
 
 
 def _trees_alone(text: str) -> str:
-    """A model of LightGBM without the parameters of its training, which no prediction needs."""
+    """A model of LightGBM without the parameters of its training, which predictions do not need."""
     return text[: text.index(END_OF_TREES) + len(END_OF_TREES)]
 
 
@@ -282,7 +282,7 @@ def distribution(package: str) -> str:
 
 
 def to_native(estimator: Any, signature: Signature, rows: Matrix, expected: Scores) -> Native:
-    """The estimator in the format of its library, proven on these rows: the backend that serves it gives the expected scores.
+    """The estimator in the format of its library, proven on these rows: its backend gives the expected scores.
 
     `estimator` is a booster, or a pipeline of the step for dates and a booster. Raises NotImplementedError for another model, and
     ValueError when the answers differ.
@@ -315,7 +315,7 @@ def _fields(form: NativeForm) -> dict[str, Any]:
 
 
 def _order(estimator: Any, signature: Signature) -> tuple[int, ...] | None:
-    """The positions of the signature's classes among those of the estimator; None where they are in its order."""
+    """The positions of the signature's classes among those of the estimator; None if they are in its order."""
     known: Sequence[Any] = list(getattr(estimator, "classes_", ()))
     texts = [str(label) for label in known]
     wanted = [str(label) for label in signature.classes]

@@ -1,8 +1,7 @@
-"""Calibrated probabilities: of the rows that get a probability of 0.8, about 80 in 100 are of the class.
+"""Calibrated probabilities: about 80 in 100 rows with a probability of 0.8 belong to the class.
 
-The estimator is fitted on all training rows. The correction of its probabilities is learnt from predictions for rows that the
-estimators of a cross-validation have not seen (scikit-learn's CalibratedClassifierCV with `ensemble=False`), so a call costs little
-more than without it.
+The estimator is fitted on all training rows. The correction of its probabilities is learnt from cross-validated predictions
+(scikit-learn's CalibratedClassifierCV with `ensemble=False`), so a call costs little more than without it.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from training.dataset import Dataset
 from training.train_options import CalibrationMethod
 
 FOLDS = 5
-"""Folds of the cross-validation; fewer when a class has fewer rows."""
+"""Number of folds of the cross-validation; fewer if a class has fewer rows."""
 
 
 def check(signature: Signature) -> None:
-    """Raises UsageError for a task without probabilities of one target."""
+    """Raise UsageError for a task without probabilities of one target."""
     if signature.task != "classification" or signature.outputs:
-        raise UsageError("--calibrate needs one target of classes: leave it out")
+        raise UsageError("--calibrate needs one target of classes: omit it")
 
 
 def calibrated(estimator: Any, method: CalibrationMethod) -> CalibratedClassifierCV:
@@ -37,9 +36,9 @@ def calibrated(estimator: Any, method: CalibrationMethod) -> CalibratedClassifie
 
 @contextmanager
 def cross_validation(estimator: Any, dataset: Dataset, random_state: int) -> Iterator[None]:
-    """Give a calibrated estimator the folds of this dataset while it is fitted; nothing happens to another estimator.
+    """Give a calibrated estimator the folds of this dataset inside the block; do nothing for another estimator.
 
-    No group is on both sides of a fold; rows in the order of time are not mixed. Raises UsageError with too few rows of a class.
+    No group is on both sides of a fold, and rows in time order are not shuffled. Raises UsageError for too few rows of a class.
     """
     if not isinstance(estimator, CalibratedClassifierCV):
         yield
@@ -57,11 +56,11 @@ def cross_validation(estimator: Any, dataset: Dataset, random_state: int) -> Ite
         splitter = StratifiedGroupKFold(count, shuffle=True, random_state=random_state)
     estimator.cv = list(splitter.split(np.zeros(len(target)), target, dataset.groups))
     yield
-    estimator.cv = None  # positions of training rows have no place in the bundle
+    estimator.cv = None  # positions of training rows must not get into the bundle
 
 
 def inner(estimator: Any) -> Any:
-    """The estimator whose probabilities are corrected, fitted if it is; the estimator itself without a correction."""
+    """The estimator whose probabilities are corrected, the fitted one after a fit; without a correction, the estimator itself."""
     if not isinstance(estimator, CalibratedClassifierCV):
         return estimator
     fitted = getattr(estimator, "calibrated_classifiers_", None)

@@ -1,4 +1,4 @@
-"""A fitted model with all that must be known of it before the verdict."""
+"""A fitted model with all facts that the verdict needs."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from training.train_options import CalibrationMethod
 from training.unlabelled import UNLABELLED, answer_shares
 
 FEW_ROWS = 5
-"""Held-out rows of a class from which on a model that predicts it for none of them is refused."""
+"""Smallest number of held-out rows of a class for which the gate refuses a model that never predicts the class."""
 
 SHAPE_ROWS = 100
-"""Training rows that a model without a target is asked to find the shape of its answers."""
+"""Number of training rows that show the shape of the answers of a model without a target."""
 
 COMPARED_ROWS = 10_000
-"""Held-out rows on which the candidate and the served model are compared, at most."""
+"""Most held-out rows for the comparison of the candidate with the served model."""
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenExamples:
-    """Rows as clients send them, and the scores that the model must repeat, shape (rows, classes) or (rows,)."""
+    """Rows in the form of requests, and the scores that the model must repeat, shape (rows, classes) or (rows,)."""
 
     rows: list[dict[str, Label | None]]
     scores: Scores
@@ -50,14 +50,14 @@ class GoldenExamples:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A fitted model, not yet judged.
+    """A fitted model before the verdict.
 
-    `model` takes a table; `pickle` is its joblib file. `estimator` is what the pickle contains without the `encode` step: it takes
-    coded matrices like `train` and `held_out`, of shape (rows, features). `rows` are the held-out rows as clients send them, the
-    first COMPARED_ROWS; `scores` are the estimator's for all held-out rows. `never_predicted` are the classes that the model does
-    not predict, with the number of held-out rows that have them. `golden` are the golden examples of a model that was fitted
-    elsewhere; None: they are taken from the held-out rows. Without labels, `metrics` are Unmeasured. `frame` is that of a model
-    that takes tables while serving; `packages` are files of the bundle with code that the pickle names.
+    `model` takes a table; `pickle` is its joblib file. `estimator` is the unpickled model without the `encode` step: it takes coded
+    matrices like `train` and `held_out`, of shape (rows, features). `rows` are the first COMPARED_ROWS held-out rows in the form of
+    requests; `scores` are the estimator's scores for all held-out rows. `never_predicted` maps the classes that the model does not
+    predict to their number of held-out rows. `golden` are the golden examples of a model that was fitted elsewhere; if None, they
+    come from the held-out rows. Without labels, `metrics` are Unmeasured. `frame` belongs to a model that takes tables while
+    serving; `packages` are files of the bundle with code that the pickle names.
     """
 
     dataset: Dataset
@@ -78,7 +78,7 @@ class Candidate:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether the true labels or values of the held-out rows are known."""
+        """Whether the held-out rows have labels or values."""
         return not isinstance(self.metrics, Unmeasured)
 
     @property
@@ -101,10 +101,10 @@ def fit_candidate(
     calibrate: CalibrationMethod | None = None,
     level: float | None = None,
 ) -> Candidate:
-    """Fit, pickle, and measure the model that comes back from the pickle.
+    """Fit and pickle a model, and measure the unpickled model.
 
-    With `calibrate`, its probabilities are corrected; with a `level`, the calibration rows of the dataset give the bound of this
-    coverage. Raises UsageError when there is no such estimator or it cannot learn the table.
+    `calibrate` corrects its probabilities. With a `level`, the calibration rows of the dataset give the bound of this coverage.
+    Raises UsageError when the estimator does not exist or cannot learn the table.
     """
     signature = dataset.signature
     model = fit.build(signature, estimator, params, random_state=random_state, calibrate=calibrate)
@@ -112,7 +112,7 @@ def fit_candidate(
         notes = fit.fit(model, dataset.train, None if signature.task in UNLABELLED else dataset.train_target)
     if signature.task == "classification" and not hasattr(model, "predict_proba"):
         if signature.threshold is not None:
-            raise UsageError(f"a threshold needs probabilities, which {estimator} does not give: use another --estimator")
+            raise UsageError(f"a threshold needs probabilities, which {estimator} does not have: use another --estimator")
         outputs = tuple(replace(output, probabilistic=False) for output in signature.outputs)
         signature = replace(signature, probabilistic=bool(outputs), outputs=outputs)
     buffer = io.BytesIO()
@@ -133,9 +133,9 @@ def measured_candidate(
     frame: Frame | None = None,
     packages: Mapping[str, bytes] | None = None,
 ) -> Candidate:
-    """Measure the model that comes back from its `pickle`; `model` is the same one, and takes tables like those of the dataset.
+    """Measure the model from its `pickle`; `model` is the same model, and takes tables like those of the dataset.
 
-    Without labels, the target of the dataset is not looked at. With a `frame`, the model takes tables while serving, too. With a
+    Without labels, the target of the dataset is not used. With a `frame`, the model takes tables while serving, too. With a
     `level`, the calibration rows of the dataset give the bound of this coverage.
     """
     unpickled = joblib.load(io.BytesIO(pickle))
@@ -191,16 +191,17 @@ def _measured(dataset: Dataset, scores: Scores, signature: Signature) -> AnyMetr
 def _never_predicted(
     metrics: AnyMetrics, backend: SklearnBackend, train: Matrix, signature: Signature
 ) -> tuple[dict[str, int], list[str]]:
-    """The classes that are never predicted with their held-out rows, and notes on those that only the held-out rows do not show.
+    """The classes that are never predicted with their held-out rows, and notes about classes missing only in the held-out rows.
 
-    A class with fewer than FEW_ROWS held-out rows may be missed by chance: it counts when the training rows miss it, too.
+    The model may miss a class with fewer than FEW_ROWS held-out rows by chance, so it counts only if the training rows miss it,
+    too.
     """
     missed = metrics.never_predicted if isinstance(metrics, ClassificationMetrics) else {}
     few = {at for at, rows in missed.items() if rows < FEW_ROWS}
     if few:
         few &= set(np.unique(predicted_positions(backend.scores(train), signature)).tolist())
     label = {at: str(signature.classes[at]) for at in missed}
-    notes = [f"class '{label[at]}' is predicted for none of the {missed[at]} held-out rows that have it" for at in sorted(few)]
+    notes = [f"class '{label[at]}' is never predicted for its {missed[at]} held-out rows" for at in sorted(few)]
     return {label[at]: rows for at, rows in missed.items() if at not in few}, notes
 
 
@@ -216,7 +217,7 @@ def gather_evidence(
     allow_unpredicted: bool = False,
     adopted: bool = False,
 ) -> tuple[str | None, Evidence]:
-    """The evidence for a verdict, and the store's pointer for which it is valid; the served model is opened under `policy`."""
+    """The evidence for a verdict, and the store's pointer for which it is valid; `policy` applies to the served model."""
     pointer = store.pointer()
     try:
         served = None if pointer is None else store.read(pointer, policy)

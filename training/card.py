@@ -1,4 +1,4 @@
-"""The model card: one page that says what the model is, where it comes from and how good it is."""
+"""The model card: one page about the model, its origin and its quality."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _date_ranges(signature: Signature | None) -> dict[str, str]:
 
 
 def _visible(value: Any) -> Any:
-    """Names of a table may hold what turns the direction of a line; on the page it is seen and turns nothing."""
+    """Text of a table with visible marks in place of characters that change the direction of writing."""
     return type(value)(printable(value)) if isinstance(value, str) else value
 
 

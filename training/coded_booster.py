@@ -1,4 +1,4 @@
-"""A model file of XGBoost or LightGBM as a model that is asked with a table: the file has trees, and no estimator around them."""
+"""A model file of XGBoost or LightGBM as a model that takes a table, because the file has only trees and no estimator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.boosters import NativeModel, on_codes
 
 
 class CodedBooster:
-    """Looks like a fitted estimator of scikit-learn with names of columns; `native` is the model of the file."""
+    """Has the interface of a fitted scikit-learn estimator with column names; `native` is the model of the file."""
 
     def __init__(self, native: NativeModel, names: Sequence[str], classes: tuple[Label, ...]) -> None:
         self.native = native
@@ -29,10 +29,10 @@ class CodedBooster:
         self._estimator = on_codes(native.estimator, Signature(features, native.task, classes))
 
     def fit(self, *_: Any) -> None:
-        """The trees are there already."""
+        """Do nothing, because the trees exist already."""
 
     def predict(self, frame: pd.DataFrame) -> npt.NDArray[Any]:
-        """The labels or values, shape (rows,)."""
+        """Return the labels or values, shape (rows,)."""
         return np.asarray(self._estimator.predict(self._codes(frame)))
 
     def __getattr__(self, name: str) -> Any:
@@ -42,11 +42,11 @@ class CodedBooster:
 
     @property
     def categories(self) -> dict[int, tuple[Any, ...] | None]:
-        """The values of the codes of the columns that the file keeps them for, by position."""
+        """The values of the codes by position, for columns whose values the file has."""
         return dict(self.native.categories)
 
     def _codes(self, frame: pd.DataFrame) -> Matrix:
-        """The numbers that the trees were grown on. Raises ValueError for a category that XGBoost does not know."""
+        """The matrix in the form of the fit. Raises ValueError for a category that XGBoost does not know."""
         columns = []
         for at, name in enumerate(self.feature_names_in_):
             known = self.native.categories.get(at)
@@ -58,16 +58,15 @@ class CodedBooster:
                 np.nan if gap else place.get(str(value), -1.0) for value, gap in zip(frame[name], frame[name].isna(), strict=True)
             ]
             if self.native.library == "xgboost" and -1.0 in codes:
-                raise ValueError(f"a category of '{name}' is not one of the fit")
+                raise ValueError(f"the fit did not have a category of '{name}'")
             columns.append(np.array(codes, dtype=np.float64))
         return np.column_stack(columns)
 
 
 def whole_texts(known: Sequence[Any], values: Sequence[Any]) -> list[Any]:
-    """The categories with the texts of the sample in place of those that were cut.
+    """The categories, with texts of the sample in place of cut texts.
 
-    XGBoost 3.2 gives back a text with as many bytes as it has characters, so that the end of a text with other letters than those
-    of ASCII is lost.
+    XGBoost 3.2 returns only as many bytes of a text as it has characters, so a text with letters outside ASCII loses its end.
     """
     cut = {
         text.encode()[: len(text)].decode(errors="ignore"): text for text in values if isinstance(text, str) and not text.isascii()
@@ -76,13 +75,13 @@ def whole_texts(known: Sequence[Any], values: Sequence[Any]) -> list[Any]:
 
 
 def with_names(native: NativeModel, sample: pd.DataFrame, target: str | None) -> Any:
-    """The model of a file as an estimator; names and classes that the file has lost are those of the sample. Raises UsageError."""
+    """The model of a file as an estimator; names and classes that the file lacks come from the sample. Raises UsageError."""
     if native.library == "catboost":
         return native.estimator
     others = [str(name) for name in sample.columns if str(name) != target]
     names = list(native.names) if native.names is not None else others
     if len(names) != len(native.kinds):
-        raise UsageError(f"the model takes {len(native.kinds)} columns, and the sample has {len(names)} besides the target")
+        raise UsageError(f"the model takes {len(native.kinds)} columns, but the sample has {len(names)} besides the target")
     categories = {at: tuple(whole_texts(known, _values(sample, names[at]))) for at, known in native.categories.items()}
     native = replace(native, categories=categories)
     classes = native.classes or ()
@@ -95,7 +94,7 @@ def with_names(native: NativeModel, sample: pd.DataFrame, target: str | None) ->
             classes = tuple(labels)
         elif native.classes is None:
             raise UsageError(
-                f"the model knows {native.n_classes} classes, and '{target}' has {len(labels)}: give rows of every class"
+                f"the model has {native.n_classes} classes, but '{target}' has {len(labels)}: give rows of every class"
             )
     if native.task == "classification" and not classes:
         classes = tuple(range(native.n_classes))

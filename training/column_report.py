@@ -1,4 +1,4 @@
-"""What training has made of each column: kind, distinct values, gaps, range or categories, and what is worth a look."""
+"""The report on each column: kind, distinct values, gaps, range or categories, and remarks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from serve_app.tables.csv_format import twins
 from serve_app.tables.numerals import is_code, numeral
 
 MAX_LINES = 40
-"""Columns that are printed; the report file has all."""
+"""Most columns that are printed; the report file has all columns."""
 
 _SHOWN = 5
-"""Categories that are shown of one column."""
+"""Most categories that are shown for one column."""
 
 _IDENTIFIER = re.compile(r"(?:^|[^a-z])(?:id|ids|uuid|guid|zip|zipcode|postcode|plz|phone|isbn|ssn|sku)$|zip_?code|post_?code")
 _COUNTER = re.compile(r"(?:^|[^a-z])(?:index|idx|row|nr|no|number|num|key|code|ticket|account)$")
@@ -34,7 +34,7 @@ Source = Literal["declared", "by the file", "by the model", "guessed"]
 
 @dataclass(frozen=True, slots=True)
 class ColumnReport:
-    """One column of a table; `values` are its range or its first categories as a text, `source` says where its kind is from."""
+    """One column of a table; `values` is its range or its first categories as text, `source` is the origin of its kind."""
 
     name: str
     role: Literal["target", "feature"]
@@ -61,7 +61,7 @@ class ColumnReport:
 def describe(
     columns: Mapping[str, pd.Series[Any]], target: Any, signature: Signature, sources: Mapping[str, Source]
 ) -> tuple[ColumnReport, ...]:
-    """The target first, then the features in their order; `columns` are those of the whole table, `target` the labels (rows,)."""
+    """The reports, the target first; `columns` are the columns of the whole table, `target` the labels, shape (rows,)."""
     names = _names(signature)
     parts = [part for _, part in signature.parts] or [signature]
     parts = [part for part in parts if part.task in ("classification", "regression")]  # others have no target
@@ -86,14 +86,14 @@ def describe(
 
 
 def lines(reports: Sequence[ColumnReport], *, limit: int = MAX_LINES) -> list[str]:
-    """One line for each column, and one for those beyond the limit."""
+    """One line for each column, and one line about columns beyond the limit."""
     more = len(reports) - limit
     tail = [f"and {more} more columns: the report file has all"] if more > 0 else []
     return [report.line for report in reports[:limit]] + tail
 
 
 def looks_like_identifier(name: str, numbers: Any) -> bool:
-    """Whether whole numbers are those of things, not quantities: by the name of the column, or because they count the rows.
+    """Whether whole numbers identify things and are not quantities: by the name of the column, or because they count the rows.
 
     `numbers` is an array of whole numbers without gaps, shape (rows,).
     """
@@ -114,14 +114,14 @@ def _words(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of columns that look like `data`, and those that have an earlier twin, by name."""
+    """The names of columns that look like `data`, and the names with an earlier twin, by name."""
 
     data: frozenset[str]
     twins: Mapping[str, str]
 
 
 def _names(signature: Signature) -> Names:
-    """A text is data in the header when it is a value of its column, and that of another column looks like data as well."""
+    """A name is data when its column has it as a value, and the name of another column looks like data, too."""
     texts = {feature.name: feature.categories for feature in signature.features}
     for part in [part for _, part in signature.parts] or [signature]:
         texts[part.target] = tuple(map(str, part.classes))
@@ -143,14 +143,14 @@ def _target(labels: pd.Series[Any], signature: Signature, source: Source, names:
 
 
 def _counts(values: pd.Series[Any]) -> tuple[int, int]:
-    """Distinct values and gaps."""
+    """The numbers of distinct values and of gaps."""
     array = values.to_numpy()
     missing = int(np.isnan(array).sum()) if array.dtype == np.float64 else int(values.isna().sum())
     return _distinct(array if array.dtype == np.float64 else values) - (missing > 0), missing
 
 
 def _distinct(values: Any) -> int:
-    """The number of different values; a short array is sorted, which takes less time than a table of hashes."""
+    """The number of different values; a short array is sorted, because that is faster than a hash table."""
     short = isinstance(values, np.ndarray) and len(values) < 10_000
     return len(np.unique(values)) if short else len(pd.unique(values))
 
@@ -223,7 +223,7 @@ def _text_remarks(name: str, values: pd.Series[Any], categories: Sequence[str], 
 
 
 def _form_remarks(name: str, categories: Sequence[str]) -> Iterator[str]:
-    """What the texts of a guessed category look like; `name` is quoted for the shell."""
+    """Remarks about the texts of a guessed category; `name` is quoted for the shell."""
     words = [text for text in categories if numeral(text) is None]
     if any(map(is_code, categories)):
         yield f"digits with leading zeros stay texts: --number {name} reads numbers"

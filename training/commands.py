@@ -1,6 +1,6 @@
 """The commands of training, for `iris-api` and `python -m training`: train, models, promote, rollback, backup, restore.
 
-This module does not import pandas, scikit-learn or MLflow; only the commands that use them do.
+This module does not import pandas, scikit-learn or MLflow; the commands that use them import them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ app = typer.Typer(
 
 
 class TaggedCommand(TyperCommand):
-    """A command that accepts `--tag KEY VALUE`, although typer has no repeatable option with two values."""
+    """A command that accepts `--tag KEY VALUE`; typer has no repeatable option with two values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line with each `--tag KEY VALUE` as `--tag KEY=VALUE`."""
@@ -55,15 +55,15 @@ class TaggedCommand(TyperCommand):
 
 
 class TrainCommand(TaggedCommand):
-    """The command `train`, whose flags may stand in the environment."""
+    """The command `train`, which also takes flags from the environment."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command line after the defaults of the environment."""
+        """Parse the command line after the defaults from the environment."""
         return super().parse_args(ctx, default_arguments(args, os.environ) + args)
 
 
 def train(options: TrainOptions) -> None:
-    """Train, judge, and publish what is good enough."""
+    """Train a model, judge it, and publish it when it is accepted."""
     started = time.monotonic()
     try:
         with step("load the libraries"):
@@ -96,7 +96,7 @@ def models(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif not rows:
-        say(f"{model_dir} holds no published model")
+        say(f"{model_dir} has no published model")
     else:
         for line in models_table.lines(rows):
             say(line)
@@ -107,7 +107,7 @@ app.command("list", hidden=True)(models)
 
 @dataclass(frozen=True, kw_only=True)
 class PointerOptions:
-    """What a command that moves the store's pointer needs: the store, the policy of its replicas, and the model in MLflow."""
+    """The options of commands that move the store's pointer: the store, the policy of its replicas, and the model in MLflow."""
 
     model_dir: ModelDir = MODEL_DIR
     prefer: PredictorChoice = "auto"
@@ -125,7 +125,7 @@ class PromoteOptions(PointerOptions):
     version: Annotated[
         str,
         typer.Argument(
-            help="A version that `models` lists, or one with a bundle in MLflow: models:/NAME@ALIAS, models:/NAME/VERSION."
+            help="Version from the list of `models`, or with a bundle in MLflow: models:/NAME@ALIAS, models:/NAME/VERSION."
         ),
     ]
 
@@ -133,7 +133,7 @@ class PromoteOptions(PointerOptions):
 def promote(options: PromoteOptions) -> None:
     """Serve this version from now on."""
     if not options.version.isdigit() and not options.version.startswith("models:"):
-        raise UsageError(f"'{options.version}' is no version: write a number that `models` lists, or models:/NAME@ALIAS")
+        raise UsageError(f"'{options.version}' is not a version: give a number from the list of `models`, or models:/NAME@ALIAS")
 
     if options.version.isdigit():
         _move_pointer(lambda store, check: store.promote(int(options.version), check=check), options)
@@ -172,7 +172,7 @@ def join_tags(arguments: Sequence[str]) -> list[str]:
 
 
 def _move_pointer(move: Callable[[Store, Check], Entry], options: PointerOptions) -> None:
-    """Move the store's pointer, which decides what is served; MLflow's alias follows if it can."""
+    """Move the store's pointer, which decides the served version; MLflow's alias follows if possible."""
     from serve_app.artifacts.promotion import check_promotion
     from serve_app.inference.policy import load_policy
 
@@ -194,16 +194,16 @@ def _move_pointer(move: Callable[[Store, Check], Entry], options: PointerOptions
 
 
 def print_tracking_location(uri: str | None) -> None:
-    """Say where runs go when the address names a place for files."""
+    """Print where runs go when the address names file storage."""
     from training.tracking_uri import resolve
 
     server, artifact_root = resolve(uri)
     if artifact_root is not None:
-        say(f"note: {uri} stores files and cannot record runs: runs go to {server}, files to {artifact_root}", err=True)
+        say(f"note: {uri} stores only files: runs go to {server}, files to {artifact_root}", err=True)
 
 
 def print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
-    """Print how a training or an adoption ended."""
+    """Print the result of a training or an adoption."""
     for note in outcome.notes:
         say(f"note: {note}", err=True)
     scalars: Mapping[str, float] = getattr(outcome.metrics, "means", outcome.metrics.scalars())  # of several targets, their means

@@ -1,4 +1,4 @@
-"""The candidate and the served model on the same held-out rows."""
+"""The comparison of the candidate with the served model on the same held-out rows."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from training.evaluate import AnyMetrics, measure, predictions
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Both models on the same rows, or `why` they could not be compared.
+    """The results of both models on the same rows, or the reason `why` they could not be compared.
 
     `refused` is the reason (one of BundleRefused.REASONS, like `unsigned`) when the load policy does not open the served model.
-    `version` and `digest` are the served model's; `new` and `served` are metrics on the same `rows`. A classification also counts
-    the rows that only one of the two predicts correctly. Without labels there is the `agreement` of both (see
+    `version` and `digest` belong to the served model; `new` and `served` are metrics on the same `rows`. A classification also
+    counts the rows that only one of the two predicts correctly. Without labels, there is the `agreement` of both (see
     `training.unlabelled.agreement`), and `new` and `served` are shares of answers.
     """
 
@@ -43,7 +43,7 @@ class Comparison:
     agreement: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As verdict and manifest hold it: without what is not known, metrics as numbers only."""
+        """Return the comparison for the verdict and the manifest: without unknown values, and metrics only as numbers."""
         document = {field.name: getattr(self, field.name) for field in fields(self)}
         document |= {
             name: metrics.scalars() for name, metrics in (("new", self.new), ("served", self.served)) if metrics is not None
@@ -52,7 +52,7 @@ class Comparison:
 
 
 class NotComparable(Exception):
-    """The served model cannot predict these rows; the message says why, `refused` is the reason of a BundleRefused."""
+    """The served model cannot predict these rows; the message has the cause, `refused` is the reason of a BundleRefused."""
 
     def __init__(self, why: str, refused: str | None = None) -> None:
         self.refused = refused
@@ -67,9 +67,9 @@ def compare(
     signature: Signature,
     policy: LoadPolicy,
 ) -> Comparison:
-    """Compare the candidate's predictions with those of the served bundle, which is opened under `policy`.
+    """Compare the candidate's predictions with those of the served bundle, to which `policy` applies.
 
-    `rows` are held-out rows as clients send them; `predicted` and `target` have one entry for each.
+    `rows` are held-out rows in the form of requests; `predicted` and `target` have one entry for each row.
     """
     if served is None:
         return Comparison(False, "no model is served yet")
@@ -93,7 +93,7 @@ def compare(
 def compare_answers(
     served: Bundle | None, rows: Sequence[Mapping[str, Any]], scores: Scores, signature: Signature, policy: LoadPolicy
 ) -> Comparison:
-    """Compare the answers of a candidate without labels, given by its scores, with those of the served bundle to the same rows."""
+    """Compare the answers of a candidate without labels, from its scores, with those of the served bundle for the same rows."""
     if served is None:
         return Comparison(False, "no model is served yet")
     try:
@@ -114,9 +114,9 @@ def compare_answers(
 
 
 def require_same_columns(served: Signature, new: Signature, *, adopted: bool = False) -> None:
-    """Raise UsageError when clients of the served model would have to send something else, or would get something else.
+    """Raise UsageError when the requests or answers of the new model differ from those of the served model.
 
-    `adopted`: the model was fitted elsewhere, and no table was trained on.
+    `adopted`: the model was fitted elsewhere, so the message is not about a training table.
     """
     old_kinds = {feature.name: feature.kind for feature in served.features}
     new_kinds = {feature.name: feature.kind for feature in new.features}
@@ -143,13 +143,13 @@ def require_same_columns(served: Signature, new: Signature, *, adopted: bool = F
 def served_predictions(
     bundle: Bundle, rows: Sequence[Mapping[str, Any]], signature: Signature, policy: LoadPolicy
 ) -> npt.NDArray[Any]:
-    """What the served model answers to these rows; raises NotComparable."""
+    """The answers of the served model to these rows; raises NotComparable."""
     theirs = served_scores(bundle, rows, signature, policy)
     return predictions(theirs.scores, theirs.signature)
 
 
 class ServedScores(NamedTuple):
-    """The scores of the served model, and its signature, which says what they mean."""
+    """The scores of the served model, and its signature, which defines their meaning."""
 
     scores: Scores
     signature: Signature
@@ -158,7 +158,7 @@ class ServedScores(NamedTuple):
 def served_scores(bundle: Bundle, rows: Sequence[Mapping[str, Any]], signature: Signature, policy: LoadPolicy) -> ServedScores:
     """The scores of the served model for these rows; raises NotComparable.
 
-    The bundle comes from a store that others may write: a model that the policy refuses, or that fails, is not compared.
+    Others may write to the store of the bundle, so a model that the policy refuses, or that fails, is not compared.
     """
     try:
         predictor = open_predictor(bundle, policy)
@@ -169,20 +169,20 @@ def served_scores(bundle: Bundle, rows: Sequence[Mapping[str, Any]], signature: 
     except BundleRefused as error:
         raise not_opened(error) from None
     except InvalidInput as error:
-        raise NotComparable(f"the served model takes no such rows: {error.problems[0].message}") from None
+        raise NotComparable(f"the served model does not accept these rows: {error.problems[0].message}") from None
     try:
         return ServedScores(predictor.scores(matrix), predictor.signature)
-    except Exception as error:  # any: what a model of somebody else's does is not known
+    except Exception as error:  # a foreign model may raise any error
         raise NotComparable(f"the served model failed on these rows ({type(error).__name__})", "load") from error
 
 
 def not_opened(error: BundleRefused) -> NotComparable:
-    """The served model that the store or the load policy refuses."""
+    """The NotComparable for a served model that the store or the load policy refuses."""
     return NotComparable(f"{error.reason}: {error}", error.reason)
 
 
 def paired(predicted: npt.NDArray[Any], theirs: npt.NDArray[Any], target: npt.NDArray[Any]) -> tuple[int, int]:
-    """The numbers of rows that only the first, and only the second of two classifiers predicts correctly."""
+    """The number of rows that only the first classifier predicts correctly, and the number for only the second."""
     true = target.astype(str)
     right, other = predicted.astype(str) == true, theirs.astype(str) == true
     return int(np.sum(right & ~other)), int(np.sum(~right & other))

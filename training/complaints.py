@@ -1,4 +1,4 @@
-"""What keeps a table from being learnt, gathered so that one message names everything and the flags that go on without it."""
+"""The problems of a table, collected so that one message names all of them, with the flags that skip them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DROP_RARE = "--drop-rare-classes"
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """One thing that is wrong: `why` it is, how to `fix` the table, and the `flag` that goes on without it (None: no flag does)."""
+    """One problem: the cause (`why`), how to `fix` the table, and the `flag` that skips the problem (None: no flag does)."""
 
     why: str
     fix: str
@@ -22,14 +22,14 @@ class Complaint:
 
     @property
     def sentence(self) -> str:
-        """The complaint alone."""
+        """The text of this problem."""
         advice = [text for text in (self.fix, f"use {self.flag}" if self.flag else "") if text]
         return f"{self.why}: {', or '.join(advice)}" if advice else self.why
 
 
 @dataclass(slots=True)
 class Complaints:
-    """The complaints about one table, in the order in which they were found."""
+    """The problems of one table, in the order of their detection."""
 
     gathered: list[Complaint] = field(default_factory=list)
 
@@ -38,12 +38,12 @@ class Complaints:
         self.gathered.append(complaint)
 
     def add_column(self, error: UnusableColumn) -> None:
-        """Remember a column that cannot be used."""
+        """Add an unusable column."""
         flag = f"--drop {shlex.quote(error.name)}"
         self.add(Complaint(f"column '{error.name}' {error.why}", error.fix, flag))
 
     def raise_any(self) -> None:
-        """Raise UsageError with all complaints, and one line of flags to paste, when there are any."""
+        """Raise UsageError with all problems and one line of flags to paste, if there are problems."""
         if not self.gathered:
             return
         if len(self.gathered) == 1:
@@ -52,5 +52,5 @@ class Complaints:
         flags = " ".join(complaint.flag for complaint in self.gathered if complaint.flag)
         advice = f"correct them, or use {flags}"
         if not all(complaint.flag for complaint in self.gathered):
-            advice = f"correct them; {flags} leaves out what can be left out" if flags else "correct them"
-        raise UsageError(f"{len(self.gathered)} things keep this table from being learnt: {reasons}: {advice}")
+            advice = f"correct them; {flags} skips some of them" if flags else "correct them"
+        raise UsageError(f"this table has {len(self.gathered)} problems: {reasons}: {advice}")

@@ -1,8 +1,8 @@
-"""An ONNX form of the model, kept only when it is proven to answer like the trained model.
+"""Converts the model to ONNX, and keeps the result only when it is proven to answer like the trained model.
 
-Several conversions are tried, and the one with the smallest difference from scikit-learn is kept. Labels must be equal and scores
-must agree, on the held-out rows and on rows next to the decision thresholds: a tree whose features are rounded to float32 takes the
-wrong branch there.
+This module tries several conversions, and keeps the one with the smallest difference from scikit-learn. Labels must be equal and
+scores must agree, on the held-out rows and on rows next to the decision thresholds, where a tree takes the wrong branch if its
+features are rounded to float32.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ CONVERSIONS = (
     Conversion("float64", True, False),
     Conversion("float32", False, False),
 )
-"""In the order in which they are tried."""
+"""The conversions in the order of the attempts."""
 
 MAX_PROBES = 4000
-"""Rows that are built to find differences, at most; of a booster, as many again at its own thresholds."""
+"""Most rows that are built to find differences; for a booster, as many again at its own thresholds."""
 
 NO_DIFFERENCE = 1e-12
-"""With a difference up to this, no other conversion is tried."""
+"""The largest difference after which no other conversion is tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """The ONNX model, None when there is none that is proven; `facts` are the entry `onnx` of the manifest.
+    """The ONNX model, None when no conversion is proven; `facts` are the entry `onnx` of the manifest.
 
-    `native` is a booster without an ONNX form in the format of its library; without either, scikit-learn has to answer.
+    `native` is a booster without an ONNX form, in the format of its library. Without both, scikit-learn computes the answers.
     """
 
     model: bytes | None
@@ -70,11 +70,11 @@ def convert(
 ) -> Converted:
     """Convert a fitted estimator; `train` and `held_out` are coded matrices of shape (rows, features).
 
-    `refuses_unknown` are the features for which the estimator raises when a category is unknown: no such row is tried.
-    A conversion that fails is no error: its reason is in the facts.
+    `refuses_unknown` are the features for which the estimator raises for an unknown category, so no such row is built. A failed
+    conversion is not an error: `facts` has its reason.
     """
     if not _gives_scores(signature):
-        return Converted(None, OnnxConversion(available=False, reason="the estimator gives no probabilities"))
+        return Converted(None, OnnxConversion(available=False, reason="the estimator has no probabilities"))
     final = fit.final_estimator(estimator)
     booster = is_booster(final)
     probes = probe_rows(signature, train, refuses_unknown=refuses_unknown)
@@ -88,7 +88,7 @@ def convert(
     for conversion in CONVERSIONS[:1] if booster else CONVERSIONS:
         try:
             model, difference = _try(conversion, estimator, signature, rows, expected)
-        except Exception as error:  # converters fail in many ways, and each means that scikit-learn answers
+        except Exception as error:  # converters fail in many ways; scikit-learn computes the answers then
             kind = "" if isinstance(error, _Different) else f"{type(error).__name__}: "
             reasons.append(f"{conversion}: {kind}{' '.join(str(error).split())[:160]}")
             continue
@@ -119,13 +119,13 @@ def convert(
 
 
 def _gives_scores(signature: Signature) -> bool:
-    """Whether the estimator gives numbers that can be compared, and not labels alone."""
+    """Whether the estimator gives numbers that can be compared, and not only labels."""
     parts = [part for _, part in signature.parts] or [signature]
     return all(part.probabilistic or part.task != "classification" for part in parts)
 
 
 class _Different(Exception):
-    """The converted model answers otherwise than scikit-learn."""
+    """The answers of the converted model differ from those of scikit-learn."""
 
 
 def _try(conversion: Conversion, estimator: Any, signature: Signature, rows: Matrix, expected: Scores) -> tuple[bytes, float]:
@@ -165,10 +165,10 @@ def probe_rows(signature: Signature, train: Matrix, *, refuses_unknown: Collecti
 
 
 def threshold_rows(booster: Any, signature: Signature, train: Matrix) -> Matrix:
-    """Rows at the thresholds of the booster's own trees and at the nearest float64 and float32 numbers beside them.
+    """Rows at the thresholds of the booster's trees and at the nearest float64 and float32 numbers beside them.
 
-    Every second row has such a number in one column, the others have one in every column. Shape (at most MAX_PROBES, features); no
-    rows for a booster whose trees cannot be read, or learn from columns of unknown origin.
+    Every second row has such a number in one column, the other rows have one in every column. Shape (at most MAX_PROBES, features);
+    empty for a booster whose trees cannot be read or use columns of unknown origin.
     """
     columns = _columns(signature)
     nothing: Matrix = np.empty((0, len(signature.features)))
@@ -194,7 +194,7 @@ def threshold_rows(booster: Any, signature: Signature, train: Matrix) -> Matrix:
 
 
 def _columns(signature: Signature) -> dict[int, int | None]:
-    """By column that the model learns from, the column of the coded matrix; None for a part of a date."""
+    """Maps each column that the model learns from to its column of the coded matrix; None for a part of a date."""
     origins: list[int | None] = []
     for at, feature in enumerate(signature.features):
         origins += [at] if feature.date is None else [None] * len(feature.date.parts)
@@ -202,9 +202,9 @@ def _columns(signature: Signature) -> dict[int, int | None]:
 
 
 def _beside(thresholds: Matrix, random: np.random.Generator) -> Matrix:
-    """The thresholds, the float64 and float32 numbers next to them, and the numbers around which rounding to float32 changes sides.
+    """The thresholds, the float64 and float32 numbers next to them, and the numbers at which rounding to float32 changes sides.
 
-    In random order, and within what requests may hold.
+    The numbers are in random order, and within the range of request values.
     """
     narrow = thresholds.astype(np.float32)
     below, above = (np.nextafter(narrow, np.float32(side)).astype(np.float64) for side in (-np.inf, np.inf))
@@ -227,9 +227,9 @@ def _edges(column: Matrix, count: int, random: np.random.Generator) -> Matrix:
 
 
 def to_onnx(estimator: Any, signature: Signature, dtype: str, *, float64_operators: bool) -> bytes:
-    """The estimator as an ONNX model with an input of this type; its only output are the probabilities or values.
+    """The estimator as an ONNX model with an input of this type and one output, the probabilities or values.
 
-    Raises whatever the converter raises when it does not know the estimator.
+    Raises the converter's own errors for an estimator that it does not know.
     """
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
@@ -264,6 +264,6 @@ def to_onnx(estimator: Any, signature: Signature, dtype: str, *, float64_operato
     if not single:
         onnx_answers.join_outputs(model, signature)
     elif signature.task == "classification":
-        del model.graph.output[0]  # the label: serving takes the class of the highest probability
+        del model.graph.output[0]  # the label, because serving takes the class of the highest probability
     serialized: bytes = model.SerializeToString()
     return serialized

@@ -1,9 +1,9 @@
 """Intervals and prediction sets that hold the true value for a stated share of the rows: split conformal prediction.
 
-Some training rows are held back from the fit. The errors of the model on them, sorted, give the bound that the wanted share of new
-errors stays below, whatever the model and the distribution are (Vovk et al., Algorithmic Learning in a Random World, 2005). The
-error of a regression is the distance to the true value; that of a classification is 1 - the probability of the true class
-(Sadinle, Lei and Wasserman, Least Ambiguous Set-Valued Classifiers, 2019).
+Some training rows are held back from the fit. The sorted errors of the model on these rows give a bound; the wanted share of new
+errors is below it for every model and distribution (Vovk et al., Algorithmic Learning in a Random World, 2005). The error of a
+regression is the distance to the true value; the error of a classification is 1 - the probability of the true class (Sadinle, Lei
+and Wasserman, Least Ambiguous Set-Valued Classifiers, 2019).
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from training.dataset import Dataset
 from training.evaluate import ClassificationMetrics, Metrics, RegressionMetrics
 
 SHARE = 0.25
-"""Share of the training rows that is held back, unless the level needs more."""
+"""Share of the training rows to hold back, unless the level needs more."""
 
 CHANCE = 0.001
-"""A model is refused when fewer true values are covered than this share of trainings would show if the coverage was right."""
+"""Probability, for a correct coverage, of a covered share below the limit at which the gate refuses a model."""
 
 
 def hold_back(dataset: Dataset, level: float, random_state: int) -> Dataset:
-    """The dataset with some of its training rows as calibration rows: random ones, the newest, or those of whole groups.
+    """The dataset with some of its training rows as calibration rows: random rows, the newest, or those of whole groups.
 
-    Each class keeps a training row. Raises UsageError when the task has no coverage, or with too few rows.
+    Each class keeps a training row. Raises UsageError when the task has no coverage, or for too few rows.
     """
     signature = dataset.signature
     if signature.outputs or signature.task not in ("classification", "regression"):
-        raise UsageError("--coverage needs one target of classes or numbers: leave it out")
+        raise UsageError("--coverage needs one target of classes or numbers: omit it")
     rows, needed = len(dataset.train), least_rows(level)
     count = max(math.ceil(SHARE * rows), needed)
     if count > rows // 2:
         raise UsageError(
-            f"--coverage {level:g} needs {needed} rows that neither the fit nor the test uses, at most half of the {rows} training "
-            "rows: add rows, or lower it"
+            f"--coverage {level:g} needs {needed} rows outside the fit and the test, more than half of the {rows} training rows: "
+            "add rows, or lower the coverage"
         )
     calibration = _positions(dataset, count, random_state)
     if len(calibration) < needed:
         raise UsageError(
-            f"--coverage {level:g} needs {needed} rows to find its bound, and {len(calibration)} can be held back: add rows"
+            f"--coverage {level:g} needs {needed} rows to find its bound, but only {len(calibration)} can be held back: add rows"
         )
     kept = np.setdiff1d(np.arange(rows), calibration)
     groups = None if dataset.groups is None else dataset.groups[kept]
@@ -60,7 +60,7 @@ def hold_back(dataset: Dataset, level: float, random_state: int) -> Dataset:
         groups=groups,
         calibration=dataset.train.iloc[calibration].reset_index(drop=True),
         calibration_target=dataset.train_target[calibration],
-        remarks=(*dataset.remarks, f"{len(calibration)} rows are held back from the fit to find the bound of the coverage"),
+        remarks=(*dataset.remarks, f"the fit does not use {len(calibration)} rows, which give the bound of the coverage"),
     )
 
 
@@ -70,9 +70,9 @@ def least_rows(level: float) -> int:
 
 
 def with_coverage(signature: Signature, scores: Scores, target: npt.NDArray[Any], level: float) -> Signature:
-    """The signature with the bound that these scores of calibration rows give; raises UsageError without probabilities."""
+    """The signature with the bound from these scores of calibration rows; raises UsageError without probabilities."""
     if signature.task == "classification" and not signature.probabilistic:
-        raise UsageError("--coverage needs probabilities, which the estimator does not give: use another --estimator")
+        raise UsageError("--coverage needs probabilities, which the estimator does not have: use another --estimator")
     return replace(signature, coverage=Coverage(level, conformal_bound(_errors(scores, target, signature), level)))
 
 
@@ -95,18 +95,18 @@ def covered(scores: Scores, target: npt.NDArray[Any], signature: Signature) -> n
 
 
 def least_share(level: float, rows: int, calibration_rows: int) -> float:
-    """The share of `rows` that a right coverage reaches in all but CHANCE of the trainings.
+    """The share of `rows` that a correct coverage reaches with a probability of 1 - CHANCE.
 
-    The calibration rows are a sample themselves, so that the number of covered rows has a beta-binomial distribution.
+    The calibration rows are a sample, too, so the number of covered rows has a beta-binomial distribution.
     """
     rank = min(calibration_rows, math.ceil((calibration_rows + 1) * level - 1e-9))
     return float(betabinom.ppf(CHANCE, rows, rank, calibration_rows + 1 - rank)) / rows
 
 
 def measured(metrics: Metrics, scores: Scores, target: npt.NDArray[Any], signature: Signature) -> Metrics:
-    """The metrics with the share of rows that is covered, and the width of the intervals or the mean size of the sets.
+    """The metrics with the share of covered rows, and the width of the intervals or the mean size of the sets.
 
-    The same metrics for a model without a coverage.
+    The metrics stay the same for a model without a coverage.
     """
     if signature.coverage is None:
         return metrics
@@ -149,11 +149,11 @@ def _positions(dataset: Dataset, count: int, random_state: int) -> npt.NDArray[n
 
 
 def _leave_classes(dataset: Dataset, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """The chosen rows without the first of each class that would have no training row any more."""
+    """The chosen rows without the first row of each class that would lose its last training row."""
     labels = np.array([str(label) for label in dataset.train_target.tolist()])
     left = set(np.delete(labels, chosen).tolist())
     missing = [label for label in np.unique(labels[chosen]).tolist() if label not in left]
     if missing and (dataset.by_time or dataset.groups is not None):
-        raise UsageError(f"--coverage holds back all rows of the class '{missing[0]}': add rows, or leave it out")
+        raise UsageError(f"--coverage holds back all rows of the class '{missing[0]}': add rows, or omit --coverage")
     first = [int(chosen[labels[chosen] == label][0]) for label in missing]
     return np.setdiff1d(chosen, first)

@@ -1,4 +1,4 @@
-"""The rows for training and evaluation, and their signature: the built-in iris flowers, or any table with a target column."""
+"""The rows for training and evaluation with their signature, from the built-in iris flowers or any table with a target column."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from training.held_out import Split
 from training.train_options import WITHOUT_TARGET, TaskChoice
 
 MAX_CLASSES = 100
-"""Different values of a target that is predicted as a class."""
+"""Most different values of a target for a classification."""
 
 MAX_CLASS_NUMBERS = 20
-"""With `auto`, a target of whole numbers with up to this many different values is a class."""
+"""Most different values for which `auto` predicts whole numbers as classes."""
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 
@@ -56,13 +56,13 @@ class Dataset:
     test: pd.DataFrame
     test_target: npt.NDArray[Any]
     remarks: tuple[str, ...] = ()
-    """How the table was read, and what is worth a look."""
+    """Notes about the table and how it was read."""
     by_time: bool = False
     groups: npt.NDArray[Any] | None = None
     columns: tuple[ColumnReport, ...] = ()
-    """What was made of each column, the target first."""
+    """The report on each column, the target first."""
     calibration: pd.DataFrame | None = None
-    """Rows that are held back from the fit, to find the bound of a coverage; None without one."""
+    """Rows outside the fit that give the bound of a coverage; None without a coverage."""
     calibration_target: npt.NDArray[Any] | None = None
 
     @property
@@ -89,15 +89,15 @@ def load(
     drop_rare: bool = False,
     kinds: Mapping[str, Kind] | None = None,
 ) -> Dataset:
-    """The dataset of a file, or of the iris flowers without one. Raises UsageError that names everything that is to be corrected.
+    """Load the dataset of a file, or the iris flowers without a file. Raises UsageError with all problems of the table.
 
-    `missing` are the texts that mean a missing value, the usual ones by default. `drop_unlabelled` leaves out rows without a
-    target, `drop_rare` the rows of classes with a single row. `kinds` are what flags say about columns, the target among them, and
-    `dates` the columns that flags declare as dates, with their formats. The newest rows by `time_column` are held out, or whole
-    groups of `group_column`, or random rows.
+    `missing` are the texts that mean a missing value, by default the usual ones. `drop_unlabelled` leaves out rows without a
+    target, `drop_rare` rows of classes with a single row. `kinds` are the kinds of columns (also of the target) from flags, and
+    `dates` the columns that flags declare as dates, with their formats. The held-out rows are the newest rows by `time_column`,
+    whole groups of `group_column`, or random rows.
     """
     if source is not None and target is None and task not in WITHOUT_TARGET:
-        raise UsageError("--data needs --target, the name of the column to predict")
+        raise UsageError("--data needs --target with the name of the column to predict")
     ranges = {**(IRIS_BOUNDS if source is None else {}), **(bounds or {})}
     data, name, target = _read(source, target, flags, missing, kinds or {})
     forms, grouped = dates or {}, [] if group_column is None or group_column in drop else [group_column]
@@ -120,7 +120,7 @@ def load(
     if not kept.all():
         table, labels, frame = table[kept], labels[kept], frame[kept]
         columns = {column: table[column] for column in table.columns}
-    stratified: Task = decided if len(targets) == 1 else "regression"  # rows of several targets are held out by no class
+    stratified: Task = decided if len(targets) == 1 else "regression"  # with several targets, the split does not depend on classes
     split = _split(frame, labels, stratified, test_size, random_state, time_column, group_column, forms)
     train_rows, test_rows = split.train, split.test
     described = _describe(table, train_rows, ranges, whole, date_forms)
@@ -149,7 +149,7 @@ def load(
 
 
 def json_rows(frame: pd.DataFrame, signature: Signature) -> list[dict[str, Label | None]]:
-    """The rows as clients send them: by feature name, with None for a gap."""
+    """The rows in the form of requests: values by feature name, with None for a gap."""
     columns = {
         feature.name: [_json_value(feature, value) for value in frame[feature.name].tolist()] for feature in signature.features
     }
@@ -179,7 +179,7 @@ def _read(
 
 
 def target_names(target: str, columns: Collection[str]) -> list[str]:
-    """The targets that a flag names: one column, or several with commas between them."""
+    """The targets in a flag: one column, or several, separated by commas."""
     if target in columns or "," not in target:
         return [target]
     names = [name.strip() for name in target.split(",") if name.strip()]
@@ -194,25 +194,25 @@ def target_names(target: str, columns: Collection[str]) -> list[str]:
 def _features(
     table: Table, name: str, targets: Sequence[str], drop: Sequence[str], ranges: Collection[str], dates: Collection[str]
 ) -> pd.DataFrame:
-    """The columns to learn from; raises UsageError when a flag names a column that does not exist."""
+    """The columns of the features; raises UsageError when a flag names a column that does not exist."""
     frame = table.frame
     for column, kind in table.kinds.items():
         if column not in frame.columns:
-            raise UsageError(f"--{kind} '{column}' names no column; there are: {_joined(frame.columns)}")
+            raise UsageError(f"--{kind} '{column}' is not a column of the table; its columns are: {_joined(frame.columns)}")
     for column in drop:
         if column not in frame.columns and column not in table.left_out:
-            raise UsageError(f"--drop '{column}' names no column; there are: {_joined(frame.columns)}")
+            raise UsageError(f"--drop '{column}' is not a column of the table; its columns are: {_joined(frame.columns)}")
     frame = frame.drop(columns=[column for column in drop if column in frame.columns])
     for target in targets:
         if target not in frame.columns:
-            raise UsageError(f"the target column '{target}' is not in {name}; there are: {_joined(frame.columns)}")
+            raise UsageError(f"the target column '{target}' is not in {name}; its columns are: {_joined(frame.columns)}")
     features = frame.drop(columns=list(targets))
     if not len(features.columns):
         besides = f" besides the target '{', '.join(targets)}'" if targets else ""
-        raise UsageError(f"{name} has no column{besides}: there is nothing to learn from")
+        raise UsageError(f"{name} has no column{besides}: add columns to learn from")
     for column in ranges:
         if column not in features.columns:
-            raise UsageError(f"--bounds '{column}' names no feature; there are: {_joined(features.columns)}")
+            raise UsageError(f"--bounds '{column}' is not a feature; the features are: {_joined(features.columns)}")
     _check_dates(table, features, dates)
     return features
 
@@ -220,9 +220,9 @@ def _features(
 def _check_dates(table: Table, features: pd.DataFrame, dates: Collection[str]) -> None:
     for column in dates:
         if column in table.kinds:
-            raise UsageError(f"--date or --epoch and --{table.kinds[column]} both name '{column}': choose one")
+            raise UsageError(f"--date or --epoch and --{table.kinds[column]} both name the column '{column}': use one of them")
         if column not in features.columns:
-            raise UsageError(f"--date or --epoch '{column}' names no feature; there are: {_joined(features.columns)}")
+            raise UsageError(f"--date or --epoch '{column}' is not a feature; the features are: {_joined(features.columns)}")
 
 
 def _iris() -> tuple[pd.DataFrame, str]:
@@ -243,7 +243,7 @@ class Leaves:
 
 
 def _sources(table: Table, dates: Collection[str]) -> dict[str, Source]:
-    """Where the kinds of the columns are from, by column; others are guessed."""
+    """The origin of the kind of each column; the kinds of other columns are guessed."""
     typed: dict[str, Source] = dict.fromkeys(table.typed, "by the file")
     return {**typed, **dict.fromkeys([*table.kinds, *dates], "declared")}
 
@@ -251,7 +251,7 @@ def _sources(table: Table, dates: Collection[str]) -> dict[str, Source]:
 def _usable(
     table: Table, names: Iterable[str], dates: Mapping[str, Sequence[str]], complaints: Complaints
 ) -> tuple[dict[str, pd.Series[Any]], dict[str, DateForm]]:
-    """The columns as numbers, booleans, texts or codes of dates, and the forms of the dates; others become complaints."""
+    """The columns as numbers, booleans, texts or codes of dates, and the forms of the dates; unusable columns become complaints."""
     columns, forms = {}, {}
     for name in names:
         try:
@@ -267,7 +267,7 @@ def _usable(
 def _describe(
     table: pd.DataFrame, train: npt.NDArray[Any], ranges: Bounds, whole: Collection[str], dates: Mapping[str, DateForm]
 ) -> tuple[Feature, ...]:
-    """The features of the signature; raises UsageError with all columns that have no value to learn from."""
+    """The features of the signature; raises UsageError with all columns that have no value in the training rows."""
     complaints, features = Complaints(), []
     for name in table.columns:
         try:
@@ -282,13 +282,13 @@ def _describe(
 
 
 Labels = npt.NDArray[Any]
-"""One label for each row: texts, booleans, whole numbers or numbers."""
+"""Labels, one for each row: texts, booleans, whole numbers or numbers."""
 
 
 def _all_labels(
     names: Sequence[str], table: Table, task: TaskChoice, leaves: Leaves, complaints: Complaints
 ) -> tuple[Labels, Task, npt.NDArray[np.bool_], list[str]]:
-    """As `_labels`; the labels of several targets have the shape (rows, targets), as objects where their types differ."""
+    """Like `_labels`; the labels of several targets have the shape (rows, targets), as objects if their types differ."""
     if len(names) == 1:
         return _labels(names[0], table, task, leaves, complaints)
     parts = [_labels(name, table, task, leaves, complaints) for name in names]
@@ -298,7 +298,7 @@ def _all_labels(
         classes = next(name for name, decided in tasks.items() if decided == "classification")
         numbers = next(name for name, decided in tasks.items() if decided == "regression")
         raise UsageError(
-            f"'{classes}' holds classes and '{numbers}' numbers: one model predicts several of one kind; use --task, or two models"
+            f"'{classes}' holds classes and '{numbers}' numbers: a model needs targets of one kind; use --task, or two models"
         )
     columns = [labels for labels, _, _, _ in parts]
     if len({column.dtype.kind for column in columns}) > 1:
@@ -308,18 +308,18 @@ def _all_labels(
 
 
 def _output(name: str, labels: Labels, task: Task, train: npt.NDArray[Any]) -> Output:
-    """One of several targets; raises UsageError when no training row has one of its classes."""
+    """One of several targets; raises UsageError when a class has no training row."""
     if task == "regression":
         return Output(name)
     classes = tuple(_plain(label) for label in np.unique(labels))
     missing = sorted(set(map(str, classes)) - {str(label) for label in labels[train].tolist()})
     if missing:
-        raise UsageError(f"class '{missing[0]}' of '{name}' has no row to learn it from: add rows, or change --random-state")
+        raise UsageError(f"class '{missing[0]}' of '{name}' has no training row: add rows, or change --random-state")
     return Output(name, classes)
 
 
 def _without_target(features: tuple[Feature, ...], task: Task, missing: Any) -> Signature:
-    """The signature before the fit, which decides the number of clusters."""
+    """The signature before the fit, without the number of clusters."""
     if task == "clustering":
         return Signature(features, task, (0,), target="cluster", probabilistic=False, missing=missing)
     return Signature(features, task, target="outlier", missing=missing)
@@ -339,10 +339,10 @@ def _labels(
     leaves: Leaves,
     complaints: Complaints,
 ) -> tuple[Labels, Task, npt.NDArray[np.bool_], list[str]]:
-    """The labels, the task, the mask of the rows that stay, and a remark on those that do not.
+    """The labels, the task, the mask of the kept rows, and remarks about the other rows.
 
-    What flags can leave out becomes a complaint; raises UsageError for a target that cannot be predicted at all when there is no
-    other complaint.
+    Problems that flags can skip become complaints. Raises UsageError for a target that cannot be predicted, if there is no other
+    complaint.
     """
     filled = table.frame[name].notna()
     remarks: list[str] = []
@@ -357,7 +357,7 @@ def _labels(
     try:
         values = table.column(name)
     except UnusableColumn as error:
-        complaints.add(Complaint(f"the target column '{name}' {error.why}", error.fix or "name another with --target"))
+        complaints.add(Complaint(f"the target column '{name}' {error.why}", error.fix or "choose another column with --target"))
         return np.empty(0), "classification", filled.to_numpy(), remarks
     known = values[filled]
     if pd.api.types.is_object_dtype(known.dtype):
@@ -371,7 +371,7 @@ def _labels(
             complaints.add(
                 Complaint(
                     f"the target column '{name}' holds whole numbers that look like identifiers",
-                    "name another column with --target",
+                    "choose another column with --target",
                     "--task regression",
                 )
             )
@@ -403,7 +403,7 @@ def _unlabelled(name: str, filled: pd.Series[Any], text: str) -> Complaint:
     rows = f"in row {row}" if count == 1 else f"in {count} rows, first in row {row}"
     if text:
         return Complaint(
-            f"the target column '{name}' says \"{text}\" {rows}, which is read as missing",
+            f"the target column '{name}' has \"{text}\" {rows}, which means a missing value",
             "keep such texts as values with --na ''",
             DROP_UNLABELLED,
         )
@@ -411,7 +411,7 @@ def _unlabelled(name: str, filled: pd.Series[Any], text: str) -> Complaint:
 
 
 def _rare(name: str, rare: Sequence[Any], values: pd.Series[Any]) -> Complaint:
-    """The complaint about classes with a single row, twenty of them by row."""
+    """The complaint about classes with a single row, at most twenty of them with their row."""
     if len(rare) == 1:
         why = f"class '{_plain(rare[0])}' of column '{name}' has a single row (row {first_row(values == rare[0])})"
     else:
@@ -424,13 +424,13 @@ def _rare(name: str, rare: Sequence[Any], values: pd.Series[Any]) -> Complaint:
 def _check_regression(name: str, values: pd.Series[Any], *, numeric: bool) -> None:
     if not numeric:
         raise UsageError(
-            f"the target column '{name}' holds no numbers: a regression needs them "
-            f"(--number {shlex.quote(name)} reads digits as numbers, --task classification predicts classes)"
+            f"the target column '{name}' holds no numbers, but a regression needs numbers: "
+            f"use --number {shlex.quote(name)} to read digits as numbers, or --task classification to predict classes"
         )
     if int(values.nunique()) < 2:
-        raise UsageError(f"the target column '{name}' has one value in every row: there is nothing to learn")
+        raise UsageError(f"the target column '{name}' has the same value in every row: choose another column with --target")
     if len(values) < 5:
-        raise UsageError(f"{len(values)} rows are too few: a regression needs at least 5")
+        raise UsageError(f"the table has {len(values)} rows: a regression needs at least 5")
 
 
 def _check_classes(name: str, values: pd.Series[Any]) -> None:
@@ -453,10 +453,10 @@ def _split(
     group_column: str | None,
     forms: Mapping[str, Sequence[str]],
 ) -> Split:
-    """The rows to learn from and the held-out ones, by the flags."""
+    """The training rows and the held-out rows, according to the flags."""
     for flag, column in (("--time-column", time_column), ("--group-column", group_column)):
         if column is not None and column not in frame.columns:
-            raise UsageError(f"{flag} '{column}' names no column; there are: {_joined(frame.columns)}")
+            raise UsageError(f"{flag} '{column}' is not a column of the table; its columns are: {_joined(frame.columns)}")
     if time_column is not None and group_column is not None:
         raise UsageError("--time-column and --group-column cannot be used together: choose one")
     if time_column is not None:
@@ -473,7 +473,7 @@ def _date(
     train: npt.NDArray[Any],
     bounds: tuple[float | None, float | None] | None,
 ) -> Feature:
-    """A column of dates in the signature; the range is that of the training rows, as codes."""
+    """A column of dates in the signature; its range comes from the training rows, as codes."""
     if bounds is not None:
         raise UsageError(f"--bounds '{name}': only a column of numbers can have bounds")
     trained = codes[train]
@@ -494,7 +494,7 @@ def _date(
 def _feature(
     name: str, column: pd.Series[Any], train: npt.NDArray[Any], bounds: tuple[float | None, float | None] | None, whole: bool
 ) -> Feature:
-    """One column of the signature. Categories and gaps are those of the whole table; the range is that of the training rows."""
+    """One column of the signature. Categories and gaps come from the whole table, the range from the training rows."""
     numeric = column.dtype == np.float64
     values = column.to_numpy()
     gaps = np.isnan(values) if numeric else column.isna().to_numpy()
@@ -516,7 +516,7 @@ def _feature(
 
 
 def _bounded(feature: Feature, column: pd.Series[Any], minimum: float | None, maximum: float | None) -> Feature:
-    """The feature with bounds, inside which every row of the table must be."""
+    """The feature with bounds; raises UsageError when a row of the table is outside."""
     below = column < (-math.inf if minimum is None else minimum)
     outside = column[below | (column > (math.inf if maximum is None else maximum))]
     if len(outside):

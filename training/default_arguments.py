@@ -1,4 +1,4 @@
-"""What `train` trains when its command line does not say: the settings of a schedule, as flags before the user's own."""
+"""Default arguments of `train` from the environment: the settings of a schedule, as flags before the user's own flags."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from serve_app.errors import UsageError
 
 DATA, TARGET, FLAGS = "IRIS_TRAINING_DATA", "IRIS_TRAINING_TARGET", "IRIS_TRAINING_FLAGS"
-"""The table, its target, and more flags of `train`; the keys of the ConfigMap `iris-training`."""
+"""Variables with the table, its target, and more flags of `train`; they are the keys of the ConfigMap `iris-training`."""
 
 
 def default_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """The arguments that the environment states; none when `arguments` name a table of their own or ask for help.
+    """The arguments from the environment; empty when `arguments` name another table or ask for help.
 
-    They come before the user's, and the last of two flags counts. The target and the flags of the environment name columns of its
-    table, so they do not apply to another one. Raises UsageError for a text that cannot be split into flags.
+    They precede the user's arguments, and the last of two equal flags counts. The target and the flags in the environment name
+    columns of its table, so they do not apply to another table. Raises UsageError for a text that cannot be split into flags.
     """
     names = {argument.partition("=")[0] for argument in arguments}
     if names & {"--data", "--help", "-h"}:
@@ -24,10 +24,10 @@ def default_arguments(arguments: Sequence[str], environment: Mapping[str, str]) 
     try:
         more = shlex.split(flags)
     except ValueError as error:
-        raise UsageError(f"{FLAGS} cannot be split into flags ({error}): close each quote, as in a shell") from None
+        raise UsageError(f"{FLAGS} cannot be split into flags ({error}): close each quote") from None
     for name in ("--data", "--target"):
         if name in {argument.partition("=")[0] for argument in more}:
-            raise UsageError(f"{FLAGS} holds {name}: put its value into {DATA if name == '--data' else TARGET}")
+            raise UsageError(f"{FLAGS} contains {name}: put its value into {DATA if name == '--data' else TARGET}")
     if target and not data:
-        raise UsageError(f"{TARGET} is set without {DATA}: name the table too")
+        raise UsageError(f"{TARGET} is set without {DATA}: set the table, too")
     return [*(["--data", data] if data else []), *(["--target", target] if target else []), *more]

@@ -1,7 +1,6 @@
-"""The signature of an adopted model: from what the model knows, and from a sample for what it does not tell.
+"""Derives the signature of an adopted model from the model itself, and from a sample for facts that the model does not have.
 
-Categories are those of the encoders, not those that happen to be in the sample. Whether a gap or an unknown category is answered is
-found by asking the model.
+Categories come from the encoders, not from the sample. Calls of the model show whether it answers a gap or an unknown category.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ UNKNOWN_TEXT = "never seen by any model"
 """A category that no encoder knows."""
 
 SHAPE_ROWS = 2_000
-"""Rows of the sample that tell the shape of the answers, at most."""
+"""Most rows of the sample that show the shape of the answers."""
 
 ASK_SECONDS = 30.0
-"""Time for asking the model about gaps and unknown categories; later columns keep what the sample says."""
+"""Seconds for calls with gaps and unknown categories; after them, the sample decides for the remaining columns."""
 
 Unknown = Literal["answered", "refused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column of the signature, and where each part of it is from.
+    """One column of the signature, and the origin of each part.
 
-    `unknown` is what the model does with a category that it does not know; None for other kinds.
+    `unknown` is the action of the model for an unknown category; None for other kinds.
     """
 
     feature: Feature
@@ -52,7 +51,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What flags say of columns."""
+    """The declarations of columns in flags."""
 
     category: Collection[str] = ()
     number: Collection[str] = ()
@@ -62,10 +61,10 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class DerivedSignature:
-    """The signature, its columns, the rows that the model is asked with, and the same rows as the codes are made of.
+    """The signature, its columns, the rows for calls of the model, and the same rows before coding.
 
     `asked` has the types that the model takes; `plain` has float64, booleans and texts with NaN in the gaps (dates are codes).
-    `kept` is the mask of the sample's rows: rows with a gap that the model refuses are left out.
+    `kept` is the mask of the sample's rows, without rows with a gap that the model refuses.
     """
 
     signature: Signature
@@ -85,10 +84,10 @@ class DerivedSignature:
 def derive(
     model: Original, sample: pd.DataFrame, declared: Declared, *, targets: Sequence[str], missing: tuple[str, ...] | None
 ) -> DerivedSignature:
-    """The signature of a model from a sample, which holds the columns that the model reads. Raises UsageError.
+    """The signature of a model from a sample with the columns that the model reads. Raises UsageError.
 
-    `targets` are the names of the columns that it predicts, none when they are not known. A CSV file has no type of dates: when the
-    model does not answer texts, those columns are tried as dates whose every text is one.
+    `targets` are the names of the columns that it predicts, empty when they are not known. CSV has no type for dates, so when the
+    model does not answer texts, columns in which every text is a date are tried as dates.
     """
     _check_declared(model, declared)
     try:
@@ -108,7 +107,7 @@ class NotAnswered(UsageError):
 
 
 def _dates_as_text(model: Original, sample: pd.DataFrame, declared: Declared) -> list[str]:
-    """The columns without a declaration that hold texts, each of which is a date."""
+    """The columns without a declaration in which every value is a date as text."""
     known = {*declared.category, *declared.number, *declared.date}
     names = [name for name in model.columns.used if name not in known and _kind_of_type(sample[name]) == "text"]
     return [name for name in names if _is_date(name, sample[name])]
@@ -155,11 +154,11 @@ def _check_declared(model: Original, declared: Declared) -> None:
     ):
         for name in names:
             if name not in used:
-                raise UsageError(f"{flag} '{name}' names no column that the model reads; it reads: {', '.join(used[:20])}")
+                raise UsageError(f"{flag} '{name}' is not a column that the model reads; it reads: {', '.join(used[:20])}")
 
 
 def _column(name: str, values: pd.Series[Any], model: Original, declared: Declared) -> tuple[Column, pd.Series[Any], Any]:
-    """The column, its values as the model takes them, and its values as codes are made of them."""
+    """The column, its values for the model, and its values before coding."""
     encoders = model.columns.encoders.get(name, [])
     known = _categories(encoders)
     if name in model.columns.categorical:
@@ -206,7 +205,7 @@ def _column(name: str, values: pd.Series[Any], model: Original, declared: Declar
 
 
 def _categories(encoders: list[list[Any]]) -> list[Any]:
-    """The categories of all encoders of a column, sorted where each encoder has sorted ones, else in the order of the first."""
+    """The categories of all encoders of a column, sorted if every encoder sorts them, else in the order of the first encoder."""
     lists = [[plain(value) for value in categories if not is_gap(value)] for categories in encoders]
     known = list(dict.fromkeys(value for values in lists for value in values))
     if len({type(value) for value in known}) == 1 and all(values == sorted(values) for values in lists):
@@ -257,13 +256,13 @@ def _kind_of_type(values: pd.Series[Any]) -> Kind | None:
 
 
 def _with_dtype(values: pd.Series[Any], known: list[Any]) -> pd.Series[Any]:
-    """The values as the dtype that a booster was fitted with: its categories, in its order, and those that only the sample has."""
+    """The values with the dtype of a booster's fit: its categories in its order, then those that only the sample has."""
     others = [value for value in values.dropna().unique().tolist() if value not in known]
     return pd.Series(pd.Categorical(values.astype(object), categories=[*known, *others]))
 
 
 def _texts(values: pd.Series[Any], gaps: Any, known: list[Any]) -> tuple[pd.Series[Any], pd.Series[Any], tuple[str, ...]]:
-    """The values as the model takes them, as texts with NaN in the gaps, and the categories."""
+    """The values for the model, the values as texts with NaN in the gaps, and the categories."""
     if known and all(isinstance(value, str) for value in known) and pd.api.types.is_numeric_dtype(values.dtype):
         values = values.map(lambda value: np.nan if value != value else f"{value:g}").astype(object)  # digits read as numbers
     texts = values.astype(object).map(str, na_action="ignore").where(~gaps, np.nan)
@@ -308,7 +307,7 @@ def _date(name: str, values: pd.Series[Any], formats: Sequence[str] | None) -> t
 
 
 def _complete_row(model: Original, asked: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """One row of the sample that the model answers, with as few gaps as there are. Raises UsageError when it answers none."""
+    """One row of the sample that the model answers, with as few gaps as possible. Raises UsageError when it answers no row."""
     order = np.argsort(table.isna().sum(axis=1).to_numpy(), kind="stable")
     failure: Exception | None = None
     for at in order[:20]:
@@ -322,10 +321,10 @@ def _complete_row(model: Original, asked: pd.DataFrame, table: pd.DataFrame) -> 
 
 
 def _failure(model: Original, frame: pd.DataFrame) -> Exception | None:
-    """What the model raises for these rows; None when it answers."""
+    """The error of the model for these rows; None when it answers."""
     try:
         labels = model.labels(frame)
-    except Exception as error:  # any: the model is of somebody else
+    except Exception as error:  # a foreign model may raise any error
         return error
     if np.ndim(labels) not in (1, 2) or len(labels) != len(frame):
         raise UsageError(f"the model predicts an array of shape {np.shape(labels)} for {len(frame)} rows, which cannot be served")
@@ -340,7 +339,7 @@ def _ask_about_gaps(
     complete: pd.DataFrame,
     declared: Declared,
 ) -> tuple[list[Column], Any, list[str]]:
-    """The columns with what the model does with a gap, the mask of the rows that it answers, and remarks."""
+    """The columns with the action of the model for a gap, the mask of the answered rows, and remarks."""
     asked_columns, remarks = [], []
     kept = np.ones(len(asked), dtype=bool)
     deadline = time.monotonic() + ASK_SECONDS
@@ -362,12 +361,12 @@ def _ask_about_gaps(
                     )
         asked_columns.append(column)
     if not kept.any():
-        raise UsageError("the model does not answer a row of the sample, because each has a gap: give rows without gaps")
+        raise UsageError("the model does not answer a row of the sample, because each row has a gap: give rows without gaps")
     return asked_columns, kept, remarks
 
 
 def gap_of(values: pd.Series[Any]) -> pd.Series[Any]:
-    """One gap with the type of a column."""
+    """A series with one gap and the type of a column."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         return pd.Series(pd.Categorical([None], dtype=values.dtype))
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
@@ -380,7 +379,7 @@ def gap_of(values: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def unknown_of(values: pd.Series[Any]) -> pd.Series[Any]:
-    """One category that no model knows, with the type of a column as far as there is one."""
+    """A series with one category that no model knows, with the type of a column if possible."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         categories = values.dtype.categories
         text: Label = UNKNOWN_TEXT if not pd.api.types.is_numeric_dtype(categories.dtype) else int(categories.max()) + 977
@@ -401,5 +400,5 @@ def _ask_about_unknown(model: Original, columns: Sequence[Column], asked: pd.Dat
 
 
 def one_line(error: object) -> str:
-    """The kind and the beginning of the message of an error."""
+    """The type and the start of the message of an error."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

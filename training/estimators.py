@@ -1,6 +1,6 @@
-"""The table of estimators that need no import path. A new estimator is one entry of ESTIMATORS.
+"""The table of built-in estimators. A new estimator is one entry in ESTIMATORS.
 
-The classes stand as paths: the names of the table are known without loading scikit-learn.
+The table holds import paths in place of classes, so its names are known without an import of scikit-learn.
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ SearchSpace = Mapping[str, tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """One class: its import path `module:class`, the parameters it starts from, and what a search varies."""
+    """One class: its import path `module:class`, its initial parameters, and the search space."""
 
     path: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     search_space: SearchSpace = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
-        """The class itself; imports its module."""
+        """Import the module and return the class."""
         learner: Callable[..., Any] = resolve_name(self.path)
         return learner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimator:
-    """A name of `--estimator`: the class for each task, and what the matrix must look like before it is fitted.
+    """A name of `--estimator`: the class for each task, and the preparation of the matrix before the fit.
 
-    `parameter_names` translates common parameters into the class's own.
+    `parameter_names` maps common parameters to those of the class.
     """
 
     classification: Learner
     regression: Learner
     needs_scaling: bool = False
-    """Whether features are brought to mean 0 and variance 1 first."""
+    """Whether features are scaled to mean 0 and variance 1 first."""
     takes_gaps: bool = False
-    """Whether it learns from NaN; otherwise gaps are filled first."""
+    """Whether the class learns from NaN; otherwise gaps are filled first."""
     takes_categories: bool = False
-    """Whether it learns from the codes of categories; otherwise they are encoded one-hot."""
+    """Whether the class learns from the codes of categories; otherwise they are encoded one-hot."""
     parameter_names: Mapping[str, str] = field(default_factory=dict)
     package: str | None = None
-    """The package that has to be installed besides, which is also the name of the extra of iris-api; None: scikit-learn."""
+    """The required package, which is also the name of the extra of iris-api; None for scikit-learn."""
     unlimited_depth: int | None = None
-    """What `max_depth` is where there is no limit."""
+    """The value of `max_depth` for no limit."""
 
     @property
     def is_installed(self) -> bool:
-        """Whether its package is there."""
+        """Whether its package is installed."""
         return self.package is None or find_spec(self.package) is not None
 
     def check_installed(self) -> None:
-        """Raises UsageError with the name of the extra when its package is missing."""
+        """Raise UsageError with the name of the extra when its package is missing."""
         if not self.is_installed:
             raise UsageError(f"--estimator {self.package} needs a package that is missing: pip install 'iris-api[{self.package}]'")
 
@@ -69,14 +69,14 @@ class Estimator:
         return self.classification if task == "classification" else self.regression
 
     def own_parameters(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters under the names that the class knows."""
+        """The parameters with the names of the class."""
         return {
             self.parameter_names.get(name, name): self.unlimited_depth if name == "max_depth" and value is None else value
             for name, value in params.items()
         }
 
     def accepted_parameters(self, factory: Callable[..., Any]) -> Collection[str]:
-        """The names that the class takes; those of the libraries pass some of them on to the classes that they extend."""
+        """The parameter names of the class, with those that it passes to its base classes."""
         kinds = factory.__mro__ if self.package is not None and isinstance(factory, type) else (factory,)
         return {name for kind in kinds for name in inspect.signature(kind).parameters}
 
@@ -121,7 +121,7 @@ _CATBOOST_SPACE: SearchSpace = {
     "random_strength": (0.5, 1.0, 3.0),
 }
 STOPPING_ROUNDS = 20
-"""A booster stops after so many further trees that do not improve it."""
+"""Number of consecutive trees without an improvement after which a booster stops."""
 
 ESTIMATORS: Mapping[str, Estimator] = {
     "random-forest": Estimator(

@@ -1,4 +1,4 @@
-"""How good predictions are on held-out rows."""
+"""The metrics of predictions on held-out rows."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ COVERAGE_METRICS = ("coverage", "set_size", "interval_width")
 
 
 class _Metrics:
-    """What the metrics of both tasks have in common; the fields are those of `metrics.json`."""
+    """The common part of the metrics of all tasks; the fields are those of `metrics.json`."""
 
     NAMES: ClassVar[tuple[str, ...]]
-    """The metrics that are one number, and for which a floor can be set."""
+    """The metrics that are one number and can have a floor."""
 
     __slots__ = ()
 
     def scalars(self) -> dict[str, float]:
-        """The metrics that are one number, by name, without those that are not known."""
+        """The metrics that are one number, by name, without unknown metrics."""
         values = {name: getattr(self, name) for name in self.NAMES}
         return {name: value for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds them, without those that are not known."""
+        """Return the metrics for JSON, without unknown metrics."""
         document: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
         return {name: value for name, value in document.items() if value is not None}
 
@@ -79,7 +79,7 @@ class ClassificationMetrics(_Metrics):
 
     @property
     def never_predicted(self) -> Mapping[int, int]:
-        """The held-out rows of each class that was predicted for no held-out row, by the position of the class."""
+        """The number of held-out rows of each class that is never predicted for them, by the position of the class."""
         counts = np.array(self.confusion_matrix)
         return {at: int(rows) for at, rows in enumerate(counts.sum(axis=1)) if rows and not counts[:, at].any()}
 
@@ -104,7 +104,7 @@ class RegressionMetrics(_Metrics):
 
 @dataclass(frozen=True, slots=True)
 class Unmeasured(_Metrics):
-    """What is known of a model without labels: the number of rows that it was tried with."""
+    """The facts about a model without labels: the number of rows in the examination."""
 
     NAMES: ClassVar = ()
 
@@ -122,7 +122,7 @@ class SeveralMetrics(_Metrics):
 
     @property
     def means(self) -> dict[str, float]:
-        """The mean of each metric over the targets, without those that are not known of all, and those in units of a target."""
+        """The mean of each metric over the targets, without metrics that a target lacks and metrics in units of a target."""
         targets = [metrics.scalars() for metrics in self.per_target.values()]
         names = [name for name in targets[0] if name not in ("mae", "rmse") and all(name in scalars for scalars in targets)]
         return {name: float(np.mean([scalars[name] for scalars in targets])) for name in names}
@@ -133,14 +133,14 @@ class SeveralMetrics(_Metrics):
         return {**self.means, **own}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds them: the means, and the metrics of each target below `per_target`."""
+        """Return the metrics for JSON: the means, and the metrics of each target in `per_target`."""
         return {**self.means, "rows": self.rows, "per_target": {name: each.to_dict() for name, each in self.per_target.items()}}
 
 
 Metrics = ClassificationMetrics | RegressionMetrics | SeveralMetrics
 
 AnyMetrics = Metrics | AnswerShares | Unmeasured
-"""Metrics; for a model without a target the shares of its answers, for a sample without labels the number of its rows."""
+"""Metrics; the shares of the answers for a model without a target; the number of rows for a sample without labels."""
 
 METRIC_NAMES: Mapping[Task, tuple[str, ...]] = {
     "classification": ClassificationMetrics.NAMES,
@@ -151,7 +151,7 @@ METRIC_NAMES: Mapping[Task, tuple[str, ...]] = {
 
 
 def predictions(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
-    """What serving answers: the predicted class, or the value. One entry for each row; (rows, targets) for several targets."""
+    """The answers of serving: the predicted class, or the value. One entry for each row; (rows, targets) for several targets."""
     if signature.outputs:
         return np.column_stack([predictions(scores[:, at], part) for at, part in signature.parts])
     if signature.task == "regression":
@@ -160,7 +160,7 @@ def predictions(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
 
 
 def positions_to_labels(positions: npt.NDArray[Any], classes: Sequence[Label]) -> npt.NDArray[Any]:
-    """The class at each position, as an array of objects: labels keep their types."""
+    """The class at each position, as an array of objects, so that labels keep their types."""
     labels = np.empty(len(classes), dtype=object)
     labels[:] = classes
     classified: npt.NDArray[Any] = labels[positions]
@@ -189,7 +189,7 @@ def measure(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: Si
 
 
 def baseline_f1_score(target: npt.NDArray[Any], signature: Signature) -> float:
-    """The F1 of the answer that is always the most frequent class."""
+    """The F1 of a constant answer, the most frequent class."""
     labels, counts = np.unique(target, return_counts=True)
     constant = np.full(len(target), labels[counts.argmax()], dtype=object)
     return _classification(target, constant, signature.classes).f1_score
@@ -218,7 +218,7 @@ def _classification(target: npt.NDArray[Any], predicted: npt.NDArray[Any], class
 
 
 def _positions(labels: npt.NDArray[Any], classes: Sequence[Label]) -> npt.NDArray[np.intp]:
-    """The position of each label: labels may be texts, numbers or booleans, which scikit-learn does not mix."""
+    """The position of each label, because scikit-learn does not mix texts, numbers and booleans."""
     order = {str(label): position for position, label in enumerate(classes)}
     return np.array([order[str(label)] for label in labels.tolist()], dtype=np.intp)
 
@@ -233,13 +233,13 @@ def _several(target: npt.NDArray[Any], predicted: npt.NDArray[Any], signature: S
 
 
 def metric_names(signature: Signature) -> tuple[str, ...]:
-    """The metrics that a floor can be set for; of several targets also those of each target."""
+    """The metrics that can have a floor; for several targets, also those of each target."""
     names = METRIC_NAMES[signature.task]
     return (*names, *(f"{name}_{output.name}" for output in signature.outputs for name in names))
 
 
 def _roc_auc(true: npt.NDArray[np.intp], probabilities: npt.NDArray[np.float64]) -> float | None:
-    """The area under the curve of the second of two classes, or the mean of those of all; None without rows to tell apart."""
+    """The area under the curve of the second of two classes, or the mean over all classes; None when all rows have one class."""
     from sklearn.metrics import roc_auc_score
 
     classes = probabilities.shape[1]

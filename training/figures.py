@@ -1,4 +1,4 @@
-"""The figures of a run: which predictions are wrong, and which features matter most."""
+"""The figures of a run: confusion matrix or residuals, and the importance of features."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from serve_app.printable import printable
 from training.importance import Importance
 
 SHOWN = 20
-"""Features in the figure of importances, at most."""
+"""Most features in the figure of importances."""
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> bytes:
-    """The confusion matrix as PNG; rows are true classes, columns predicted ones."""
+    """The confusion matrix as PNG; rows are true classes, columns are predicted classes."""
     counts = np.array(matrix)
     size = min(12.0, 3.0 + 0.6 * len(classes))
     figure, axes = _axes(size, size)
@@ -37,7 +37,7 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> bytes:
 
 
 def residuals(target: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> bytes:
-    """Predicted against true values as PNG."""
+    """A plot of predicted against true values as PNG."""
     figure, axes = _axes(4.5, 4.5)
     axes.scatter(target, predicted, s=12, alpha=0.6)
     ends = [float(min(target.min(), predicted.min())), float(max(target.max(), predicted.max()))]
@@ -48,7 +48,7 @@ def residuals(target: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> bytes:
 
 
 def importances(importance: Importance, signature: Signature) -> bytes:
-    """The features that matter most, at most SHOWN of those measured, as PNG."""
+    """The most important of the measured features, at most SHOWN, as PNG."""
     names = sorted(importance.mean, key=lambda name: importance.mean[name])[-SHOWN:]
     figure, axes = _axes(5.5, 1.2 + 0.3 * len(names))
     means, deviations = [importance.mean[name] for name in names], [importance.deviation[name] for name in names]
@@ -59,14 +59,14 @@ def importances(importance: Importance, signature: Signature) -> bytes:
 
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # not pyplot: no display, no global state
+    from matplotlib.figure import Figure  # pyplot would need a display and keep global state
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def _label(name: object, length: int) -> str:
-    """A name of the table as a label. It is drawn with `parse_math=False`: a `$` in it is a dollar sign and begins no formula."""
+    """A name from the table as a label. It is drawn with `parse_math=False`, because a `$` in it must not start a formula."""
     return printable(str(name)[:length])
 
 

@@ -41,22 +41,21 @@ from training.train_options import CalibrationMethod
 from training.unsupervised import UNSUPERVISED
 
 THREADED_ROWS = 2000
-"""Rows from which on fitting uses several threads."""
+"""Smallest number of rows for which the fit uses several threads."""
 
 DATES = "dates"
-"""Name of the pipeline step that replaces dates by their parts."""
+"""The name of the pipeline step that replaces dates with their parts."""
 
-_MISSING = -2.0  # the code of a gap before one-hot encoding: a category of its own, different from an unseen one
+_MISSING = -2.0  # the code of a gap before one-hot encoding: a separate category, different from an unseen one
 
 
 def build(
     signature: Signature, name: str, params: Mapping[str, Any], *, random_state: int, calibrate: CalibrationMethod | None = None
 ) -> Any:
-    """An unfitted model for tables of this signature: the bare estimator, or a Pipeline of `encode`, `dates`, `prepare`, `scale`,
-    `model`.
+    """An unfitted model for tables of this signature: the estimator, or a Pipeline: `encode`, `dates`, `prepare`, `scale`, `model`.
 
-    `name` is a key of ESTIMATORS or `package.module:factory`; with `calibrate`, the probabilities are corrected. Raises UsageError
-    when there is no such estimator, or when it has no such parameter.
+    `name` is a key of ESTIMATORS or `package.module:factory`; `calibrate` corrects the probabilities. Raises UsageError for an
+    unknown estimator or parameter.
     """
     known = ESTIMATORS.get(name)
     unsupervised = UNSUPERVISED.get(name)
@@ -85,8 +84,8 @@ def build(
 
 
 def encoder(signature: Signature) -> ColumnTransformer:
-    """The unfitted transformer from a table to the coded matrix, shape (rows, features): float64, with texts of objects."""
-    # Adjacent columns of one kind share a transformer: the columns come out in the order of the transformers.
+    """The unfitted transformer from a table to the coded matrix, shape (rows, features): float64, or objects with text features."""
+    # Only adjacent columns of one kind share a transformer, because the output has the order of the transformers.
     runs: list[tuple[str, Any, list[str]]] = []
     for kind, group in groupby(signature.features, key=lambda feature: feature.kind if feature.date is None else feature.date):
         features = list(group)
@@ -105,15 +104,17 @@ def encoder(signature: Signature) -> ColumnTransformer:
 
 
 def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any] | None) -> tuple[str, ...]:
-    """Fit in place and return the warnings of scikit-learn; `target` is None for a task without one.
+    """Fit in place and return the warnings of scikit-learn; `target` is None for a task without a target.
 
     Raises UsageError when the estimator cannot learn this table.
     """
     if target is not None and target.ndim == 2 and target.dtype == object:
-        target = target.astype(str)  # scikit-learn learns several targets of one type
+        target = target.astype(str)  # scikit-learn needs one type for several targets
     estimator = calibration.inner(final_estimator(model))
-    # The parameter stays in the fitted forest, and one thread answers a single row fastest: so it is set for the fit only.
-    one = not isinstance(estimator, MultiOutputClassifier | MultiOutputRegressor)  # others start processes, not threads
+    # n_jobs is set only for the fit, because a fitted forest keeps it, and one thread is fastest for a single row.
+    one = not isinstance(
+        estimator, MultiOutputClassifier | MultiOutputRegressor
+    )  # the multi-output estimators start processes, not threads
     threads = one and len(frame) >= THREADED_ROWS and "n_jobs" in estimator.get_params(deep=False) and estimator.n_jobs is None
     if threads:
         estimator.set_params(n_jobs=-1)
@@ -135,7 +136,7 @@ def fit(model: Any, frame: pd.DataFrame, target: npt.NDArray[Any] | None) -> tup
 
 @contextmanager
 def threads_for(rows: int) -> Iterator[None]:
-    """Limit BLAS and OpenMP to one thread for a small table: there, threads wait longer for each other than they work."""
+    """Limit BLAS and OpenMP to one thread for a small table, where more threads would only wait for each other."""
     if rows >= THREADED_ROWS:
         yield
         return
@@ -144,17 +145,17 @@ def threads_for(rows: int) -> Iterator[None]:
 
 
 def final_estimator(model: Any) -> Any:
-    """The last step of a Pipeline, also of one inside another, or the model itself."""
+    """The last step of a Pipeline, also of a nested Pipeline, or the model itself."""
     while isinstance(model, Pipeline):
         model = model.steps[-1][1]
     return model
 
 
 def parameters(model: Any) -> dict[str, Any]:
-    """The parameters of the final estimator, sorted by name; what JSON cannot hold becomes text."""
+    """The parameters of the final estimator, sorted by name; values that JSON cannot hold become text."""
     estimator = _learner(model)
     values = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
-    if estimator is not final_estimator(model):  # the libraries list what they decide themselves as None
+    if estimator is not final_estimator(model):  # the libraries list parameters that they choose as None
         values = {name: value for name, value in values.items() if value is not None and name != "feature_types"}
     return {
         name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in sorted(values.items())
@@ -167,7 +168,7 @@ def model_type(model: Any) -> str:
 
 
 def _learner(model: Any) -> Any:
-    """The final estimator without a correction of its probabilities; of a booster, the estimator of the library."""
+    """The final estimator without a correction of its probabilities; for a booster, the estimator of the library."""
     estimator = calibration.inner(final_estimator(model))
     if isinstance(estimator, Booster):
         return estimator.estimator_ if hasattr(estimator, "estimator_") else estimator.estimator
@@ -175,7 +176,7 @@ def _learner(model: Any) -> Any:
 
 
 def with_parts(signature: Signature) -> list[Feature]:
-    """The features by the columns of the matrix that the model learns from: numbers for the parts of a date."""
+    """The features of the matrix after the step `dates`: numbers replace the parts of a date."""
     expanded: list[Feature] = []
     for feature in signature.features:
         if feature.date is None:
@@ -186,7 +187,7 @@ def with_parts(signature: Signature) -> list[Feature]:
 
 
 def _prepare(features: Sequence[Feature], *, takes_gaps: bool, takes_categories: bool) -> list[tuple[str, Any]]:
-    """The step on the matrix of these columns that fills gaps and encodes categories one-hot; none where nothing needs it."""
+    """The step that fills gaps and encodes categories one-hot in the matrix of these columns; empty if no column needs it."""
     numbers = [at for at, feature in enumerate(features) if feature.kind == "number" and feature.nullable]
     booleans = [at for at, feature in enumerate(features) if feature.kind == "boolean" and feature.nullable]
     categories = [at for at, feature in enumerate(features) if feature.kind == "category"]
@@ -201,7 +202,7 @@ def _prepare(features: Sequence[Feature], *, takes_gaps: bool, takes_categories:
 
 
 def _one_hot(features: Sequence[Feature]) -> Any:
-    """One column for each category; a gap is a category of its own, an unseen category is all zeros."""
+    """The encoder with one column for each category; a gap is a separate category, an unseen category is all zeros."""
     codes = [
         np.array([*([_MISSING] if feature.nullable else []), *range(len(feature.categories))], dtype=np.float64)
         for feature in features
@@ -219,7 +220,7 @@ def _from_table(signature: Signature, name: str, known: Estimator, params: Mappi
     accepted = known.accepted_parameters(factory)
     for parameter in params:
         if known.parameter_names.get(parameter, parameter) not in accepted:
-            raise UsageError(f"{name} has no parameter {parameter}: leave --{parameter.replace('_', '-')} out")
+            raise UsageError(f"{name} has no parameter {parameter}: omit --{parameter.replace('_', '-')}")
     values = {**learner.defaults, **known.own_parameters(params)}
     if "random_state" in accepted:
         values["random_state"] = random_state
@@ -228,7 +229,7 @@ def _from_table(signature: Signature, name: str, known: Estimator, params: Mappi
 
 
 def _booster(model: Any, signature: Signature, random_state: int) -> Any:
-    """The model of a boosting library around which the estimator stands that takes the coded matrix."""
+    """The estimator for the coded matrix around the model of a boosting library."""
     kind = BoosterClassifier if signature.task == "classification" else BoosterRegressor
     columns = [at for at, feature in enumerate(with_parts(signature)) if feature.kind == "category"]
     return kind(model, columns, stopping_rounds=STOPPING_ROUNDS, random_state=random_state)
@@ -240,7 +241,7 @@ def _of_class(learner: Learner, name: str, params: Mapping[str, Any], random_sta
     accepted = inspect.signature(factory).parameters
     for parameter in params:
         if parameter not in accepted:
-            raise UsageError(f"{name} has no parameter {parameter}: leave --{parameter.replace('_', '-')} out")
+            raise UsageError(f"{name} has no parameter {parameter}: omit --{parameter.replace('_', '-')}")
     values = {**learner.defaults, **params}
     return factory(**values, **({"random_state": random_state} if "random_state" in accepted else {}))
 
@@ -248,12 +249,12 @@ def _of_class(learner: Learner, name: str, params: Mapping[str, Any], random_sta
 def _from_factory(task: Task, path: str, params: Mapping[str, Any], random_state: int) -> Any:
     """The estimator that the user's function `package.module:factory` returns.
 
-    The function is called with those of `task`, `random_state` and `params` that it has a parameter for.
+    The function gets those of `task`, `random_state` and `params` for which it has a parameter.
     """
     factory, accepted = _load_factory(path)
     for parameter in params:
         if parameter not in accepted:
-            raise UsageError(f"the factory {path} has no parameter {parameter}: leave --{parameter.replace('_', '-')} out")
+            raise UsageError(f"the factory {path} has no parameter {parameter}: omit --{parameter.replace('_', '-')}")
     arguments = {"task": task, "random_state": random_state, **params}
     try:
         estimator = factory(**{name: value for name, value in arguments.items() if name in accepted})
@@ -262,7 +263,7 @@ def _from_factory(task: Task, path: str, params: Mapping[str, Any], random_state
     suits = _SUITS[task]
     if not hasattr(estimator, "fit") or not hasattr(estimator, "__sklearn_tags__") or not suits(estimator):
         kind = type(estimator).__name__
-        raise UsageError(f"the factory {path} returned a {kind}, which is no scikit-learn estimator for a {task}")
+        raise UsageError(f"the factory {path} returned a {kind}, which is not a scikit-learn estimator for a {task}")
     return estimator
 
 
@@ -282,7 +283,7 @@ def _load_factory(path: str) -> tuple[Callable[..., Any], Collection[str]]:
     """The function at `package.module:factory`, and the names of its parameters."""
     module_name, separator, name = path.partition(":")
     if not separator or not module_name or not name:
-        raise UsageError(f"there is no estimator '{path}': use {', '.join(ESTIMATORS)} or package.module:factory")
+        raise UsageError(f"the estimator '{path}' does not exist: use {', '.join(ESTIMATORS)} or package.module:factory")
     try:
         factory = getattr(importlib.import_module(module_name), name)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A folder of any files in an archive: the tables of data-pvc, the artifacts of MLflow."""
+"""A folder with any files in an archive: the tables of data-pvc, the artifacts of MLflow."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from serve_app.errors import StoreError, UsageError
 from serve_app.printable import printable
 
 SETTLED_SECONDS = 1.0
-"""A file that was written more recently may still be written."""
+"""Seconds since the last write; before, a process may still write the file."""
 SETTLING_SECONDS = 60.0
 _NOT_ARCHIVED = frozenset({STAGING, LOCK, "lost+found"})
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def snapshot(folder: Path) -> list[Source]:
-    """Every regular file of the folder. Links are left out. Raises UsageError without such a folder, and FileChanged."""
+    """Every regular file of the folder, without links. Raises UsageError when the folder does not exist, and FileChanged."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder")
+        raise UsageError(f"{folder} is not a folder")
     return sources(folder)
 
 
 def sources(root: Path, *trees: str, settled: bool = False) -> list[Source]:
-    """The regular files under `root`, or under some folders of it; raises FileChanged for a file that is written without end.
+    """The regular files below `root`, or below some of its folders; raises FileChanged for a file that changes all the time.
 
-    Files that are known to be `settled` are read at once.
+    With `settled`, the function does not wait for the end of writes.
     """
     found = []
     for tree in trees or (".",):
@@ -51,12 +51,12 @@ def check_target(folder: Path, *, merge: bool) -> None:
     if not merge and next(_files(folder), None) is not None:
         raise StoreError(
             f"{folder} holds files already, so nothing was restored: restore into an empty folder, "
-            "or add --merge to put in only what is missing"
+            "or use --merge to add only missing files"
         )
 
 
 def restore(section: Section, folder: Path, *, merge: bool = False) -> Restored:
-    """Put the files of a section into the folder; a file that is there stays. Raises ArchiveError and StoreError."""
+    """Write the files of a section into the folder; existing files stay. Raises ArchiveError and StoreError."""
     check_target(folder, merge=merge)
     folder.mkdir(parents=True, exist_ok=True)
     with staging(folder) as staged:
@@ -81,11 +81,11 @@ def _is_regular(path: Path) -> bool:
 
 
 def _settle(path: Path) -> None:
-    """Wait until the file was not written for a while; raises FileChanged after a minute."""
+    """Wait until the file has not changed for a while; raises FileChanged after a minute."""
     deadline = time.monotonic() + SETTLING_SECONDS
     while _is_regular(path) and 0 <= (age := time.time() - path.lstat().st_mtime) < SETTLED_SECONDS:
         if time.monotonic() > deadline:
-            raise FileChanged(f"{printable(path.name)} is written all the time: stop its writer, then run the command again")
+            raise FileChanged(f"{printable(path.name)} changes all the time: stop its writer, then run the command again")
         time.sleep(SETTLED_SECONDS - age)
 
 

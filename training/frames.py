@@ -1,4 +1,4 @@
-"""A fitted model that needs a pandas frame, as a bundle serves it: the frame of the manifest, and which columns are texts."""
+"""The serving form of a fitted model that needs a pandas frame: the frame of the manifest, and the text columns."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from serve_app.errors import UsageError
 from serve_app.inference.backends.frame_backend import FrameBackend
 
 _DEPTH = 12
-"""Estimators inside estimators that are looked into."""
+"""Most levels of nested estimators that are searched."""
 
 
 def frame_model(estimator: Any, sample: pd.DataFrame, signature: Signature) -> tuple[FrameBackend, Frame]:
-    """The backend that calls `estimator` with frames, and the manifest's `frame`, which a bundle of the pickled estimator needs.
+    """The backend that calls `estimator` with frames, and the manifest's `frame`, which a bundle with the pickled estimator needs.
 
-    `sample` has the columns of the features with the dtypes of fit. The backend takes coded rows, like every other, so that it can
-    be compared with the estimator's own answers to the sample. Raises UsageError for a dtype that no request can become, all
-    columns at once, and BundleRefused for an estimator that does not fit the signature.
+    `sample` has the columns of the features with the dtypes of the fit. Like every backend, this one takes coded rows, so it can be
+    compared with the estimator's own answers to the sample. Raises UsageError with all columns whose dtype no request can have, and
+    BundleRefused for an estimator that does not match the signature.
     """
     frame = frame_of(sample, signature)
     return FrameBackend(estimator, signature, frame), frame
 
 
 def frame_of(sample: pd.DataFrame, signature: Signature) -> Frame:
-    """The manifest's `frame` of a sample with the dtypes of fit; raises UsageError, all columns at once."""
+    """The manifest's `frame` for a sample with the dtypes of the fit; raises UsageError with all unusable columns."""
     dtypes: dict[str, str] = {}
     values: dict[str, tuple[Label, ...]] = {}
     order: dict[str, tuple[int, ...]] = {}
@@ -44,7 +44,7 @@ def frame_of(sample: pd.DataFrame, signature: Signature) -> Frame:
         column = sample[feature.name]
         dtypes[feature.name] = dtype = str(column.dtype)
         if not fits(feature, dtype):
-            problems.append(f"column '{feature.name}' is of dtype {dtype}, which cannot hold a {feature.kind} of a request")
+            problems.append(f"column '{feature.name}' has the dtype {dtype}, which cannot hold a {feature.kind} from a request")
         elif feature.kind == "category":
             own = _values(feature, column)
             if list(own) != list(feature.categories):
@@ -61,11 +61,10 @@ def frame_of(sample: pd.DataFrame, signature: Signature) -> Frame:
 
 
 def text_features(estimator: Any, sample: pd.DataFrame) -> tuple[str, ...]:
-    """The columns of texts that the model takes as they are, in the order of the sample.
+    """The text columns that the model takes unchanged, in the order of the sample.
 
-    A column of dtype str, string or object with texts is one unless an encoder inside the model lists its categories. So the
-    columns of a vectorizer are texts, those that code of the user reads, and the categories of CatBoost, which keeps no list of
-    them: any text has an answer there.
+    These are columns of dtype str, string or object with texts, unless an encoder inside the model lists their categories: columns
+    of a vectorizer, columns for the user's code, and categories of CatBoost, which keeps no list and answers any text.
     """
     listed = set(_listed_columns(estimator))
     return tuple(str(name) for name in sample.columns if name not in listed and _holds_texts(sample[name]))
@@ -81,7 +80,7 @@ def _holds_texts(column: pd.Series[Any]) -> bool:
 
 
 def _listed_columns(estimator: Any) -> Iterator[Any]:
-    """The names of the columns whose categories an encoder inside the estimator lists."""
+    """The names of columns whose categories an encoder inside the estimator lists."""
     for part in _parts(estimator):
         if hasattr(part, "categories_"):
             yield from getattr(part, "feature_names_in_", ())
@@ -93,7 +92,7 @@ def _listed_columns(estimator: Any) -> Iterator[Any]:
 
 
 def _names(columns: Any, names: Sequence[Any]) -> Iterator[Any]:
-    """The names of columns that are given as a name, names, positions, or a mask."""
+    """The names of columns from a name, names, positions, or a mask."""
     columns = [columns] if isinstance(columns, str | int) else list(columns)
     if columns and all(isinstance(column, bool) for column in columns):
         columns = [at for at, chosen in enumerate(columns) if chosen]
@@ -102,7 +101,7 @@ def _names(columns: Any, names: Sequence[Any]) -> Iterator[Any]:
 
 
 def _parts(part: Any, depth: int = 0, seen: set[int] | None = None) -> Iterator[Any]:
-    """The estimator and those inside it, fitted or not."""
+    """The estimator and the estimators inside it, fitted or not."""
     seen = set() if seen is None else seen
     if depth > _DEPTH or id(part) in seen:
         return
@@ -121,7 +120,7 @@ def _parts(part: Any, depth: int = 0, seen: set[int] | None = None) -> Iterator[
 
 
 def _values(feature: Feature, column: pd.Series[Any]) -> tuple[Label, ...]:
-    """The values of the categories in the sample, or in its dtype; those that it lacks are of the same type."""
+    """The values of the categories, from the sample or its dtype; missing values get the same type."""
     source = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column.dropna().unique()
     known: list[Label] = source.tolist()
     by_text = {**{str(value): value for value in known}, **{label_text(value): value for value in known}}
@@ -141,6 +140,6 @@ def _parsed(text: str, types: set[type]) -> Label:
 
 
 def _order(values: Sequence[Label], dtype: pd.CategoricalDtype) -> tuple[int, ...]:
-    """The codes in the order of the dtype; categories that it lacks come last."""
+    """The codes in the order of the dtype; categories outside the dtype come last."""
     places = {value: at for at, value in enumerate(dtype.categories.tolist())}
     return tuple(sorted(range(len(values)), key=lambda code: (places.get(values[code], len(places)), code)))

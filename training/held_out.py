@@ -1,4 +1,4 @@
-"""Which rows are held out: random ones, the newest ones, or those of whole groups."""
+"""Selects the held-out rows: random rows, the newest rows, or the rows of whole groups."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rows = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Positions of the rows to learn from and of the held-out rows; `groups` are those of the rows to learn from, as numbers."""
+    """Positions of the training rows and of the held-out rows; `groups` are the groups of the training rows, as numbers."""
 
     train: Rows
     test: Rows
@@ -33,13 +33,13 @@ class Split:
 
 
 def at_random(labels: npt.NDArray[Any], task: Task, test_size: float, random_state: int) -> Split:
-    """Random rows, with equal shares of the classes on both sides; raises UsageError when a side would have no row of a class."""
+    """Hold out random rows, with equal shares of the classes on both sides; raises UsageError when a side lacks a class."""
     rows = len(labels)
     held_out = math.ceil(test_size * rows)
     classes = len(np.unique(labels)) if task == "classification" else 1
     if held_out < classes or rows - held_out < classes:
         raise UsageError(
-            f"--test-size {test_size:g} of {rows} rows leaves one side without a row per class ({classes}): change it, or add rows"
+            f"--test-size {test_size:g} of {rows} rows leaves a side without rows of each class ({classes}): change it, or add rows"
         )
     parts = train_test_split(
         np.arange(rows), test_size=test_size, random_state=random_state, stratify=labels if task == "classification" else None
@@ -50,9 +50,9 @@ def at_random(labels: npt.NDArray[Any], task: Task, test_size: float, random_sta
 def newest(
     name: str, column: pd.Series[Any], labels: npt.NDArray[Any], task: Task, test_size: float, formats: Sequence[str] | None
 ) -> Split:
-    """The newest rows; rows of one time stay on one side, and the rows to learn from are in the order of time.
+    """Hold out the newest rows; rows with the same time stay on one side, and the training rows are in time order.
 
-    Raises UsageError when the column has gaps or is neither of dates nor of numbers, and when a class has only new rows.
+    Raises UsageError when the column has gaps or holds neither dates nor numbers, and when a class has only new rows.
     """
     gaps = column.isna()
     if gaps.any():
@@ -63,37 +63,37 @@ def newest(
     elif pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
         times = column.to_numpy(dtype=np.float64)
     else:
-        raise UsageError(f"--time-column '{name}' holds neither dates nor numbers: name a column that gives the order of the rows")
+        raise UsageError(f"--time-column '{name}' holds neither dates nor numbers: choose a column with the time of each row")
     order = np.argsort(times, kind="stable")
     rows = len(order)
     cut = times[order[min(rows - 1, rows - math.ceil(test_size * rows))]]
     old = times < cut if (times < cut).any() else times <= cut
     train, test = order[old[order]], order[~old[order]]
     if not len(train) or not len(test):
-        raise UsageError(f"--time-column '{name}' has one value in every row: name a column that gives the order of the rows")
+        raise UsageError(f"--time-column '{name}' has one value in every row: choose a column with the time of each row")
     _check_classes(labels, train, task, f"before the newest {len(test)} rows, which --time-column holds out")
     start = times[test[0]]
     written = write(float(start), dates.form) if dates is not None else f"{start:g}"
-    return Split(train, test, f"{len(test)} rows are held out, the newest ones by '{name}', from {written} on")
+    return Split(train, test, f"the held-out rows are the {len(test)} newest by '{name}', from {written} on")
 
 
 def whole_groups(
     name: str, column: pd.Series[Any], labels: npt.NDArray[Any], task: Task, test_size: float, random_state: int
 ) -> Split:
-    """The rows of some groups, about so many as `test_size` asks for; raises UsageError when a row has no group, or with one group.
+    """Hold out about `test_size` of the rows, as whole groups; raises UsageError when a row has no group or there is one group.
 
-    Of a classification, the shares of the classes are about equal on both sides as far as the groups allow it.
+    For a classification, the shares of the classes are about equal on both sides, as far as the groups allow.
     """
     gaps = column.isna()
     if gaps.any():
         raise UsageError(f"--group-column '{name}' is empty in row {first_row(gaps)}: fill it, or remove the row")
     groups, known = pd.factorize(column)
     if len(known) < 2:
-        raise UsageError(f"--group-column '{name}' has one value in every row: rows cannot be held out by it")
+        raise UsageError(f"--group-column '{name}' has one value in every row: choose a column with several groups")
     train, test = _groups(groups, labels, task, test_size, random_state)
     _check_classes(labels, train, task, f"outside the groups that --group-column '{name}' holds out")
     held_out = len(np.unique(groups[test]))
-    remark = f"{len(test)} rows are held out, all of {held_out} of the {len(known)} groups of '{name}'"
+    remark = f"the held-out rows are the {len(test)} rows of {held_out} of the {len(known)} groups of '{name}'"
     return Split(train, test, remark, groups[train])
 
 
@@ -117,6 +117,4 @@ def _check_classes(labels: npt.NDArray[Any], train: Rows, task: Task, where: str
     if task == "classification":
         missing = sorted(set(map(str, np.unique(labels))) - set(map(str, np.unique(labels[train]))))
         if missing:
-            raise UsageError(
-                f"class '{missing[0]}' has no row {where}: there is nothing to learn it from; change --test-size, or add rows"
-            )
+            raise UsageError(f"class '{missing[0]}' has no row {where}: change --test-size, or add rows")

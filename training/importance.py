@@ -1,4 +1,4 @@
-"""How much a model needs each feature: what it loses when the feature is shuffled (permutation importance), within a time."""
+"""The permutation importance of each feature: the loss of the model when the feature is shuffled, within a time limit."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from training import evaluate
 from training.fit import final_estimator
 
 ROWS = 500
-"""Held-out rows on which importances are measured, at most."""
+"""Most held-out rows for the importances."""
 
 REPEATS = 5
-"""Times that each feature is shuffled."""
+"""Number of shuffles of each feature."""
 
 SECONDS = 10.0
-"""Time for all features together, unless a flag says otherwise."""
+"""Default seconds for all features together."""
 
-_INPUT = re.compile(r"(?:.*__)?x([0-9]+)(?:_.*)?", re.DOTALL)  # as scikit-learn calls what a step makes of column 12: numbers__x12
+_INPUT = re.compile(
+    r"(?:.*__)?x([0-9]+)(?:_.*)?", re.DOTALL
+)  # scikit-learn's name for the output of a step from column 12: numbers__x12
 
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """The mean loss of accuracy or R² by feature, and its standard deviation; both have the measured features alone."""
+    """The mean loss of accuracy or R² by feature, and its standard deviation; both have only the measured features."""
 
     mean: Mapping[str, float]
     deviation: Mapping[str, float]
@@ -53,9 +55,9 @@ def measure(
     random_state: int,
     seconds: float = SECONDS,
 ) -> Importance:
-    """Shuffle one feature after the other over the held-out rows until the time is over, at least for a call of `score`.
+    """Shuffle one feature after another in the held-out rows until the time is over; calls `score` at least once.
 
-    Features come in the order in which the estimator ranks them itself. `score` computes the same as `estimator`, and faster.
+    The order of the features is the estimator's own ranking. `score` computes the same as `estimator`, but faster.
     """
     deadline = time.monotonic() + seconds
     random = np.random.default_rng(random_state)
@@ -78,9 +80,9 @@ def measure(
 
 
 def ranking(estimator: Any, features: int) -> list[int]:
-    """The columns of the coded matrix, those first that weigh most in the estimator's `feature_importances_` or `coef_`.
+    """The columns of the coded matrix, sorted by their weight in the estimator's `feature_importances_` or `coef_`.
 
-    The order of the table for an estimator that has neither, or whose steps before it make columns of unknown origin.
+    The order of the table applies to an estimator without both, or with steps that make columns of unknown origin.
     """
     weights = np.zeros(features)
     try:
@@ -92,7 +94,7 @@ def ranking(estimator: Any, features: int) -> list[int]:
 
 
 def _own_weights(model: Any) -> npt.NDArray[np.float64]:
-    """What the final estimator gives each of its columns; raises AttributeError when it tells nothing."""
+    """The weights of the columns in the final estimator; raises AttributeError when it has no weights."""
     weights = model.feature_importances_ if hasattr(model, "feature_importances_") else model.coef_
     weights = np.abs(np.asarray(weights, dtype=np.float64))
     sums: npt.NDArray[np.float64] = np.nan_to_num(weights.reshape(-1, weights.shape[-1])).sum(axis=0)
@@ -100,7 +102,7 @@ def _own_weights(model: Any) -> npt.NDArray[np.float64]:
 
 
 def _origins(estimator: Any, features: int) -> list[int]:
-    """For each column that the final estimator sees, the column of the coded matrix it is made of; raises ValueError."""
+    """For each column of the final estimator, the column of the coded matrix from which it is made; raises ValueError."""
     if not isinstance(estimator, Pipeline) or len(estimator) == 1:
         return list(range(features))
     matches = [_INPUT.fullmatch(name) for name in estimator[:-1].get_feature_names_out([f"x{at}" for at in range(features)])]
@@ -119,7 +121,7 @@ def _shuffles(
     random: np.random.Generator,
     deadline: float,
 ) -> Iterator[float]:
-    """The quality for each shuffle of the column, until the deadline; the matrix is as before at the end."""
+    """The quality for each shuffle of the column, until the deadline; restores the matrix at the end."""
     values = matrix[:, column].copy()
     for _ in range(REPEATS):
         if time.monotonic() >= deadline:

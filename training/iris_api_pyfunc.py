@@ -1,8 +1,8 @@
-"""The `python_function` of a logged model: takes a table like the one it was trained on, and gives what the served model answers.
+"""The `python_function` of a logged model: takes a table like the training table, and returns the answers of the served model.
 
-MLflow copies this module beside the model and imports it by its name wherever the model is loaded. So it imports nothing of this
-project, and its name is not one that another library has. The exception is a model that takes the table of its fit (FRAME_FILE):
-iris-api makes it, as while serving, and has to be installed.
+MLflow copies this module beside the model and imports it by name where the model is loaded. So it does not import this project, and
+its name is unique. A model that takes the table of its fit (FRAME_FILE) is the exception: iris-api builds this table, as while
+serving, and must be installed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ SIGNATURE_FILE = "iris_api_signature.json"
 """The signature of the model, beside MLflow's own description of it."""
 
 FRAME_FILE = "iris_api_frame.json"
-"""The columns of the table that the model was fitted on, for a model that takes no other."""
+"""The columns of the table of the fit, for a model that takes no other table."""
 
 NOT_INSTALLED = (
-    "the model takes tables in the form of its fit, which iris-api makes of others, and iris-api is not installed here: "
-    "pip install 'iris-api[frames]', or ask the served application"
+    "the model takes tables in the form of its fit, and iris-api, which builds them, is not installed: "
+    "run pip install 'iris-api[frames]', or send requests to the served application"
 )
 
 SLACK = 1e-6
-"""A probability so little below the threshold reaches it, as in serving."""
+"""A probability below the threshold by at most this much reaches it, as in serving."""
 
 
 class TableModel:
     """A fitted scikit-learn model behind the signature: `model` takes tables, `signature` is the JSON object of the manifest.
 
-    With `code`, the model takes what this makes of a table.
+    With `code`, the model takes the result of `code` for a table.
     """
 
     def __init__(self, model: Any, signature: Mapping[str, Any], code: Callable[[pd.DataFrame], Any] | None = None) -> None:
@@ -44,11 +44,11 @@ class TableModel:
         self._code = code or self._columns
 
     def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> Any:
-        """The predicted class, value or cluster of each row, or whether it is an outlier, as an array of shape (rows,).
+        """Return the predicted class, value or cluster of each row, or whether it is an outlier, as an array of shape (rows,).
 
-        A table with a column for each target of a model with several, or for each level of a model with several quantiles. Columns
-        that the model does not know are ignored. Raises ValueError for a column without which the model cannot predict, and for a
-        value that serving would refuse too.
+        For several targets or quantiles, the result is a table with a column for each target or level. Columns that are not
+        features are ignored. Raises ValueError for a missing column that the model needs, and for a value that serving also
+        refuses.
         """
         table = self._code(data)
         several = [output["name"] for output in self._signature.get("outputs", ())] or _levels(self._signature)
@@ -82,9 +82,9 @@ class TableModel:
 
 
 def _load_pyfunc(path: str) -> TableModel:
-    """What `mlflow.pyfunc.load_model` calls with the folder of the model.
+    """Load the model from its folder; `mlflow.pyfunc.load_model` calls this function.
 
-    Raises ImportError, before the model is opened, for one that takes the table of its fit where iris-api is not installed.
+    Raises ImportError before it opens a model that takes the table of its fit, if iris-api is not installed.
     """
     signature = json.loads((Path(path) / SIGNATURE_FILE).read_text(encoding="utf-8"))
     file = Path(path) / FRAME_FILE
@@ -100,7 +100,7 @@ def _load_pyfunc(path: str) -> TableModel:
 
 
 def _levels(signature: Mapping[str, Any]) -> list[str]:
-    """The levels of several quantiles as text."""
+    """The levels of several quantiles, as text."""
     levels = signature.get("quantiles", ())
     return [f"{level:g}" for level in levels] if len(levels) > 1 else []
 
@@ -111,7 +111,7 @@ def _labels(classes: list[Any]) -> npt.NDArray[Any]:
 
 
 def _column(feature: Mapping[str, Any], data: pd.DataFrame, missing: frozenset[str]) -> pd.Series[Any]:
-    """One column as training had it: float64, booleans or texts, with NaN in the gaps."""
+    """One column in the form of training: float64, booleans or texts, with NaN in the gaps."""
     name, nullable = feature["name"], feature["nullable"]
     if name not in data.columns:
         if not nullable:
@@ -125,7 +125,7 @@ def _column(feature: Mapping[str, Any], data: pd.DataFrame, missing: frozenset[s
     gaps = texts.isna()
     if gaps.any() and not nullable:
         row = int(np.flatnonzero(gaps.to_numpy())[0]) + 1
-        raise ValueError(f"column '{name}' has no value in row {row}, and training saw a value in every row")
+        raise ValueError(f"column '{name}' has no value in row {row}, but the training table had a value in every row")
     if feature["kind"] == "number":
         numbers: pd.Series[Any] = pd.to_numeric(texts).astype(np.float64)
         return numbers

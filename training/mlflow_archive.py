@@ -1,7 +1,7 @@
 """MLflow's SQLite databases and its artifacts in an archive.
 
-The databases are copied by SQLite while MLflow runs, and before the artifacts are listed: the artifacts of every finished run that
-the copy knows are in the archive. They are restored by SQLite as well, in one transaction each.
+SQLite copies the databases while MLflow runs, before the artifacts are listed, so the archive holds the artifacts of every finished
+run in the copy. SQLite also restores the databases, each in one transaction.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ USERS = "auth.db"
 """Users and permissions, with hashes of passwords (kuberay/components/mlflow-auth)."""
 DATABASES = (USERS, DATABASE)
 TREES = ("artifacts", "mlruns", "mlartifacts")
-"""The folders beside the database in which MLflow keeps artifacts: in the cluster, and by default on one machine."""
+"""The folders beside the database where MLflow keeps artifacts: in the cluster, and by default on one machine."""
 BUSY_SECONDS = 60.0
 _FOREIGN = "SELECT COUNT(*) FROM sqlite_master WHERE type = 'view' OR sql LIKE 'CREATE VIRTUAL%'"
-"""What would compute something of the archive's own when it is read in place of a table."""
+"""Views and virtual tables, which could compute values of the archive's own when they are read in place of a table."""
 _COUNTED = {
     "experiments": "SELECT COUNT(*) FROM experiments",
     "runs": "SELECT COUNT(*) FROM runs",
@@ -40,14 +40,14 @@ _COUNTED = {
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a database of MLflow holds: the version of its schema, and numbers of rows."""
+    """The content of an MLflow database: the version of its schema, and numbers of rows."""
 
     schema: str
     counts: Mapping[str, int]
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing but the default experiment, which MLflow creates when it starts."""
+        """Whether the database holds only the default experiment, which MLflow creates at its start."""
         return self.counts["runs"] == self.counts["registered_versions"] == 0 and self.counts["experiments"] <= 1
 
 
@@ -58,7 +58,7 @@ def snapshot(folder: Path) -> Iterator[tuple[list[Source], Mapping[str, object]]
     Raises UsageError without a database, and BackendUnavailable when SQLite cannot read one.
     """
     if not (folder / DATABASE).is_file():
-        raise UsageError(f"there is no {DATABASE} in {folder}: name the folder of MLflow's database with --mlflow-dir")
+        raise UsageError(f"there is no {DATABASE} in {folder}: give the folder of MLflow's database with --mlflow-dir")
     with tempfile.TemporaryDirectory(prefix="iris-api-backup-") as name:
         copies = Path(name)
         for database in DATABASES:
@@ -75,12 +75,12 @@ def check_target(folder: Path, *, merge: bool) -> None:
     if not merge and live.is_file() and not read_contents(live).is_empty:
         raise StoreError(
             f"MLflow in {folder} holds runs or models already, so nothing was restored: restore into an empty MLflow, "
-            "or add --merge, which leaves MLflow as it is"
+            "or use --merge, which leaves MLflow as it is"
         )
 
 
 def restore(section: Section, folder: Path, *, merge: bool = False) -> Restored | None:
-    """Replace the databases of an empty MLflow in `folder` and add the artifacts; None when it was left as it is (`merge`).
+    """Replace the databases of an empty MLflow in `folder` and add the artifacts; returns None when `merge` left MLflow as it is.
 
     Raises ArchiveError, StoreError and BackendUnavailable.
     """
@@ -106,7 +106,7 @@ def restore(section: Section, folder: Path, *, merge: bool = False) -> Restored 
 
 
 def read_contents(database: Path) -> Contents:
-    """Schema and counts of a database; raises BackendUnavailable when it is no database of MLflow."""
+    """Schema and counts of a database; raises BackendUnavailable when it is not a database of MLflow."""
     with _connected(database) as connection:
         (schema,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
         counts = {name: int(connection.execute(query).fetchone()[0]) for name, query in _COUNTED.items()}
@@ -114,23 +114,23 @@ def read_contents(database: Path) -> Contents:
 
 
 def _check_database(staged: Path, live: Path) -> None:
-    """Refuse a database that the MLflow here could not use."""
+    """Refuse a database that the local MLflow cannot use."""
     if not staged.is_file():
         raise ArchiveError(f"the archive holds no {DATABASE}")
     try:
         with _connected(staged) as connection:
             (foreign,) = connection.execute(_FOREIGN).fetchone()
             if foreign:
-                raise ArchiveError(f"the archive's {DATABASE} holds views or virtual tables, and MLflow has none")
+                raise ArchiveError(f"the archive's {DATABASE} holds views or virtual tables, which MLflow does not use")
             (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         schema = read_contents(staged).schema
     except BackendUnavailable as error:
-        raise ArchiveError(f"the archive's {DATABASE} is no database of MLflow: {error}") from None
+        raise ArchiveError(f"the archive's {DATABASE} is not a database of MLflow: {error}") from None
     if answer != "ok":
         raise ArchiveError(f"the archive's {DATABASE} is damaged: {answer}")
     if live.is_file() and (here := read_contents(live).schema) != schema:
         raise StoreError(
-            f"the archive's MLflow has the database schema {schema} and the MLflow here {here}, so nothing was restored: "
+            f"the archive has the MLflow schema {schema}, but MLflow here has {here}, so nothing was restored: "
             "restore with the release that made the archive, then upgrade"
         )
 
@@ -142,7 +142,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _replace(staged: Path, live: Path) -> None:
-    """Give a database the content of another in one transaction: a process that has it open sees the old content or the new."""
+    """Replace the content of a database in one transaction, so that other processes see the old or the new content."""
     if not live.is_file():
         staged.rename(live)
         return
@@ -158,7 +158,7 @@ def _replace(staged: Path, live: Path) -> None:
 
 @contextlib.contextmanager
 def _connected(database: Path) -> Iterator[sqlite3.Connection]:
-    """A connection to a database that exists; what SQLite reports becomes one sentence."""
+    """A connection to an existing database; an error of SQLite becomes BackendUnavailable with one sentence."""
     try:
         with contextlib.closing(
             sqlite3.connect(f"file:{quote(str(database.absolute()))}?mode=rw", uri=True, timeout=BUSY_SECONDS)

@@ -1,8 +1,8 @@
-"""A model that MLflow holds, as local files: what its address names, what it is, and what was logged beside it.
+"""A model in MLflow as local files, with its description and the files that were logged beside it.
 
     fetched = fetch("models:/Churn@champion", folder, tracking_uri="http://127.0.0.1:5000")
 
-Nothing of the model runs: `MLmodel` is read as YAML, the example as JSON, and the model's file is left as it is.
+This module runs no code of the model: it reads `MLmodel` as YAML and the example as JSON, and does not open the model's file.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/NAME/latest, models:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address, taken apart: a registered name with an alias, version, stage or `latest`; a logged model; or a run's folder."""
+    """A parsed address: a registered name with an alias, version, stage or `latest`; a logged model; or a run's folder."""
 
     text: str
     name: str | None = None
@@ -67,10 +67,10 @@ class Address:
 class FetchedModel:
     """A model of MLflow in a local folder.
 
-    `address` is what was fetched (a version in place of an alias). `model_file` has the format `file_format`; the first two formats
-    of `Format` execute code when they are read. `columns` is the logged signature, None without named columns; `example` the logged
-    input example, with the types of the signature. `code_paths` holds the folder of the code that was logged beside the model, from
-    which MLflow imports. `digest` is that of a bundle of this project in the same run.
+    `address` is the fetched address (a version in place of an alias). `model_file` has the format `file_format`; the first two
+    formats of `Format` execute code when they are read. `columns` is the logged signature, None without named columns; `example` is
+    the logged input example, with the types of the signature. `code_paths` holds the folder with logged code, from which MLflow
+    imports. `digest` belongs to a bundle of this project in the same run.
     """
 
     address: str
@@ -90,26 +90,26 @@ class FetchedModel:
 
 
 def is_address(text: str) -> bool:
-    """Whether this names a model in MLflow, and no file."""
+    """Whether this is the address of a model in MLflow, and not a file."""
     return text.startswith(("models:", "runs:", "mlflow-artifacts:")) or _MODEL_ID.fullmatch(text) is not None
 
 
 def parse_address(text: str) -> Address:
-    """Take an address apart; raises UsageError."""
+    """Parse an address; raises UsageError."""
     address = text.strip()
     if _MODEL_ID.fullmatch(address):
         raise UsageError(f"'{address}' lacks its scheme: write models:/{address}")
     scheme, _, rest = address.partition(":")
     if scheme not in ("models", "runs") or not rest.startswith("/") or rest.startswith("//"):
-        raise UsageError(f"'{text}' is no address of a model in MLflow: write {_FORMS}")
+        raise UsageError(f"'{text}' is not an address of a model in MLflow: write {_FORMS}")
     parts = [part for part in rest.split("/") if part]
     return _run_address(address, parts) if scheme == "runs" else _model_address(address, parts)
 
 
 def fetch(uri: str, folder: Path, *, tracking_uri: str | None = None) -> FetchedModel:
-    """Download the model that `uri` names into `folder`, which is created, and describe it.
+    """Create `folder`, download the model at `uri` into it, and describe the model.
 
-    Raises UsageError for an address that names nothing, a model without a flavor that is known, and a server that does not answer.
+    Raises UsageError for an unknown address, a model without a known flavor, and a server that does not answer.
     """
     address = parse_address(uri)
     tracking, _ = resolve(tracking_uri)
@@ -123,18 +123,18 @@ def fetch(uri: str, folder: Path, *, tracking_uri: str | None = None) -> Fetched
 
 
 def described_folder(folder: Path) -> FetchedModel:
-    """The model that MLflow wrote into a local folder; raises UsageError."""
+    """Describe the model that MLflow wrote into a local folder; raises UsageError."""
     return _described(Resolved(asked=Address(str(folder)), download=str(folder)), folder)
 
 
 def resolve_address(address: Address, tracking: str) -> Resolved:
-    """Ask the server `tracking` what an address names; raises UsageError with what there is instead."""
+    """Resolve an address with the server `tracking`; raises UsageError with the existing alternatives."""
     return _Resolver(address, tracking).resolve()
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What an address names: the address to download from, and the version or the run behind it."""
+    """A resolved address: the address of the download, and the version or the run behind it."""
 
     asked: Address
     download: str
@@ -143,11 +143,11 @@ class Resolved:
     run_id: str | None = None
     digest: str | None = None
     hint: str = ""
-    """What else there is, for the message when the folder holds no model."""
+    """The alternatives, for the message when the folder holds no model."""
 
 
 class _Resolver:
-    """Asks MLflow what an address names; each error is a UsageError with what there is instead."""
+    """Resolves an address with MLflow; each error is a UsageError with the existing alternatives."""
 
     def __init__(self, address: Address, tracking: str) -> None:
         self._address = address
@@ -178,7 +178,7 @@ class _Resolver:
         found = self._ask(
             client.get_logged_model,
             model_id,
-            unknown=lambda: _wrong(f"MLflow knows no logged model {model_id}: copy the address that log_model returned"),
+            unknown=lambda: _wrong(f"MLflow has no logged model {model_id}: copy the address that log_model returned"),
         )
         return Resolved(self._address, f"models:/{model_id}", run_id=found.source_run_id or None)
 
@@ -187,7 +187,7 @@ class _Resolver:
         run = self._ask(
             client.get_run,
             run_id,
-            unknown=lambda: _wrong(f"MLflow knows no run {run_id}: name the run's ID (32 digits and letters), and not its name"),
+            unknown=lambda: _wrong(f"MLflow has no run {run_id}: give the run's ID (32 digits and letters), not its name"),
         )
         folders = sorted({item.path for item in client.list_artifacts(run_id) if item.is_dir} | self._models_of(client, run))
         if path.partition("/")[0] not in folders:
@@ -199,7 +199,7 @@ class _Resolver:
 
     @staticmethod
     def _models_of(client: Any, run: Any) -> set[str]:
-        """The names of the models that the run logged, which are no artifacts of its own."""
+        """The names of the models that the run logged; they are not artifacts of the run."""
         models = client.search_logged_models(
             experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
         )
@@ -214,7 +214,7 @@ class _Resolver:
             return unknown()
 
     def _no_version(self, client: Any) -> NoReturn:
-        """Raise UsageError with the registered models, or the aliases and versions of this one."""
+        """Raise UsageError with the registered models, or with the aliases and versions of this model."""
         address, name = self._address, str(self._address.name)
         names = [str(model.name) for model in client.search_registered_models(max_results=1000)]
         if name not in names:
@@ -234,10 +234,10 @@ class _Resolver:
 
 def _run_address(text: str, parts: Sequence[str]) -> Address:
     if len(parts) < 2:
-        raise UsageError(f"'{text}' names no folder of the run: write runs:/ID/PATH, with the name that log_model was given")
+        raise UsageError(f"'{text}' has no folder of the run: write runs:/ID/PATH, with the name from the call of log_model")
     run_id, path = parts[0], "/".join(parts[1:])
     if not _RUN_ID.fullmatch(run_id) or ".." in parts:
-        raise UsageError(f"'{text}' is no address of a model in MLflow: write runs:/ID/PATH")
+        raise UsageError(f"'{text}' is not an address of a model in MLflow: write runs:/ID/PATH")
     return Address(text, run_id=run_id, path=path)
 
 
@@ -250,7 +250,7 @@ def _model_address(text: str, parts: Sequence[str]) -> Address:
             return Address(text, name=name, alias=alias)
     if len(parts) == 1 and "@" not in parts[0]:
         name = parts[0]
-        raise UsageError(f"'{text}' names no version: write models:/{name}@champion, models:/{name}/1 or models:/{name}/latest")
+        raise UsageError(f"'{text}' has no version: write models:/{name}@champion, models:/{name}/1 or models:/{name}/latest")
     if len(parts) == 2 and "@" not in parts[0]:
         name, version = parts
         if version.isdigit():
@@ -260,14 +260,14 @@ def _model_address(text: str, parts: Sequence[str]) -> Address:
         if version.lower() in STAGES:
             return Address(text, name=name, stage=version.capitalize())
         raise UsageError(
-            f"'{version}' is no version of a model: write a number or `latest`, or models:/{name}@{version} for an alias"
+            f"'{version}' is not a version of a model: write a number or `latest`, or models:/{name}@{version} for an alias"
         )
-    raise UsageError(f"'{text}' is no address of a model in MLflow: write {_FORMS}")
+    raise UsageError(f"'{text}' is not an address of a model in MLflow: write {_FORMS}")
 
 
 @contextmanager
 def _mlflow(tracking: str) -> Iterator[Any]:
-    """A client of the server for the block; an error that is none of ours becomes a UsageError."""
+    """A client of the server inside the block; foreign errors become a UsageError."""
     from training.tracking import quiet
 
     quiet()
@@ -281,7 +281,7 @@ def _mlflow(tracking: str) -> Iterator[Any]:
             yield mlflow.MlflowClient(tracking_uri=tracking, registry_uri=tracking)
     except (UsageError, BundleRefused):
         raise
-    except Exception as error:  # requests, SQLAlchemy and MLflow each have their own
+    except Exception as error:  # requests, SQLAlchemy and MLflow have separate classes of errors
         raise UsageError(
             f"MLflow at {redact(tracking)} did not give the model ({cause(error)}): start it, or correct --tracking-uri"
         ) from None
@@ -298,7 +298,7 @@ def _download(resolved: Resolved, folder: Path, tracking: str) -> Path:
         except Exception as error:
             if getattr(error, "error_code", None) not in UNKNOWN:
                 raise
-            _wrong(f"'{resolved.asked.text}' names {resolved.download}, whose files MLflow does not hold: register the model again")
+            _wrong(f"'{resolved.asked.text}' is {resolved.download}, whose files are missing in MLflow: register the model again")
     path = Path(local)
     if not path.is_dir() or not (path / MLMODEL).is_file():
         held = ", ".join(sorted(item.name for item in path.iterdir())[:10]) if path.is_dir() else path.name
@@ -341,7 +341,7 @@ def _described(resolved: Resolved, folder: Path) -> FetchedModel:
 
 
 def _example(description: Description, folder: Path) -> pd.DataFrame | None:
-    """The logged input example as a frame; None without one, and for one that is no table."""
+    """The logged input example as a frame; None without an example, and for an example that is not a table."""
     import pandas as pd
 
     info = description.example or {}
@@ -380,14 +380,14 @@ def _typed(values: pd.Series[Any], column: Column) -> pd.Series[Any]:
 
 
 def _near(text: str, names: Iterable[str], address: Callable[[str], str] = str) -> str:
-    """`: did you mean …` for the name that is most like the text; empty without one."""
+    """`: did you mean …` with the name most similar to the text; empty when no name is similar."""
     near = difflib.get_close_matches(text, list(names), n=1)
     return f": did you mean {address(near[0])}" if near else ""
 
 
 def _listed(what: str, names: Iterable[str], otherwise: str = "register it") -> str:
     listed = sorted(names)[:10]
-    return f": {what} are {', '.join(listed)}" if listed else f" and none of that kind: {otherwise}"
+    return f": {what} are {', '.join(listed)}" if listed else f" and no others: {otherwise}"
 
 
 def _wrong(message: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""How long to wait for MLflow, and its errors in one line: by itself it waits for minutes and does not retry on a lock."""
+"""Time limits and retries for MLflow, and its errors in one line: by default, it waits for minutes and does not retry on a lock."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from serve_app.errors import BackendUnavailable
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10
-"""Time limit of one request while connecting."""
+"""Seconds for one request during the connection."""
 
 BUSY_SECONDS = 60.0
-"""How long a call is repeated while the SQLite file is locked or another run writes the same row."""
+"""Seconds during which a call is repeated while the SQLite file is locked or another run writes the same row."""
 
 
 def retry_when_locked(call: Callable[[], T]) -> T:
-    """Call, and repeat for up to BUSY_SECONDS while a SQLite file is locked or two runs claim the same number."""
+    """Call `call`, and repeat it for up to BUSY_SECONDS while a SQLite file is locked or two runs claim the same number."""
     deadline = time.monotonic() + BUSY_SECONDS
     pause = 0.05
     while True:
@@ -40,7 +40,7 @@ def retry_when_locked(call: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def first_use(uri: str) -> Iterator[None]:
-    """Let one process at a time create the tables of a SQLite file: MLflow fails when two do it at once."""
+    """Let one process at a time create the tables of a SQLite file, because MLflow fails when two processes do so."""
     path = uri.removeprefix("sqlite:///")
     if path == uri or path.startswith((":", "?")):
         yield
@@ -52,7 +52,7 @@ def first_use(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fail_fast() -> Iterator[None]:
-    """Report a server that is down within CONNECT_SECONDS: MLflow retries for minutes by default."""
+    """Report a server that does not answer within CONNECT_SECONDS; by default, MLflow retries for minutes."""
     settings = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(CONNECT_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
@@ -78,7 +78,7 @@ def translate_errors(what: str) -> Iterator[None]:
 
 
 def redact(uri: str) -> str:
-    """The address without user name and password."""
+    """The address without the user name and the password."""
     parts = urlsplit(uri)
     return uri if "@" not in parts.netloc else uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
 

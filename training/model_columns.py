@@ -1,4 +1,4 @@
-"""Which columns a fitted model reads, and which categories its encoders know."""
+"""The columns that a fitted model reads, and the categories of its encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.boosters import native_categories
 from training.coded_booster import CodedBooster
 
 Names = list[str] | None
-"""The names of the columns that an object takes, in their order; None when they are not known."""
+"""The names of the columns of an object, in their order; None when they are not known."""
 
 MAX_DEPTH = 40
 
@@ -26,10 +26,9 @@ MAX_DEPTH = 40
 class ModelColumns:
     """The columns of a fitted model.
 
-    `fitted` are all that it was fitted with, `used` those that it reads, both in the order of the fit. `named` is False for a model
-    that was fitted without names: it takes arrays. `encoders` are the categories of its encoders by column, each a list with NaN or
-    None for a known gap. `texts` are columns that a step takes as a list of texts; `categorical` are those that a booster takes as
-    categories.
+    `fitted` are all columns of the fit, `used` those that the model reads, both in the order of the fit. `named` is False for a
+    model that was fitted without names and takes arrays. `encoders` are the categories of its encoders by column, each a list with
+    NaN or None for a known gap. A step takes `texts` as a list of texts; a booster takes `categorical` as categories.
     """
 
     fitted: list[str]
@@ -41,18 +40,18 @@ class ModelColumns:
 
 
 def model_columns(model: Any, sample: Sequence[str]) -> ModelColumns:
-    """The columns of a model; `sample` are those of the sample without the target. Raises UsageError when they do not fit."""
+    """The columns of a model; `sample` are those of the sample without the target. Raises UsageError when they do not match."""
     fitted, width = _fitted_names(model), _width(model)
     named = fitted is not None
     if fitted is None:
         if width is None and len(sample) != 1:
             raise UsageError(
-                f"the model does not say how many columns it takes, and the sample has {len(sample)} besides the target: "
-                "leave out what the model does not read"
+                f"the model does not report how many columns it takes, and the sample has {len(sample)} besides the target: "
+                "remove the columns that it does not read"
             )
         if width is not None and width != len(sample):
             raise UsageError(
-                f"the model was fitted on {width} columns without names, and the sample has {len(sample)} besides the target: "
+                f"the model was fitted on {width} columns without names, but the sample has {len(sample)} besides the target: "
                 "give the columns of the fit, in their order"
             )
         fitted = list(sample)
@@ -60,7 +59,7 @@ def model_columns(model: Any, sample: Sequence[str]) -> ModelColumns:
     missing = [name for name in fitted if name in used and name not in sample]
     if missing:
         lacking, others = ", ".join(map(repr, missing[:20])), ", ".join(list(sample)[:20])
-        raise UsageError(f"the sample has no column {lacking}, which the model reads; there are: {others}")
+        raise UsageError(f"the sample has no column {lacking}, which the model reads; its columns are: {others}")
     encoders, texts = _encoders(model, fitted)
     natives = booster_categories(model)
     for at, categories in natives.items():
@@ -68,7 +67,7 @@ def model_columns(model: Any, sample: Sequence[str]) -> ModelColumns:
             encoders.setdefault(fitted[at], []).append(list(categories))
     categorical = frozenset(fitted[at] for at in natives)
     if not named and width is None:
-        texts = frozenset(fitted)  # a vectorizer at the beginning takes a list of texts
+        texts = frozenset(fitted)  # a vectorizer as the first step takes a list of texts
     return ModelColumns(fitted, [name for name in fitted if name in used], named, encoders, texts, categorical)
 
 
@@ -86,7 +85,7 @@ def _encoders(model: Any, fitted: list[str]) -> tuple[dict[str, list[list[Any]]]
 
 
 def read_columns(model: Any) -> frozenset[str]:
-    """The columns that a model reads, as far as it knows their names; empty for an object that is no model."""
+    """The columns that a model reads, if it knows their names; empty for an object that is not a model."""
     names = None if isinstance(model, type) else _fitted_names(model)
     try:
         return frozenset() if names is None else frozenset(_used(model, names, 0))
@@ -95,7 +94,7 @@ def read_columns(model: Any) -> frozenset[str]:
 
 
 def text_columns(model: Any) -> list[str]:
-    """The columns that encoders of a model know as texts, as far as they have names."""
+    """The columns with texts in the encoders of a model, if the columns have names."""
     found: dict[str, None] = {}
     for part, names in parts(model, _fitted_names(model)):
         for name, categories in zip(names or (), getattr(part, "categories_", ()), strict=False):
@@ -124,7 +123,7 @@ def booster_categories(model: Any) -> dict[int, tuple[Any, ...] | None]:
 
 
 def parts(model: Any, names: Names) -> Iterator[tuple[Any, Names]]:
-    """Each object inside a fitted model that has columns of its own, with their names, the model first."""
+    """Each object inside a fitted model that has columns, with their names, the model first."""
     yield from _parts(model, names, set(), 0)
 
 
@@ -140,7 +139,7 @@ def _parts(part: Any, names: Names, seen: set[int], depth: int) -> Iterator[tupl
 
 
 def _inside(part: Any, names: Names) -> Iterator[tuple[Any, Names]]:
-    """What an object holds that may have columns, each with the names that it takes."""
+    """The objects inside an object that may have columns, each with the names of its columns."""
     if isinstance(part, list | tuple):
         yield from ((item, names) for item in part)
     elif isinstance(part, dict):
@@ -159,7 +158,7 @@ def _inside(part: Any, names: Names) -> Iterator[tuple[Any, Names]]:
 
 
 def is_part(value: Any) -> bool:
-    """Whether a value is an estimator, or the holder of one inside a calibrated classifier."""
+    """Whether a value is an estimator, or holds one inside a calibrated classifier."""
     return (isinstance(value, BaseEstimator) or type(value).__module__ == "sklearn.calibration") and not isinstance(value, type)
 
 
@@ -172,7 +171,7 @@ def _own_names(part: Any, names: Names) -> Names:
 
 
 def _names_after(step: Any, names: Names) -> Names:
-    """The names of what a step gives, when each column stays where it is."""
+    """The names of the output of a step that keeps each column in its place."""
     from sklearn.impute import SimpleImputer
 
     if names is not None and isinstance(step, SimpleImputer) and hasattr(step, "statistics_") and not step.add_indicator:
@@ -246,12 +245,12 @@ _INNER = ("estimators_", "calibrated_classifiers_", "best_estimator_", "estimato
 
 
 def _inner(part: Any) -> Iterator[Any]:
-    """The fitted estimators to which an estimator hands its table as it is."""
+    """The fitted estimators to which an estimator passes its unchanged table."""
     module = type(part).__module__
     if module.startswith("sklearn.ensemble") and "_voting" not in module and "_stacking" not in module:
-        return  # forests, bagging and boosting read every column themselves
+        return  # forests, bagging and boosting read every column
     if module in ("sklearn.calibration", "sklearn.frozen._frozen") and not hasattr(part, "calibrated_classifiers_"):
-        yield part.estimator  # of one fold of a calibrated classifier, or frozen
+        yield part.estimator  # the estimator of one fold of a calibrated classifier, or a frozen estimator
         return
     for name in _INNER:
         value = vars(part).get(name)

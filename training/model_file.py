@@ -1,7 +1,7 @@
-"""The file of a model that was fitted elsewhere: looked into first, then loaded.
+"""The file of a model that was fitted elsewhere: this module inspects it first, then loads it.
 
-Loading a pickle runs what it names. So `read` finds the names without running anything and refuses what no model needs; `load` is
-called in a process that may die.
+Loading a pickle runs the code that it names. So `read` finds the names without running code, and refuses names that no model needs.
+`load` is called in a process that may die.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.boosters import load_native
 from training.pickle_contents import PickleContents, look, missing_modules
 
 NATIVE = {".ubj": "xgboost", ".json": "xgboost", ".txt": "lightgbm", ".cbm": "catboost"}
-"""The formats of the libraries themselves, by the ending of the file."""
+"""The formats of the boosting libraries, by file extension."""
 
 SKOPS_TYPES = (
     *(*TRUSTED, *MODEL_TYPES, "collections.OrderedDict", "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper"),
@@ -39,12 +39,12 @@ SKOPS_TYPES = (
     *("xgboost.sklearn.XGBRFRegressor", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier"),
     *("lightgbm.sklearn.LGBMRegressor", "catboost.core.CatBoostClassifier", "catboost.core.CatBoostRegressor"),
 )
-"""Types that a skops file may name beside those that skops trusts by itself. The list is ours and never taken from a file."""
+"""Types that a skops file may name besides those that skops trusts. This list is fixed and never comes from a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """The bytes of a model and what is known of them before anything runs; `contents` is None for a format that is no pickle."""
+    """The bytes of a model with the result of the inspection; `contents` is None for a format that is not a pickle."""
 
     path: Path
     data: bytes
@@ -54,7 +54,7 @@ class ModelFile:
 
     @property
     def executed(self) -> str:
-        """What runs when the file is loaded, as a sentence."""
+        """The code that runs when the file is loaded, as text."""
         if self.contents is None:
             return f"nothing of the file: {self.file_format} holds data"
         packages = ", ".join(self.contents.packages) or "Python itself"
@@ -63,7 +63,7 @@ class ModelFile:
 
 
 def read(path: Path, file_format: str | None = None) -> ModelFile:
-    """The file, looked into; `file_format` is what its ending does not say. Raises UsageError; nothing of the file runs."""
+    """Inspect the file without running its code; `file_format` replaces the format of its extension. Raises UsageError."""
     data = _bytes(path)
     digest = sha256(data)
     native = file_format if file_format in NATIVE.values() else NATIVE.get(path.suffix.lower())
@@ -78,7 +78,7 @@ def read(path: Path, file_format: str | None = None) -> ModelFile:
 
 
 def check_names(contents: PickleContents, name: str) -> None:
-    """Refuse a pickle that would run commands, that cannot be imported here, or that another scikit-learn saved."""
+    """Refuse a pickle that would run commands, that needs missing code, or that another scikit-learn saved."""
     if contents.hostile:
         raise UsageError(
             f"{name} names {', '.join(contents.hostile[:5])}, which no model needs: it was not opened; do not trust its source"
@@ -86,13 +86,13 @@ def check_names(contents: PickleContents, name: str) -> None:
     if contents.of_main:
         names = ", ".join(each.removeprefix("__main__.") for each in contents.of_main[:5])
         raise UsageError(
-            f"{name} needs {names} of the program that saved it: move that code into a module and give it with --package, "
+            f"{name} needs {names} of the program that saved it: move that code into a module and add it with --package, "
             "or publish the model where it was made (`from training import publish`)"
         )
     missing = list(missing_modules(contents))
     if missing:
         raise UsageError(
-            f"{name} needs the module {', '.join(missing[:5])}, which is not here: give it with --package "
+            f"{name} needs the module {', '.join(missing[:5])}, which is not installed: add it with --package "
             f"{missing[0].partition('.')[0]}.py (a module, a folder or a wheel), or install it"
         )
     _check_versions(contents, name)
@@ -111,19 +111,19 @@ def _check_versions(contents: PickleContents, name: str) -> None:
 
 
 def pack(packages: Sequence[Path]) -> dict[str, bytes]:
-    """The user's modules, folders and wheels as files of a bundle; raises UsageError for a path that is none."""
+    """The user's modules, folders and wheels as files of a bundle; raises UsageError for any other path."""
     files: dict[str, bytes] = {}
     for path in packages:
         name, data = pack_package(path)
         if name in files:
-            raise UsageError(f"two packages are called {path.stem}: put them into one folder")
+            raise UsageError(f"two packages have the name {path.stem}: put them into one folder")
         files[name] = data
     return files
 
 
 @contextmanager
 def imported(packages: Mapping[str, bytes]) -> Iterator[None]:
-    """While it is entered, the modules of the packages can be imported, as in a replica. Raises UsageError."""
+    """Make the modules of the packages importable inside the block, as in a replica. Raises UsageError."""
     try:
         with packages_imported(packages):
             yield
@@ -134,7 +134,7 @@ def imported(packages: Mapping[str, bytes]) -> Iterator[None]:
 
 
 def load(file: ModelFile) -> Any:
-    """The model of a file that was looked into; runs its code. Raises UsageError."""
+    """Load the model of an inspected file; runs its code. Raises UsageError."""
     if file.file_format in NATIVE.values():
         return _load_native(file)
     if file.file_format == "skops":
@@ -153,7 +153,7 @@ def load(file: ModelFile) -> Any:
         ) from None
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{file.path.name} needs the module {error.name}, which is not here: give it with --package, or install it"
+            f"{file.path.name} needs the module {error.name}, which is not installed: add it with --package, or install it"
         ) from None
     except MemoryError:
         raise
@@ -165,7 +165,7 @@ def _load_native(file: ModelFile) -> Any:
     if NATIVE.get(file.path.suffix.lower()) == file.file_format:
         return load_native(file.path)
     ending = next(ending for ending, library in NATIVE.items() if library == file.file_format)
-    with tempfile.TemporaryDirectory() as folder:  # MLflow has endings of its own
+    with tempfile.TemporaryDirectory() as folder:  # MLflow uses other file extensions
         path = Path(folder, f"model{ending}")
         path.write_bytes(file.data)
         return load_native(path)
@@ -190,7 +190,7 @@ def _load_skops(file: ModelFile) -> Any:
 
 def _bytes(path: Path) -> bytes:
     if path.is_dir():
-        raise UsageError(f"{path} is a folder without an MLmodel file: name the file of the model")
+        raise UsageError(f"{path} is a folder without an MLmodel file: give the file of the model")
     try:
         return read_regular(path.resolve(), MAX_BUNDLE_BYTES)
     except UnfitFile as error:

@@ -1,4 +1,4 @@
-"""The store as a table for people; serve_app/artifacts/listing.py makes its rows."""
+"""The store as a readable table; serve_app/artifacts/listing.py makes its rows."""
 
 from __future__ import annotations
 

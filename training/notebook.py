@@ -1,4 +1,4 @@
-"""`from training import publish`: adopts the model of a notebook or script, in its own process."""
+"""`from training import publish`: adopts a model inside the process of a notebook or script."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from training.pipeline import Outcome
 from training.train_options import Floor, Tag, TrainOptions
 
 LABELS = "target"
-"""The name of the target when labels are given instead of the name of a column."""
+"""The name of the target when `target` holds labels instead of the name of a column."""
 
 _ENVIRONMENT = {
     "model_dir": "MODEL_DIR",
@@ -40,24 +40,24 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The report and how the gate ended; `outcome` is None after a dry run."""
+    """The report and the outcome of the gate; `outcome` is None after a dry run."""
 
     report: AdoptReport
     outcome: Outcome | None
 
     @property
     def version(self) -> int | None:
-        """The version that is served from now on; None when nothing was published."""
+        """The new served version; None when nothing was published."""
         return None if self.outcome is None or self.outcome.entry is None else self.outcome.entry.version
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the model was refused; empty when it was accepted, and after a dry run."""
+        """The reasons for a refusal; empty when the model was accepted, and after a dry run."""
         return () if self.outcome is None else self.outcome.verdict.reasons
 
     @property
     def sentence(self) -> str:
-        """How it ended, in one sentence."""
+        """The outcome in one sentence."""
         if self.outcome is None:
             return "dry run: nothing was recorded or published"
         if self.version is None:
@@ -71,7 +71,7 @@ class Published:
         return str(self)
 
     def _repr_html_(self) -> str:
-        """The report and the sentence as a cell of a notebook shows them."""
+        """Return the report and the sentence as HTML for a notebook cell."""
         return f"{self.report._repr_html_()}<p><b>{html.escape(printable(self.sentence))}</b></p>"
 
 
@@ -114,7 +114,7 @@ def publish(
 
 
 def _given(model: Any, packages: Mapping[str, bytes]) -> Given:
-    """The model with what its pickle names. Code of the notebook itself has to be written with cloudpickle."""
+    """The model with the names in its pickle. Code from the notebook needs cloudpickle."""
     contents, own_code = _contents(model)
     return Given(
         model=model,
@@ -141,14 +141,14 @@ def _contents(model: Any) -> tuple[PickleContents | None, bool]:
 
     try:
         return look(cloudpickle.dumps(model)), True
-    except Exception as error:  # any: what cannot be pickled says so in many ways
+    except Exception as error:  # objects that cannot be pickled raise many types of errors
         raise UsageError(
             f"the {type(model).__name__} cannot be saved ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         ) from None
 
 
 def _frame(sample: Any, target: Any) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The sample as a frame with the labels in it, and the names of their columns."""
+    """The sample as a frame with the labels, and the names of the columns with labels."""
     frame = _table(sample).reset_index(drop=True)
     if isinstance(frame.columns, pd.MultiIndex):
         raise UsageError("the sample has columns of several levels: give one name to each column")
@@ -158,9 +158,9 @@ def _frame(sample: Any, target: Any) -> tuple[pd.DataFrame, tuple[str, ...]]:
         return frame, tuple(target)
     labels = target if isinstance(target, pd.DataFrame) else np.asarray(target)
     if labels.ndim > 2:
-        raise UsageError(f"the target has {labels.ndim} dimensions: give one column, or one for each target")
+        raise UsageError(f"the target has {labels.ndim} dimensions: give one column, or one column for each target")
     if len(labels) != len(frame):
-        raise UsageError(f"the target has {len(labels)} values, and the sample has {len(frame)} rows")
+        raise UsageError(f"the target has {len(labels)} values, but the sample has {len(frame)} rows: give one value for each row")
     columns = np.asarray(labels).reshape(len(frame), -1).T
     names = (
         [str(getattr(target, "name", None) or LABELS)] if len(columns) == 1 else [f"{LABELS}_{at}" for at in range(len(columns))]
@@ -169,13 +169,13 @@ def _frame(sample: Any, target: Any) -> tuple[pd.DataFrame, tuple[str, ...]]:
         names = [str(name) for name in target.columns]
     for name in names:
         if name in frame.columns:
-            raise UsageError(f"the sample has a column '{name}', as the target is called: drop it, or name it as the target")
+            raise UsageError(f"the sample has a column '{name}', the name of the target: drop the column, or set target='{name}'")
     return frame.assign(**{name: np.asarray(values) for name, values in zip(names, columns, strict=True)}), tuple(names)
 
 
 def _table(sample: Any) -> pd.DataFrame:
     if hasattr(sample, "toarray"):
-        raise UsageError("the sample is a sparse matrix, and requests are rows of named columns: give a DataFrame")
+        raise UsageError("the sample is a sparse matrix, but requests are rows with named columns: give a DataFrame")
     if isinstance(sample, pd.DataFrame):
         return sample
     if hasattr(sample, "to_pandas"):
@@ -193,7 +193,7 @@ def _gate(values: Mapping[str, Any]) -> TrainOptions:
     """The options of the gate from keywords; tags and floors may be dictionaries."""
     unknown = sorted(set(values) - set(GATE))
     if unknown:
-        raise UsageError(f"publish has no argument '{unknown[0]}'; there are: {', '.join(GATE)}")
+        raise UsageError(f"publish has no argument '{unknown[0]}'; the other arguments are: {', '.join(GATE)}")
     options: dict[str, Any] = {field: os.environ[name] for field, name in _ENVIRONMENT.items() if os.environ.get(name)} | dict(
         values
     )

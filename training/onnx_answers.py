@@ -1,4 +1,4 @@
-"""ONNX graphs of models for outliers, clusters and several targets: one output, whose columns are the scores that serving expects.
+"""ONNX graphs of models for outliers, clusters and several targets, with one output: the scores in the form of serving.
 
 Forests of several targets and isolation forests compute in float64, like the forests of `training.onnx_float64`.
 """
@@ -43,9 +43,9 @@ def shapes(known: Mapping[type, Shape]) -> dict[type, Shape]:
 
 
 def join_outputs(model: Any, signature: Signature) -> None:
-    """Leave one output with the scores of this signature, in place; nodes that it does not need go.
+    """Replace the outputs with one output, the scores of this signature, in place; remove unused nodes.
 
-    Converters give the label and behind it the probabilities, distances or scores; several targets come as a sequence.
+    Converters return the label, then the probabilities, distances or scores; several targets are a sequence.
     """
     graph = model.graph
     if signature.task == "clustering":
@@ -70,7 +70,7 @@ def _shape_by_targets(single: Shape, several: Shape) -> Shape:
     return shape
 
 
-# --- forests of several targets: each tree gives its leaf, and the values of all targets are looked up for it
+# --- forests of several targets: each tree gives its leaf, and the graph looks up the values of all targets for it
 
 
 def _values_of_forest(scope: Any, operator: Any, container: Any) -> None:
@@ -83,7 +83,7 @@ def _classes_of_forest(scope: Any, operator: Any, container: Any) -> None:
     means = _mean_of_leaves(
         scope, operator, container, lambda values: np.hstack([values[:, at, :count] for at, count in enumerate(counts)])
     )
-    # The label is not served; the graph has it because a classifier has two outputs.
+    # Serving ignores the label; the graph has it because a classifier has two outputs.
     label = add_node(scope, container, "ArgMax", [means], axis=1, keepdims=0)
     container.add_node("Identity", [label], operator.outputs[0].full_name, op_version=19)
     container.add_node("Identity", [means], operator.outputs[1].full_name, op_version=19)
@@ -107,7 +107,7 @@ def _shape_of_classes(operator: Any) -> None:
     operator.outputs[1].set_type(DoubleTensorType([rows, int(np.sum(operator.raw_operator.n_classes_))]))
 
 
-# --- isolation forests: the length of the path is the value of a leaf
+# --- isolation forests: the value of a leaf is the length of the path
 
 
 def _isolation_forest(scope: Any, operator: Any, container: Any) -> None:
@@ -131,15 +131,15 @@ def _isolation_forest(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _path_lengths(forest: IsolationForest) -> tuple[Any, Any]:
-    """By tree, the number of nodes on the way to each node, and the mean length of a path below it.
+    """The number of nodes on the path to each node, and the mean length of a path below it, by tree.
 
-    The attributes are private: another release of scikit-learn without them means that the forest is not converted.
+    The attributes are private; with a release of scikit-learn without them, the forest is not converted.
     """
     return forest._decision_path_lengths, forest._average_path_length_per_tree  # noqa: SLF001
 
 
 def _mean_path(forest: IsolationForest) -> float:
-    """The sum over the trees of the mean length of a path in a tree of so many rows, by which the lengths are divided."""
+    """The divisor of the lengths: the sum over the trees of the mean path length in a tree with the same number of rows."""
     rows = float(forest._max_samples)  # noqa: SLF001
     if rows <= 2.0:
         raise NotImplementedError("an isolation forest of trees with two rows")
@@ -148,7 +148,7 @@ def _mean_path(forest: IsolationForest) -> float:
 
 
 def _on_columns(tree: Any, columns: Any) -> Any:
-    """The tree, which has learnt from these columns of the matrix, on the whole matrix."""
+    """The tree for the whole matrix, from a tree that was fitted on these columns."""
     from dataclasses import replace
 
     return replace(tree, feature=np.where(tree.left == -1, 0, np.asarray(columns)[np.maximum(tree.feature, 0)]))
@@ -164,7 +164,7 @@ def _shape_of_outliers(operator: Any) -> None:
 
 
 def _join_clusters(model: Any, signature: Signature) -> None:
-    """The position of the cluster, and behind it the distance to the nearest centre or the probabilities, in one output."""
+    """Join the position of the cluster and the distance to the nearest centre, or the probabilities, in one output."""
     graph = model.graph
     label, scores = graph.output
     if list(signature.classes) != list(range(len(signature.classes))):
@@ -194,7 +194,7 @@ def _smallest(model: Any, source: str, output: str) -> Any:
 
 
 def _join_targets(graph: Any) -> None:
-    """The probabilities of several targets side by side, in place of a sequence."""
+    """Replace the sequence with the probabilities of the targets side by side."""
     name = graph.output[-1].name
     for node in graph.node:
         if name in node.output and node.op_type == "SequenceConstruct":

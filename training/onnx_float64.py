@@ -66,9 +66,9 @@ def shapes() -> Mapping[type, Callable[..., None]]:
 
 
 def register_boosters() -> None:
-    """Tell skl2onnx how boosters are converted, wherever one is part of a model.
+    """Register the conversion of boosters with skl2onnx, also for boosters inside a model.
 
-    Classes of a library that this process has not imported cannot be part of one.
+    Libraries that this process has not imported are skipped, because no model can contain their classes.
     """
     from skl2onnx import update_registered_converter
 
@@ -152,7 +152,7 @@ def _boosted(scope: Any, operator: Any, container: Any) -> str:
 
 
 def _parse_booster_classifier(scope: Any, model: Any, inputs: list[Any], custom_parsers: Any = None) -> list[Any]:
-    """The outputs of a classifier: skl2onnx does not take every class of the libraries for one."""
+    """The outputs of a classifier, because skl2onnx does not recognize every class of the libraries as a classifier."""
     from skl2onnx._supported_operators import _get_sklearn_operator_name
     from skl2onnx.common.data_types import Int64TensorType
 
@@ -197,7 +197,7 @@ def _booster_regressor(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _raw_scores(scope: Any, operator: Any, container: Any, ensemble: Ensemble) -> str:
-    """What the link is applied to, shape (rows, outputs)."""
+    """The scores before the link function, shape (rows, outputs)."""
     source = operator.inputs[0].full_name
     if ensemble.rounded:
         source = round_to_float32(scope, source, container)
@@ -224,7 +224,7 @@ def _imputer(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _classes(scope: Any, operator: Any, container: Any, probabilities: str) -> None:
-    """Both outputs of a classifier, label and probabilities."""
+    """Add both outputs of a classifier, label and probabilities."""
     classes = np.asarray(operator.raw_operator.classes_)
     best = add_node(scope, container, "ArgMax", [probabilities], axis=1, keepdims=0)
     known = classes.astype(np.int64) if classes.dtype.kind in "iub" else classes.astype(object)

@@ -1,6 +1,7 @@
-"""Nodes that converters write into an ONNX graph: trees with weights in float64, constants, and plain operators.
+"""Nodes of an ONNX graph for converters: trees with weights in float64, constants, and plain operators.
 
-`scope` and `container` are those that skl2onnx gives to a converter. What adds a node returns the name of its output.
+`scope` and `container` are the arguments that skl2onnx passes to a converter. Functions that add a node return the name of its
+output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model as its author asks it: with a table, or with an array when it was fitted on one."""
+"""The given model, called like its author calls it: with a table, or with an array if it was fitted on an array."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.model_columns import ModelColumns, model_columns
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A fitted model and its columns. `model` is without search and threshold, which are `threshold` and `positive`."""
+    """A fitted model and its columns. `model` has no search and no threshold; `threshold` and `positive` hold the latter."""
 
     whole: Any
     model: Any
@@ -33,11 +33,11 @@ class Original:
     positive: Label | None = None
 
     def labels(self, frame: pd.DataFrame) -> npt.NDArray[Any]:
-        """What `predict` of the model says, shape (rows,), or (rows, targets)."""
+        """The result of the model's `predict`, shape (rows,), or (rows, targets)."""
         return np.asarray(Asked(self.whole, self.columns).predict(frame))
 
     def shape(self, frame: pd.DataFrame, targets: Sequence[str]) -> AnswerShape:
-        """What the model answers to these rows; `targets` are the names of several. Raises UsageError."""
+        """The shape of the answers to these rows; `targets` are the names of several targets. Raises UsageError."""
         shape = answer_shape(Asked(self.whole, self.columns), frame, targets=targets)
         if self.threshold is None or len(shape.classes) != 2:
             return shape
@@ -48,7 +48,7 @@ class Original:
         return stated if own == labels else shape
 
     def scores(self, frame: pd.DataFrame, signature: Signature) -> Scores:
-        """The scores as backends give them, see `Backend.scores`; without probabilities, those of the whole model."""
+        """The scores in the form of `Backend.scores`; without probabilities, those of the whole model."""
         model = self.model if signature.probabilistic else self.whole
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -56,7 +56,7 @@ class Original:
 
 
 class Asked:
-    """A model that is called with a table in whatever form it takes one; everything else is the model's own."""
+    """A model that takes a table and passes it on in the form that the model needs; all other attributes are the model's own."""
 
     def __init__(self, model: Any, columns: ModelColumns) -> None:
         self._model = model
@@ -77,9 +77,9 @@ class Asked:
 
 
 def original(model: Any, sample: list[str]) -> Original:
-    """The model with what it says about itself; `sample` are the columns of the sample without the target.
+    """The model with its columns and threshold; `sample` are the columns of the sample without the target.
 
-    Raises UsageError for an object that is no fitted model.
+    Raises UsageError for an object that is not a fitted model.
     """
     kind = type(model).__name__
     if isinstance(model, type) or not hasattr(model, "predict"):
@@ -94,7 +94,7 @@ def original(model: Any, sample: list[str]) -> Original:
     except UsageError:
         raise
     except Exception as error:  # any: the attributes of a class of somebody else
-        raise UsageError(f"the columns of the {kind} cannot be found ({_one_line(error)})") from error
+        raise UsageError(f"the columns of the {kind} cannot be read ({_one_line(error)})") from error
     return Original(model, inner, columns, threshold, positive)
 
 
@@ -110,11 +110,11 @@ def _check_fitted(model: Any) -> None:
     except NotFittedError:
         raise UsageError(f"the {type(model).__name__} is not fitted: fit it, and save it again") from None
     except Exception:
-        return  # a class of somebody else; asking it will tell
+        return  # a foreign class; later calls show whether it is fitted
 
 
 def _decision(model: Any) -> tuple[Any, float | None, Label | None]:
-    """The model without search and threshold; the threshold, and the class that it is for."""
+    """The model without search and threshold, the threshold, and its class."""
     kind = type(model).__name__
     if hasattr(model, "best_estimator_") and kind.endswith("SearchCV"):
         return _decision(model.best_estimator_)
@@ -128,12 +128,12 @@ def _decision(model: Any) -> tuple[Any, float | None, Label | None]:
     threshold = 0.5 if isinstance(stated, str) else float(stated)
     positive = model.pos_label if getattr(model, "pos_label", None) is not None else model.classes_[1]
     if not 0.0 < threshold <= 1.0:
-        raise UsageError(f"the threshold {threshold:g} of the {kind} always gives the same class: set one above 0, at most 1")
+        raise UsageError(f"with the threshold {threshold:g}, the {kind} always predicts the same class: set one above 0, at most 1")
     return inner, threshold, plain(positive)
 
 
 def plain(value: Any) -> Any:
-    """The value as Python object instead of one of numpy."""
+    """The value as a Python object in place of a numpy object."""
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -1,8 +1,8 @@
-"""What a pickle names, found without importing or running any of it.
+"""Finds the names in a pickle without importing or running them.
 
-A pickle is a program: it names functions and calls them. Here every name becomes a stub that keeps what it is given, so the tree of
-objects is built and nothing of it runs. Numbers of arrays are skipped, not kept. A file of joblib is a pickle with the numbers of
-arrays between its instructions, and either may be compressed.
+A pickle is a program: it names functions and calls them. Here, a stub that keeps its arguments replaces every name, so the tree of
+objects is built without running code. The numbers of arrays are skipped. A joblib file is a pickle with the numbers of arrays
+between its instructions. Both may be compressed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from serve_app.errors import UsageError
 from serve_app.printable import printable
 
 MAX_BYTES = 8 << 30
-"""Bytes of a file after decompression, at most."""
+"""Most bytes of a file after decompression."""
 MAX_SECONDS = 120.0
 MAX_NAMES = 5_000
 
 KNOWN_PACKAGES = frozenset({"sklearn", "numpy", "scipy", "joblib", "pandas", "xgboost", "lightgbm", "catboost"})
-"""Libraries of models. Other code is of the user, and has to be there when the model is loaded."""
+"""Libraries of models. All other code belongs to the user, and must be importable when the model is loaded."""
 
 _HARMLESS = frozenset(
     {
@@ -41,7 +41,7 @@ _HARMLESS = frozenset(
         *("operator", "statistics", "warnings", "time", "calendar", "unicodedata", "_operator", "_collections", "weakref"),
     }
 )
-"""Modules of Python that models name. Another one (os, subprocess, …) in a pickle is taken for an attack."""
+"""Modules of Python that models name. Any other module (os, subprocess, …) in a pickle counts as an attack."""
 _BUILTINS = frozenset(
     {
         *("object", "type", "int", "float", "bool", "str", "bytes", "bytearray", "complex", "list", "tuple", "dict", "set"),
@@ -64,7 +64,7 @@ _OWN_CODE = "cloudpickle"
 class PickleContents:
     """The names in a pickle, as `module.name`, ascending; `top` is the class of the object itself.
 
-    `sklearn_versions` are those that its estimators were saved with.
+    `sklearn_versions` are the scikit-learn versions that saved its estimators.
     """
 
     top: str
@@ -74,29 +74,29 @@ class PickleContents:
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The top-level packages that loading imports, without those of Python itself."""
+        """The top-level packages that loading imports, without those of Python."""
         packages = {name.partition(".")[0] for name in self.names}
         return tuple(sorted(packages - sys.stdlib_module_names - {"__main__"}))
 
     @property
     def foreign(self) -> tuple[str, ...]:
-        """The names of code that is of no library of models."""
+        """The names of code outside the libraries of models."""
         outside = KNOWN_PACKAGES | {_OWN_CODE, "serve_app"} | sys.stdlib_module_names
         return tuple(name for name in self.names if name.partition(".")[0] not in outside)
 
     @property
     def of_main(self) -> tuple[str, ...]:
-        """The names of a script or notebook, which no other program can import."""
+        """The names from a script or notebook, which no other program can import."""
         return tuple(name for name in self.names if name.startswith("__main__."))
 
     @property
     def holds_code(self) -> bool:
-        """Whether the file brings functions or classes of its own, as cloudpickle writes them."""
+        """Whether the file contains functions or classes, as cloudpickle writes them."""
         return _OWN_CODE in self.packages
 
     @property
     def hostile(self) -> tuple[str, ...]:
-        """The names that no model needs: they would run commands, open files or evaluate text."""
+        """The names that no model needs, because they run commands, open files or evaluate text."""
         return tuple(name for name in self.names if _is_hostile(name))
 
 
@@ -110,11 +110,11 @@ def _is_hostile(name: str) -> bool:
 
 
 class _Damaged(Exception):
-    """The bytes are no pickle, or end too early."""
+    """The bytes are not a pickle, or end too early."""
 
 
 class _Stub:
-    """Stands for an object of any class: it takes every call and keeps its state."""
+    """A placeholder for an object of any class: it accepts every call and keeps its state."""
 
     def __new__(cls, *_: Any, **__: Any) -> _Stub:
         return object.__new__(cls)
@@ -148,11 +148,11 @@ class _Stub:
 
 
 class _Array(_Stub):
-    """joblib's place-holder of an array, whose numbers follow in the file."""
+    """joblib's placeholder for an array, whose numbers follow in the file."""
 
 
 def _reconstructor(kind: Any, *_: Any) -> Any:
-    """What `copyreg._reconstructor` gives in pickles of the old protocols: an object of the class."""
+    """The replacement of `copyreg._reconstructor` in pickles of old protocols: an object of the class."""
     return kind() if isinstance(kind, type) and issubclass(kind, _Stub) else _Stub()
 
 
@@ -172,7 +172,7 @@ class _Bounded(io.RawIOBase):
         return self._counted(self._stream.readline(self._left + 1))
 
     def skip(self, size: int) -> None:
-        """Leave bytes out."""
+        """Skip bytes."""
         while size > 0:
             data = self.read(min(size, 1 << 20))
             if not data:
@@ -183,7 +183,7 @@ class _Bounded(io.RawIOBase):
         self._left -= len(data)
         if self._left < 0 or time.monotonic() > self._deadline:
             raise UsageError(
-                f"the model file holds more than {MAX_BYTES >> 30} GiB, or cannot be looked into within {MAX_SECONDS:g} s"
+                f"the model file holds more than {MAX_BYTES >> 30} GiB, or its inspection takes more than {MAX_SECONDS:g} s"
             )
         return data
 
@@ -249,7 +249,7 @@ class _Look(_Python):  # type: ignore[misc]
 
 
 def look(data: bytes) -> PickleContents:
-    """What the bytes of a pickle name. Raises UsageError when they are no pickle, end too early, or exceed a bound."""
+    """The names in the bytes of a pickle. Raises UsageError when they are not a pickle, end too early, or exceed a limit."""
     seen: set[tuple[str, str]] = set()
     versions: set[str] = set()
     try:
@@ -258,9 +258,9 @@ def look(data: bytes) -> PickleContents:
     except UsageError:
         raise
     except (MemoryError, RecursionError):
-        raise UsageError("the model file would take more memory than it may: it is damaged, or made to do so") from None
+        raise UsageError("the model file needs more memory than allowed: it is damaged or malicious") from None
     except Exception:  # any: the file may hold anything
-        raise UsageError("the model file is no pickle, joblib or skops file, or it is cut off: save the model again") from None
+        raise UsageError("the model file is not a pickle, joblib or skops file, or it is cut off: save the model again") from None
     return PickleContents(
         top=printable(f"{type(top).__module__}.{type(top).__name__}"),
         names=tuple(sorted(printable(f"{module}.{name}") for module, name in seen)),
@@ -270,7 +270,7 @@ def look(data: bytes) -> PickleContents:
 
 
 def _decompressed(data: bytes) -> BinaryIO:
-    """The bytes of the pickle as a stream, whatever joblib has compressed them with."""
+    """The bytes of the pickle as a stream, for every compression of joblib."""
     raw = io.BytesIO(data)
     if data[:2] == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
@@ -284,7 +284,7 @@ def _decompressed(data: bytes) -> BinaryIO:
 
 
 class _Zlib(io.RawIOBase):
-    """A zlib stream, decompressed piece by piece."""
+    """A zlib stream that is decompressed piece by piece."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw, self._inflate = raw, zlib.decompressobj()
@@ -306,7 +306,7 @@ class _Zlib(io.RawIOBase):
 
 
 def missing_modules(contents: PickleContents) -> Iterator[str]:
-    """The modules of the foreign names that cannot be imported here; nothing is executed but packages above a module."""
+    """The modules of foreign names that cannot be imported here; this executes only the parent packages of a module."""
     for module in sorted({name.rpartition(".")[0] for name in contents.foreign if not name.startswith("__main__")}):
         top = module.partition(".")[0]
         if importlib.util.find_spec(top) is None:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a training ended; `entry` is what was published, None when the model was refused."""
+    """The result of a training; `entry` is the published version, None when the model was refused."""
 
     verdict: Verdict
     comparison: Comparison
@@ -60,9 +60,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every step of one training needs. `run` is None without tracking, `sign` without a signing key.
+    """The common data of all steps of one training. `run` is None without tracking, `sign` without a signing key.
 
-    `policy` is what bundles of the store are opened under. `adopted`: the model was fitted elsewhere.
+    `policy` is the load policy for bundles of the store. `adopted`: the model was fitted elsewhere.
     """
 
     options: TrainOptions
@@ -78,9 +78,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict with its comparison, the manifest with both, and what was published, None when the model was refused.
+    """The verdict with its comparison, the manifest with both, and the published version, None when the model was refused.
 
-    `bundle` holds the files that were published, by name, as this process has made them.
+    `bundle` holds the published files by name, as this process made them.
     """
 
     verdict: Verdict
@@ -92,9 +92,9 @@ class Decision:
 
 
 def train(options: TrainOptions, progress: Progress) -> Outcome:
-    """Train, judge and publish; a refused model is an outcome.
+    """Train, judge and publish; a refusal is an outcome, not an error.
 
-    Raises UsageError, BackendUnavailable or StoreError; nothing was published then.
+    Raises UsageError, BackendUnavailable or StoreError; nothing is published then.
     """
     keys = read_keys(options)
     seed = _seed(options)
@@ -104,14 +104,14 @@ def train(options: TrainOptions, progress: Progress) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What bundles of the store are opened under, and what signs a new one."""
+    """The load policy for bundles of the store, and the signer of a new bundle."""
 
     policy: LoadPolicy
     sign: Sign | None
 
 
 def read_keys(options: TrainOptions) -> Keys:
-    """The load policy and the signer of the options; raises UsageError for a file that is no key."""
+    """The load policy and the signer from the options; raises UsageError for a file that is not a key."""
     sign = None if options.signing_key is None else _load_signer(options.signing_key)
     policy = load_policy(
         allow_joblib=options.allow_joblib,
@@ -123,7 +123,7 @@ def read_keys(options: TrainOptions) -> Keys:
 
 
 def run_job(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
-    """Do the work in a run of MLflow, or without one when the options say so; raises what `train` raises."""
+    """Do the work in a run of MLflow, or without MLflow when the options say so; raises the errors of `train`."""
     options = job.options
     if options.same_columns:
         _require_same_columns(Store(options.model_dir), job)
@@ -138,7 +138,7 @@ def run_job(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
 
 
 def _require_same_columns(store: Store, job: Job) -> None:
-    """Raise UsageError when the candidate would change the contract of the served model; a model that cannot be read has none."""
+    """Raise UsageError when the candidate changes the columns or the target of the served model, if that model can be read."""
     try:
         served = store.current(job.policy)
     except BundleRefused:
@@ -148,7 +148,7 @@ def _require_same_columns(store: Store, job: Job) -> None:
 
 
 def look(options: TrainOptions, progress: Progress) -> None:
-    """Print what training makes of each column, and write it where `--report` says; raises UsageError as `train` does."""
+    """Print the report on each column, and write it to `--report`; raises UsageError like `train`."""
     dataset, _ = _prepare(options, _seed(options), progress)
     if options.report is not None:
         write_columns(options.report, dataset.columns)
@@ -159,7 +159,7 @@ def _seed(options: TrainOptions) -> int:
 
 
 def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Dataset, dict[str, float]]:
-    """The dataset and the floors; prints what was made of the table."""
+    """Read the dataset and the floors, and print the report on the table."""
     space = ScratchSpace(options.scratch_dir, options.scratch_bytes)
     location = None if options.data is None else Location(options.data, allow_http=options.allow_http)
     with nullcontext() if location is None else fetched(location, space, progress) as source, progress("read the data"):
@@ -167,13 +167,15 @@ def _prepare(options: TrainOptions, seed: int, progress: Progress) -> tuple[Data
         if options.threshold_rule is not None:
             dataset = replace(dataset, signature=threshold.check(dataset.signature, options.threshold_rule))
         if options.search and dataset.signature.outputs:
-            raise UsageError("--search compares candidates for one target: leave it out, or name one --target")
+            raise UsageError("--search needs one target: omit --search, or give one --target")
         if options.calibrate is not None:
             calibration.check(dataset.signature)
         if options.coverage is not None:
             dataset = coverage.hold_back(dataset, options.coverage, seed)
         required = floors(options, dataset)
-        fit.build(dataset.signature, options.estimator, options.params, random_state=seed)  # an unknown name fails before the fit
+        fit.build(
+            dataset.signature, options.estimator, options.params, random_state=seed
+        )  # an unknown name must fail before the fit
     for line in (*dataset.remarks, *column_report.lines(dataset.columns)):
         note(line)
     return dataset, required
@@ -197,7 +199,7 @@ def judge_and_publish(
     decision: Mapping[str, Any] | None = None,
     adoption: Adopted | None = None,
 ) -> Outcome:
-    """The gate: compare the candidate with the served model, judge it, and publish it when it is accepted."""
+    """Pass the candidate through the gate: compare it with the served model, judge it, and publish it when it is accepted."""
     store = Store(job.options.model_dir, keep=job.options.keep)
     with job.progress(f"evaluate on {len(job.dataset.test)} held-out rows"):
         pointer, evidence = _gather_evidence(job, candidate, converted, store)
@@ -249,19 +251,19 @@ def _load_dataset(options: TrainOptions, source: Location | None, seed: int) -> 
 
 
 def floors(options: TrainOptions, dataset: Dataset) -> dict[str, float]:
-    """The default floors, and over them those of the flags."""
+    """The default floors, replaced by those from flags."""
     known = metric_names(dataset.signature)
     for name in options.floors:
         if name not in known:
             raise UsageError(f"a {dataset.signature.task} has no metric '{name}': use {', '.join(known)}")
         if name in COVERAGE_METRICS and options.coverage is None:
-            raise UsageError(f"--floor {name} needs --coverage, which gives intervals and prediction sets")
+            raise UsageError(f"--floor {name} needs intervals or prediction sets: add --coverage")
     defaults = default_floors(dataset.test_target, dataset.signature, built_in=options.data is None)
     return {**defaults, **options.floors}
 
 
 def _search(job: Job) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """The parameters to fit with, and the record of the search if there was one."""
+    """The parameters for the fit, and the record of the search, if any."""
     options = job.options
     if not options.search:
         return options.params, None
@@ -274,7 +276,7 @@ def _search(job: Job) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
 
 
 def _decide_threshold(job: Job, params: Mapping[str, Any]) -> tuple[Job, Mapping[str, Any] | None]:
-    """The job with the threshold in the signature, and the record of it; both as they were without flags for a threshold."""
+    """The job with the threshold in the signature, and the record of the decision; unchanged without flags for a threshold."""
     rule = job.options.threshold_rule
     if rule is None:
         return job, None
@@ -287,7 +289,7 @@ def _decide_threshold(job: Job, params: Mapping[str, Any]) -> tuple[Job, Mapping
             random_state=job.random_state,
             calibrate=job.options.calibrate,
         )
-    note(f"class '{decision['positive']}' is predicted from a probability of {decision['threshold']:g} on")
+    note(f"class '{decision['positive']}' is predicted if its probability is at least {decision['threshold']:g}")
     return replace(job, dataset=replace(job.dataset, signature=signature)), decision
 
 
@@ -326,7 +328,7 @@ def _measure_importance(job: Job, candidate: Candidate, converted: Converted) ->
         score = SklearnBackend(candidate.estimator, signature).scores
     else:
         score = OnnxBackend(converted.model, signature, rounded=bool(converted.facts.rounded)).scores
-    with job.progress(f"measure what {len(signature.names)} columns matter, for at most {seconds:g} s"):
+    with job.progress(f"measure the importance of {len(signature.names)} columns, for at most {seconds:g} s"):
         return importance.measure(
             candidate.estimator,
             score,
@@ -339,7 +341,7 @@ def _measure_importance(job: Job, candidate: Candidate, converted: Converted) ->
 
 
 def _plots(candidate: Candidate, measured: Importance) -> dict[str, bytes]:
-    """The figures as PNG files by name; the one of importances is left out when none was measured."""
+    """The figures as PNG files by name, without the figure of importances when none was measured."""
     signature = candidate.signature
     plots = {IMPORTANCE_IMAGE: figures.importances(measured, signature)} if measured.mean else {}
     if isinstance(candidate.metrics, ClassificationMetrics):
@@ -361,7 +363,7 @@ def _record_run(job: Job, publication: Publication) -> RunRecord | None:
 def _decide(
     job: Job, publication: Publication, store: Store, pointer: str | None, evidence: Evidence, record: RunRecord | None
 ) -> Decision:
-    """Judge, and publish what is accepted or forced; judge again when another model was published meanwhile."""
+    """Judge the candidate, and publish it when it is accepted or forced; judge again when another model was published meanwhile."""
     while True:
         verdict = judge(evidence)
         if not verdict.accepted and not job.options.force:
@@ -388,7 +390,7 @@ def _decide(
 
 
 def _register(job: Job, record: RunRecord | None) -> RunRecord | None:
-    """The record with a version of the registered model; a version that it has already is kept."""
+    """The record with a version of the registered model; an existing version stays."""
     if job.run is None or record is None or record.model_version is not None:
         return record
     from training import run_record
@@ -397,7 +399,7 @@ def _register(job: Job, record: RunRecord | None) -> RunRecord | None:
 
 
 def _finish(job: Job, publication: Publication, store: Store, decision: Decision) -> Outcome:
-    """Write the report and the copies in MLflow. The store is right already: from here on, a failure is a note."""
+    """Write the report and the copies in MLflow. The store is complete already, so a failure becomes a note."""
     path = job.options.report or job.options.model_dir / REPORT
     candidate, entry = publication.candidate, decision.entry
     notes = [*candidate.notes, *write_report(path, publication, decision.manifest, decision.verdict, entry)]

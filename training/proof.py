@@ -1,7 +1,7 @@
-"""The proof that the model in a bundle answers as the one that was given: asked with the same rows, before anything was rewritten.
+"""The proof that the model in a bundle answers like the given model, which got the same rows before any change.
 
-Examples are asked row by row, as requests come: a row alone has other types than the same row in a table. Among them are rows with
-gaps and with categories that the model does not know.
+The given model gets the examples row by row, like requests, because a single row can have other types than the same row in a table.
+Some examples have gaps or unknown categories.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from training.publication import select_golden_rows
 from training.unlabelled import UNLABELLED
 
 ROWS = 2_000
-"""Rows of the sample with which the given model is asked at once, at most."""
+"""Most rows of the sample in the single call of the given model."""
 
 MORE_ROWS = 40
-"""Examples with a gap, and with an unknown category, at most."""
+"""Most examples with a gap, and most with an unknown category."""
 
 EQUAL = 1e-9
 """Largest difference between the given model and the rewritten one, in probability (regression: relative to the scale)."""
@@ -38,7 +38,7 @@ EQUAL = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the given model answers: for the first rows of the sample at once, and for the examples row by row."""
+    """The answers of the given model: to the first rows of the sample in one call, and to the examples row by row."""
 
     scores: Scores
     golden: GoldenExamples
@@ -46,7 +46,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The comparison of the rewritten model with the given one; `why` says what differs, None when they are equal."""
+    """The comparison of the rewritten model with the given one; `why` names the difference, None when they are equal."""
 
     rows: int
     largest_difference: float
@@ -76,7 +76,7 @@ def labels_of(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
 def _more_examples(
     rows: Sequence[dict[str, Label | None]], frame: pd.DataFrame, derived: DerivedSignature
 ) -> list[tuple[dict[str, Label | None], pd.DataFrame]]:
-    """One row of the sample with a gap for each column that takes one, and with an unknown category where it is answered."""
+    """Copies of one row of the sample: with a gap in each column that takes gaps, and an unknown category if it is answered."""
     examples = []
     for at, column in enumerate(derived.columns):
         name = column.feature.name

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from training.run_record import RunRecord
 
 GOLDEN_ROWS = 50
-"""Golden examples in a bundle, unless classes and categories need more."""
+"""Number of golden examples in a bundle, unless classes and categories need more."""
 
 
 def _now() -> str:
@@ -47,10 +47,10 @@ def _now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Everything that goes into a bundle, apart from the verdict and the version.
+    """The content of a bundle, except the verdict and the version.
 
-    `plots` are PNG files by name, `importance` the mean loss by feature (None: not measured), `search` the record of a search, None
-    without one, `decision` that of a threshold. `adoption` says where a model that was fitted elsewhere comes from.
+    `plots` are PNG files by name, `importance` is the mean loss by feature (None: not measured), `search` the record of a search or
+    None, `decision` that of a threshold. `adoption` is the origin of a model that was fitted elsewhere.
     """
 
     candidate: Candidate
@@ -91,7 +91,7 @@ def _golden_examples(candidate: Candidate) -> GoldenExamples:
 
 
 def bundle_files(files: Mapping[str, bytes], manifest: Manifest, entry: Entry, sign: Sign | None) -> dict[str, bytes]:
-    """Every file of the bundle that was published as `entry`, by name: `files`, the manifest and the seal."""
+    """Every file of the bundle published as `entry`, by name: `files`, the manifest and the seal."""
     raw = describe(files, msgspec.structs.replace(manifest, version=entry.version))
     assert sha256(raw) == entry.digest, "the store has published other bytes"
     return {**files, MANIFEST: raw, **({} if sign is None else {SEAL: sign(entry.digest)})}
@@ -145,7 +145,7 @@ def manifest(publication: Publication, verdict: Verdict, record: RunRecord | Non
 
 
 def _reference_target(candidate: Candidate) -> npt.NDArray[Any]:
-    """The targets of the training rows; of a model without a target, the scores or clusters that it gives them."""
+    """The targets of the training rows; for a model without a target, the scores or clusters of these rows."""
     signature = candidate.signature
     if signature.task not in UNLABELLED:
         return candidate.dataset.train_target
@@ -154,7 +154,7 @@ def _reference_target(candidate: Candidate) -> npt.NDArray[Any]:
 
 
 def _calibration(publication: Publication) -> dict[str, Any] | None:
-    """How the probabilities were corrected, and with how many rows the bound of the coverage was found."""
+    """The method of the calibration, and the number of rows for the bound of the coverage."""
     held_back = publication.candidate.dataset.calibration
     record = {"method": publication.options.calibrate, "rows": None if held_back is None else len(held_back)}
     return {key: value for key, value in record.items() if value is not None} or None
@@ -185,9 +185,9 @@ def select_golden_rows(rows: Sequence[Mapping[str, Any]], target: npt.NDArray[An
 
 
 def libraries(packages: Sequence[str] = ()) -> Libraries:
-    """The versions of the libraries that trained; serving compares the first two before it unpickles.
+    """The versions of the training libraries; serving compares the first two before it unpickles.
 
-    `packages` are further ones, by the name of their import; those without a version are left out.
+    `packages` are import names of further packages; packages without a version are left out.
     """
     others = {}
     for name in packages:
@@ -205,7 +205,7 @@ def libraries(packages: Sequence[str] = ()) -> Libraries:
 
 
 def requirements(model: Any) -> list[str]:
-    """What a program needs to load the model from MLflow, as `pip` reads it."""
+    """The requirements to load the model from MLflow, in the format of `pip`."""
     names = ["scikit-learn", "numpy", "scipy", "pandas", "skops", "joblib"]
     if is_booster(fit.final_estimator(model)):
         names.append(distribution(library(fit.final_estimator(model))))
@@ -213,7 +213,7 @@ def requirements(model: Any) -> list[str]:
 
 
 def source_code() -> SourceCode:
-    """The code that trained: the package's version and, in a clone or with GIT_COMMIT set, the commit."""
+    """The code of the training: the version of the package and, in a clone or with GIT_COMMIT set, the commit."""
     try:
         package = version("iris-api")
     except PackageNotFoundError:

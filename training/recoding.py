@@ -1,8 +1,8 @@
-"""A fitted model that takes tables, rewritten to take the coded matrix that requests are decoded to.
+"""Rewrites a fitted model for tables to take the coded matrix of decoded requests.
 
-The columns of the matrix are those that the model reads, in the order of the signature. Names of columns become positions, texts
-that encoders and imputers know become the codes of the signature. A gap that an encoder knows as a category gets a code of its own,
-because ONNX has no category NaN. The given model is not changed. Nothing here decides whether the result is right: `proof` does.
+The columns of the matrix are those that the model reads, in the order of the signature. Names of columns become positions, and
+texts in encoders and imputers become the codes of the signature. A gap that is a category of an encoder gets a separate code,
+because ONNX has no category NaN. The given model does not change. This module does not check the result; `proof` does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.model_columns import ModelColumns, Names, is_part, parts, position
 
 
 class NotRecodable(Exception):
-    """A part of the model cannot take codes; the message says which and why."""
+    """A part of the model cannot take codes; the message names the part and the reason."""
 
 
 def recode(model: Any, columns: ModelColumns, signature: Signature) -> Any:
@@ -54,9 +54,9 @@ def recode(model: Any, columns: ModelColumns, signature: Signature) -> Any:
 
 
 def bare(model: Any, *, keep_output: bool = False) -> Any:
-    """The model without wrappers that only fit, freeze or search, here and inside; one thread, nothing printed, no cache.
+    """The model without wrappers that only fit, freeze or search, also inside; with one thread, no printed lines, no cache.
 
-    With `keep_output`, steps that give tables still do.
+    With `keep_output`, steps that return tables still return tables.
     """
     model = _unwrapped(model)
     for part, _ in parts(model, None):
@@ -97,7 +97,7 @@ def _unwrapped_inside(value: Any) -> Any:
 
 
 def _use_positions(part: ColumnTransformer, columns: ModelColumns) -> None:
-    """Let a ColumnTransformer select by position. One on the whole table gets the positions of the used columns."""
+    """Let a ColumnTransformer select by position. A transformer of the whole table gets the positions of the used columns."""
     own = [str(name) for name in getattr(part, "feature_names_in_", columns.fitted)]
     whole = own == columns.fitted
     target = columns.used if whole else own
@@ -120,7 +120,7 @@ def _use_positions(part: ColumnTransformer, columns: ModelColumns) -> None:
 
 
 def _code_categories(part: Any, names: Sequence[str], features: Mapping[str, Feature]) -> float | None:
-    """Put codes into `categories_` of an encoder; returns the code of a gap when a category is one."""
+    """Put codes into `categories_` of an encoder; returns the code of a gap if a gap is a category."""
     gap = None
     for at, (name, categories) in enumerate(zip(names, part.categories_, strict=False)):
         feature = features.get(name)
@@ -143,11 +143,11 @@ def _code(value: Any, feature: Feature) -> float:
         try:
             return float(feature.categories.index(str(value)))
         except ValueError:
-            raise NotRecodable(f"'{value}' is no category of '{feature.name}' in the signature") from None
+            raise NotRecodable(f"'{value}' is not a category of '{feature.name}' in the signature") from None
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise NotRecodable(f"'{feature.name}' is a {feature.kind}, and a step knows it as texts like '{value}'") from None
+        raise NotRecodable(f"'{feature.name}' is a {feature.kind}, but a step has texts like '{value}' for it") from None
 
 
 def is_gap(value: Any) -> bool:
@@ -156,7 +156,7 @@ def is_gap(value: Any) -> bool:
 
 
 def _code_statistics(part: SimpleImputer, names: Names, features: Mapping[str, Feature]) -> None:
-    """Put codes into what an imputer fills in; one of numbers or of free texts stays as it is."""
+    """Put codes into the fill values of an imputer; an imputer of numbers or of free texts does not change."""
     if part.statistics_.dtype.kind not in "OUS":
         return
     if names is None:
@@ -180,7 +180,7 @@ def _code_statistics(part: SimpleImputer, names: Names, features: Mapping[str, F
 
 
 def _fill_gaps(found: Sequence[Any], gaps: Mapping[int, float]) -> None:
-    """Give the gap a code in front of each encoder that knows it as a category, wherever that encoder is a step."""
+    """Replace a gap with its code before each encoder that has a gap as category, wherever the encoder is a step."""
     if not gaps:
         return
 

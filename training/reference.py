@@ -1,4 +1,4 @@
-"""The distribution of the training rows, in the manifest: drift is measured against it while serving."""
+"""The distribution of the training rows in the manifest, the reference for drift while serving."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pandas as pd
 from serve_app.artifacts.signature import Signature
 
 BINS = 10
-"""Bins of a histogram, unless values repeat."""
+"""Number of bins of a histogram, unless values repeat."""
 
 
 def reference(frame: pd.DataFrame, target: npt.NDArray[Any], signature: Signature) -> dict[str, Any]:
     """Histograms of the features, shares of the classes (or a histogram of a regression's target), over the training rows.
 
-    `target` has the shape (rows,), or (rows, targets). Of an outlier detection it holds the scores, of a clustering the clusters.
+    `target` has the shape (rows,), or (rows, targets). For an outlier detection it holds the scores, for a clustering the clusters.
 
-    The `edges` of a number are inner quantiles; `counts` has one entry more: the first counts values below the first edge, the last
-    counts values from the last edge on. The counts of a category or boolean are by value. Of a text the characters are counted.
+    The `edges` of a number are inner quantiles. `counts` has one more entry: the first counts values below the first edge, the last
+    counts values at or above the last edge. Categories and booleans are counted by value, texts by their number of characters.
     """
     features = {feature.name: _feature(feature.kind, frame[feature.name]) for feature in signature.features if feature.is_compared}
     document: dict[str, Any] = {"rows": len(frame), "features": features}
@@ -31,7 +31,7 @@ def reference(frame: pd.DataFrame, target: npt.NDArray[Any], signature: Signatur
 
 
 def _answers(target: npt.NDArray[Any], signature: Signature) -> dict[str, Any]:
-    """The distribution of one target; of a model without a target, that of its answers."""
+    """The distribution of one target, or of the answers for a model without a target."""
     if signature.task in ("regression", "outlier detection"):
         return {"target": _numbers(np.asarray(target, dtype=np.float64))}
     texts = np.array([str(label) for label in target.tolist()])

@@ -1,4 +1,4 @@
-"""A bundle that a registered version carries in MLflow, brought into the store."""
+"""Copies the bundle of a registered version in MLflow into the store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from training.tracking_uri import resolve
 
 
 def bring(uri: str, store: Store, *, tracking_uri: str | None) -> int:
-    """Put the bundle of the version that `uri` names into the store, which serves what it served; returns its version there.
+    """Copy the bundle of the version at `uri` into the store, and return its version there; the served version does not change.
 
-    A bundle that the store holds already is not fetched. Raises UsageError for an address that names no version with a bundle,
-    StoreError when the store holds another bundle of that version, BackendUnavailable.
+    A bundle that the store has already is not fetched. Raises UsageError for an address without a version and a bundle, StoreError
+    when the store has another bundle of that version, and BackendUnavailable.
     """
     tracking, _ = resolve(tracking_uri)
     resolved = resolve_address(parse_address(uri), tracking)
@@ -26,18 +26,18 @@ def bring(uri: str, store: Store, *, tracking_uri: str | None) -> int:
     if held is not None:
         return held.version
     if resolved.name is None or resolved.version is None:
-        raise UsageError(f"'{uri}' is no version of a registered model: write models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise UsageError(f"'{uri}' is not a version of a registered model: write models:/NAME@ALIAS or models:/NAME/VERSION")
     version = RegisteredVersion(resolved.name, resolved.version, resolved.run_id, digest=resolved.digest)
     source = MlflowSource(tracking, model_name=resolved.name, alias="", legacy=None, poll_seconds=0)
     try:
         copy = source.copy(version)
         if copy is None:
-            raise UsageError(f"'{uri}' carries no bundle: adopt it with `iris-api adopt {uri} --sample FILE`")
+            raise UsageError(f"'{uri}' has no bundle: adopt it with `iris-api adopt {uri} --sample FILE`")
         raw, seal, files = copy
         number = parse_manifest(raw).version or 0
         name = folder_name(number, sha256(raw))
         if any(entry.version == number and entry.folder.name != name for entry in entries):
-            raise StoreError(f"{store.root} holds another version {number}, so that of {uri} was not brought into it")
+            raise StoreError(f"{store.root} has another version {number}, so the bundle of {uri} was not copied")
         put_bundle(store, name, raw, seal, files)
     except BundleRefused as error:
         if error.final:

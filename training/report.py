@@ -1,4 +1,4 @@
-"""verdict.json: how the last training ended. Serving shows it as a metric (serve_app/artifacts/volume.py)."""
+"""verdict.json: the result of the last training. Serving shows it as a metric (serve_app/artifacts/volume.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.publication import Publication
 
 
 def write_report(path: Path, publication: Publication, manifest: Manifest, verdict: Verdict, entry: Entry | None) -> list[str]:
-    """Replace the report in one step; a failure is returned as a note."""
+    """Replace the report atomically; returns a failure as a note."""
     report = TrainingReport(
         accepted=verdict.accepted,
         reasons=verdict.reasons,
@@ -40,5 +40,5 @@ def write_report(path: Path, publication: Publication, manifest: Manifest, verdi
 
 
 def write_columns(path: Path, columns: Sequence[ColumnReport]) -> None:
-    """Write what a dry run has found, as JSON with the key `columns`; raises OSError."""
+    """Write the report of a dry run as JSON with the key `columns`; raises OSError."""
     replace_file(path, orjson.dumps({"columns": [column.to_dict() for column in columns]}, option=orjson.OPT_INDENT_2) + b"\n")

@@ -1,6 +1,6 @@
-"""Whether a candidate may be served: rules over one record of evidence.
+"""The verdict on a candidate: rules over one record of evidence.
 
-A new rule is one function, and its name in VERDICT_RULES.
+A new rule needs one function, and its name in VERDICT_RULES.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ LOWER_IS_BETTER = frozenset(
 """Metrics whose floor is a ceiling."""
 
 MAX_SHARE_CHANGE = 0.1
-"""By how much the share of outliers may differ from that of the served model on the same rows."""
+"""Largest difference of the share of outliers from that of the served model on the same rows."""
 
 IRIS_ACCURACY = 0.85
 """The accuracy that a model of the built-in iris flowers must reach."""
 
 _ROUNDING = 1e-12  # equal metrics may differ by this much
-_BARELY = 1e-6  # a metric that is better than a constant answer is better by more
+_BARELY = 1e-6  # a metric must exceed that of a constant answer by more than this
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageEvidence:
-    """What the held-out rows say of a coverage of `level`: the share that is covered, and the least that chance explains."""
+    """The coverage of `level` on the held-out rows: the covered share, and the smallest share that chance explains."""
 
     level: float
     share: float
@@ -46,7 +46,7 @@ class CoverageEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Everything that a verdict depends on.
+    """The facts for a verdict.
 
     `metrics` are the candidate's on all held-out rows; `floors` by metric; `tolerance` is the accuracy that may be lost against the
     served model, or the share by which rmse may grow. A floor in `constant` is what a constant answer reaches: the metric must be
@@ -69,7 +69,7 @@ class Evidence:
 
     @property
     def rows(self) -> str:
-        """What the rows are called that the candidate was measured on."""
+        """The name of the rows on which the candidate was measured."""
         return "rows of the sample" if self.adopted else "held-out rows"
 
 
@@ -78,28 +78,28 @@ Rule = Callable[[Evidence], Iterable[str]]
 
 
 def floors_are_met(evidence: Evidence) -> Iterable[str]:
-    """Every metric with a floor reaches it; errors and losses do not exceed it. A metric that is NaN or not known fails."""
+    """Every metric with a floor reaches it; errors and losses do not exceed it. A NaN or unknown metric fails."""
     scalars = evidence.metrics.scalars()
     for name, floor in evidence.floors.items():
         value = scalars.get(name, math.nan)
         if name not in scalars:
-            yield f"{name} is not known, because the model gives no probabilities or the {evidence.rows} have one class only"
+            yield f"{name} is unknown, because the model has no probabilities or the {evidence.rows} have only one class"
         elif _base(name, evidence.metrics) in LOWER_IS_BETTER and not value <= floor:
             yield f"{name} is {value:.4f}, above the allowed {floor:g}"
         elif name in evidence.constant and not value > floor + _BARELY:
-            yield f"{name} is {value:.4f}, not better than the {floor:.4f} of always giving the same answer"
+            yield f"{name} is {value:.4f}, not better than the {floor:.4f} of a constant answer"
         elif _base(name, evidence.metrics) not in LOWER_IS_BETTER and not value >= floor:
             yield f"{name} is {value:.4f}, below the required {floor:g}"
 
 
 def _base(name: str, metrics: AnyMetrics) -> str:
-    """The name of a metric without that of a target."""
+    """The name of a metric without the name of a target."""
     targets = metrics.per_target if isinstance(metrics, SeveralMetrics) else {}
     return next((name.removesuffix(f"_{target}") for target in targets if name.endswith(f"_{target}")), name)
 
 
 def every_class_is_predicted(evidence: Evidence) -> Iterable[str]:
-    """There is no class that the model never predicts."""
+    """The model predicts every class at least once."""
     for label, rows in evidence.never_predicted.items():
         yield (
             f"class '{label}' is never predicted, although {rows} of {evidence.metrics.rows} {evidence.rows} have it "
@@ -108,9 +108,10 @@ def every_class_is_predicted(evidence: Evidence) -> Iterable[str]:
 
 
 def not_worse_than_served(evidence: Evidence) -> Iterable[str]:
-    """On the rows that both models predict, the new one is not worse in accuracy or rmse, within the tolerance.
+    """On the rows that both models predict, the accuracy or rmse of the new model is not worse, within the tolerance.
 
-    With a threshold it is the balanced accuracy: a threshold is set to find more of a rare class, which costs accuracy.
+    With a threshold, the rule compares the balanced accuracy, because a threshold finds more of a rare class at the cost of
+    accuracy.
     """
     new, served = evidence.comparison.new, evidence.comparison.served
     if isinstance(new, ClassificationMetrics) and isinstance(served, ClassificationMetrics):
@@ -128,36 +129,36 @@ def not_worse_than_served(evidence: Evidence) -> Iterable[str]:
         return
     if worse:
         version = evidence.comparison.version
-        yield f"{name} is {value:.4f}, worse than the {other:.4f} of version {version}, which is served now, on the same rows"
+        yield f"{name} is {value:.4f}, worse than the {other:.4f} of the served version {version} on the same rows"
 
 
 def replicas_can_open(evidence: Evidence) -> Iterable[str]:
-    """The load policy that the trainer shares with the replicas opens the candidate."""
+    """The load policy of trainer and replicas allows the candidate."""
     if not evidence.servable:
         remedy = "choose another estimator, or set IRIS_ALLOW_JOBLIB=true for training and serving"
         if evidence.adopted:
             remedy = (
-                "fit it again with steps that have an ONNX form (--dry-run reports what has none), "
+                "fit it again with steps that have an ONNX form (--dry-run reports the other steps), "
                 "or set IRIS_ALLOW_JOBLIB=true for adopting and serving"
             )
         yield (
-            "the model has no ONNX form that is proven equal, and IRIS_ALLOW_JOBLIB=false makes replicas refuse models that "
+            "the model has no ONNX form that is proven equal, and with IRIS_ALLOW_JOBLIB=false, replicas refuse models that "
             f"scikit-learn computes; {remedy}"
         )
 
 
 def coverage_is_reached(evidence: Evidence) -> Iterable[str]:
-    """Intervals or prediction sets hold the true value as often as they promise, within what chance explains."""
+    """Intervals or prediction sets hold the true value in the promised share of rows, within the limits of chance."""
     coverage = evidence.coverage
     if coverage is not None and coverage.share < coverage.least:
         yield (
-            f"the coverage is {coverage.share:.4f} on {coverage.rows} held-out rows, below the {coverage.least:.4f} that chance "
-            f"explains at least for {coverage.level:g}: these rows differ from those that the bound was found with"
+            f"the coverage is {coverage.share:.4f} on {coverage.rows} held-out rows, below {coverage.least:.4f}, the "
+            f"lowest share that chance explains for {coverage.level:g}: these rows differ from the calibration rows"
         )
 
 
 def answers_differ(evidence: Evidence) -> Iterable[str]:
-    """A model without labels does not give all rows the same answer, unless that is `inlier`."""
+    """A model without labels does not give the same answer to all rows, unless the answer is `inlier`."""
     shares = evidence.metrics
     if isinstance(shares, AnswerShares) and len(shares.shares) > 1 and shares.shares[shares.largest] == 1.0:
         if shares.largest == OUTLIER:
@@ -167,14 +168,14 @@ def answers_differ(evidence: Evidence) -> Iterable[str]:
 
 
 def outliers_stay_as_rare(evidence: Evidence) -> Iterable[str]:
-    """On the same rows, the share of outliers is near that of the served model; nothing tells which of the two is right."""
+    """The share of outliers is near that of the served model on the same rows, because no label shows which of them is right."""
     new, served = evidence.comparison.new, evidence.comparison.served
     if isinstance(new, AnswerShares) and isinstance(served, AnswerShares) and OUTLIER in new.shares:
         share, other = new.shares[OUTLIER], served.shares[OUTLIER]
         if abs(share - other) > MAX_SHARE_CHANGE:
             yield (
-                f"{share:.4f} of the {evidence.rows} are outliers, and {other:.4f} for version {evidence.comparison.version}, "
-                f"which is served now: more than {MAX_SHARE_CHANGE:g} apart (--force accepts that)"
+                f"{share:.4f} of the {evidence.rows} are outliers, and {other:.4f} for the served version "
+                f"{evidence.comparison.version}: the difference is more than {MAX_SHARE_CHANGE:g} (--force accepts that)"
             )
 
 
@@ -196,9 +197,9 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: bool) -> dict[str, float]:
-    """The floors when none is set: what a constant answer reaches on the held-out rows; for the built-in iris an accuracy of 0.85.
+    """The default floors: the metrics of a constant answer on the held-out rows; an accuracy of 0.85 for the built-in iris.
 
-    With a threshold, which is set to find more of one class at the cost of the other, the F1 does not count.
+    With a threshold, the F1 has no floor, because a threshold finds more of one class at the cost of the other.
     """
     if signature.task in UNLABELLED:
         return {}
@@ -217,7 +218,7 @@ def default_floors(target: npt.NDArray[Any], signature: Signature, *, built_in: 
 
 
 def constant_floors(signature: Signature, own: Collection[str], *, built_in: bool) -> frozenset[str]:
-    """The metrics that must be better than those of a constant answer: the default floors, except those that a flag sets."""
+    """The metrics that must be better than those of a constant answer: the default floors, except floors from flags."""
     if signature.task in UNLABELLED:
         return frozenset()
     if signature.outputs:

@@ -1,4 +1,4 @@
-"""What a training leaves in MLflow: the run with the model, a version of the registered model, and copies of what was published."""
+"""The record of a training in MLflow: the run with the model, a version of the registered model, and copies of the bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from training.tracking import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """Where a run and its model are in MLflow; the version is None until the model is registered."""
+    """The location of a run and its model in MLflow; the version is None until the model is registered."""
 
     run_uri: str
     model_uri: str
@@ -44,7 +44,7 @@ class RunRecord:
 
     @property
     def version_number(self) -> int | None:
-        """The version of the registered model as a number, which the store takes over when it is free."""
+        """The version of the registered model as a number; the store uses the same number if it is free."""
         return None if self.model_version is None else int(self.model_version)
 
 
@@ -79,7 +79,7 @@ def record(run: Run, publication: Publication) -> RunRecord:
 
 
 def flat_metrics(metrics: AnyMetrics) -> dict[str, float]:
-    """Every metric under one name; those of a class end in `_` and the class."""
+    """Every metric by name; the name of a metric of a class ends in `_` and the class."""
     flat = {**metrics.scalars(), "rows": metrics.rows}
     if isinstance(metrics, ClassificationMetrics):
         for label, by_class in metrics.per_class.items():
@@ -105,10 +105,10 @@ def finish(
     bundle: Mapping[str, bytes],
     report: Mapping[str, bytes],
 ) -> list[str]:
-    """Copy to MLflow what has been decided: report, verdict and the published bundle. A failure is returned as a note.
+    """Copy the report, the verdict and the published bundle to MLflow; returns a failure as a note.
 
-    `bundle` and `report` are files by name. They come from the memory of the trainer and not from the store, where a file may have
-    become a link to another one meanwhile.
+    `bundle` and `report` are files by name. They come from the trainer's memory and not from the store, where a link to another
+    file may have replaced a file meanwhile.
     """
     tags: dict[str, object] = {VERDICT_TAG: "accepted" if verdict.accepted else "forced" if entry else "refused"}
     if verdict.reasons:
@@ -131,7 +131,7 @@ def finish(
 
 
 def follow(run: Run, store: Store, model_name: str, policy: LoadPolicy, alias: str) -> list[str]:
-    """Move the alias of the registered model to what the store serves. A failure is returned as a note."""
+    """Move the alias of the registered model to the version that the store serves; returns a failure as a note."""
     try:
         tracking.follow(run.server.uri, store, model_name, policy, alias)
     except IrisApiError as error:

@@ -1,7 +1,6 @@
-"""Candidates compared by cross-validation: each fold of each candidate is a Ray task, here or on a cluster (RAY_ADDRESS).
+"""Compares candidates by cross-validation: each fold of each candidate is a Ray task, here or on a cluster (RAY_ADDRESS).
 
-Candidates and folds follow from the seed alone, and the best is selected from results in a fixed order. So the number of workers
-changes the duration and nothing else.
+Only the seed decides candidates and folds, and the results have a fixed order. So the number of workers changes only the duration.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from training.dataset import Dataset
 from training.estimators import ESTIMATORS
 
 FOLDS = 5
-"""Folds of the cross-validation; fewer when a class has fewer rows."""
+"""Number of folds of the cross-validation; fewer if a class has fewer rows."""
 
 
 def search(
@@ -32,26 +31,26 @@ def search(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The best parameters, and the record of all candidates for the manifest. `params` are part of every candidate.
 
-    Raises UsageError when the estimator has no search space or a class has too few rows; BackendUnavailable when Ray does not
+    Raises UsageError when the estimator has no search space or a class has too few rows, and BackendUnavailable when Ray does not
     answer.
     """
     proposals = propose(dataset.signature.task, estimator, params, candidates=candidates, random_state=random_state)
     splits = folds(dataset, random_state)
     means = _cv_scores(dataset, estimator, proposals, splits, random_state).mean(axis=1)
-    best = int(means.argmax())  # the first of equals
+    best = int(means.argmax())  # the first of equal results
     metric = "accuracy" if dataset.signature.task == "classification" else "negative rmse"
     table = [{"parameters": proposal, "score": float(mean)} for proposal, mean in zip(proposals, means, strict=True)]
     return proposals[best], {"metric": metric, "folds": len(splits), "chosen": best, "candidates": table}
 
 
 def propose(task: Task, estimator: str, params: Mapping[str, Any], *, candidates: int, random_state: int) -> list[dict[str, Any]]:
-    """Up to `candidates` different sets of parameters, `params` alone first; fewer when the search space holds no more.
+    """Up to `candidates` different sets of parameters, `params` alone first; fewer when the search space is smaller.
 
     Raises UsageError when the estimator has no search space.
     """
     known = ESTIMATORS.get(estimator)
     if known is None:
-        raise UsageError(f"--search knows no parameters of {estimator}: use it with {', '.join(ESTIMATORS)}")
+        raise UsageError(f"--search has no search space for {estimator}: use it with {', '.join(ESTIMATORS)}")
     fixed = known.own_parameters(params)
     free = {name: values for name, values in known.learner(task).search_space.items() if name not in fixed}
     sizes = [len(values) for values in free.values()]
@@ -65,7 +64,7 @@ def propose(task: Task, estimator: str, params: Mapping[str, Any], *, candidates
 
 
 def folds(dataset: Dataset, random_state: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """The rows to learn from and those to predict, by fold, as the dataset was split; raises UsageError with too few rows."""
+    """The training rows and the test rows by fold, split like the dataset; raises UsageError for too few rows."""
     rows, target = len(dataset.train), dataset.train_target
     if dataset.by_time:
         return _folds_by_time(dataset)
@@ -81,7 +80,7 @@ def folds(dataset: Dataset, random_state: int) -> list[tuple[npt.NDArray[Any], n
 
 
 def _folds_by_time(dataset: Dataset) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Each fold learns from the rows before those that it predicts."""
+    """Folds in which the training rows precede the test rows."""
     folds = list(TimeSeriesSplit(min(FOLDS, len(dataset.train) - 1)).split(np.zeros(len(dataset.train))))
     if dataset.signature.task == "classification":
         folds = [fold for fold in folds if len(np.unique(dataset.train_target[fold[0]])) > 1]
@@ -93,7 +92,7 @@ def _folds_by_time(dataset: Dataset) -> list[tuple[npt.NDArray[Any], npt.NDArray
 def _folds_by_group(
     dataset: Dataset, groups: npt.NDArray[Any], random_state: int
 ) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """No group is on both sides of a fold."""
+    """Folds in which no group is on both sides."""
     folds = min(FOLDS, len(np.unique(groups)))
     if folds < 2:
         raise UsageError("--search with --group-column needs two groups besides the held-out ones: add rows")

@@ -1,4 +1,4 @@
-"""The threshold of a classifier of two classes: stated, or the one that costs least on rows that the model has not learnt from."""
+"""The threshold of a classifier of two classes: a stated value, or the value with the lowest cost on rows outside the fit."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from training.train_options import CalibrationMethod, ThresholdRule
 
 
 def check(signature: Signature, rule: ThresholdRule) -> Signature:
-    """The signature with the positive class of the rule and, until another is decided, a threshold.
+    """The signature with the positive class of the rule and a preliminary threshold.
 
-    Raises UsageError for a regression, for more than two classes, and for a positive class that does not exist.
+    Raises UsageError for a regression, for more than two classes, and for an unknown positive class.
     """
     if len(signature.classes) != 2:
         what = "a regression" if signature.task == "regression" else f"{len(signature.classes)} classes"
         what = "several targets" if signature.outputs else what
-        raise UsageError(f"a threshold needs a target with two classes, and '{signature.target}' has {what}: leave it out")
+        raise UsageError(f"a threshold needs a target with two classes, but '{signature.target}' has {what}: omit the threshold")
     positive = signature.classes[1]
     if rule.positive is not None:
         texts = {label_text(label): label for label in signature.classes} | {str(label): label for label in signature.classes}
         if rule.positive not in texts:
             first, second = signature.class_names
-            raise UsageError(f"--positive-class '{rule.positive}' is no class of '{signature.target}': use {first} or {second}")
+            raise UsageError(f"--positive-class '{rule.positive}' is not a class of '{signature.target}': use {first} or {second}")
         positive = texts[rule.positive]
     return replace(signature, threshold=rule.threshold or 0.5, positive=positive)
 
@@ -47,8 +47,8 @@ def decide(
 ) -> tuple[Signature, dict[str, Any]]:
     """The signature with the threshold, and the record of the decision for the manifest. Raises UsageError.
 
-    With costs, the training rows are predicted by cross-validation; held-out rows are not looked at. With `calibrate`, the
-    probabilities are corrected as in the model that is published.
+    With costs, a cross-validation predicts the training rows; the held-out rows are not used. With `calibrate`, the probabilities
+    are corrected as in the published model.
     """
     signature = check(dataset.signature, rule)
     label = signature.classes[signature.positive_position]
@@ -74,18 +74,18 @@ def cheapest(
 ) -> tuple[float, float]:
     """The threshold with the lowest cost over these rows, and that cost.
 
-    It lies half-way between two probabilities, so that none is on it. Of thresholds that cost the same, the one nearest to that of
-    calibrated probabilities is taken, which is `false_positive / (false_positive + false_negative)`.
+    The threshold lies half-way between two probabilities, so it equals no probability. Of thresholds with the same cost, the
+    function takes the nearest to the threshold for calibrated probabilities, `false_positive / (false_positive + false_negative)`.
     """
     values, at = np.unique(probabilities, return_inverse=True)
     positives = np.bincount(at, weights=truth, minlength=len(values))
     negatives = np.bincount(at, weights=~truth, minlength=len(values))
-    # Entry k: rows from the k-th value on are positive; the last entry: no row is.
+    # Entry k: rows from the k-th value on are positive. Last entry: no row is positive.
     missed = np.concatenate([[0.0], np.cumsum(positives)])
     alarms = np.concatenate([np.cumsum(negatives[::-1])[::-1], [0.0]])
     costs = alarms * false_positive + missed * false_negative
     edges = np.concatenate([[values[0] / 2], (values[:-1] + values[1:]) / 2, [(values[-1] + 1.0) / 2]])
-    usable = edges > np.concatenate([[0.0], values])  # no threshold excludes a probability of 1, or includes one of 0
+    usable = edges > np.concatenate([[0.0], values])  # no threshold excludes the probability 1 or includes the probability 0
     calibrated = false_positive / (false_positive + false_negative)
     best = usable & np.isclose(costs, costs[usable].min(), rtol=1e-12, atol=0.0)
     position = int(np.flatnonzero(best)[np.abs(edges[best] - calibrated).argmin()])
@@ -105,9 +105,9 @@ def _cross_validated(
     random_state: int,
     calibrate: CalibrationMethod | None,
 ) -> npt.NDArray[np.float64]:
-    """The probability of the positive class for each training row, from a model that has not seen the row.
+    """The probability of the positive class for each training row, from a model that was fitted without the row.
 
-    NaN for the oldest rows of a dataset in the order of time, because no model can learn from rows before them.
+    NaN for the oldest rows of a dataset in time order, because there are no earlier rows for a fit.
     """
     if min(int(truth.sum()), int((~truth).sum())) < 2:
         raise UsageError("costs need at least two rows of each class besides the held-out ones: add rows, or use --threshold")
@@ -120,7 +120,7 @@ def _cross_validated(
         with calibration.cross_validation(fit.final_estimator(model), part, random_state):
             fit.fit(model, part.train, part.train_target)
         if not hasattr(model, "predict_proba"):
-            raise UsageError(f"a threshold needs probabilities, which {estimator} does not give: use another --estimator")
+            raise UsageError(f"a threshold needs probabilities, which {estimator} does not have: use another --estimator")
         column = [str(known) for known in model.classes_].index(label)
         probabilities[test] = model.predict_proba(dataset.train.iloc[test])[:, column]
     return probabilities

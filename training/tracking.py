@@ -1,6 +1,6 @@
-"""MLflow: records runs and numbers the versions of the registered model. `mlflow_model.py` reads models back from it.
+"""MLflow: records runs and creates versions of the registered model. `mlflow_model.py` reads models from MLflow.
 
-It is imported only when a command uses tracking, because the import takes seconds.
+Commands import this module only when they use tracking, because the import takes seconds.
 """
 
 from __future__ import annotations
@@ -47,31 +47,31 @@ from training.mlflow_retry import cause, fail_fast, first_use, redact, retry_whe
 from training.tracking_uri import resolve
 
 CHAMPION = "champion"
-"""Alias of the served version, unless IRIS_MODEL_ALIAS names another one."""
+"""The default alias of the served version; IRIS_MODEL_ALIAS sets another."""
 
 PREVIOUS = "previous"
-"""Alias of the version that was served before."""
+"""The alias of the previously served version."""
 
 CHALLENGER = "challenger"
-"""Alias of a version that people want to try; a version that becomes the champion loses it."""
+"""The alias of a version under test; a version that becomes the champion loses it."""
 
 MAX_KEY = 250
-"""Characters of a key of MLflow, at most."""
+"""Most characters of an MLflow key."""
 
 _PLAIN_DTYPES = {
     "number": NUMBER,
     "boolean": re.compile("bool"),
     **dict.fromkeys(("category", "text"), re.compile("|".join(TEXTS))),
 }
-"""By kind of a feature, the dtypes of pandas that MLflow takes for it."""
+"""The pandas dtypes that MLflow accepts, by kind of feature."""
 
 BUCKET_SECONDS = 20.0
-"""How long a bucket may take to answer before a training starts."""
+"""Seconds for the answer of a bucket before a training starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A tracking store that has answered, and the experiment in it."""
+    """A tracking store that answered, and the experiment in it."""
 
     uri: str
     client: mlflow.MlflowClient
@@ -81,7 +81,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that is being recorded."""
+    """An active run."""
 
     server: Server
     run_id: str
@@ -120,10 +120,10 @@ class Run:
 
 
 def connect(uri: str | None, experiment: str) -> Server:
-    """The server and the experiment, which is created if needed.
+    """Connect to the server, and create the experiment if it does not exist.
 
-    Raises BackendUnavailable when the server or the bucket does not answer within seconds, UsageError when the experiment keeps its
-    files elsewhere.
+    Raises BackendUnavailable when the server or the bucket does not answer within seconds, and UsageError when the experiment keeps
+    its files elsewhere.
     """
     tracking, root = resolve(uri)
     quiet()
@@ -135,7 +135,7 @@ def connect(uri: str | None, experiment: str) -> Server:
             experiment_id = (
                 retry_when_locked(lambda: _create_experiment(client, experiment, root)) if known is None else known.experiment_id
             )
-    except Exception as error:  # requests, SQLAlchemy and MLflow each have their own
+    except Exception as error:  # requests, SQLAlchemy and MLflow have separate classes of errors
         raise BackendUnavailable(
             f"MLflow at {redact(tracking)} cannot be used ({cause(error)}): start it, or use --no-tracking"
         ) from None
@@ -155,7 +155,7 @@ def connect(uri: str | None, experiment: str) -> Server:
 def running(server: Server, run_name: str | None) -> Iterator[Run]:
     """Start a run that ends FINISHED, or FAILED when the block raises; raises BackendUnavailable.
 
-    At the end, the address of the run is printed where a server has a page for it.
+    At the end, prints the address of the run if the server has a page for it.
     """
     with translate_errors("start a run"):
         info = retry_when_locked(lambda: server.client.create_run(server.experiment_id, run_name=run_name)).info
@@ -182,8 +182,8 @@ def log_model(
 ) -> str:
     """Record the model with its signature and an example; returns its address `models:/m-...`. Raises BackendUnavailable.
 
-    As scikit-learn model it takes the columns as training had them; as `python_function` it takes a table like the one it was
-    trained on (`training.iris_api_pyfunc`). `frame` and `packages` are those of the bundle; the user's modules are logged as code.
+    As scikit-learn model, it takes the columns in the form of training; as `python_function`, it takes a table like the training
+    table (`training.iris_api_pyfunc`). `frame` and `packages` are those of the bundle; the user's modules are logged as code.
     """
     arguments: dict[str, Any] = {
         "sk_model": model,
@@ -194,7 +194,7 @@ def log_model(
         "input_example": example(signature),
         "pip_requirements": list(requirements),
     }
-    # The fluent API logs into the active run of this process, on the URI set here.
+    # The fluent API logs into the active run of this process, with the URI from here.
     mlflow.set_tracking_uri(run.server.uri)
     mlflow.set_registry_uri(run.server.uri)
     with translate_errors("store the model"), warnings.catch_warnings():
@@ -265,10 +265,10 @@ def tag_version(server: Server, name: str, version: str, tags: Mapping[str, obje
 
 
 def move_alias(client: mlflow.MlflowClient, name: str, version: str, alias: str = CHAMPION) -> None:
-    """Move the alias to this version; where no alias has the name of a stage, the version goes to that stage.
+    """Move the alias to this version; if `alias` is the name of a stage and no alias has this name, move the version to that stage.
 
-    With `champion`, the version that had it gets the alias `previous`, and a version that was the challenger is none any more.
-    Where versions have stages, the champion goes to Production, and the one that was there is archived.
+    With `champion`, the former champion gets the alias `previous`, and the new champion loses the alias `challenger`. If versions
+    have stages, the champion goes to Production, and the version that was there is archived.
     """
     before = None
     with contextlib.suppress(MlflowException):
@@ -308,12 +308,12 @@ def _move_stage(client: mlflow.MlflowClient, name: str, version: str, stage: str
 
 
 def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy, alias: str = CHAMPION) -> str | None:
-    """Move the alias of `model_name`, which IRIS_MODEL_ALIAS names, to the version that the store serves; returns it.
+    """Move the alias (IRIS_MODEL_ALIAS) of `model_name` to the version that the store serves, and return the version.
 
-    None when the served bundle was published without MLflow. Others may write the store, so its manifest alone moves nothing: the
-    load policy must allow the bundle, and the version must carry the bundle's digest as its tag in MLflow. The store is read again
-    after each move: when two trainings publish at once, the last reader corrects the alias. Raises StoreError when the served
-    bundle is not followed, BackendUnavailable.
+    Returns None when the served bundle was published without MLflow. Others may write to the store, so the manifest is not enough:
+    the load policy must allow the bundle, and the version in MLflow must have the bundle's digest as tag. The function reads the
+    store again after each move, so that the last of two simultaneous trainings corrects the alias. Raises StoreError when the alias
+    was not moved because of the served bundle, and BackendUnavailable.
     """
     quiet()
     tracking, _ = resolve(uri)
@@ -335,21 +335,21 @@ def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy, a
 
 
 def _served_version(client: mlflow.MlflowClient, store: Store, model_name: str, policy: LoadPolicy) -> str | None:
-    """The version of the registered model that is the served bundle, None without one; raises BundleRefused or StoreError."""
+    """The registered version of the served bundle, None without a version; raises BundleRefused or StoreError."""
     entry = next((entry for entry in store.entries() if entry.served), None)
     if entry is None or entry.manifest is None or not entry.manifest.mlflow_model_name or not entry.manifest.mlflow_model_version:
         return None
     manifest = check_entry(entry, policy)
     name, version = str(manifest.mlflow_model_name), str(manifest.mlflow_model_version)
     if name != model_name:
-        raise StoreError(f"the served version {entry.version} belongs to {name}; if that is meant, use --model-name '{name}'")
+        raise StoreError(f"the served version {entry.version} belongs to {name}: use --model-name '{name}' to move its alias")
     if retry_when_locked(lambda: client.get_model_version(name, version)).tags.get(DIGEST_TAG) != entry.digest:
-        raise StoreError(f"version {version} there does not have the digest of the served version {entry.version} as its tag")
+        raise StoreError(f"version {version} in MLflow does not have the digest of the served version {entry.version} as tag")
     return version
 
 
 def _check_bucket(location: str) -> None:
-    """List a bucket once, so that a missing library, key or network is known before the training, not after it."""
+    """List a bucket once, to report a missing library, key or network before the training and not after it."""
     errors: list[BaseException] = []
 
     def list_artifacts() -> None:
@@ -363,7 +363,9 @@ def _check_bucket(location: str) -> None:
     thread.join(BUCKET_SECONDS)
     if thread.is_alive() or errors:
         why = cause(errors[0]) if errors else f"no answer in {BUCKET_SECONDS:g} s"
-        raise BackendUnavailable(f"the files of the runs cannot be put at {location} ({why}): correct it, or use --no-tracking")
+        raise BackendUnavailable(
+            f"MLflow cannot store files of runs at {location} ({why}): correct the cause, or use --no-tracking"
+        )
 
 
 def _create_experiment(client: mlflow.MlflowClient, name: str, root: str | None) -> str:
@@ -374,12 +376,12 @@ def _create_experiment(client: mlflow.MlflowClient, name: str, root: str | None)
         created = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
         if created is None:
             raise
-        experiment_id = created.experiment_id  # another run was faster
+        experiment_id = created.experiment_id  # another run created it first
     return experiment_id
 
 
 def example(signature: Signature) -> pd.DataFrame:
-    """A table of one row in the middle of what training saw; it is no row of the training table."""
+    """A table with one row of typical values; the row is not from the training table."""
     row = replace(signature, features=tuple(replace(feature, example=None) for feature in signature.features)).example()
     values = {
         feature.name: round(float(row[feature.name] or 0.0)) if _whole(feature) else row[feature.name]
@@ -398,7 +400,7 @@ def _signature(signature: Signature, frame: Frame | None = None) -> ModelSignatu
 
 
 def _output_columns(signature: Signature) -> list[ColSpec]:
-    """What `training.iris_api_pyfunc` gives: a value for each row, or a column for each target or quantile."""
+    """The output columns of `training.iris_api_pyfunc`: one value for each row, or a column for each target or quantile."""
     if signature.outputs:
         return [ColSpec(_answer_type(part), part.target) for _, part in signature.parts]
     if len(signature.quantiles) > 1:
@@ -416,10 +418,10 @@ def _answer_type(signature: Signature) -> DataType:
 
 
 def _column_type(feature: Feature, dtype: str | None) -> DataType | AnyType:
-    """The type of the column in a table like the training table: pandas reads whole numbers with gaps as float64.
+    """The type of the column in a table like the training table, in which pandas reads whole numbers with gaps as float64.
 
-    A table holds dates as texts, timestamps or numbers of an epoch. MLflow would not let columns of a `dtype` like category or
-    Int64 through as texts or numbers.
+    A table holds dates as texts, timestamps or numbers of an epoch. MLflow refuses columns of a `dtype` like category or Int64 as
+    texts or numbers.
     """
     if feature.kind == "date" or (dtype is not None and not _PLAIN_DTYPES[feature.kind].fullmatch(dtype)):
         return AnyType()
@@ -434,7 +436,7 @@ def _whole(feature: Feature) -> bool:
 
 
 def _skops_types(model: Any) -> list[str] | None:
-    """The types that skops must trust to load this model, which this process has fitted. None when skops cannot store it."""
+    """The types that skops must trust to load this model, which this process fitted; None when skops cannot store the model."""
     import skops.io
 
     try:
@@ -452,11 +454,11 @@ def _model_id(uri: str) -> str | None:
 def allowed_key(name: str) -> str:
     """The name as a key of MLflow, of at most 250 characters.
 
-    What MLflow does not allow becomes `_`, and a digest of the name is appended then: `<30` and `>30` stay two keys, in every run
-    the same.
+    `_` replaces characters that MLflow does not allow; then a digest of the name follows, so that `<30` and `>30` stay different
+    keys and are the same in every run.
     """
     key = "".join(char if char.isalnum() or char in "_-./ :" else "_" for char in name)
-    if key.startswith(("/", "..")) or posixpath.normpath(key) != key:  # MLflow takes it for a path that leads elsewhere
+    if key.startswith(("/", "..")) or posixpath.normpath(key) != key:  # MLflow reads it as a path outside the folder
         key = key.replace("/", "_").replace("..", "_")
     if key == name and len(key) <= MAX_KEY:
         return key
@@ -465,7 +467,7 @@ def allowed_key(name: str) -> str:
 
 
 def quiet() -> None:
-    """Keep MLflow's telemetry off, its libraries to errors, and its own lines on runs, which may show a password, silent."""
+    """Disable MLflow's telemetry, log only errors of its libraries, and hide its lines about runs, which may show a password."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic", "sqlalchemy"):

@@ -1,4 +1,4 @@
-"""The tracking URI and the place for artifacts, from one setting that may name a bucket. It does not import mlflow."""
+"""The tracking URI and the location of artifacts, from one setting that may name a bucket. It does not import mlflow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 def resolve(uri: str | None) -> tuple[str, str | None]:
-    """The tracking URI, and the root for artifacts or None. With a bucket, files go there and runs to the local SQLite file.
+    """The tracking URI, and the root for artifacts or None. For a bucket, files go there and runs to the local SQLite file.
 
-    Raises UsageError for an address where MLflow cannot record runs.
+    Raises UsageError for an address at which MLflow cannot record runs.
     """
     if not uri:
         return DEFAULT_URI, None
@@ -22,8 +22,8 @@ def resolve(uri: str | None) -> tuple[str, str | None]:
             return uri, None
         case "folder":
             raise UsageError(
-                f"--tracking-uri '{uri}' is a folder of runs, in which MLflow records no more: use {DEFAULT_URI}, into which "
-                f"`mlflow migrate-filestore --source {uri.removeprefix('file://')} --target {DEFAULT_URI}` brings those runs, "
+                f"--tracking-uri '{uri}' is a folder of runs, where MLflow records no more: use {DEFAULT_URI} (copy the runs with "
+                f"`mlflow migrate-filestore --source {uri.removeprefix('file://')} --target {DEFAULT_URI}`), "
                 "http://HOST:PORT or --no-tracking"
             )
         case "unknown":

@@ -1,4 +1,4 @@
-"""The options of `train`, declared once: name, type, default, flag and help."""
+"""The options of `train`: name, type, default, flag and help of each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DEFAULT_MODEL_NAME = "IrisClassifier"
 ModelName = Annotated[str, typer.Option(help="Name of the registered model.")]
 DEFAULT_MODEL_ALIAS = "champion"
 ModelAlias = Annotated[
-    str, typer.Option(envvar="IRIS_MODEL_ALIAS", help="Alias in MLflow, or stage, that moves to the served version.")
+    str, typer.Option(envvar="IRIS_MODEL_ALIAS", help="Alias or stage in MLflow that moves to the served version.")
 ]
 TaskChoice = Literal["auto", "classification", "regression", "outlier-detection", "clustering"]
 WITHOUT_TARGET: Mapping[str, Task] = {"outlier-detection": "outlier detection", "clustering": "clustering"}
@@ -53,7 +53,7 @@ _FOREST = ESTIMATORS["random-forest"].classification.defaults
 
 
 class OptionalInt(NamedTuple):
-    """A whole number, or None where the flag says `None`; a flag that is left out is something else."""
+    """A whole number, or None for the text `None`, to distinguish it from an omitted flag."""
 
     value: int | None
 
@@ -65,7 +65,7 @@ DEFAULT_SEED = OptionalInt(42)
 
 
 class Floor(NamedTuple):
-    """A metric and the value that a model must reach; for mae and rmse, must not exceed."""
+    """A metric and the value that a model must reach, or must not exceed for mae and rmse."""
 
     metric: str
     value: float
@@ -80,14 +80,14 @@ class ColumnBounds(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """A column of numbers that are dates, and the form of these numbers in the signature."""
+    """A column of numbers that are dates, and their form in the signature."""
 
     column: str
     form: str
 
 
 class DateFlag(NamedTuple):
-    """A column of dates; `format` is one of `strptime`, empty when the table decides."""
+    """A column of dates; `format` is a format of `strptime`, or empty when the table decides."""
 
     column: str
     format: str
@@ -101,7 +101,7 @@ class Tag(NamedTuple):
 
 
 class ThresholdRule(NamedTuple):
-    """How a class of two is decided: a stated threshold, or the costs of a false positive and a false negative."""
+    """The decision between two classes: a stated threshold, or the costs of a false positive and a false negative."""
 
     positive: str | None
     threshold: float | None
@@ -110,7 +110,7 @@ class ThresholdRule(NamedTuple):
 
 def parse_optional_int(text: str | OptionalInt) -> OptionalInt:
     """`12` or `None`; raises typer.BadParameter."""
-    if isinstance(text, OptionalInt):  # typer hands the default over as well
+    if isinstance(text, OptionalInt):  # typer also passes the default
         return text
     if text.strip().lower() == "none":
         return OptionalInt(None)
@@ -163,7 +163,7 @@ def parse_epoch(text: str | Epoch) -> Epoch:
 
 
 def parse_tag(text: str | Tag) -> Tag:
-    """`KEY=VALUE`, which the command makes of `--tag KEY VALUE`; raises typer.BadParameter."""
+    """`KEY=VALUE`, the form that the command makes from `--tag KEY VALUE`; raises typer.BadParameter."""
     if isinstance(text, Tag):
         return text
     key, separator, value = text.partition("=")
@@ -174,7 +174,7 @@ def parse_tag(text: str | Tag) -> Tag:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What one training does. Raises UsageError when a value is out of its range."""
+    """The options of one training. Raises UsageError when a value is out of its range."""
 
     data: Annotated[
         str | None,
@@ -182,23 +182,23 @@ class TrainOptions:
     ] = None
     target: Annotated[str | None, typer.Option(help="Column to predict, or several of one kind as A,B.")] = None
     task: Annotated[
-        TaskChoice, typer.Option(help="What to learn; auto decides between a class and a number by the values of the target.")
+        TaskChoice, typer.Option(help="Task; auto chooses classification or regression by the values of the target.")
     ] = "auto"
     drop: Annotated[list[str], typer.Option(metavar="COLUMN", help="Leave a column out; repeatable.")] = field(default_factory=list)
     drop_rows_without_target: Annotated[
-        bool, typer.Option("--drop-rows-without-target", help="Leave out rows where the target has no value.")
+        bool, typer.Option("--drop-rows-without-target", help="Leave out rows without a value of the target.")
     ] = False
     drop_rare_classes: Annotated[bool, typer.Option("--drop-rare-classes", help="Leave out classes with a single row.")] = False
     na: Annotated[
         list[str],
         typer.Option(
             metavar="TEXT",
-            help="Text that means a missing value, besides the empty cell; repeatable; '' alone: no other. (default: NA, None, …)",
+            help="Text that means a missing value, like an empty cell; repeatable; '' means no text. (default: NA, None, …)",
         ),
     ] = field(default_factory=list)
-    category: Annotated[
-        list[str], typer.Option(metavar="COLUMN", help="Column of texts, also when it holds digits; repeatable.")
-    ] = field(default_factory=list)
+    category: Annotated[list[str], typer.Option(metavar="COLUMN", help="Column of texts, even if it holds digits; repeatable.")] = (
+        field(default_factory=list)
+    )
     number: Annotated[
         list[str],
         typer.Option(metavar="COLUMN", help="Column of numbers, also with thousands separators, % or a currency sign; repeatable."),
@@ -211,7 +211,7 @@ class TrainOptions:
         typer.Option(
             metavar="COLUMN[=FORMAT]",
             parser=parse_date,
-            help="Read a column as dates, in a format like %d/%m/%Y if the table leaves it open; repeatable.",
+            help="Read a column as dates, with a format like %d/%m/%Y if the table is ambiguous; repeatable.",
         ),
     ] = field(default_factory=list)
     epoch: Annotated[
@@ -224,18 +224,18 @@ class TrainOptions:
     ] = field(default_factory=list)
     time_column: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Hold out the newest rows by this column of dates or numbers, instead of random ones."),
+        typer.Option(metavar="COLUMN", help="Hold out the newest rows by this column of dates or numbers, not random rows."),
     ] = None
     group_column: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Keep rows with the same value together when rows are held out; it is no feature."),
+        typer.Option(metavar="COLUMN", help="Hold out whole groups of rows with the same value; the column is not a feature."),
     ] = None
     bounds: Annotated[
         list[ColumnBounds],
         typer.Option(
             metavar="COLUMN=LOW:HIGH",
             parser=parse_bounds,
-            help="Requests outside are refused; either end may be empty; repeatable.",
+            help="Refuse requests with values outside; either end may be empty; repeatable.",
         ),
     ] = field(default_factory=list)
     estimator: Annotated[
@@ -250,9 +250,7 @@ class TrainOptions:
     )
     outlier_share: Annotated[
         float | None,
-        typer.Option(
-            metavar="SHARE", help="Share of the training rows that are outliers, as 0.05. (default: the estimator decides)"
-        ),
+        typer.Option(metavar="SHARE", help="Share of outliers in the training rows, like 0.05. (default: the estimator decides)"),
     ] = None
     n_estimators: Annotated[
         int | None, typer.Option(metavar="N", min=1, help=f"Number of trees. (default: {_FOREST['n_estimators']})")
@@ -263,34 +261,39 @@ class TrainOptions:
             metavar="N|None", parser=parse_optional_int, help=f"Depth of a tree; None: no limit. (default: {_FOREST['max_depth']})"
         ),
     ] = None
-    test_size: Annotated[float, typer.Option(help="Share of the rows held out.")] = 0.2
+    test_size: Annotated[float, typer.Option(help="Share of the held-out rows.")] = 0.2
     random_state: Annotated[
-        OptionalInt, typer.Option(metavar="N|None", parser=parse_optional_int, help="Seed; None: another one each time.")
+        OptionalInt, typer.Option(metavar="N|None", parser=parse_optional_int, help="Seed; None: a new seed each time.")
     ] = DEFAULT_SEED
     search: Annotated[int, typer.Option(metavar="N", min=0, help="Compare N candidates by cross-validation, as Ray tasks.")] = 0
     floor: Annotated[
         list[Floor],
-        typer.Option(metavar="METRIC=VALUE", parser=parse_floor, help="Refuse a model below (mae, rmse: above) this; repeatable."),
+        typer.Option(
+            metavar="METRIC=VALUE",
+            parser=parse_floor,
+            help="Refuse a model with a metric below (mae, rmse: above) this value; repeatable.",
+        ),
     ] = field(default_factory=list)
-    min_accuracy: Annotated[float | None, typer.Option(help="Same as --floor accuracy=VALUE.")] = None
+    min_accuracy: Annotated[float | None, typer.Option(help="The same as --floor accuracy=VALUE.")] = None
     threshold: Annotated[
-        float | None, typer.Option(help="With two classes: probability from which on the positive one is predicted. (default: 0.5)")
+        float | None, typer.Option(help="For two classes: lowest probability that predicts the positive class. (default: 0.5)")
     ] = None
     cost_false_positive: Annotated[
-        float | None, typer.Option(help="With --cost-false-negative: take the threshold that costs least in cross-validation.")
+        float | None, typer.Option(help="Cost of a false positive; training takes the threshold with the lowest cost.")
     ] = None
-    cost_false_negative: Annotated[float | None, typer.Option(help="What it costs to miss the positive class.")] = None
+    cost_false_negative: Annotated[float | None, typer.Option(help="Cost of a false negative, a missed positive class.")] = None
     positive_class: Annotated[
-        str | None, typer.Option(help="The class that the threshold and the costs mean. (default: the second one)")
+        str | None, typer.Option(help="Positive class for the threshold and the costs. (default: the second class)")
     ] = None
     calibrate: Annotated[
         CalibrationMethod | None,
-        typer.Option(help="Correct the probabilities in a cross-validation, so that of rows with 0.8 about 80 in 100 are right."),
+        typer.Option(help="Calibrate the probabilities in a cross-validation, so that about 80 in 100 rows with 0.8 are right."),
     ] = None
     coverage: Annotated[
         float | None,
         typer.Option(
-            metavar="SHARE", help="Answer with an interval or a set of classes that holds the true value so often, as 0.9."
+            metavar="SHARE",
+            help="Answer with an interval or a set of classes that holds the true value in this share of rows, like 0.9.",
         ),
     ] = None
     allow_unpredicted_classes: Annotated[
@@ -298,30 +301,29 @@ class TrainOptions:
     ] = False
     tolerance: Annotated[
         float,
-        typer.Option(min=0.0, help="How much worse than the served model is allowed: accuracy lost, or share by which rmse grows."),
+        typer.Option(min=0.0, help="Allowed loss against the served model: lost accuracy, or relative growth of rmse."),
     ] = 0.0
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read the table, print what training makes of each column, and stop.")
-    ] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the table, print the report on each column, and stop.")] = False
     importance_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Time to measure how much each column matters; with many columns the rest stays unknown.")
+        float,
+        typer.Option(
+            min=0.0, help="Most seconds to measure the importance of columns; columns without a measurement stay unknown."
+        ),
     ] = 10.0
-    force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its metadata say so.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Publish even a refused model; its manifest records that.")] = False
     same_columns: Annotated[
-        bool, typer.Option("--same-columns", help="Stop when the table has other columns or another target than the served model.")
+        bool, typer.Option("--same-columns", help="Stop if the columns or the target differ from those of the served model.")
     ] = False
-    exit_refused: Annotated[
-        int, typer.Option(min=0, max=125, help="Exit code when the model is refused and the served one stays.")
-    ] = REFUSED
-    report: Annotated[Path | None, typer.Option(help=f"Where the verdict is written. (default: {REPORT} in the store)")] = None
-    keep: Annotated[int, typer.Option(min=1, help="Models that the store keeps.")] = KEEP
+    exit_refused: Annotated[int, typer.Option(min=0, max=125, help="Exit code for a refused model.")] = REFUSED
+    report: Annotated[Path | None, typer.Option(help=f"File for the verdict. (default: {REPORT} in the store)")] = None
+    keep: Annotated[int, typer.Option(min=1, help="Number of models that the store keeps.")] = KEEP
     signing_key: Annotated[
         Path | None, typer.Option(envvar="IRIS_SIGNING_KEY", help="Sign the bundle with this Ed25519 private key (PEM).")
     ] = None
     prefer: PredictorChoice = "auto"
     allow_joblib: AllowJoblib = True
     verify_key: VerifyKey = None
-    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Publish without MLflow; the metadata say so.")] = False
+    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Publish without MLflow; the manifest records that.")] = False
     experiment_name: Annotated[str, typer.Option(help="MLflow experiment.")] = "iris-classification"
     run_name: Annotated[str | None, typer.Option(help="Name of the MLflow run.")] = None
     model_name: ModelName = DEFAULT_MODEL_NAME
@@ -349,7 +351,7 @@ class TrainOptions:
         if self.estimator in ESTIMATORS:
             ESTIMATORS[self.estimator].check_installed()
         if self.model_dir.exists() and not self.model_dir.is_dir():
-            raise UsageError(f"--model-dir {self.model_dir} is a file: name a folder")
+            raise UsageError(f"--model-dir {self.model_dir} is a file: give a folder")
         if self.coverage is not None and not 0.0 < self.coverage < 1.0:
             raise UsageError(f"--coverage {self.coverage:g} must be a share between 0 and 1, like 0.9")
         self._check_columns()
@@ -367,18 +369,18 @@ class TrainOptions:
         costs = (self.cost_false_positive, self.cost_false_negative)
         stated = [cost for cost in costs if cost is not None]
         if self.threshold is not None and stated:
-            raise UsageError("--threshold states what the costs would decide: use one of them")
+            raise UsageError("--threshold and the costs exclude each other: use one of them")
         if self.threshold is not None and not 0.0 < self.threshold <= 1.0:
             raise UsageError(f"--threshold {self.threshold:g} must be a probability above 0 and at most 1, like 0.3")
         if len(stated) == 1:
-            raise UsageError("--cost-false-positive and --cost-false-negative belong together: state both")
+            raise UsageError("--cost-false-positive and --cost-false-negative need each other: set both")
         if not all(0.0 < cost < math.inf for cost in stated):
             raise UsageError("--cost-false-positive and --cost-false-negative must be numbers above 0")
         if self.positive_class is not None and self.threshold_rule is None:
             raise UsageError("--positive-class needs --threshold, or --cost-false-positive and --cost-false-negative")
 
     def _check_unsupervised(self) -> None:
-        """Flags of tasks without a target, and those that need one."""
+        """Check the flags of tasks without a target, and the flags that need a target."""
         task, table = WITHOUT_TARGET.get(self.task), UNSUPERVISED
         if task is None:
             if self.estimator in table:
@@ -386,7 +388,7 @@ class TrainOptions:
             if self.clusters is not None or self.outlier_share is not None:
                 raise UsageError("--clusters needs --task clustering, and --outlier-share needs --task outlier-detection")
             return
-        if self.estimator == "random-forest":  # the default, which needs a target
+        if self.estimator == "random-forest":  # the default estimator, which needs a target
             object.__setattr__(self, "estimator", DEFAULT_ESTIMATORS[task])
         elif self.estimator in ESTIMATORS or (self.estimator in table and table[self.estimator].task != task):
             names = [name for name, known in table.items() if known.task == task]
@@ -400,23 +402,23 @@ class TrainOptions:
         }
         needless = [flag for flag, is_set in flags.items() if is_set]
         if needless:
-            raise UsageError(f"--task {self.task} learns without a target, which {' and '.join(needless)} would need: leave it out")
+            raise UsageError(f"--task {self.task} has no target, but {' and '.join(needless)} need one: omit the flag")
         if self.data is None:
             raise UsageError(f"--task {self.task} needs --data, a table of rows without a target")
         self._check_shares()
 
     def _check_shares(self) -> None:
-        """Flags of the estimators that learn without a target."""
+        """Check the flags of the estimators that learn without a target."""
         if self.clusters is not None and self.estimator not in CLUSTERS:
-            raise UsageError(f"{self.estimator} has no number of clusters: leave --clusters out")
+            raise UsageError(f"{self.estimator} has no number of clusters: omit --clusters")
         if self.outlier_share is not None and self.estimator not in OUTLIER_SHARE:
-            raise UsageError(f"{self.estimator} has no share of outliers: leave --outlier-share out")
+            raise UsageError(f"{self.estimator} has no share of outliers: omit --outlier-share")
         if self.outlier_share is not None and not 0.0 < self.outlier_share <= 0.5:
             raise UsageError(f"--outlier-share {self.outlier_share:g} must be a share above 0 and at most 0.5, like 0.05")
 
     @property
     def threshold_rule(self) -> ThresholdRule | None:
-        """How the class is decided; None: the class of the highest probability."""
+        """The rule for the class; None for the class of the highest probability."""
         if self.threshold is not None:
             return ThresholdRule(self.positive_class, self.threshold, None)
         if self.cost_false_positive is not None and self.cost_false_negative is not None:
@@ -425,12 +427,12 @@ class TrainOptions:
 
     @property
     def kinds(self) -> Mapping[str, Kind]:
-        """By column, the kind that a flag says."""
+        """The kind from a flag, by column."""
         return {**dict.fromkeys(self.category, "category"), **dict.fromkeys(self.number, "number")}
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The estimator's parameters that were set by flags."""
+        """The estimator's parameters from flags."""
         params: dict[str, Any] = {}
         if self.n_estimators is not None:
             params["n_estimators"] = self.n_estimators
@@ -444,7 +446,7 @@ class TrainOptions:
 
     @property
     def dates(self) -> Mapping[str, tuple[str, ...]]:
-        """By column that is declared as dates, its formats; none of them leaves the form to the table."""
+        """The formats of each column that is declared as dates; empty when the table decides the format."""
         forms: dict[str, tuple[str, ...]] = {}
         for column, form in (*self.date, *self.epoch):
             forms[column] = (*forms.get(column, ()), *([form] if form else []))
@@ -452,16 +454,16 @@ class TrainOptions:
 
     @property
     def floors(self) -> Mapping[str, float]:
-        """By metric, what a model must reach; `--min-accuracy` wins over `--floor accuracy=...`."""
+        """The value that a model must reach, by metric; `--min-accuracy` takes precedence over `--floor accuracy=...`."""
         floors = {floor.metric: floor.value for floor in self.floor}
         return floors if self.min_accuracy is None else {**floors, "accuracy": self.min_accuracy}
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """The tags of the run by key; the last of two with one key counts."""
+        """The tags of the run by key; the last of two tags with one key counts."""
         return {tag.key: tag.value for tag in self.tag}
 
     @property
     def column_bounds(self) -> Mapping[str, tuple[float | None, float | None]]:
-        """By column, the lowest and highest value that a request may send."""
+        """The lowest and the highest allowed value in requests, by column."""
         return {bound.column: (bound.low, bound.high) for bound in self.bounds}

@@ -1,4 +1,4 @@
-"""Decision trees as arrays: what an ONNX graph is written from, whatever library has grown the trees."""
+"""Decision trees as arrays, the common input of ONNX graphs for trees of all libraries."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 Link = Literal["identity", "exp", "sigmoid", "softmax"]
-"""From the sum of the leaves to a value or to probabilities; `sigmoid` of one output gives those of two classes."""
+"""The function from the sum of the leaves to a value or to probabilities; `sigmoid` of one output gives those of two classes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
     """One binary tree as arrays by node, its root at 0.
 
-    `left` is -1 at a leaf. A row goes left when its value is at most the threshold, or below it where the ensemble is strict; at a
-    node of `categories`, when its value is one of these. `missing` is 1 where a gap goes left. `value` counts at leaves, shape
-    (nodes,) or (nodes, outputs).
+    `left` is -1 at a leaf. A row goes left when its value is at most the threshold, or below it if the ensemble is strict; at a
+    node with `categories`, when its value is one of them. `missing` is 1 if a gap goes left. Only the `value` of leaves counts,
+    shape (nodes,) or (nodes, outputs).
     """
 
     left: npt.NDArray[Any]
@@ -48,7 +48,7 @@ class Ensemble:
     rounded: bool = False
 
     def thresholds(self) -> dict[int, npt.NDArray[np.float64]]:
-        """The thresholds of each column that is compared with numbers, ascending."""
+        """The thresholds of each column with numeric splits, ascending."""
         found: dict[int, list[npt.NDArray[np.float64]]] = {}
         for tree in self.trees:
             compared = np.flatnonzero(tree.left != -1)
@@ -60,7 +60,7 @@ class Ensemble:
 
 
 def from_nodes(nodes: Sequence[Mapping[str, Any]]) -> Tree:
-    """A tree of dictionaries with the fields of `Tree` by node; fields that a node does not have are those of a leaf."""
+    """A tree from dictionaries with the fields of `Tree` for each node; missing fields get the values of a leaf."""
 
     def column(name: str, default: float, kind: type) -> npt.NDArray[Any]:
         return np.array([node.get(name, default) for node in nodes], dtype=kind)

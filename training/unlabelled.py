@@ -1,7 +1,7 @@
-"""What can be said of a model whose rows have no true answer: shares of its answers, and how they differ from the served model's.
+"""Measures for a model without true answers: shares of its answers, and their difference from those of the served model.
 
-An outlier detection and a clustering have no accuracy. The gate checks what is technical (proof, golden rows, finite scores), that
-the answers differ at all, and that the share of outliers stays near that of the served model.
+An outlier detection and a clustering have no accuracy. The gate makes technical checks (proof, golden rows, finite scores), and
+checks that the answers are not all the same and that the share of outliers is near that of the served model.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class AnswerShares:
 
     @property
     def largest(self) -> str:
-        """The answer that most rows get."""
+        """The most frequent answer."""
         return max(self.shares, key=lambda answer: self.shares[answer])
 
     def scalars(self) -> dict[str, float]:
-        """The share of outliers, or that of the largest cluster."""
+        """The share of outliers, or of the largest cluster."""
         if OUTLIER in self.shares:
             return {"outlier_share": self.shares[OUTLIER]}
         return {"largest_cluster_share": self.shares[self.largest]}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds them."""
+        """Return the shares for JSON."""
         return {**self.scalars(), "rows": self.rows, "shares": dict(self.shares)}
 
 
@@ -63,10 +63,10 @@ def answers(scores: Scores, signature: Signature) -> npt.NDArray[Any]:
 
 
 def agreement(first: npt.NDArray[Any], second: npt.NDArray[Any], signature: Signature) -> float:
-    """How far two models agree on the same rows.
+    """The agreement of two models on the same rows.
 
-    The share of rows with the same flag of two outlier detections. The adjusted Rand index of two clusterings, because the numbers
-    of clusters mean nothing: 1 for the same clusters, 0 for clusters that agree by chance.
+    For outlier detections, the share of rows with the same flag. For clusterings, the adjusted Rand index, because cluster numbers
+    are arbitrary: 1 for the same clusters, 0 for an agreement by chance.
     """
     if signature.task == "outlier detection":
         return float(np.mean(first == second))

@@ -1,4 +1,4 @@
-"""The table of estimators that learn without a target. A new one is one entry of UNSUPERVISED."""
+"""The table of estimators that learn without a target. A new estimator is one entry in UNSUPERVISED."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNSUPERVISED: Mapping[str, UnsupervisedEstimator] = {
 }
 
 DEFAULT_ESTIMATORS: Mapping[Task, str] = {"outlier detection": "isolation-forest", "clustering": "k-means"}
-"""What is trained when no estimator is named."""
+"""The default estimator of each task."""
 
 CLUSTERS: Mapping[str, str] = {"k-means": "n_clusters", "gaussian-mixture": "n_components"}
 """The parameter that holds the number of clusters."""

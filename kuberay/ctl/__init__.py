@@ -1,1 +1,1 @@
-"""The commands behind `make k8s-*`: kubectl with waiting and explanations. They need Python's standard library and kubectl only."""
+"""The commands behind `make k8s-*`: kubectl with waiting and explanations. They need only Python's standard library and kubectl."""

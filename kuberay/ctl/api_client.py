@@ -1,4 +1,4 @@
-"""HTTP requests to the API from outside of the cluster: through kubectl port-forward, with the key from the Secret."""
+"""HTTP requests to the API from outside the cluster, through kubectl port-forward and with the key from the Secret."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kuberay.ctl.manifests import secret_value
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Status, headers with lower-case names, and the JSON object of the body (empty when it is no object)."""
+    """Status, headers with lower-case names, and the JSON object of the body (empty when the body is not an object)."""
 
     status: int
     headers: Mapping[str, str]
@@ -24,23 +24,23 @@ class Response:
 
     @property
     def version(self) -> str | None:
-        """Version of the model that answered; None when the response names none."""
+        """Version of the model that answered; None when the response has no version."""
         return self.headers.get("x-model-version")
 
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Opens addresses of this machine; a proxy that `http_proxy` names could not reach them."""
+"""Opens addresses on this machine directly; the proxy of `http_proxy` cannot reach them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiClient:
-    """The API behind a forwarded port."""
+    """A client of the API behind a forwarded port."""
 
     address: str
     key: str
 
     def request(self, path: str, row: Json | None = None) -> Response:
-        """GET `path`, or POST `row` to it, on a connection of its own; raises OSError when there is no response."""
+        """GET `path`, or POST `row` to it, on a new connection; raises OSError when there is no response."""
         data = None if row is None else json.dumps(row).encode()
         request = urllib.request.Request(  # noqa: S310  always http to 127.0.0.1
             self.address + path,
@@ -56,10 +56,10 @@ class ApiClient:
 
 @contextlib.contextmanager
 def connect(cluster: Cluster) -> Iterator[ApiClient]:
-    """A client of the API for as long as the block lasts; raises CommandError when there is no Service."""
+    """A client of the API inside the block; raises CommandError when there is no Service."""
     if cluster.get("service", SERVICE) is None:
         raise CommandError(
-            f"there is no Service {SERVICE} yet in {cluster.namespace}: run `make k8s-deploy`, or look at `make k8s-status`"
+            f"there is no Service {SERVICE} yet in {cluster.namespace}: run `make k8s-deploy`, or check `make k8s-status`"
         )
     with port_forward(cluster, SERVICE, 8000) as address:
         yield ApiClient(address, secret_value(cluster.get("secret", SECRET), "API_KEY").strip())
@@ -67,7 +67,7 @@ def connect(cluster: Cluster) -> Iterator[ApiClient]:
 
 @contextlib.contextmanager
 def port_forward(cluster: Cluster, service: str, port: int) -> Iterator[str]:
-    """The address of a Service's port on this machine (http://127.0.0.1:…) for as long as the block lasts."""
+    """The local address of a Service's port (http://127.0.0.1:…) inside the block; raises CommandError."""
     process = cluster.popen("port-forward", f"service/{service}", f":{port}")
     try:
         assert process.stdout is not None

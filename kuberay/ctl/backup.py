@@ -1,7 +1,7 @@
-"""backup and restore: the volumes of a namespace in one archive on this machine, and back.
+"""backup and restore: copy the volumes of a namespace into one archive on this machine, and back.
 
-A short Job beside each volume runs `python -m training backup` and `restore`; kubectl carries the bytes. This side proves them too:
-an archive gets its name after every digest in it was compared, and no archive is sent before.
+A short Job beside each volume runs `python -m training backup` and `restore`; kubectl carries the bytes. This side verifies them,
+too: it compares every digest before it gives an archive its name, and before it sends an archive.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from serve_app.errors import IrisApiError
 
 PROGRAM = ("python", "-m", "training")
 CHANGED = "changed while it was copied"
-"""In the error of `backup` that another attempt may not meet."""
+"""Part of an error of `backup` that may not occur in another attempt."""
 TERMINATED = "command terminated with exit code"
-"""What kubectl adds to the errors of a command that failed by itself; without it, the connection failed."""
+"""kubectl adds this line when the remote command failed; without this line, the connection failed."""
 KEPT = "left as it is"
-"""In the output of `restore --merge` for an MLflow that it did not change."""
+"""Part of the output of `restore --merge` when it did not change MLflow."""
 ATTEMPTS = 3
 START_TIMEOUT = 300.0
 RESTART_TIMEOUT = "300s"
 END_TIMEOUT = 120.0
-"""The input of kubectl stays open so long at most: kubectl may lose the last bytes of an input that ends at once."""
+"""Most seconds that the input of kubectl stays open: kubectl may lose the last bytes of an input that closes at once."""
 PROGRESS_SECONDS = 5.0
 _SIZE = re.compile(r"^\w+: \d+ files, (\d+) bytes")
 _DIGEST = re.compile(r"^\w+: sha256 of the manifest ([0-9a-f]{64})")
@@ -46,7 +46,7 @@ _DIGEST = re.compile(r"^\w+: sha256 of the manifest ([0-9a-f]{64})")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the archive: its claim, and the flags that tell `python -m training` where the Job mounts it."""
+    """A part of the archive: its claim, and the flags of `python -m training` for the path where the Job mounts it."""
 
     name: str
     claim: str
@@ -63,13 +63,13 @@ MLFLOW_PART = Part("mlflow", "mlflow-pvc", ("--mlflow-dir", "/data"))
 DATA = Part("data", "data-pvc", ("--data-dir", "/data"))
 BACKUP_ORDER = (MODELS, MLFLOW_PART, DATA)
 RESTORE_ORDER = (DATA, MLFLOW_PART, MODELS)
-"""The pointer of the store, which decides what is served, comes last."""
+"""The store comes last, because its pointer decides which version is served."""
 
 
 def backup(cluster: Cluster, to: str, *, data: bool, secrets_to: str) -> None:
-    """Write the volumes of the namespace into the archive `to` (by default a name with namespace and time), while the system runs.
+    """Write the volumes of the namespace into the archive `to` while the system runs; the default name has namespace and time.
 
-    With `secrets_to`, the Secrets go into that file. Raises CommandError; there is no archive then.
+    With `secrets_to`, the Secrets go into that file. Raises CommandError, and leaves no archive then.
     """
     path = Path(to or f"iris-api-{cluster.namespace}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar")
     for new in (path, *([Path(secrets_to)] if secrets_to else [])):
@@ -78,7 +78,7 @@ def backup(cluster: Cluster, to: str, *, data: bool, secrets_to: str) -> None:
     if not parts:
         raise CommandError(f"there is nothing to back up in {cluster.namespace}: it has no claim models-pvc or mlflow-pvc")
     if data and DATA not in parts:
-        raise CommandError(f"there is no claim {DATA.claim} in {cluster.namespace}: leave out --data")
+        raise CommandError(f"there is no claim {DATA.claim} in {cluster.namespace}: omit --data")
     progress = Progress()
     with _pods(cluster, parts, progress) as jobs, _new_file(path) as file:
         summaries = [_receive(cluster, jobs[part.name], part, file, progress) for part in parts]
@@ -93,7 +93,7 @@ def backup(cluster: Cluster, to: str, *, data: bool, secrets_to: str) -> None:
 def restore(cluster: Cluster, archive: str, *, merge: bool) -> None:
     """Restore an archive into the volumes of the namespace; returns when every replica serves the version that the store points to.
 
-    With `merge`, what is missing is added to volumes that are not empty. Raises CommandError.
+    With `merge`, volumes may hold files, and only what they lack is added. Raises CommandError.
     """
     progress = Progress()
     try:
@@ -104,8 +104,8 @@ def restore(cluster: Cluster, archive: str, *, merge: bool) -> None:
             for part in parts:
                 if not _has_claim(cluster, part):
                     raise CommandError(
-                        f"the archive holds {part.name} and there is no claim {part.claim} in {cluster.namespace}: "
-                        "deploy the variant that the archive was made of first (docs/how-to/backup.md)"
+                        f"the archive holds {part.name}, but there is no claim {part.claim} in {cluster.namespace}: "
+                        "first deploy the variant from which the archive was made (docs/how-to/backup.md)"
                     )
             _restore(cluster, file, [(part, summaries[part.name]) for part in parts], progress, merge=merge)
     except IrisApiError as error:
@@ -118,7 +118,7 @@ def _restore(cluster: Cluster, file: BinaryIO, parts: Sequence[tuple[Part, Summa
     flags = ("--merge",) if merge else ()
     output = ""
     with _pods(cluster, [part for part, _ in parts], progress) as jobs:
-        for part, _ in parts:  # every volume is looked at before the first one is changed
+        for part, _ in parts:  # all volumes are checked before the first change
             command = ("restore", "-", "--part", part.name, "--check", *part.flags, *flags)
             Transfer(cluster, jobs[part.name], *command).run()
         for part, summary in parts:
@@ -127,10 +127,10 @@ def _restore(cluster: Cluster, file: BinaryIO, parts: Sequence[tuple[Part, Summa
             for line in output.splitlines():
                 progress(line)
             if part is MLFLOW_PART and KEPT not in output and cluster.get("deployment", MLFLOW) is not None:
-                # It reads its database anew, and the users of mlflow-auth get the passwords of the Secrets here.
+                # The restarted MLflow reads the restored database, and gives the users of mlflow-auth the passwords of the Secrets.
                 cluster.run("rollout", "restart", f"deployment/{MLFLOW}")
                 cluster.run("rollout", "status", f"deployment/{MLFLOW}", f"--timeout={RESTART_TIMEOUT}")
-                progress("MLflow runs on the restored database")
+                progress("MLflow runs with the restored database")
     version = served_version(output)
     if version and cluster.get("rayservice", RAYSERVICE) is not None:
         wait_for_version(cluster, version, progress)
@@ -142,7 +142,7 @@ def _restore(cluster: Cluster, file: BinaryIO, parts: Sequence[tuple[Part, Summa
 
 @contextlib.contextmanager
 def _pods(cluster: Cluster, parts: Sequence[Part], progress: Progress) -> Iterator[dict[str, str]]:
-    """The names of running Jobs, one beside each volume, by part; they are removed afterwards."""
+    """The names of running Jobs by part, one beside each volume; the Jobs are removed at the end of the block."""
     suffix = secrets.token_hex(3)
     documents: list[Json] = []
     for part in parts:
@@ -187,10 +187,10 @@ class Transfer:
         self._process = cluster.popen_bytes("exec", *stdin, f"job/{job}", "--", *PROGRAM, *arguments)
         self._name = arguments[0]
         self.errors: list[str] = []
-        """The lines that it wrote to stderr so far."""
+        """The lines that the command has written to stderr."""
 
     def run(self, *, send: Callable[[], Iterator[bytes]] | None = None, progress: Progress | None = None, label: str = "") -> str:
-        """Its output after it has read the bytes to `send`; raises CommandError with its last line when it fails."""
+        """The command's output after it has read the bytes of `send`; raises CommandError with its last line when it fails."""
         output: list[bytes] = []
         with self._running():
             assert self._process.stdin is not None
@@ -198,7 +198,7 @@ class Transfer:
             reader = threading.Thread(target=lambda stdout: output.append(stdout.read()), args=(self._process.stdout,))
             reader.start()
             meter = Meter(progress, f"{label}: sent")
-            with contextlib.suppress(BrokenPipeError):  # its own error says why it stopped reading
+            with contextlib.suppress(BrokenPipeError):  # the command's own error says why it stopped reading
                 for piece in send() if send else ():
                     self._process.stdin.write(piece)
                     meter.add(len(piece))
@@ -211,7 +211,7 @@ class Transfer:
         return output[0].decode(errors="replace")
 
     def receive(self, out: BinaryIO, progress: Progress, label: str) -> None:
-        """Write its output to `out`; raises CommandError with its last line when it fails."""
+        """Write the command's output to `out`; raises CommandError with its last line when it fails."""
         with self._running():
             assert self._process.stdout is not None
             meter = Meter(progress, f"{label}: received", self._expected)
@@ -245,11 +245,11 @@ class Transfer:
         if code:
             said = [line for line in self.errors if not line.startswith(TERMINATED)]
             reason = said[-1].removeprefix("error: ") if said else f"the {self._name} in the cluster failed"
-            raise CommandError(reason) if said != self.errors else BrokenTransfer(f"the transfer broke: {reason}")
+            raise CommandError(reason) if said != self.errors else BrokenTransfer(f"the transfer failed: {reason}")
 
 
 class Meter:
-    """Prints how many bytes have passed, now and then."""
+    """Prints the number of transferred bytes at intervals."""
 
     def __init__(self, progress: Progress | None, text: str, expected: Callable[[], int | None] = lambda: None) -> None:
         self._progress = progress
@@ -272,7 +272,7 @@ class Meter:
 
 
 def _receive(cluster: Cluster, job: str, part: Part, file: BinaryIO, progress: Progress) -> Summary:
-    """Append the section of a part to `file`; what changes meanwhile, or breaks on the way, is tried again."""
+    """Append the section of a part to `file`; tries again after a file changed or the transfer failed."""
     start = file.tell()
     for attempt in range(1, ATTEMPTS + 1):
         file.seek(start)
@@ -295,12 +295,12 @@ def _receive_once(cluster: Cluster, job: str, part: Part, file: BinaryIO, progre
         file.seek(start)
         (summary,) = verify(file)
     except IrisApiError as error:
-        raise BrokenTransfer(f"the transfer broke: {error}") from error
+        raise BrokenTransfer(f"the transfer failed: {error}") from error
     except OSError as error:
         raise CommandError(f"the archive cannot be written: {error.strerror}") from error
     digests = [match[1] for line in transfer.errors if (match := _DIGEST.match(line))]
     if digests != [summary.manifest_sha256]:
-        raise BrokenTransfer("the transfer broke: the manifest is not the one that was sent")
+        raise BrokenTransfer("the transfer failed: the received manifest differs from the sent one")
     file.truncate(start + summary.end)
     file.seek(start + summary.end)
     for line in transfer.errors:
@@ -310,12 +310,12 @@ def _receive_once(cluster: Cluster, job: str, part: Part, file: BinaryIO, progre
 
 
 class BrokenTransfer(CommandError):
-    """The bytes that arrived are not the bytes that were sent."""
+    """The received bytes differ from the sent ones, or some are missing."""
 
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """`archive.new_file`, with errors of the disk in one sentence."""
+    """`archive.new_file`, with CommandError in place of OSError."""
     try:
         with new_file(path) as file:
             yield file
@@ -325,13 +325,13 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
 def _check_new(path: Path) -> None:
     if path.exists():
-        raise CommandError(f"{path} is there already: name another file")
+        raise CommandError(f"{path} exists already: choose another file")
     if not path.parent.is_dir():
-        raise CommandError(f"there is no folder {path.parent}: create it, or name another file")
+        raise CommandError(f"the folder {path.parent} does not exist: create it, or choose another file")
 
 
 def _write_secrets(cluster: Cluster, path: Path) -> None:
-    """The Secrets of the namespace in a form that `kubectl create -f` takes in any namespace."""
+    """Write the Secrets of the namespace in a form that `kubectl create -f` accepts in any namespace."""
     items: list[Json] = [
         {
             "apiVersion": "v1",
@@ -341,7 +341,7 @@ def _write_secrets(cluster: Cluster, path: Path) -> None:
             "data": secret.get("data", {}),
         }
         for secret in cluster.items("secrets", PART_OF)
-        if not field(secret, "metadata.ownerReferences")  # an operator makes it again
+        if not field(secret, "metadata.ownerReferences")  # its owner, an operator, creates it again
     ]
     with _new_file(path) as file:
         file.write(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=1).encode())
@@ -349,14 +349,14 @@ def _write_secrets(cluster: Cluster, path: Path) -> None:
 
 
 def _print_gaps(cluster: Cluster, summaries: Sequence[Summary], *, with_secrets: bool) -> None:
-    """Say what is not in the archive."""
+    """Print what the archive does not hold."""
     parts = {summary.part for summary in summaries}
     if MODELS.name not in parts:
-        echo("there is no store on a volume here: the archive holds MLflow's database; models and artifacts stay in their bucket")
+        echo("no volume holds a store here: the archive holds MLflow's database; models and artifacts stay in their bucket")
     if DATA.name not in parts and _has_claim(cluster, DATA):
-        echo(f"not in the archive: the tables of {DATA.claim} (ARGS=--data)")
+        echo(f"the archive does not hold the tables of {DATA.claim} (ARGS=--data)")
     if not with_secrets:
-        echo("not in the archive: the Secrets, with keys and passwords (ARGS='--secrets FILE', docs/how-to/backup.md)")
+        echo("the archive does not hold the Secrets, with keys and passwords (ARGS='--secrets FILE', docs/how-to/backup.md)")
 
 
 def _piece_reader(file: BinaryIO, summary: Summary) -> Callable[[], Iterator[bytes]]:

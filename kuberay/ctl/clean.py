@@ -10,9 +10,9 @@ from kuberay.ctl.waiting import DeadlineExceeded, Progress, poll
 CUSTOM = ("raycronjobs", "rayjobs", "rayservices", "rayclusters")
 WORKLOADS = "cronjobs,jobs,deployments,statefulsets,ingresses,poddisruptionbudgets,networkpolicies,services"
 GATEWAY = ("grpcroutes.gateway.networking.k8s.io", "httproutes.gateway.networking.k8s.io", "gateways.gateway.networking.k8s.io")
-"""A cluster may not know these kinds."""
+"""Kinds that a cluster may not have."""
 OPERATED = ("externalsecrets.external-secrets.io", "secretstores.external-secrets.io", "issuers.cert-manager.io")
-"""Kinds from which other operators would make Secrets again; a cluster may not know them."""
+"""Kinds from which other operators create Secrets again; a cluster may not have them."""
 KEPT = "volumes (models-pvc, mlflow-pvc), Secrets and ConfigMaps stay; `make k8s-clean` removes them too"
 DELETION_TIMEOUT = 120.0
 PODS_TIMEOUT = 180.0
@@ -23,11 +23,11 @@ NO_FINALIZERS = '{"metadata":{"finalizers":null}}'
 def delete(cluster: Cluster) -> None:
     """Remove the workloads; volumes, Secrets and ConfigMaps stay."""
     remove_workloads(cluster)
-    echo(f"the workloads in {cluster.namespace} are gone; {KEPT}")
+    echo(f"the workloads in {cluster.namespace} are removed; {KEPT}")
 
 
 def clean(cluster: Cluster) -> None:
-    """Remove everything: workloads, volumes with the models, the Secret, and the namespace when this project created it."""
+    """Remove everything: workloads, volumes with the models, Secrets, and the namespace when this project created it."""
     namespace = cluster.get("namespace", cluster.namespace, namespaced=False)
     if namespace is None:
         echo(f"there is no namespace {cluster.namespace}: nothing to do")
@@ -38,7 +38,7 @@ def clean(cluster: Cluster) -> None:
         _delete(cluster, kind, PART_OF)
     _delete(cluster, "persistentvolumeclaims,configmaps,secrets,serviceaccounts,roles,rolebindings", PART_OF)
     for volume in cluster.items("persistentvolumes", PART_OF, namespaced=False):
-        if field(volume, "spec.claimRef.namespace") == cluster.namespace:  # another installation has volumes too
+        if field(volume, "spec.claimRef.namespace") == cluster.namespace:  # volumes may also belong to another installation
             echo(f"  persistentvolume {volume['metadata']['name']}")
             cluster.run("delete", "persistentvolume", volume["metadata"]["name"], "--wait=false", namespaced=False)
     _delete_namespace(cluster, namespace)
@@ -49,11 +49,11 @@ def clean(cluster: Cluster) -> None:
 
     _wait_until_gone("volumes", existing, VOLUMES_TIMEOUT)
     retained = existing()
-    echo(f"everything is gone{f', except volumes that their class retains: {retained}' if retained else ''}")
+    echo(f"everything is removed{f', except volumes that their class retains: {retained}' if retained else ''}")
 
 
 def remove_workloads(cluster: Cluster) -> None:
-    """Delete owners before what they own, and wait: the operator would create again what is deleted before its owner."""
+    """Delete owners before the objects that they own, and wait: the operator recreates an object while its owner exists."""
     for kind in CUSTOM:
         if cluster.try_run("get", kind, "-o", "name"):
             _delete(cluster, kind, PART_OF if kind != "rayclusters" else "")
@@ -65,9 +65,7 @@ def remove_workloads(cluster: Cluster) -> None:
 
 def _delete_namespace(cluster: Cluster, namespace: Json) -> None:
     if field(namespace, "metadata.labels", {}).get("app.kubernetes.io/part-of") != "iris-api":
-        echo(
-            f"the namespace {cluster.namespace} was not created by this project, so it stays; the project's objects in it are gone"
-        )
+        echo(f"this project did not create the namespace {cluster.namespace}, so it stays; the project's objects in it are removed")
         return
     echo(f"  namespace {cluster.namespace}")
     cluster.run("delete", "namespace", cluster.namespace, "--wait=false", "--ignore-not-found", namespaced=False)
@@ -80,7 +78,7 @@ def _delete_namespace(cluster: Cluster, namespace: Json) -> None:
 
 
 def _delete(cluster: Cluster, kinds: str, selector: str, *, namespaced: bool = True) -> None:
-    """Delete the objects of some kinds that match a label selector (all without one), and wait until they are gone."""
+    """Delete the objects of some kinds that match a label selector, and wait; an empty selector matches all objects."""
     arguments = ("-l", selector) if selector else ("--all",)
     output = cluster.try_run("delete", kinds, *arguments, "--wait=false", "--ignore-not-found", namespaced=namespaced) or ""
     for line in output.splitlines():
@@ -91,7 +89,7 @@ def _delete(cluster: Cluster, kinds: str, selector: str, *, namespaced: bool = T
 
 
 def _finish(cluster: Cluster, kind: str, selector: str, *, namespaced: bool) -> None:
-    """Wait until the objects that are being deleted are gone; those of an operator that does not answer lose their finalizers."""
+    """Wait until the deletion ends; remove the finalizers of objects whose operator does not answer."""
 
     def deleted() -> list[Json]:
         items = cluster.items(kind, selector, namespaced=namespaced)
@@ -102,28 +100,28 @@ def _finish(cluster: Cluster, kind: str, selector: str, *, namespaced: bool) -> 
     if kind in CUSTOM:
         for item in deleted():
             name = item["metadata"]["name"]
-            echo(f"  {kind}/{name}: its operator does not finish the deletion (is it installed?), so its finalizers are removed")
+            echo(f"  {kind}/{name}: finalizers removed, because the operator does not finish the deletion (is it installed?)")
             cluster.try_run("patch", kind, name, "--type=merge", "-p", NO_FINALIZERS, namespaced=namespaced)
         if _gone(deleted, DELETION_TIMEOUT):
             return
-    echo(f"  {kind}: {len(deleted())} still being deleted after {DELETION_TIMEOUT:.0f} s: run `make k8s-doctor`")
+    echo(f"  {kind}: the deletion of {len(deleted())} objects has not ended after {DELETION_TIMEOUT:.0f} s: run `make k8s-doctor`")
 
 
 def _wait_until_gone(what: str, remaining: Callable[[], Sequence[object]], timeout: float) -> None:
     if not _gone(remaining, timeout, what):
-        echo(f"  {what}: {len(remaining())} still there after {timeout:.0f} s: run `make k8s-doctor`")
+        echo(f"  {what}: {len(remaining())} objects remain after {timeout:.0f} s: run `make k8s-doctor`")
 
 
 def _gone(remaining: Callable[[], Sequence[object]], timeout: float, what: str = "") -> bool:
-    """Whether nothing remains within `timeout` seconds; with `what`, the number that remains is printed."""
+    """Whether all objects are gone within `timeout` seconds; with `what`, prints the number of remaining objects."""
 
     def check(progress: Progress) -> bool | None:
         count = len(remaining())
         if count and what:
-            progress(f"waiting for {count} {what} to end")
+            progress(f"waiting for the end of {count} {what}")
         return True if not count else None
 
     try:
-        return poll(check, timeout=timeout, failure=f"{what or 'objects'} still exist", interval=0.5)
+        return poll(check, timeout=timeout, failure=f"{what or 'objects'} remain", interval=0.5)
     except DeadlineExceeded:
         return False

@@ -1,4 +1,4 @@
-"""data: tables between this machine and the claim data-pvc, through the pod of a short Job; nothing is sent twice."""
+"""data: copy tables between this machine and the claim data-pvc through the pod of a short Job; no byte is sent twice."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ CLAIM = "data-pvc"
 JOB = "iris-data"
 FOLDER = KUBERAY / "data"
 ROOT = "/data"
-"""Where every pod has the claim."""
+"""Where every pod mounts the claim."""
 INPUT = f"{ROOT}/in"
 TIMEOUT = 180.0
 ATTEMPTS = 5
-"""Connections for one file; each goes on where the one before ended."""
+"""Most connections for one file; each continues where the one before ended."""
 CHUNK = 1 << 20
 MEGABYTE = 1_000_000
 RESERVE = 16 << 20
-"""Bytes of the volume that stay free."""
+"""Bytes of the volume that must stay free."""
 
 _STATE = """
 size() { stat -c %s "$1" 2>/dev/null || echo -1; }
 mkdir -p "$(dirname "$1")"
 echo "$(size "$1") $(cat "$2".*.part 2>/dev/null | wc -c) $(stat -f -c '%a %S' /data)"
 """
-"""Of the file $1 and its unfinished copies $2.*.part: both sizes, free blocks of the volume and their size."""
+"""Prints the size of the file $1 and of its unfinished copies $2.*.part, the free blocks of the volume and their size."""
 _BEGIN = 'for part in "$1".*.part; do [ "$part" = "$2" ] || rm -f "$part"; done; touch "$2"; stat -c %s "$2"'
 _WRITE = """
 import os, sys
@@ -49,26 +49,26 @@ with open(path, "r+b", buffering=0) as part:
         part.write(chunk)
         count -= len(chunk)
 """
-"""Ends by itself after count bytes. The end of kubectl's input is no safe sign: bytes before it are lost now and then."""
+"""Ends after count bytes and does not wait for the end of kubectl's input, because kubectl may lose bytes before that end."""
 _DIGEST = 'sha256sum < "$1" | cut -d " " -f 1'
 _FINISH = 'sync "$1" && mv -f "$1" "$2"'
 
 
 def carry(cluster: Cluster, source: str) -> str:
-    """The value of `--data` for DATA=`source`: a file or folder of this machine is carried to the claim first.
+    """Return the value of `--data` for DATA=`source`; carry a file or folder of this machine to the claim first.
 
-    An address with a scheme, and a path below /data that this machine does not have, are returned as they are. Raises CommandError.
+    An address with a scheme stays as it is, and so does a path below /data that this machine does not have. Raises CommandError.
     """
     return carry_all(cluster, [source])[0]
 
 
 def carry_all(cluster: Cluster, sources: Sequence[str]) -> list[str]:
-    """What `carry` returns for each of several sources; one pod takes them all. Nothing is carried unless all of them exist."""
+    """Return what `carry` returns for each source; one pod takes all of them. Carries nothing unless every source exists."""
     local = {source: Path(source).expanduser() for source in sources if _is_local(source)}
     missing = [source for source, path in local.items() if not path.exists()]
     if missing:
         raise CommandError(
-            f"{', '.join(missing)} does not exist: name a file or folder of this machine, an address like s3://…, "
+            f"{', '.join(missing)} does not exist: give a file or folder on this machine, an address like s3://…, "
             "or a path below /data"
         )
     targets = {source: f"{INPUT}/{path.resolve().name}" for source, path in local.items()}
@@ -88,12 +88,12 @@ def carry_all(cluster: Cluster, sources: Sequence[str]) -> list[str]:
 
 
 def _is_local(source: str) -> bool:
-    """Whether this names a file of this machine: no address, and no path of the claim that this machine does not have, too."""
+    """Whether the source is a file or folder of this machine, and not an address or a path that only the claim has."""
     return "://" not in source and (not source.startswith(f"{ROOT}/") or Path(source).exists())
 
 
 def _require_different(local: Mapping[str, Path], targets: Mapping[str, str]) -> None:
-    """Raise CommandError when two files of this machine would become one in the claim."""
+    """Raise CommandError when two files of this machine would get the same path in the claim."""
     owners: dict[str, str] = {}
     for source, path in local.items():
         other = owners.setdefault(targets[source], source)
@@ -102,19 +102,19 @@ def _require_different(local: Mapping[str, Path], targets: Mapping[str, str]) ->
 
 
 def folder_files(folder: Path, target: str) -> dict[str, Path]:
-    """The files of a folder by their path in the claim, without hidden and compiled ones; raises CommandError without any."""
+    """The files of a folder by their path in the claim, without hidden and compiled files; raises CommandError without files."""
     files = {
         f"{target}/{file.relative_to(folder).as_posix()}": file
         for file in sorted(folder.rglob("*"))
         if file.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in file.relative_to(folder).parts)
     }
     if not files:
-        raise CommandError(f"{folder} holds no file: put the files there")
+        raise CommandError(f"{folder} holds no file: put the files into it")
     return files
 
 
 def list_files(cluster: Cluster) -> None:
-    """Print the files of the claim with their sizes, and the free space."""
+    """Print the files in the claim with their sizes, and the free space."""
     with pod(cluster, Progress()) as files_pod:
         for line in files_pod.run(
             'cd /data && find in out -type f ! -name "*.part" -printf "%s %TY-%Tm-%Td %TH:%TM %p\\n" | sort -k 4'
@@ -131,7 +131,7 @@ def get_files(cluster: Cluster, name: str, destination: str) -> None:
     target = Path(destination)
     if (target / PurePosixPath(name).name).exists():
         raise CommandError(
-            f'{target / PurePosixPath(name).name} exists here: name another folder, as in ARGS="get {name} elsewhere"'
+            f'{target / PurePosixPath(name).name} exists already: choose another folder, as in ARGS="get {name} elsewhere"'
         )
     with pod(cluster, Progress()) as files_pod:
         digests = files_pod.run('cd /data && [ -e "$1" ] && find "$1" -type f -exec sha256sum {} + || true', name)
@@ -147,11 +147,11 @@ def get_files(cluster: Cluster, name: str, destination: str) -> None:
         if not file.is_file() or file_digest(file) != digest:
             raise CommandError(f"{file} differs from /data/{member}: remove it and run the command again")
         count += 1
-    echo(f"{count} file(s) in {target / PurePosixPath(name).name}, with the digests of the claim")
+    echo(f"{count} file(s) copied to {target / PurePosixPath(name).name}; their digests are those in the claim")
 
 
 def remove_files(cluster: Cluster, name: str) -> None:
-    """Remove a file or folder of the claim; raises CommandError when it is not there."""
+    """Remove a file or folder from the claim; raises CommandError when it does not exist."""
     name = claim_path(name)
     with pod(cluster, Progress()) as files_pod:
         if not files_pod.run('cd /data && [ -e "$1" ] && rm -r "$1" && echo gone || true', name):
@@ -160,21 +160,21 @@ def remove_files(cluster: Cluster, name: str) -> None:
 
 
 def claim_path(name: str) -> str:
-    """A path relative to /data: `in/t.csv` and `/data/in/t.csv` are the same; raises CommandError for one outside of in and out."""
+    """The path relative to /data: `in/t.csv` and `/data/in/t.csv` are the same; raises CommandError for other folders."""
     path = PurePosixPath(name.removeprefix(f"{ROOT}/"))
     if ".." in path.parts or len(path.parts) < 2 or path.parts[0] not in ("in", "out"):
-        raise CommandError(f"{name} is no path of the claim {CLAIM}: name it like in/table.csv or out/table")
+        raise CommandError(f"{name} is not a path in the claim {CLAIM}: give one like in/table.csv or out/table")
     return path.as_posix()
 
 
 def require_claim(cluster: Cluster) -> None:
-    """Make the claim where an installation of an earlier version has none; an existing one stays as it is."""
+    """Create the claim where an installation of an earlier version lacks it; an existing claim stays as it is."""
     if cluster.get("persistentvolumeclaim", CLAIM) is None:
         cluster.run("apply", "-f", "-", text=manifests.dump(manifests.build(cluster, FOLDER)))
 
 
 class State(NamedTuple):
-    """Sizes of a file in the claim (-1: none) and of its unfinished copies; free bytes of the volume."""
+    """Sizes of a file in the claim (-1: no file) and of its unfinished copies; free bytes of the volume."""
 
     size: int
     unfinished: int
@@ -183,23 +183,23 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FilesPod:
-    """The pod that has the claim at /data."""
+    """The pod that mounts the claim at /data."""
 
     cluster: Cluster
     name: str
 
     def run(self, script: str, *arguments: str) -> str:
-        """Output of a shell script with arguments; raises CommandError."""
+        """The output of a shell script with arguments; raises CommandError."""
         return self.cluster.run("exec", self.name, "--", "sh", "-c", script, "sh", *arguments)
 
     def put(self, file: Path, target: str, progress: Progress) -> None:
-        """Carry a file to the path `target` unless it is there; raises CommandError when space is short or the connection fails."""
+        """Carry a file to the path `target` unless it is there; raises CommandError when space is short or connections fail."""
         size = file.stat().st_size
         hidden = str(PurePosixPath(target).with_name(f".{PurePosixPath(target).name}"))
         state = self._state(target, hidden)
         if size - state.unfinished + RESERVE > state.free and size != state.size:
             raise CommandError(
-                f"{file} has {_megabytes(size)} and the claim {CLAIM} has room for {_megabytes(max(state.free - RESERVE, 0))}: "
+                f"{file} has {_megabytes(size)}, but the claim {CLAIM} has room for {_megabytes(max(state.free - RESERVE, 0))}: "
                 'remove tables (make k8s-data ARGS="remove in/…") or enlarge the claim'
             )
         digest = file_digest(file)
@@ -210,7 +210,7 @@ class FilesPod:
         start = time.monotonic()
         done = begun = min(int(self.run(_BEGIN, hidden, part)), size)
         if begun:
-            progress(f"{file.name}: {_megabytes(begun)} of {_megabytes(size)} are there, the rest follows")
+            progress(f"{file.name}: {_megabytes(begun)} of {_megabytes(size)} are in the claim, the rest follows")
         for attempt in range(ATTEMPTS):
             error = self._send(file, part, done, size, progress)
             done = min(int(self.run(_BEGIN, hidden, part)), size)
@@ -220,10 +220,10 @@ class FilesPod:
                 f"{file.name}: the connection ended after {_megabytes(done)} ({error or 'no reason given'}), attempt {attempt + 2}"
             )
         else:
-            raise CommandError(f"{file} is in the claim up to {_megabytes(done)}: run the command again, and it goes on there")
+            raise CommandError(f"{file} is in the claim up to {_megabytes(done)}: run the command again to continue there")
         if self.run(_DIGEST, part).strip() != digest:
             self.run('rm -f "$1"', part)
-            raise CommandError(f"{file} has another digest in the claim: it changed on the way; run the command again")
+            raise CommandError(f"{file} has another digest in the claim: it changed during the transfer; run the command again")
         self.run(_FINISH, part, target)
         replaced = " (in place of another file of that name)" if state.size >= 0 else ""
         seconds = time.monotonic() - start
@@ -239,7 +239,7 @@ class FilesPod:
                     archive.extractall(folder, filter="data")
             except (tarfile.TarError, EOFError) as error:
                 raise CommandError(
-                    f"the connection ended before {name} was complete ({error}): remove it here and try again"
+                    f"the connection ended before {name} was complete ({error}): remove it on this machine and try again"
                 ) from None
 
     def _state(self, target: str, hidden: str) -> State:
@@ -262,7 +262,7 @@ class FilesPod:
 
 
 def _pump(source: IO[bytes], target: IO[bytes], start: int, size: int, report: Callable[[int], None]) -> None:
-    """Copy up to byte `size`, and report about each tenth of it."""
+    """Copy up to byte `size`, and report each tenth of it."""
     done, reported = start, start
     while done < size and (chunk := source.read(min(CHUNK, size - done))):
         target.write(chunk)
@@ -279,7 +279,7 @@ def _share(file: Path, done: int, size: int) -> str:
 
 @contextlib.contextmanager
 def pod(cluster: Cluster, progress: Progress) -> Iterator[FilesPod]:
-    """The pod of the Job iris-data; a Job that the user has started stays, one that was started for this is removed."""
+    """The pod of the Job iris-data. A Job that the user started stays; a Job that this function started is removed."""
     name = _ready_pod(cluster)
     if name is not None:
         yield FilesPod(cluster, name)
@@ -300,7 +300,7 @@ def pod(cluster: Cluster, progress: Progress) -> Iterator[FilesPod]:
             ),
         )
     finally:
-        # At once: a ReadWriteOnce volume would keep the training on the node of this pod.
+        # Removed at once, because a ReadWriteOnce volume would keep the training on the node of this pod.
         cluster.try_run("delete", "job", JOB, "--ignore-not-found", "--wait=false")
         cluster.try_run("delete", "pods", "-l", f"app={JOB}", "--grace-period=1", "--wait=false")
 
@@ -317,25 +317,25 @@ def _faults(cluster: Cluster) -> list[Fault]:
 
 
 def _require_no_others(files_pod: FilesPod, target: str, files: dict[str, Path]) -> None:
-    """Raise CommandError when the folder in the claim holds files that this machine's does not: a training would read them too."""
+    """Raise CommandError when the folder in the claim holds files that the local folder lacks: a training would read them, too."""
     present = files_pod.run('[ ! -d "$1" ] || find "$1" -type f ! -name ".*.part"', target).splitlines()
     others = sorted(set(present) - set(files))
     if others:
         name = others[0].removeprefix(f"{ROOT}/")
         raise CommandError(
-            f"{target} holds {len(others)} file(s) that the folder here does not, such as {name}: "
+            f"{target} holds {len(others)} file(s) that the folder on this machine lacks, such as {name}: "
             f'remove them (make k8s-data ARGS="remove {name}"), or carry the folder under another name'
         )
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file of this machine."""
+    """The SHA-256 of a file on this machine."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def result_name(source: str) -> str:
-    """The name of the folder of results for a table: that of the table, without what its file system may not like."""
+    """The name of the results folder for a table: the name of the table, with `-` for special characters."""
     stem = PurePosixPath(source.rstrip("/")).name.partition(".")[0]
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "table"
 

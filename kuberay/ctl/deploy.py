@@ -1,4 +1,4 @@
-"""deploy: from the name of an overlay to an API that answers. setup: install the operator."""
+"""deploy: apply an overlay and wait until the API answers. setup: install the operator."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ HELM_REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
 
 
 def deploy(cluster: Cluster, name: str) -> None:
-    """Apply an overlay, its Secrets first, and wait until MLflow (where there is one) and the API are ready.
+    """Apply an overlay, its Secrets first, and wait until MLflow (if the overlay has it) and the API are ready.
 
-    Raises CommandError when something is missing or does not get ready within K8S_TIMEOUT seconds.
+    Raises CommandError when something is missing or not ready within K8S_TIMEOUT seconds.
     """
-    manifests.overlay(name)  # a wrong name is said before the cluster is asked
+    manifests.overlay(name)  # reports a wrong name before any call to the cluster
     require_operator(cluster)
     uri = mlflow_uri.tracking_uri(cluster)
     folder = mlflow_uri.overlay_for(cluster, name, uri)
@@ -35,7 +35,7 @@ def deploy(cluster: Cluster, name: str) -> None:
     has_mlflow = any(document["metadata"]["name"] == MLFLOW for document in manifests.of_kind(documents, "Deployment"))
     seconds = (wait_for_mlflow(cluster) if has_mlflow else 0.0) + wait_for_api(cluster)
     ports = node_ports(cluster.items("services", PART_OF))
-    outside = f"port {ports[0]} of every node" if ports else "for clients outside of the cluster: make k8s-nodeport"
+    outside = f"port {ports[0]} of every node" if ports else "for clients outside the cluster: make k8s-nodeport"
     echo(f"the API answers after {seconds:.0f} s: Service {SERVICE}:8000, {outside}")
     echo(f"next: make k8s-test, {mlflow_uri.next_training(uri)}")
 
@@ -43,13 +43,13 @@ def deploy(cluster: Cluster, name: str) -> None:
 def require_operator(cluster: Cluster) -> None:
     """Raise CommandError when no cluster answers or the KubeRay operator's custom resources are missing."""
     if cluster.try_run("version", "-o", "json", namespaced=False) is None:
-        raise CommandError("no cluster answers: look at `kubectl cluster-info`, set KUBECONFIG or KUBECTL='kubectl --context NAME'")
+        raise CommandError("no cluster answers: check `kubectl cluster-info`, set KUBECONFIG or KUBECTL='kubectl --context NAME'")
     if cluster.get("crd", CRD, namespaced=False) is None:
         raise CommandError("the KubeRay operator is not installed on this cluster: run `make k8s-setup`")
 
 
 def installed_operator(cluster: Cluster) -> tuple[str, int] | None:
-    """(image, available replicas) of the operator in any namespace; None when there is none."""
+    """The image and the number of available replicas of the operator, in any namespace; None when there is no operator."""
     for deployment in cluster.items("deployments", all_namespaces=True):
         for container in field(deployment, "spec.template.spec.containers", []):
             if "kuberay/operator" in container["image"] or deployment["metadata"]["name"] == RELEASE:
@@ -58,10 +58,10 @@ def installed_operator(cluster: Cluster) -> tuple[str, int] | None:
 
 
 def setup(cluster: Cluster, version: str) -> None:
-    """Install the operator with helm, or with kubectl where helm is missing; an installed operator stays as it is."""
+    """Install the operator with helm, or with kubectl if helm is missing; an installed operator stays as it is."""
     operator = installed_operator(cluster)
     if operator is not None and cluster.get("crd", CRD, namespaced=False) is not None:
-        echo(f"the KubeRay operator is there already: {operator[0]}, {operator[1]} running; nothing to do")
+        echo(f"the KubeRay operator is installed already: {operator[0]}, {operator[1]} running; nothing to do")
         return
     if shutil.which("helm"):
         command = ["helm", "upgrade", "--install", RELEASE, RELEASE, "--repo", HELM_REPOSITORY, "--version", version]
@@ -71,5 +71,5 @@ def setup(cluster: Cluster, version: str) -> None:
         command = cluster.command("apply", "--server-side", "-k", source, namespaced=False)
     echo("  " + " ".join(command))
     if subprocess.run(command, check=False).returncode:  # noqa: S603
-        raise CommandError(f"the operator {version} could not be installed: see the message above")
+        raise CommandError(f"the operator {version} was not installed: see the message above")
     echo("the KubeRay operator is installed")

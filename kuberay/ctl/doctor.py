@@ -1,4 +1,4 @@
-"""doctor: check for the known faults one after another; cause and fix in one line each. It changes nothing."""
+"""doctor: check for the known faults, and print the cause and the fix of each in one line. It changes nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from serve_app.http.key_strength import weakness
 from serve_app.mlflow_address import refusal
 
 MINIMUM_MEMORY = {"ray-head": 1536, "ray-worker": 768, "mlflow": 768}
-"""MiB of a container's memory limit; below it the container was killed, or nearly, in tests."""
+"""Smallest memory limit of each container in MiB; below it, the container was killed in tests, or nearly."""
 UNITS = {"Ki": 1 / 1024, "Mi": 1.0, "Gi": 1024.0, "M": 0.9537, "G": 953.7}
 
 
@@ -54,18 +54,18 @@ def doctor(cluster: Cluster) -> int:
 
 def _operator(cluster: Cluster) -> Iterator[Fault]:
     if cluster.get("crd", CRD, namespaced=False) is None:
-        yield Fault("cluster", "the custom resources of KubeRay are missing", "make k8s-setup")
+        yield Fault("cluster", "KubeRay's custom resources are missing", "make k8s-setup")
         return
     operator = installed_operator(cluster)
     if operator is None:
-        yield Fault("cluster", "KubeRay's custom resources are there, but no operator acts on them", "make k8s-setup")
+        yield Fault("cluster", "KubeRay's custom resources are installed, but no operator runs", "make k8s-setup")
     elif operator[1] < 1:
-        yield Fault("operator", f"{operator[0]} does not run", "kubectl get pods -A | grep kuberay; then describe the pod")
+        yield Fault("operator", f"{operator[0]} does not run", "run kubectl get pods -A | grep kuberay, then describe the pod")
 
 
 def _namespace(cluster: Cluster) -> Iterator[Fault]:
     if cluster.get("namespace", cluster.namespace, namespaced=False) is None:
-        yield Fault(f"namespace {cluster.namespace}", "does not exist", "make k8s-deploy (or set K8S_NS to where the product is)")
+        yield Fault(f"namespace {cluster.namespace}", "does not exist", "make k8s-deploy (or set K8S_NS to the right namespace)")
 
 
 def _secret(cluster: Cluster) -> Iterator[Fault]:
@@ -84,7 +84,7 @@ def _secret(cluster: Cluster) -> Iterator[Fault]:
             f"Secret {SECRET}", cause, "put the output of `openssl rand -hex 32` into kuberay/base/secret.yaml; make k8s-deploy"
         )
     elif key.startswith(EXAMPLE_KEY):
-        yield Fault(f"Secret {SECRET}", "holds the API_KEY of the example", "put your own key in; make k8s-deploy")
+        yield Fault(f"Secret {SECRET}", "holds the API_KEY of the example", "put your own key into it; make k8s-deploy")
 
 
 def _tracking(cluster: Cluster) -> Iterator[Fault]:
@@ -98,7 +98,7 @@ def _tracking(cluster: Cluster) -> Iterator[Fault]:
     if not has_server and MLFLOW_SERVICE in uri:
         yield Fault(
             f"Secret {SECRET}",
-            f"MLFLOW_TRACKING_URI is {uri}, but there is no MLflow here",
+            f"MLFLOW_TRACKING_URI is {uri}, but the namespace has no MLflow",
             "make k8s-deploy-mlflow, or another URI",
         )
     if has_server:
@@ -110,12 +110,12 @@ def _mlflow_log(cluster: Cluster) -> Iterator[Fault]:
     refused = re.findall(r"Rejected request with invalid Host header: (\S+)", log)
     if refused:
         fix = f"add {refused[-1]} to --allowed-hosts in kuberay/components/mlflow/mlflow.yaml"
-        yield Fault("MLflow", f"answers 403 to clients that call it {refused[-1]}", fix)
+        yield Fault("MLflow", f"answers 403 to clients that use the host name {refused[-1]}", fix)
     if "DefaultCredentialsError" in log:
         yield Fault(
             "MLflow",
             "has no credentials for the bucket",
-            "docs/how-to/variants.md, bucket: Workload Identity, or the Secret gcs-key",
+            "give the ServiceAccount mlflow-server access with Workload Identity (docs/how-to/variants.md, bucket)",
         )
 
 
@@ -129,7 +129,7 @@ def _claims(cluster: Cluster) -> Iterator[Fault]:
             last = events[-1] if events else {}
             if last.get("reason") != "WaitForFirstConsumer":
                 cause = str(last.get("message", "no volume was made for it")).split("\n")[0]
-                yield Fault(name, cause, "name a StorageClass that exists (kubectl get storageclass), or mark one as default")
+                yield Fault(name, cause, "set a StorageClass that exists (kubectl get storageclass), or mark one as default")
 
 
 def _pods(cluster: Cluster) -> Iterator[Fault]:
@@ -143,7 +143,7 @@ def _application(cluster: Cluster) -> Iterator[Fault]:
         yield fault
     ready = conditions(service).get("Ready", {})
     if ready.get("reason") == "ValidationFailed":
-        yield Fault("RayService", str(ready.get("message", "")), "correct the YAML that the message names; make k8s-deploy")
+        yield Fault("RayService", str(ready.get("message", "")), "correct the YAML in the message; make k8s-deploy")
 
 
 def _job(cluster: Cluster) -> Iterator[Fault]:
@@ -164,7 +164,7 @@ def _adopting_job(cluster: Cluster) -> Iterator[Fault]:
         ended = short_job.Ended(code, cluster.try_run("logs", f"job/{ADOPTING_JOB}") or "")
         yield Fault(f"Job {ADOPTING_JOB}", adopt.failure(ended)[:300], again)
         return
-    # Kubernetes deletes the pod of a Job that passes its deadline, and its log with it.
+    # Kubernetes deletes the pod of a Job that exceeds its deadline, and the log with it.
     yield Fault(f"Job {ADOPTING_JOB}", f"{failed.get('reason', 'failed')}: {failed.get('message', 'no message')}"[:300], again)
 
 
@@ -175,7 +175,7 @@ def _versions(cluster: Cluster) -> Iterator[Fault]:
         if lock and stated and stated != lock.group(1):
             yield Fault(
                 f"{kind} {name}",
-                f"rayVersion is {stated}, the images are built with Ray {lock.group(1)}",
+                f"rayVersion is {stated}, but the images contain Ray {lock.group(1)}",
                 f"set rayVersion: {lock.group(1)}",
             )
 
@@ -190,27 +190,25 @@ def _memory(cluster: Cluster) -> Iterator[Fault]:
             if minimum and limit is not None and limit < minimum and key not in reported:
                 reported.add(key)
                 yield Fault(
-                    f"container {container['name']}", f"its memory limit is {limit:.0f} MiB", f"give it {minimum} MiB or more"
+                    f"container {container['name']}", f"its memory limit is {limit:.0f} MiB", f"set it to {minimum} MiB or more"
                 )
 
 
 def mebibytes(quantity: object) -> float | None:
-    """A quantity of memory in MiB, such as 1024 for `1Gi`; None when it is no quantity."""
+    """A quantity of memory in MiB, such as 1024 for `1Gi`; None when the text is not a quantity."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|M|G)?", str(quantity))
     return float(match.group(1)) * UNITS.get(match.group(2), 1 / 2**20) if match else None
 
 
 def _rolled_out(cluster: Cluster) -> Iterator[Fault]:
-    """Settings that changed after the pods had read them at their start."""
+    """The fault of settings that changed after the pods read them at their start."""
     pods = cluster.pods("app=iris-api,component=worker")
     started = max((str(field(pod, "metadata.creationTimestamp")) for pod in pods), default="")
     text = cluster.try_run("get", "configmap", CONFIG, "-o", "json", "--show-managed-fields", "--ignore-not-found")
     entries = field(json.loads(text), "metadata.managedFields", []) if text and text.strip() else []
     changed = max((str(entry.get("time", "")) for entry in entries), default="")
     if started and changed > started:
-        yield Fault(
-            f"ConfigMap {CONFIG}", "was changed after the pods had started, so they run with the old one", "make k8s-deploy"
-        )
+        yield Fault(f"ConfigMap {CONFIG}", "changed after the pods started, so they run with the old settings", "make k8s-deploy")
 
 
 CHECKS: tuple[tuple[str, Callable[[Cluster], Iterator[Fault]]], ...] = (

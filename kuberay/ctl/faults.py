@@ -1,4 +1,4 @@
-"""Known faults of a deployment, each with its cause and its fix in one line. Used while waiting and by the doctor."""
+"""Known faults of a deployment, each with its cause and its fix in one line, for `poll` and for the doctor."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from kuberay.ctl.kube import PODS, RAYSERVICE, Cluster, Json, conditions, contai
 
 BROKEN = ("DEPLOY_FAILED", "UNHEALTHY")
 GRACE = 30.0
-"""Seconds that a fault may last before it counts: an image can be pulled at the second attempt."""
+"""Seconds after which a fault counts: the second attempt to pull an image may succeed."""
 APPLICATION_GRACE = 15.0
-"""The same for a failed application: its status may be that of the spec before for a moment."""
+"""The same for a failed application: for a moment, its status may belong to the previous spec."""
 _NO_IMAGE = ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName")
 _NO_START = ("CrashLoopBackOff", "RunContainerError", "CreateContainerError")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with an object. `final`: it does not pass by itself once it has lasted for `grace` seconds."""
+    """A fault of an object. A `final` fault that lasts for `grace` seconds does not pass without an action."""
 
     where: str
     cause: str
@@ -53,7 +53,7 @@ def _container_fault(cluster: Cluster, pod: str, status: Json) -> Fault | None:
     if reason in _NO_IMAGE:
         return Fault(
             where,
-            f"the image {status['image']} is not on the node and cannot be pulled",
+            f"the node does not have the image {status['image']} and cannot pull it",
             "load it with `make k8s-load IMAGE_LOAD='kind load docker-image'` (minikube: 'minikube image load'), "
             "or push it and set DOCKER_IMAGE and TRAIN_IMAGE",
         )
@@ -62,7 +62,7 @@ def _container_fault(cluster: Cluster, pod: str, status: Json) -> Fault | None:
     if terminated.get("reason") == "OOMKilled":
         return Fault(
             where,
-            f"container {status['name']} was killed because it needed more memory than its limit",
+            f"container {status['name']} needed more memory than its limit and was killed",
             "raise resources.limits.memory of that container (docs/how-to/scaling.md, sizing)",
         )
     if reason in _NO_START:
@@ -75,13 +75,13 @@ def _scheduling_faults(cluster: Cluster, pod: Json) -> Iterator[Fault]:
     scheduled = conditions(pod).get("PodScheduled", {})
     if scheduled.get("reason") == "Unschedulable":
         message = str(scheduled.get("message", "")).split(". ")[0]
-        yield Fault(f"pod {name}", f"no node can take it: {message}", _scheduling_fix(message), final=False)
+        yield Fault(f"pod {name}", f"no node has room for it: {message}", _scheduling_fix(message), final=False)
     elif field(pod, "status.phase") == "Pending":
         yield from _volume_faults(cluster, name)
 
 
 def _volume_faults(cluster: Cluster, pod: str) -> Iterator[Fault]:
-    """The newest event about a volume that the pod cannot mount."""
+    """The fault in the newest event about a volume that the pod cannot mount."""
     for event in reversed(cluster.items("events")):
         if event.get("reason") in ("FailedAttachVolume", "FailedMount") and field(event, "involvedObject.name") == pod:
             message = str(event.get("message", "")).split("\n")[0]
@@ -89,32 +89,32 @@ def _volume_faults(cluster: Cluster, pod: str) -> Iterator[Fault]:
                 cause = "its volume is ReadWriteOnce and attached to another node"
                 yield Fault(f"pod {pod}", cause, "use kuberay/overlays/rwx, or one node")
             else:
-                yield Fault(f"pod {pod}", message, "kubectl describe the pod and the claim it mounts", final=False)
+                yield Fault(f"pod {pod}", message, "describe the pod and its claim with kubectl", final=False)
             return
 
 
 def _config_fix(message: str) -> str:
     if "mlflow-auth" in message:
-        return "make the Secret: kuberay/components/mlflow-auth/secret.yaml.example holds the command"
+        return "create the Secret with the command in kuberay/components/mlflow-auth/secret.yaml.example"
     if "secret" in message:
-        return "make the Secret: kubectl apply -f kuberay/base/secret.yaml (from secret.yaml.example)"
+        return "create the Secret: kubectl apply -f kuberay/base/secret.yaml (made from secret.yaml.example)"
     return "apply kuberay/base/config.yaml"
 
 
 def _scheduling_fix(message: str) -> str:
     if "persistentvolumeclaim" in message.lower() or "volume" in message.lower():
-        return "look at `kubectl get pvc,storageclass`: the claims need a StorageClass that makes volumes (one marked as default)"
+        return "check `kubectl get pvc,storageclass`: the claims need a StorageClass with a provisioner (one marked as default)"
     return "free or add nodes, lower resources.requests, or use OVERLAY=laptop (an upgrade needs room for a second Ray cluster)"
 
 
 def application_fault(service: Json | None) -> Fault | None:
-    """A serve config or a version of the application that failed; the condition Ready of the RayService does not show it."""
+    """The fault of a failed serve config or application version, which the condition Ready of the RayService does not show."""
     namespace = field(service, "metadata.namespace", "mlops")
     for side in ("pendingServiceStatus", "activeServiceStatus"):
         for name, status in (field(service, f"status.{side}.applicationStatuses") or {}).items():
             if status.get("status") in BROKEN:
                 replaces = side == "pendingServiceStatus" and field(service, "status.activeServiceStatus.applicationStatuses")
-                note = "; the version before still answers" if replaces else ""
+                note = "; the previous version still answers" if replaces else ""
                 return Fault(
                     f"application {name}",
                     f"{status['status']}: {application_message(status)}{note}",
@@ -125,7 +125,7 @@ def application_fault(service: Json | None) -> Fault | None:
 
 
 def application_message(status: Json) -> str:
-    """The most useful line of Ray Serve's report on an application: the last error of its stack traces, else its last line."""
+    """The most useful line of Ray Serve's report on an application: the last error in its stack traces, else its last line."""
     texts = [str(status.get("message", ""))]
     texts += [str(deployment.get("message", "")) for deployment in (field(status, "serveDeploymentStatuses") or {}).values()]
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]

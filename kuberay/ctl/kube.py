@@ -1,4 +1,4 @@
-"""kubectl: every read from a cluster and every change to it passes through this module."""
+"""kubectl: this module makes every read from a cluster and every change to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 KUBERAY = Path(__file__).resolve().parent.parent
 """The folder with the manifests."""
 NAMESPACE = "mlops"
-"""The namespace of an installation that is the only one of its cluster."""
+"""The default namespace, for the only installation on a cluster."""
 PART_OF = "app.kubernetes.io/part-of=iris-api"
 APPS = (
     *("iris-api", "iris-train", "iris-score", "iris-data", "iris-store", "iris-backup", "iris-train-schedule", "iris-adopt"),
@@ -28,12 +28,12 @@ MLFLOW_SERVICE = "mlflow-server-service"
 RAYSERVICE = "iris-api"
 TRAINING_JOB = "iris-train-job"
 TRAINING_APP = "iris-train"
-"""The label `app` of the pods of trainings, by hand or on a schedule."""
+"""The label `app` of training pods, started by hand or on a schedule."""
 SCHEDULE = "iris-train-schedule"
 SCORING_JOB = "iris-score"
 ADOPTING_JOB = "iris-adopt-job"
 ADOPTING_APP = "iris-adopt"
-"""The label `app` of the pod that adopts."""
+"""The label `app` of the pod that adopts a model."""
 SECRET = "iris-api-secrets"  # noqa: S105  the name of a Secret
 CONFIG = "iris-api-config"
 OVERRIDES = "iris-api-overrides"
@@ -47,17 +47,17 @@ Json = dict[str, Any]
 
 
 def secret_file(namespace: str) -> Path:
-    """The file with the Secret of an installation: each has a key of its own."""
+    """The file with the Secret of an installation; each installation has its own key."""
     return SECRET_FILE if namespace == NAMESPACE else SECRET_FILE.parent / namespace / SECRET_FILE.name
 
 
 class CommandError(Exception):
-    """The command cannot go on. The message is one sentence that names the fix."""
+    """The command cannot continue; the message is one sentence with the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where the product goes: the kubectl command with its context, the namespace, the images."""
+    """The target of the commands: the kubectl command with its context, the namespace, the images."""
 
     kubectl: tuple[str, ...]
     namespace: str
@@ -65,7 +65,7 @@ class Cluster:
     train_image: str = TRAIN_IMAGE
     secret_file: Path = SECRET_FILE
     timeout: float = 600.0
-    """Seconds that a deployment may take until it is ready."""
+    """Most seconds until a deployment is ready."""
 
     @classmethod
     def from_environment(cls) -> Cluster:
@@ -82,7 +82,7 @@ class Cluster:
         )
 
     def command(self, *arguments: str, namespaced: bool = True) -> list[str]:
-        """The argument vector of one kubectl call."""
+        """The argument list of one kubectl call."""
         return [*self.kubectl, *(("-n", self.namespace) if namespaced else ()), *arguments]
 
     def run(self, *arguments: str, text: str | None = None, namespaced: bool = True) -> str:
@@ -98,44 +98,44 @@ class Cluster:
             raise CommandError(f"{self.kubectl[0]} is not installed (or not in PATH): install kubectl, or set KUBECTL") from None
         if process.returncode:
             raise CommandError(_last_line(process.stderr.decode(errors="replace")) or f"kubectl {arguments[0]} failed")
-        # As bytes, because text mode would turn the carriage returns of progress bars into new lines.
+        # Bytes, because text mode would turn the carriage returns of progress bars into new lines.
         return process.stdout.decode(errors="replace")
 
     def try_run(self, *arguments: str, namespaced: bool = True) -> str | None:
-        """Like `run`, but None when kubectl fails."""
+        """Like `run`, but return None when kubectl fails."""
         try:
             return self.run(*arguments, namespaced=namespaced)
         except CommandError:
             return None
 
     def get(self, kind: str, name: str, *, namespaced: bool = True) -> Json | None:
-        """One object; None when it does not exist or the cluster does not answer."""
+        """Return one object; None when it does not exist or the cluster does not answer."""
         output = self.try_run("get", kind, name, "-o", "json", "--ignore-not-found", namespaced=namespaced)
         document: Json | None = json.loads(output) if output and output.strip() else None
         return document
 
     def items(self, kind: str, selector: str = "", *, namespaced: bool = True, all_namespaces: bool = False) -> list[Json]:
-        """The objects of a kind that match a label selector; none when the cluster does not answer."""
+        """Return the objects of a kind that match a label selector; an empty list when the cluster does not answer."""
         arguments = ["get", kind, "-o", "json", *(("-l", selector) if selector else ()), *(("-A",) if all_namespaces else ())]
         output = self.try_run(*arguments, namespaced=namespaced and not all_namespaces)
         documents: list[Json] = json.loads(output).get("items", []) if output else []
         return documents
 
     def pods(self, selector: str) -> list[Json]:
-        """The pods that match a label selector, by name."""
+        """Return the pods that match a label selector, sorted by name."""
         return sorted(self.items("pods", selector), key=lambda pod: str(pod["metadata"]["name"]))
 
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
-        """A kubectl call that goes on in the background; its output and errors are one pipe."""
+        """Start a kubectl call in the background; its output and errors share one pipe."""
         return subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
 
     def popen_bytes(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A kubectl call that goes on in the background, with a pipe of bytes for its input, its output and its errors."""
+        """Start a kubectl call in the background, with a pipe of bytes each for its input, its output and its errors."""
         pipe = subprocess.PIPE
         return subprocess.Popen(self.command(*arguments), stdin=pipe, stdout=pipe, stderr=pipe)  # noqa: S603
 
     def replace_process(self, *arguments: str) -> None:
-        """Replace this process by a kubectl call that the user ends (logs, port-forward)."""
+        """Replace this process with a kubectl call that the user ends (logs, port-forward)."""
         command = self.command(*arguments)
         os.execvp(command[0], command)  # noqa: S606
 
@@ -147,7 +147,7 @@ def echo(line: str = "") -> None:
 
 
 def field(document: Json | None, path: str, default: Any = None) -> Any:
-    """A value deep inside a document, such as `field(pod, "status.phase")`; `default` when a part of the path is missing."""
+    """A nested value of a document, such as `field(pod, "status.phase")`; `default` when a part of the path is missing."""
     value: Any = document
     for name in path.split("."):
         if not isinstance(value, dict) or name not in value:

@@ -1,6 +1,6 @@
-"""From the files in kuberay/ to the objects that are applied: kustomize sets the namespace and the images, and the result is JSON.
+"""Builds the objects to apply from the files in kuberay/: kustomize sets the namespace and the images, and the result is JSON.
 
-A temporary kustomization over the user's folder does what the user could do by hand, so no YAML is read or written here.
+A temporary kustomization over the user's folder does this, so this module reads and writes no YAML.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from kuberay.ctl.kube import KUBERAY, NAMESPACE, SECRET, SERVE_IMAGE, TRAIN_IMAG
 from serve_app.http.key_strength import weakness
 
 CHECKSUM = "iris-api/config-checksum"
-"""Annotation of the pod templates that get their settings when they start (RayService, MLflow, Redis): new ones need new pods.
+"""Annotation of pod templates whose pods read settings at their start (RayService, MLflow, Redis): new settings need new pods.
 
-Settings of a generated ConfigMap do not need it, because its name changes (docs/how-to/gitops.md).
+Settings in a generated ConfigMap do not need it, because the name of the ConfigMap changes (docs/how-to/gitops.md).
 """
 LIVE_KEYS = ("API_KEY", "API_KEY_PREVIOUS")
-"""Entries of the Secret iris-api-secrets that replicas read again while they run: a new value needs no new pods."""
+"""Keys of the Secret iris-api-secrets that running replicas read again: a new value needs no new pods."""
 UNSET = "unset"
-"""The annotation's value in kuberay/base/rayservice.yaml; another value belongs to the user and stays."""
+"""The value of the annotation in kuberay/base/rayservice.yaml; a value that the user set stays."""
 _REFERENCES = {
     **dict.fromkeys(("configMap", "configMapRef", "configMapKeyRef"), "ConfigMap"),
     **dict.fromkeys(("secret", "secretRef", "secretKeyRef"), "Secret"),
@@ -36,7 +36,7 @@ EXAMPLE_KEY = "replace-me"
 
 
 class Reference(NamedTuple):
-    """What a pod reads its settings from; without an optional one it starts too."""
+    """A ConfigMap or Secret with settings of a pod; the pod also starts without an optional one."""
 
     kind: str
     name: str
@@ -44,12 +44,12 @@ class Reference(NamedTuple):
 
 
 def overlay(name: str) -> Path:
-    """The folder kuberay/overlays/NAME or any folder with a kustomization.yaml; raises CommandError when there is neither."""
+    """The folder kuberay/overlays/NAME, or any folder with a kustomization.yaml; raises CommandError when neither exists."""
     for folder in (KUBERAY / "overlays" / name, Path(name)):
         if (folder / "kustomization.yaml").is_file():
             return folder
     names = ", ".join(sorted(path.parent.name for path in (KUBERAY / "overlays").glob("*/kustomization.yaml")))
-    raise CommandError(f"there is no overlay '{name}': use one of {names}, or a folder with a kustomization.yaml")
+    raise CommandError(f"the overlay '{name}' does not exist: use one of {names}, or a folder with a kustomization.yaml")
 
 
 def build(cluster: Cluster, source: Path) -> list[Json]:
@@ -57,7 +57,7 @@ def build(cluster: Cluster, source: Path) -> list[Json]:
     with tempfile.TemporaryDirectory(prefix="iris-api-") as name:
         folder = Path(name).resolve()
         if source.is_file():
-            # kustomize reads no file outside of its folder.
+            # kustomize reads no file outside its folder.
             shutil.copy(source, folder / "manifest.yaml")
             resource = "manifest.yaml"
         else:
@@ -69,7 +69,7 @@ def build(cluster: Cluster, source: Path) -> list[Json]:
 
 
 def name_volumes(cluster: Cluster, documents: list[Json]) -> None:
-    """Give volumes, which are in no namespace, names of their own beside those of an installation in the namespace `mlops`."""
+    """Add the namespace to the names of volumes, except in `mlops`, because volumes have no namespace and names would clash."""
     if cluster.namespace == NAMESPACE:
         return
     names = {
@@ -83,7 +83,7 @@ def name_volumes(cluster: Cluster, documents: list[Json]) -> None:
 
 
 def kustomization(cluster: Cluster, resource: str) -> Json:
-    """The kustomization over `resource`. An image that the user did not name stays as the folder has it."""
+    """The kustomization over `resource`; an image that the user did not set stays as the folder has it."""
     images = [
         image_override(default, reference)
         for default, reference in ((SERVE_IMAGE, cluster.serve_image), (TRAIN_IMAGE, cluster.train_image))
@@ -99,17 +99,17 @@ def kustomization(cluster: Cluster, resource: str) -> Json:
 
 
 def image_override(name: str, reference: str) -> dict[str, str]:
-    """An entry of kustomize's `images`: `reference` (registry:port/path:tag@digest) takes the place of the image `name`."""
+    """The entry of kustomize's `images` that replaces the image `name` with `reference` (registry:port/path:tag@digest)."""
     path, _, digest = reference.partition("@")
     repository, colon, tag = path.rpartition(":")
-    if not colon or "/" in tag:  # the colon of a registry's port, or none
+    if not colon or "/" in tag:  # no colon, or the colon before a registry's port
         repository, tag = path, "" if digest else "latest"
     override = {"name": name.partition(":")[0], "newName": repository, "newTag": tag, "digest": digest}
     return {key: value for key, value in override.items() if value}
 
 
 def parse(cluster: Cluster, text: str) -> list[Json]:
-    """The objects of a YAML stream. kubectl converts it, without a cluster: this package has no YAML library."""
+    """The objects of a YAML stream. kubectl converts it without a cluster, because this package has no YAML library."""
     output = cluster.run("patch", "--local", "-f", "-", "--type=merge", "-p", "{}", "-o", "json", text=text, namespaced=False)
     documents: list[Json] = []
     decoder, position = json.JSONDecoder(), 0
@@ -121,7 +121,7 @@ def parse(cluster: Cluster, text: str) -> list[Json]:
 
 
 def dump(documents: Iterable[Json]) -> str:
-    """One List for `kubectl apply -f -`."""
+    """The objects as one List, for `kubectl apply -f -`."""
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
 
 
@@ -131,7 +131,7 @@ def of_kind(documents: Iterable[Json], kind: str) -> list[Json]:
 
 
 def references(value: Any) -> set[Reference]:
-    """What the pods inside `value` (documents, or a part of one) read from ConfigMaps and Secrets."""
+    """The ConfigMaps and Secrets that the pods inside `value` (documents, or a part of one) read."""
     names: set[Reference] = set()
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -144,7 +144,7 @@ def references(value: Any) -> set[Reference]:
 
 
 def set_checksum(documents: list[Json], secrets: Iterable[Json]) -> None:
-    """Write the checksum of what its pods read from ConfigMaps and Secrets into each pod template that has the annotation."""
+    """Write the checksum of its ConfigMaps and Secrets into each pod template that has the annotation."""
     data = {(one["kind"], one["metadata"]["name"]): one.get("data", {}) for one in (*of_kind(documents, "ConfigMap"), *secrets)}
     keys = data.get(("Secret", SECRET), {})
     data["Secret", SECRET] = {name: value for name, value in keys.items() if name not in LIVE_KEYS}
@@ -166,9 +166,9 @@ def _pod_templates(document: Json) -> list[Json]:
 
 
 def secret_documents(cluster: Cluster) -> list[Json]:
-    """The objects of K8S_SECRET, in the user's namespace; none when the Secret is on the cluster already.
+    """The objects of K8S_SECRET, in the user's namespace; empty when the cluster has the Secret already.
 
-    Raises CommandError when the Secret is nowhere or holds no API key of the user's own.
+    Raises CommandError when the Secret does not exist, or holds no API key or an unsafe one.
     """
     if cluster.secret_file.is_file():
         documents = parse(cluster, cluster.secret_file.read_text())
@@ -181,7 +181,7 @@ def secret_documents(cluster: Cluster) -> list[Json]:
     if secret is None:
         file = os.path.relpath(cluster.secret_file)
         raise CommandError(
-            f"{file} is missing: run `make k8s-secrets`, or make it with "
+            f"{file} is missing: run `make k8s-secrets`, or create it with "
             f'sed "s/replace-me.*/$(openssl rand -hex 32)/" kuberay/base/secret.yaml.example > {file}'
         )
     check_key(secret_value(secret, "API_KEY"), f"the Secret {SECRET}")
@@ -189,14 +189,14 @@ def secret_documents(cluster: Cluster) -> list[Json]:
 
 
 def secret_value(secret: Json | None, key: str) -> str:
-    """A value of a Secret, from `stringData` or decoded from `data`; empty when it is not there."""
+    """A value of a Secret, from `stringData` or decoded from `data`; empty when the key is missing."""
     plain: dict[str, Any] = field(secret, "stringData") or {}
     encoded: dict[str, Any] = field(secret, "data") or {}
     return str(plain[key]) if key in plain else base64.b64decode(encoded.get(key) or "").decode()
 
 
 def check_key(key: str, where: str) -> None:
-    """Raise CommandError for an API key that a replica in production refuses."""
+    """Raise CommandError for an API key that replicas in production refuse."""
     reason = weakness(key)
     if reason is not None:
         raise CommandError(f"API_KEY in {where} {reason}: put the output of `openssl rand -hex 32` there")

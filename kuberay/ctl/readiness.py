@@ -1,4 +1,4 @@
-"""When the system is ready: MLflow runs, the API serves what its spec says, every replica answers with a version."""
+"""Waits until the system is ready: MLflow runs, the API serves its newest spec, every replica answers with one version."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from kuberay.ctl.waiting import Progress, poll
 
 VERSION_TIMEOUT = 90.0
 REFUSAL_GRACE = 5.0
-"""Seconds that a refusal may last: a file that could not be read is tried again."""
+"""Seconds that a refusal may last, because replicas try again to read a file after a failure."""
 VERSION_REQUESTS = 20
-"""Responses in a row, each on a connection of its own, after which every replica is taken to serve a version."""
+"""Number of consecutive responses, each on its own connection, that prove that every replica serves a version."""
 
 
 def wait_for_mlflow(cluster: Cluster) -> float:
-    """Wait until MLflow's newest pod is available; returns the seconds, raises CommandError as `poll` does."""
+    """Wait until MLflow's newest pod is available; returns the seconds. Raises CommandError like `poll`."""
 
     def available(progress: Progress) -> bool | None:
         status = field(cluster.get("deployment", MLFLOW), "status", {})
         ready = status.get("availableReplicas", 0) >= 1 and status.get("updatedReplicas", 0) >= 1
-        progress(f"MLflow {'is ready' if ready else 'starts'}")
+        progress(f"MLflow {'is ready' if ready else 'is starting'}")
         return ready or None
 
     progress = Progress()
@@ -35,16 +35,16 @@ def wait_for_mlflow(cluster: Cluster) -> float:
 
 
 def wait_for_api(cluster: Cluster) -> float:
-    """Wait until the API serves what its spec says; returns the seconds, raises CommandError as `poll` does."""
+    """Wait until the API serves its newest spec; returns the seconds. Raises CommandError like `poll`."""
     progress, readiness = Progress(), ApiReadiness(cluster)
     poll(readiness.check, timeout=cluster.timeout, failure="the API is not ready", faults=readiness.faults, progress=progress)
     return progress.seconds
 
 
 class ApiReadiness:
-    """Whether the RayService serves its newest spec and its Service has had endpoints for two checks.
+    """Whether the RayService serves its newest spec and its Service has had endpoints in two checks.
 
-    A node's proxy learns of endpoints a moment after the API server does, so one check is not enough.
+    The proxy of a node learns of endpoints shortly after the API server, so one check is not enough.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -53,7 +53,7 @@ class ApiReadiness:
         self._has_endpoints = False
 
     def check(self, progress: Progress) -> bool | None:
-        """True when the API is ready, else None; reports the state."""
+        """Return True when the API is ready, else None; reports the state."""
         before = self._has_endpoints
         self._service = self._cluster.get("rayservice", RAYSERVICE)
         slices = self._cluster.items("endpointslices", f"kubernetes.io/service-name={SERVICE}")
@@ -62,15 +62,15 @@ class ApiReadiness:
         return (is_settled(self._service) and before and self._has_endpoints) or None
 
     def faults(self) -> list[Fault]:
-        """The faults of the pods, and of the application when its status is that of the newest spec."""
+        """The faults of the pods, and of the application when its status belongs to the newest spec."""
         fault = application_fault(self._service) if is_observed(self._service) else None
         return [*([fault] if fault else []), *pod_faults(self._cluster, "app=iris-api")]
 
 
 def wait_for_version(cluster: Cluster, version: str, progress: Progress) -> None:
-    """Wait until the API answers with the model `version` and no other.
+    """Wait until the API answers only with the model `version`.
 
-    Raises CommandError as `poll` does, and with the reason when a replica refuses that model.
+    Raises CommandError like `poll`, and with the reason when a replica refuses that model.
     """
     with connect(cluster) as client:
 
@@ -84,7 +84,7 @@ def wait_for_version(cluster: Cluster, version: str, progress: Progress) -> None
         poll(
             switched,
             timeout=VERSION_TIMEOUT,
-            failure=f"the API does not answer with version {version} alone (see `make k8s-test`)",
+            failure=f"the API does not answer only with version {version} (see `make k8s-test`)",
             interval=0.5,
             faults=lambda: refusals(client, version),
             progress=progress,
@@ -92,26 +92,26 @@ def wait_for_version(cluster: Cluster, version: str, progress: Progress) -> None
 
 
 def refusals(client: ApiClient, version: str) -> list[Fault]:
-    """The fault that a replica names for `version` of the model in `GET /model`; none while it refuses no or another version."""
+    """The fault that a replica reports for this version in `GET /model`; empty while it refuses no version or another one."""
     try:
         refused = client.request("/model").body.get("refused")
     except OSError:
         return []
     if not isinstance(refused, dict) or not str(refused.get("candidate")).startswith(f"{version}-"):
         return []
-    cause = f"the replicas refuse it ({refused.get('reason')}): {refused.get('message')}; the model before it is still served"
+    cause = f"the replicas refuse it ({refused.get('reason')}): {refused.get('message')}; they still serve the previous model"
     return [
         Fault(
             f"model version {version}",
             cause,
-            "make k8s-models, then make k8s-promote VERSION=… of another one",
+            "make k8s-models, then make k8s-promote VERSION=… with another version",
             grace=REFUSAL_GRACE,
         )
     ]
 
 
 def served_versions(client: ApiClient) -> set[str | None]:
-    """The versions named by the next responses; a failed request counts as a version of its own."""
+    """The versions in the next responses; a failed request counts as a separate version."""
     versions: set[str | None] = set()
     for _ in range(VERSION_REQUESTS):
         try:
@@ -122,7 +122,7 @@ def served_versions(client: ApiClient) -> set[str | None]:
 
 
 def has_endpoints(slices: list[Json]) -> bool:
-    """Whether a Service with these EndpointSlices has a pod that is ready."""
+    """Whether a Service with these EndpointSlices has a ready pod."""
     endpoints = [endpoint for item in slices for endpoint in item.get("endpoints") or []]
     return any(field(endpoint, "conditions.ready", False) for endpoint in endpoints)
 
@@ -133,7 +133,7 @@ def is_observed(service: Json | None) -> bool:
 
 
 def is_settled(service: Json | None) -> bool:
-    """Whether the newest spec is what answers."""
+    """Whether the application with the newest spec answers."""
     status = {name: condition.get("status") for name, condition in conditions(service).items()}
     applications = field(service, "status.activeServiceStatus.applicationStatuses") or {}
     return (
@@ -146,7 +146,7 @@ def is_settled(service: Json | None) -> bool:
 
 
 def describe(cluster: Cluster, service: Json | None) -> str:
-    """Pods, applications and upgrade of the RayService in one line."""
+    """The pods, applications and upgrade of the RayService in one line."""
     if service is None:
         return "waiting for the RayService"
     pods = [pod for pod in cluster.pods("app=iris-api") if field(pod, "metadata.deletionTimestamp") is None]

@@ -1,4 +1,4 @@
-"""What the schedule of trainings did last."""
+"""The state of the training schedule and of its last runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kuberay.ctl.kube import SCHEDULE, Cluster, Json, conditions, field
 
 
 def describe(cluster: Cluster) -> Iterator[str]:
-    """When trainings run, the last run, the last success and the reason of the last failure; nothing without a schedule."""
+    """The schedule, the last run, the last success and the reason of the last failure; no lines without a schedule."""
     cronjob = cluster.get("cronjob", SCHEDULE)
     if cronjob is None:
         return
@@ -28,12 +28,12 @@ def describe(cluster: Cluster) -> Iterator[str]:
 
 
 def is_owned(job: Json, cronjob: Json) -> bool:
-    """Whether the CronJob created this Job, or a user did with `kubectl create job --from`."""
+    """Whether the CronJob created this Job, or a user created it with `kubectl create job --from`."""
     return any(owner["uid"] == cronjob["metadata"]["uid"] for owner in field(job, "metadata.ownerReferences", []))
 
 
 def started(job: Json) -> str:
-    """When the run began."""
+    """The time when the run began."""
     return str(field(job, "metadata.creationTimestamp", ""))
 
 

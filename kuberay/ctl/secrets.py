@@ -1,6 +1,6 @@
-"""secrets and signing-keys: create the Secrets that no user has to choose, each with a random value of its own.
+"""secrets and signing-keys: create Secrets with random values.
 
-Only Secrets that are missing are created: what is on the cluster, or comes from an operator of Secrets, stays as it is.
+Only missing Secrets are created: a Secret that is on the cluster, or comes from an operator of Secrets, stays as it is.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ GENERATED: dict[str, Callable[[], dict[str, str]]] = {
     "mlflow-trainer": lambda: _client("iris-trainer"),
     "mlflow-replica": lambda: _client("iris-replica"),
 }
-"""The data of each Secret that is created when an overlay needs it."""
+"""The data of each Secret that this module creates when an overlay needs it."""
 
 
 def create_secrets(cluster: Cluster, name: str) -> None:
-    """Create what the overlay `name` needs: K8S_SECRET with an API key, and the Secrets of GENERATED. Raises CommandError."""
+    """Create the Secrets that the overlay `name` needs: K8S_SECRET with an API key, and those of GENERATED. Raises CommandError."""
     documents = manifests.build(cluster, manifests.overlay(name))
     if not manifests.of_kind(documents, "ExternalSecret"):
         if not cluster.secret_file.is_file() and cluster.get("secret", SECRET) is None:
             _write_secret_file(cluster.secret_file)
         apply_before(cluster, documents)
     create_missing(cluster, documents)
-    echo("the Secrets are there")
+    echo("all Secrets exist")
 
 
 def apply_before(cluster: Cluster, documents: list[Json]) -> None:
-    """Apply the namespace and the user's own Secret, which everything else needs; raises CommandError for a bad or missing one."""
+    """Apply the namespace and the user's own Secret, which other objects need; raises CommandError for a bad or missing Secret."""
     has_external_secret = bool(manifests.of_kind(documents, "ExternalSecret"))
     user_secrets = [] if has_external_secret else manifests.secret_documents(cluster)
     for batch in (manifests.of_kind(documents, "Namespace"), user_secrets):
@@ -66,9 +66,9 @@ def apply_before(cluster: Cluster, documents: list[Json]) -> None:
 
 
 def create_missing(cluster: Cluster, documents: Iterable[Json]) -> None:
-    """Create the Secrets of GENERATED that `documents` cannot do without.
+    """Create the Secrets of GENERATED that `documents` require.
 
-    Raises CommandError when the key pair of kuberay/components/signing is needed and missing.
+    Raises CommandError when `documents` need the key pair of kuberay/components/signing and it is missing.
     """
     required = required_secrets(documents)
     if VERIFY_KEY in required and cluster.get("secret", VERIFY_KEY) is None:
@@ -82,7 +82,7 @@ def create(cluster: Cluster, name: str, data: dict[str, str]) -> None:
     """Create or replace one Secret."""
     labels = {"app.kubernetes.io/part-of": "iris-api"}
     document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": labels}, "stringData": data}
-    # Not `apply`, which would repeat the values in an annotation.
+    # `apply` would repeat the values in an annotation.
     verb = "create" if cluster.get("secret", name) is None else "replace"
     cluster.run(verb, "-f", "-", text=json.dumps(document))
     echo(f"  Secret {name} {'created' if verb == 'create' else 'replaced'}")
@@ -102,8 +102,8 @@ def used_secrets(cluster: Cluster, documents: Iterable[Json]) -> list[Json]:
 def signing_keys(cluster: Cluster, *, rotate: bool, retire: bool) -> None:
     """Create the key pair of kuberay/components/signing when it is missing.
 
-    `rotate` makes a new private key and keeps the public keys of older models; `retire` removes those, so that only models signed
-    with the newest key are served. Both reach the replicas with the next `make k8s-deploy`. Raises CommandError.
+    `rotate` creates a new private key and keeps the public keys of older models. `retire` removes the older public keys, so that
+    replicas serve only models signed with the newest key. Replicas get both with the next `make k8s-deploy`. Raises CommandError.
     """
     if cluster.get("namespace", cluster.namespace, namespaced=False) is None:
         for document in manifests.of_kind(manifests.build(cluster, manifests.overlay("api")), "Namespace"):
@@ -111,25 +111,23 @@ def signing_keys(cluster: Cluster, *, rotate: bool, retire: bool) -> None:
     trusted = _PUBLIC_KEY.findall(manifests.secret_value(cluster.get("secret", VERIFY_KEY), "public.pem"))
     private = manifests.secret_value(cluster.get("secret", SIGNING_KEY), "private.pem")
     if private and not rotate and not retire:
-        echo(
-            f"the key pair is there already ({len(trusted)} public): nothing to do; a new one: make k8s-signing-keys ARGS=--rotate"
-        )
+        echo(f"the key pair exists already ({len(trusted)} public): nothing to do; new pair: make k8s-signing-keys ARGS=--rotate")
         return
     if rotate or not private:
         private = _openssl("genpkey", "-algorithm", "ed25519")
     public = _openssl("pkey", "-pubout", text=private)
     older = [] if retire else [key for key in trusted if key.strip() != public.strip()]
-    # The public key first: a model signed with the new key is never refused by a pod that starts in between.
+    # The public key first, so that a pod that starts in between does not refuse a model signed with the new key.
     create(cluster, VERIFY_KEY, {"public.pem": "".join(f"{key.strip()}\n" for key in (public, *older))})
     create(cluster, SIGNING_KEY, {"private.pem": private})
     steps = ["make k8s-train ARGS='--signing-key /etc/iris-api/signing/private.pem'", "make k8s-deploy OVERLAY=signing"]
-    # Replicas that verify already must know a new public key before the first model is signed with it.
+    # Replicas that already verify need the new public key before training signs the first model with it.
     echo(f"next: {', then '.join(reversed(steps) if trusted else steps)}")
 
 
 def _openssl(*arguments: str, text: str = "") -> str:
     if shutil.which("openssl") is None:
-        raise CommandError("openssl is not installed (or not in PATH): install it, it makes the key pair")
+        raise CommandError("openssl is not installed (or not in PATH): install it, because it creates the key pair")
     process = subprocess.run(["openssl", *arguments], input=text, capture_output=True, text=True, check=False)  # noqa: S603, S607
     if process.returncode:
         raise CommandError(f"openssl {arguments[0]} failed: install OpenSSL 1.1.1 or newer, which has Ed25519")
@@ -137,7 +135,7 @@ def _openssl(*arguments: str, text: str = "") -> str:
 
 
 def _write_secret_file(path: Path) -> None:
-    """The example with a random key, readable by its owner alone."""
+    """Write the example with a random key; only the owner can read the file."""
     text = re.sub(rf"{manifests.EXAMPLE_KEY}\S*", _password(), EXAMPLE.read_text())
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".secret-", delete=False) as file:  # mode 0600

@@ -1,4 +1,4 @@
-"""A Job of one pod: started anew, its output shown while it grows, its exit code when it has ended."""
+"""Runs a Job of one pod: starts it anew, shows its output while it runs, and returns its exit code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kuberay.ctl.kube import Cluster, CommandError, Json, container_statuses, fi
 from kuberay.ctl.waiting import Progress, poll
 
 TIMED_OUT = -1
-"""In the place of the exit code of a pod that is gone, which happens when the Job has passed its deadline."""
+"""The exit code when the pod is gone, because Kubernetes deletes the pod of a Job that exceeds its deadline."""
 
 
 class Ended(NamedTuple):
-    """How a Job has ended: the exit code of its container, and what that has printed."""
+    """The end of a Job: the exit code of its container, and the output."""
 
     code: int
     output: str
@@ -32,12 +32,12 @@ def run(
     show: Callable[[str], None] = lambda _: None,
     waits_for_room: bool = False,
 ) -> Ended:
-    """Start the Job `name` in place of an earlier one and wait for its end; `app` is the label of its pod.
+    """Start the Job `name`, replace an earlier one, and wait for the end; `app` is the label of its pod.
 
-    `show` gets what the Job has printed so far, again and again. `waits_for_room`: a node may come that takes the pod.
+    `show` is called repeatedly with the output so far. With `waits_for_room`, the pod may wait for a node with room.
 
-    Raises CommandError when the pod cannot start, and when the Job has not ended after `timeout` seconds. The Job is deleted then:
-    nothing happens later that the caller was told has failed.
+    Raises CommandError when the pod cannot start, and when the Job has not ended after `timeout` seconds. Both delete the Job, so
+    that it does nothing after its failure was reported.
     """
     cluster.run("delete", "job", name, "--ignore-not-found", "--wait", "--cascade=foreground")
     cluster.run("apply", "-f", "-", text=manifests.dump(documents))
@@ -45,7 +45,7 @@ def run(
 
     def log() -> str:
         nonlocal output
-        # A pod that is gone or not there yet has no log; what was read before stays.
+        # A pod that does not exist yet or any more has no log; the earlier output stays.
         output = cluster.try_run("logs", f"job/{name}") or output
         show(output)
         return output
@@ -69,6 +69,6 @@ def run(
 
 
 def exit_code(cluster: Cluster, app: str) -> int:
-    """The exit code of the pod with the label `app`; TIMED_OUT when there is no pod that has ended."""
+    """The exit code of the pod with the label `app`; TIMED_OUT when no such pod has ended."""
     codes = [field(status, "state.terminated.exitCode") for pod in cluster.pods(f"app={app}") for status in container_statuses(pod)]
     return next((int(code) for code in codes if code is not None), TIMED_OUT)

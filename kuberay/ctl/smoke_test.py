@@ -1,4 +1,4 @@
-"""test: health, a prediction with the key from the Secret, and the model that answered, with a verdict."""
+"""test: check the health, send a prediction with the key from the Secret, and print the model and a verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROW = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_widt
 
 
 def smoke_test(cluster: Cluster) -> None:
-    """Print what the API answers; raises CommandError when it does not predict."""
+    """Print the answers of the API; raises CommandError when the prediction fails."""
     with connect(cluster) as client:
         try:
             health = client.request("/health")
@@ -24,11 +24,11 @@ def smoke_test(cluster: Cluster) -> None:
         raise CommandError("the API runs but has no model yet: run `make k8s-train`")
     if prediction.status in (401, 403):
         raise CommandError(
-            "the replicas do not accept the API_KEY of the Secret: a changed key reaches them within two minutes, so try again; "
-            "one that can be guessed is not taken, so make it with `openssl rand -hex 32`"
+            "the replicas do not accept the API_KEY of the Secret: they get a changed key within two minutes, so try again; "
+            "they refuse a key that can be guessed, so create it with `openssl rand -hex 32`"
         )
     if prediction.status == 422:
-        echo("the served model has other features than the iris flowers: see /docs")
+        echo("the served model does not have the iris features, so no prediction was tested: see /docs")
     elif prediction.status != 200:
         raise CommandError(f"the prediction failed with {prediction.status}: run `make k8s-logs`")
     echo("verdict: the API works")

@@ -1,4 +1,4 @@
-"""status and logs: what runs, what is wrong with it, and what the application logs."""
+"""status and logs: print the objects with their state and faults, and the logs of the application."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def logs(cluster: Cluster, lines: int, follow: bool) -> None:
     """Print the last `lines` log lines of each replica; with `follow` until Ctrl-C."""
     replicas = "app=iris-api,component=worker"
     if not cluster.pods(replicas):
-        raise CommandError(f"no pod of the API in {cluster.namespace}: run `make k8s-deploy`")
+        raise CommandError(f"the API has no pod in {cluster.namespace}: run `make k8s-deploy`")
     following = ("--follow", "--max-log-requests=100") if follow else ()
     cluster.replace_process("logs", "-l", replicas, "-c", "ray-worker", "--prefix", f"--tail={lines}", *following)

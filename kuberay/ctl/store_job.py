@@ -1,4 +1,4 @@
-"""models, promote, rollback: a short Job beside the store moves its pointer; the replicas follow by themselves."""
+"""models, promote, rollback: a short Job beside the store reads it or moves its pointer; the replicas follow the pointer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMEOUT = 300.0
 
 
 def store_command(cluster: Cluster, *arguments: str) -> None:
-    """Run list, promote VERSION or rollback; after a move of the pointer, wait until every replica serves that version."""
+    """Run list, promote VERSION or rollback; when the pointer moved, wait until every replica serves that version."""
     output = run(cluster, *arguments)
     echo(output.rstrip())
     version = served_version(output)
@@ -25,10 +25,10 @@ def store_command(cluster: Cluster, *arguments: str) -> None:
 
 
 def run(cluster: Cluster, *arguments: str) -> str:
-    """The output of the training's command line, run beside the store with `arguments`; raises CommandError with its error."""
+    """Run `python -m training` with `arguments` beside the store and return the output; raises CommandError with its error."""
     if cluster.get("persistentvolumeclaim", "models-pvc") is None:
         raise CommandError(
-            "there is no store on a volume here; in the gcs overlay MLflow's alias decides (docs/how-to/variants.md, bucket)"
+            "no volume holds a store here: in the gcs overlay, move the alias in MLflow (docs/how-to/variants.md, bucket)"
         )
     documents = manifests.build(cluster, MANIFEST)
     for job in manifests.of_kind(documents, "Job"):

@@ -1,4 +1,4 @@
-"""One way to wait: a condition, a deadline, a line of progress, and an end as soon as waiting cannot help."""
+"""Waits for a condition with a deadline and lines of progress, and stops early at a fault that does not pass."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class DeadlineExceeded(CommandError):
-    """A condition did not hold within its time."""
+    """A condition was not met in time."""
 
 
 class Progress:
-    """Prints what changed, with the seconds since it was created."""
+    """Prints each new text with the seconds since the object was created."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -29,7 +29,7 @@ class Progress:
         return time.monotonic() - self._start
 
     def __call__(self, text: str) -> None:
-        """Print `text` unless it is the text of the line before."""
+        """Print `text` unless it equals the last printed text."""
         if text != self._last:
             echo(f"{self.seconds:5.0f} s  {text}")
             self._last = text
@@ -44,13 +44,12 @@ def poll(
     faults: Callable[[], Sequence[Fault]] = tuple,
     progress: Progress | None = None,
 ) -> T:
-    """Call `condition` every `interval` seconds until it returns something other than None, and return that.
+    """Call `condition` every `interval` seconds until it returns a value other than None, and return that value.
 
-    `faults` is called after each attempt without a result. A final fault that lasts for its grace period ends the waiting; a fault
-    that may pass is printed once.
+    `faults` is called after each attempt without a result. A final fault that lasts for its grace period ends the wait. Every other
+    fault is printed once.
 
-    Raises CommandError with a lasting final fault, and DeadlineExceeded after `timeout` seconds with `failure` and the faults of
-    the last attempt.
+    Raises CommandError with the final fault, and DeadlineExceeded with `failure` and the last faults after `timeout` seconds.
     """
     progress = progress or Progress()
     deadline = time.monotonic() + timeout

@@ -19,7 +19,7 @@ def check_promotion(policy: ReadPolicy) -> Check:
             check_entry(entry, policy)
         except BundleRefused as error:
             raise StoreError(
-                f"version {entry.version} is not served because the replicas would refuse it ({error.reason}: {error}): "
+                f"version {entry.version} was not promoted, because the replicas would refuse it ({error.reason}: {error}): "
                 f"{_FIXES.get(error.reason, 'promote another version')}"
             ) from error
 
@@ -43,6 +43,6 @@ def _seal(entry: Entry) -> bytes | None:
 
 
 _FIXES = {
-    "unsigned": "promote a version that is signed, or sign a new one with `train --signing-key`",
+    "unsigned": "promote a signed version, or train one with `train --signing-key`",
     "forbidden": "promote a version with an ONNX form, or allow it with IRIS_ALLOW_JOBLIB and IRIS_PREDICTOR as on the replicas",
 }

@@ -1,1 +1,1 @@
-"""The parts that depend on Ray Serve: ingress hook, autoscaling policy, metrics export, rate counter, local launcher."""
+"""The modules that depend on Ray Serve: ingress hook, autoscaling policy, metrics export, rate counter, local launcher."""

@@ -1,4 +1,4 @@
-"""The autoscaling policy: the largest number of replicas that CPU, memory or requests in flight need, damped as the HPA does.
+"""The autoscaling policy: the largest number of replicas that CPU, memory or requests in flight need, damped as in the HPA.
 
 Ray Serve applies the bounds (`min_replicas`, `max_replicas`) and the delays (`upscale_delay_s`, `downscale_delay_s`) of the
 deployment's `autoscaling_config` to what the policy returns.
@@ -18,14 +18,14 @@ from typing import Any
 from serve_app.artifacts.memory_limit import memory_limit
 
 log = logging.getLogger("ray.serve.iris_api.autoscaling")
-"""The policy runs in Serve's controller: below Serve's logger, its lines reach the controller's log file."""
+"""A child of Serve's logger: the policy runs in Serve's controller, so its lines reach the controller's log file."""
 
 CPU_TARGET = 70.0
-"""Percent of the CPUs of a replica."""
+"""Target in percent of a replica's CPUs."""
 MEMORY_TARGET = 80.0
-"""Percent of the memory limit of a replica's container."""
+"""Target in percent of the memory limit of a replica's container."""
 TOLERANCE = 0.1
-"""Relative distance to the target within which the number of replicas stays, as in the HPA."""
+"""Relative distance to the target within which the number of replicas does not change, as in the HPA."""
 
 _logged_errors: set[type[Exception]] = set()
 
@@ -33,8 +33,8 @@ _logged_errors: set[type[Exception]] = set()
 def desired_replicas(current: int, usage: Mapping[str, float], targets: Mapping[str, float]) -> int:
     """The number of replicas that brings every mean back to its target.
 
-    `usage` and `targets` hold a mean per replica by the name of a resource, in the same unit. One step at most doubles the
-    number (or adds two) and at most halves it. The formula is that of Kubernetes' HorizontalPodAutoscaler.
+    `usage` and `targets` hold the mean of each resource per replica, in the same unit. One step at most doubles the number (or adds
+    two) and at most halves it. The formula comes from Kubernetes' HorizontalPodAutoscaler.
     """
     ratios = [usage[name] / target for name, target in targets.items() if name in usage and target > 0]
     if not ratios or current < 1:
@@ -46,10 +46,10 @@ def desired_replicas(current: int, usage: Mapping[str, float], targets: Mapping[
 
 
 def autoscale(context: Any) -> tuple[int, dict[str, Any]]:
-    """Ray Serve's autoscaling policy: the target number of replicas, and an empty policy state.
+    """The autoscaling policy for Ray Serve: return the target number of replicas, and an empty policy state.
 
-    The policy never raises, because an exception would stop the scaling of every application of the cluster. After an
-    error the number of replicas stays, and the log has one line for each type of error.
+    The policy never raises, because an exception would stop the scaling of every application on the cluster. After an error, the
+    number of replicas does not change, and the log gets one line for each type of error.
     """
     current = context.target_num_replicas
     try:
@@ -74,7 +74,7 @@ class Usage:
         self._last = (time.monotonic(), _cpu_seconds())
 
     def read(self) -> dict[str, float]:
-        """`cpu` since the last call (or since the start), and `memory` now, both in percent."""
+        """Return `cpu` since the last call (or since the start) and the current `memory`, both in percent."""
         now, seconds = time.monotonic(), _cpu_seconds()
         last, last_seconds = self._last
         self._last = (now, seconds)
@@ -83,7 +83,7 @@ class Usage:
 
 
 def assigned_cpus() -> float:
-    """The CPUs that Ray has assigned to this replica (serveConfigV2 overrides the number in the code); 0 outside of Ray."""
+    """The CPUs that Ray has assigned to this replica (serveConfigV2 overrides the number in the code); 0 outside Ray."""
     import ray
 
     if not ray.is_initialized():

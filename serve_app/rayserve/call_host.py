@@ -1,6 +1,6 @@
-"""The address on which Serve's gRPC servers in Python listen. It is fixed in Serve's code: all interfaces.
+"""The address on which Serve's Python gRPC servers listen; Serve's code has a fixed address, all interfaces.
 
-Every process of Ray Serve imports this module, so it stays small.
+Every process of Ray Serve imports this module, so keep it small.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 
 CALL_HOST = "IRIS_GRPC_HOST"
-"""Variable of the launcher: where the gRPC servers of Serve's processes listen."""
+"""A variable that the launcher sets: the host on which the gRPC servers of Serve's processes listen."""
 
 
 def choose_call_host(host: str) -> None:
-    """Let all of Serve's gRPC servers in Python listen on 127.0.0.1, and without HAProxy on `host`, where clients are."""
+    """Let all Python gRPC servers of Serve listen on 127.0.0.1, or on `host` when clients connect to them without HAProxy."""
     os.environ[CALL_HOST] = "127.0.0.1" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else host
 
 
 def bind_calls() -> None:
-    """Let the server that Serve starts for gRPC calls in this process listen on the host that the launcher has chosen.
+    """Let the gRPC server that Serve starts in this process listen on the launcher's host.
 
-    Its address is fixed in Serve's code: all interfaces.
+    Serve's code has a fixed address, all interfaces.
     """
     host = os.environ.get(CALL_HOST)
     if not host:

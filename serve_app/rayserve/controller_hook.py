@@ -1,4 +1,4 @@
-"""What Serve's controller calls when it starts (RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH in `serve.env`)."""
+"""The function that Serve's controller calls at its start (RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH in `serve.env`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serve_app.rayserve import haproxy_supervisor, head_state
 
 
 def prepare() -> None:
-    """Supervise HAProxy on every node; keep the state of the head, which has come up."""
+    """Install the supervisor of HAProxy, and note that the head has started with its state."""
     haproxy_supervisor.install()
     try:
         head_state.head_started()

@@ -1,7 +1,6 @@
-"""The start of Serve and of the application as a task in a worker of Ray, which ends afterwards.
+"""Starts Serve and the application in a task of a Ray worker, which ends afterwards.
 
-The process that waits for Ctrl-C then needs Ray alone: Ray Serve and FastAPI, imported there, would take 30 MB for as long as the
-application runs.
+So the process that waits for Ctrl-C imports only Ray: Ray Serve and FastAPI would take 30 MB there while the application runs.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ import ray
 
 CONTROLLER_POLL_SECONDS = 0.02
 STATUS_SECONDS = 0.2
-"""Time between two looks at the state of an application that does not run yet."""
+"""Seconds between two checks of an application that does not run yet."""
 
 
 def deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | None) -> Any:
-    """Start Serve with HTTP on `host` and `port`, and the application; the result is there when the application runs.
+    """Start Serve with HTTP on `host` and `port`, and the application; returns a reference that is ready when the application runs.
 
-    `module` is the name of a module with the bound deployment, `app`, and its name in Ray Serve, `APPLICATION`. Serve takes
-    gRPC calls as `grpc_options` say, and none when they are None. `ray.get` of what is returned raises what ended the start.
+    `module` is the name of a module with the bound deployment `app` and its name in Ray Serve, `APPLICATION`. `grpc_options` are
+    the gRPC options of Serve, None for no gRPC. `ray.get` of the reference raises the error that ended the start.
     """
     return ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_deploy).remote(module, host, port, grpc_options)
 
@@ -35,7 +34,7 @@ def _deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | No
     root = importlib.import_module(module)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        # `serve.start` returns after the start of HAProxy. The replica starts beside it.
+        # `serve.start` returns after the start of HAProxy; meanwhile, the replica starts.
         start = pool.submit(
             serve.start,
             http_options={"host": host, "port": port},
@@ -50,11 +49,11 @@ def _deploy(module: str, host: str, port: int, grpc_options: dict[str, Any] | No
 
 
 def _wait_for_controller(start: Future[Any]) -> None:
-    """Wait until Serve's controller exists, or raise what ended the start."""
+    """Wait until Serve's controller exists, or raise the error that ended the start."""
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
     while not start.done():
-        with contextlib.suppress(ValueError):  # there is no such actor yet
+        with contextlib.suppress(ValueError):  # the actor does not exist yet
             ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
             return
         time.sleep(CONTROLLER_POLL_SECONDS)

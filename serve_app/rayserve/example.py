@@ -1,4 +1,4 @@
-"""The command that the launcher prints: a request that the served model answers, to paste into a shell."""
+"""The command that the launcher prints: a request for the served model, to paste into a shell."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 MAX_INLINE = 800
-"""Characters of a row in the command itself; a longer row goes into a file."""
+"""Most characters of a row in the command; a longer row goes into a file."""
 
 ROW_FILE = "row.json"
 
 
 def command(url: str, row: Any, *, needs_key: bool, folder: Path, proxied: bool = False) -> str:
-    """The curl command that sends `row`, of at most MAX_INLINE characters more than its other parts.
+    """The curl command that sends `row`.
 
-    A longer row is written to a file in `folder`. Names of columns come from a table, so what a shell would interpret is quoted.
-    With `proxied` curl is told to ask no proxy. Raises OSError when the file cannot be written.
+    A row of more than MAX_INLINE characters goes into a file in `folder`. The row is quoted for the shell, because names of columns
+    come from a table. With `proxied`, curl bypasses proxies. Raises OSError when the file cannot be written.
     """
     body = json.dumps(row)
     data = shlex.quote(body)

@@ -1,6 +1,6 @@
-"""A gRPC server of one of Serve's Python proxies: it bounds what it passes on, and words the errors that replicas did not.
+"""The gRPC server of Serve's Python proxies: it limits the messages that it forwards, and writes the details of other errors.
 
-Such a proxy answers where HAProxy does not run, and behind HAProxy while no replica is ready.
+These proxies answer where HAProxy does not run, and behind HAProxy while no replica is ready.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from serve_app.rayserve.proxy_bounds import PROXY_BYTES
 log = logging.getLogger("ray.serve")
 
 MESSAGE_SECONDS = 15.0
-"""In this time a message must have arrived."""
+"""Seconds in which a message must arrive."""
 SENTENCES = {
     grpc.StatusCode.UNAVAILABLE: "No replica answers; try again in a second.",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "Too many requests at once; try again in a second.",
@@ -28,13 +28,13 @@ SENTENCES = {
     grpc.StatusCode.NOT_FOUND: "The application is not deployed.",
 }
 INTERNAL = "The server failed to answer; its log has the reason."
-"""The details of a status are ours: Serve's have the text of exceptions."""
+"""Details of a status for clients, in place of Serve's details, which contain the text of exceptions."""
 OWN_METADATA = frozenset({"application", "multiplexed_model_id", "session_id", "request_id"})
-"""Metadata by which Serve lets a client choose an application and a replica, and the name of its own request id."""
+"""Metadata with which Serve lets clients choose an application and a replica, and Serve's own request id."""
 
 
 class CallProxy:
-    """Passes calls on with `pass_on`, Serve's handler of a call; `call` makes what is passed on, of its path and its message."""
+    """Forwards calls with `pass_on`, Serve's handler; `call` builds the forwarded object from the path and the message."""
 
     def __init__(self, pass_on: Callable[[Any, Any], Awaitable[bytes]], call: Callable[[str, bytes], Any]) -> None:
         self._pass_on = pass_on
@@ -42,14 +42,14 @@ class CallProxy:
         self._budget = BodyBudget(PROXY_BYTES // BUDGET_BODIES)
 
     async def handle(self, path: str, context: Any) -> bytes:
-        """Read the message of a call and let a replica answer it."""
+        """Read the message of a call, and forward it to a replica."""
 
         async def receive() -> dict[str, Any]:
             message = await read_message(context)
             kind = "http.disconnect" if message is None else "http.request"
             return {"type": kind, "body": message or b"", "more_body": False}
 
-        # The size of a message is bounded by the server.
+        # The server limits the size of a message.
         body = MessageBody(
             receive, limit=PROXY_BYTES, seconds=MESSAGE_SECONDS, budget=self._budget, unread=PROXY_BYTES // BUDGET_BODIES
         )
@@ -75,7 +75,7 @@ class CallProxy:
 
 
 class _Context:
-    """The context of a call as Serve sees it: without the metadata that is Serve's own."""
+    """The context of a call as Serve sees it: without the metadata that controls Serve."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -84,16 +84,16 @@ class _Context:
         return getattr(self._context, name)
 
     def invocation_metadata(self) -> list[tuple[str, Any]]:
-        """What the client sent."""
+        """Return the client's metadata without the keys that control Serve."""
         return [pair for pair in self._context.invocation_metadata() or () if pair[0] not in OWN_METADATA]
 
     def refuse(self, code: grpc.StatusCode) -> None:
-        """End the call with the sentence of a status."""
+        """End the call with a status and its details."""
         self._context.set_code(code)
         self._context.set_details(SENTENCES.get(code, INTERNAL))
 
     def word(self) -> None:
-        """Replace the details of an error that no replica has worded."""
+        """Replace the details of an error that does not come from a replica."""
         code = self._context.code()
         if code in (None, 0, grpc.StatusCode.OK):
             return

@@ -1,9 +1,9 @@
 """The services that Ray Serve's gRPC servers offer; Serve imports `add` by the name in its `grpc_options`.
 
-A replica has a server of its own behind HAProxy. It answers there before Serve's request wrapper, as the ingress hook does for
-HTTP: the wrapper takes whole messages alone, and its errors tell clients the names of methods and the texts of exceptions. In every
-other process the server is that of one of Serve's Python proxies, which passes calls on to `answer_call` of a replica. Both read
-messages themselves, within bounds. Those processes import this module, so it stays small.
+A replica has its own server behind HAProxy. Like the ingress hook for HTTP, it answers before Serve's request wrapper, because the
+wrapper takes only whole messages, and its errors show clients the names of methods and the texts of exceptions. In all other
+processes, the server belongs to one of Serve's Python proxies, which forwards calls to `answer_call` of a replica. Both servers
+read messages with limits. These processes import this module, so keep it small.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from serve_app.grpc.handlers import AnswerCall
 
 answer: AnswerCall | None = None
-"""Set by the replica in this process: answers a call."""
+"""The function that answers a call; the replica in this process sets it."""
 
 PATHS = (
     *(
@@ -28,28 +28,28 @@ PATHS = (
     "/grpc.health.v1.Health/Check",
 )
 METHOD = "/iris-api/answer_call"
-"""Serve calls the method of a replica that stands behind the last slash."""
+"""Serve calls the method of a replica with the name after the last slash."""
 
 
 class Call(NamedTuple):
-    """What a proxy passes on to a replica."""
+    """A call that a proxy forwards to a replica."""
 
     path: str
     message: bytes
 
 
 class Message(NamedTuple):
-    """A message as Serve takes it from a replica."""
+    """A message in the form that Serve takes from a replica."""
 
     content: bytes
 
-    def SerializeToString(self) -> bytes:  # noqa: N802, the name that messages of the library have
-        """The message itself."""
+    def SerializeToString(self) -> bytes:  # noqa: N802, the method name of protobuf messages
+        """Return the bytes of the message."""
         return self.content
 
 
 def grpc_options(port: int | None, *, reflection: bool) -> dict[str, Any] | None:
-    """The options of Ray Serve with these services on `port`; None for no gRPC. Serve's own reflection cannot describe them."""
+    """The options of Ray Serve for these services on `port`; None for no gRPC. Serve's own reflection cannot describe them."""
     if port is None:
         return None
     functions = [f"{__name__}.add", *([f"{__name__}.add_reflection"] if reflection else [])]
@@ -57,7 +57,7 @@ def grpc_options(port: int | None, *, reflection: bool) -> dict[str, Any] | None
 
 
 def serve(answer_call: AnswerCall, *, max_bytes: int) -> None:
-    """Answer the calls of the gRPC server that this replica starts next, with requests of `max_bytes` at most."""
+    """Answer the calls of the gRPC server that this replica starts next; a request has at most `max_bytes`."""
     global answer
     from ray.serve._private import grpc_util
 
@@ -79,7 +79,7 @@ def add(_: Any, server: Any) -> None:
 
 
 def add_reflection(_: Any, server: Any) -> None:
-    """Let clients ask the server for its services and their messages; for development."""
+    """Let clients list the services and messages of the server, for development."""
     from grpc_reflection.v1alpha import reflection
 
     from serve_app.protocols.grpc import health_pb2, open_inference_pb2
@@ -91,7 +91,7 @@ def add_reflection(_: Any, server: Any) -> None:
 
 
 async def answer_from_proxy(answer_call: AnswerCall, call: Call, context: Any) -> Message:
-    """The message of the answer to a call; its status is written into Serve's context."""
+    """Answer a call: return the message, and write the status into Serve's context."""
     from serve_app.grpc.handlers import set_status
 
     async def read() -> bytes:
@@ -103,7 +103,7 @@ async def answer_from_proxy(answer_call: AnswerCall, call: Call, context: Any) -
 
 
 def _proxy(server: Any) -> Any:
-    """What passes calls on to replicas."""
+    """The handler that forwards calls to replicas."""
     from ray.serve._private.grpc_util import gRPCStreamingType
 
     from serve_app.rayserve.grpc_proxy import CallProxy
@@ -113,7 +113,7 @@ def _proxy(server: Any) -> Any:
 
 
 class _Pools:
-    """Descriptor pools that are asked one after the other, as reflection asks one."""
+    """Several descriptor pools with the interface of one, for reflection."""
 
     def __init__(self, pools: tuple[Any, ...]) -> None:
         self._pools = pools

@@ -1,11 +1,11 @@
-"""Supervisor of HAProxy: replaces it when it has ended or hangs.
+"""Supervisor of HAProxy: replaces an HAProxy that has ended or hangs.
 
-Serve's own health check starts a new actor with a new HAProxy after three failures in a row, and that one does not know the
-replicas at first. The supervisor runs in the actor that started HAProxy: it learns of the end at once, and it starts HAProxy with
-the replicas that the actor knows.
+After three consecutive failures, Serve's own health check starts a new actor with a new HAProxy, which does not know the replicas
+at first. The supervisor runs in the actor that started HAProxy. So it notices the end at once, and starts HAProxy with the replicas
+that the actor knows.
 """
 
-# ruff: noqa: SLF001, Serve has no public names for its owner of HAProxy
+# ruff: noqa: SLF001, Serve has no public name for its owner of HAProxy
 from __future__ import annotations
 
 import asyncio
@@ -24,14 +24,14 @@ from ray.serve._private.haproxy import HAProxyManager
 logger = logging.getLogger("ray.serve")
 
 PROBE_SECONDS = 0.25
-"""Time between two probes of a running HAProxy; its end is noticed without them."""
+"""Seconds between two probes of a running HAProxy; the supervisor notices its end without probes."""
 PROBE_TIMEOUT = 1.0
 MISSED_PROBES = 2
-"""HAProxy hangs when so many probes in a row had no answer within `PROBE_TIMEOUT`."""
+"""Number of consecutive probes without an answer within `PROBE_TIMEOUT` after which HAProxy counts as hanging."""
 LATE_SECONDS = 0.5
-"""A probe that ended later than its time limit by so much says nothing: this process had no CPU, or was frozen itself."""
+"""A probe that ends this much later than its time limit proves nothing: this process had no CPU, or was frozen."""
 RETRY_SECONDS = 1.0
-"""Time until the next try when HAProxy did not start. Serve's own check replaces the actor when the tries do not help."""
+"""Seconds until the next attempt when HAProxy did not start. If all attempts fail, Serve's own check replaces the actor."""
 SHUTDOWN_SECONDS = 3.0
 """Time limit for the end of the supervisor; Serve kills the actor after 5 s."""
 
@@ -47,7 +47,7 @@ class SupervisedHAProxyManager(_Manager):  # type: ignore[misc]  # Ray's class h
         self._supervisor = self.event_loop.create_task(self._supervise())
 
     async def shutdown(self) -> None:
-        """Stop HAProxy for good; when a restart is under way, its process as well."""
+        """Stop HAProxy for good, and also the process of a restart in progress."""
         self._stopping = True
         await super().shutdown()
         self._kill_started()
@@ -59,7 +59,7 @@ class SupervisedHAProxyManager(_Manager):  # type: ignore[misc]  # Ray's class h
             await super()._reload_haproxy()
 
     def _kill_started(self) -> None:
-        """Kill the HAProxies of a reload or a restart that is under way: Serve stops those alone whose start is over."""
+        """Kill the HAProxy processes of a reload or restart in progress, because Serve stops only processes that have started."""
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and self._haproxy._is_our_haproxy(int(entry.name)):
                 with contextlib.suppress(ProcessLookupError):
@@ -77,7 +77,7 @@ class SupervisedHAProxyManager(_Manager):  # type: ignore[misc]  # Ray's class h
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _watch(self, process: Process) -> None:
-        """Return when the process has ended, hangs, or is no longer the one that Serve uses."""
+        """Return when the process has ended, hangs, or is no longer the process that Serve uses."""
         missed = 0
         while process is self._haproxy._proc and missed < MISSED_PROBES:
             with contextlib.suppress(TimeoutError):
@@ -86,7 +86,7 @@ class SupervisedHAProxyManager(_Manager):  # type: ignore[misc]  # Ray's class h
             missed = 0 if await self._answers() else missed + 1
 
     async def _answers(self) -> bool:
-        """Whether HAProxy answers; True as well when this process was too late to know."""
+        """Whether HAProxy answers; also True when this process was too late to know."""
         latest = self.event_loop.time() + PROBE_TIMEOUT + LATE_SECONDS
         try:
             return bool(await asyncio.wait_for(self._haproxy.is_running(), PROBE_TIMEOUT))

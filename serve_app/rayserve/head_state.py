@@ -1,8 +1,8 @@
 """The state of Ray's head on a volume: a folder for each Ray cluster, in which Ray keeps a RocksDB.
 
-Before a head starts, `python -m serve_app.rayserve.head_state` removes the folders that no head uses any more, and the state with
-which the head did not start several times. When Serve's controller has started, `head_started` ends the counting. Without
-RAY_gcs_storage_path the state is in the head's memory, and both do nothing.
+Before a head starts, `python -m serve_app.rayserve.head_state` removes the folders that no head uses any more. It also removes a
+state with which the head failed to start several times; `head_started` resets this count when Serve's controller has started.
+Without RAY_gcs_storage_path, the state is in the head's memory, and both functions do nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 
 STORAGE_PATH = "RAY_gcs_storage_path"
-"""Ray's variable: a folder below the folder of the cluster."""
+"""Ray's variable with the path of the state: a folder inside the folder of the cluster."""
 STARTS = "starts"
 MOST_STARTS = 3
 UNUSED_SECONDS = 24 * 3600.0
 
 
 def prepare(state: Path, *, now: float) -> str | None:
-    """Make the folders ready for a head that keeps its state in `state`; what was removed, in one sentence."""
+    """Prepare the folders for a head with its state in `state`; return one sentence about removed state, or None."""
     home = state.parent
     home.mkdir(parents=True, exist_ok=True)
     unused = [folder for folder in home.parent.iterdir() if folder != home and _is_unused(folder, now)]
@@ -39,20 +39,20 @@ def prepare(state: Path, *, now: float) -> str | None:
 
 
 def head_started() -> None:
-    """Note that the head of this process has started with the state that it found."""
+    """Record that the head of this process has started with its state."""
     if path := os.environ.get(STORAGE_PATH):
         (Path(path).parent / STARTS).unlink(missing_ok=True)
 
 
 def _starts(home: Path) -> int:
-    """How often a head has been started since the last one that came up."""
+    """The number of starts since the last successful start of a head."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int((home / STARTS).read_text())
     return 0
 
 
 def _is_unused(folder: Path, now: float) -> bool:
-    """Whether no file of a cluster's folder was changed for a day, and no head has its RocksDB open."""
+    """Whether no file in a cluster's folder has changed for a day, and no head has its RocksDB open."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     if not folder.is_dir() or any(now - path.stat().st_mtime < UNUSED_SECONDS for path in files):
         return False
@@ -69,14 +69,14 @@ def _is_locked(path: Path) -> bool:
 
 
 def main() -> None:
-    """Prepare the folder that RAY_gcs_storage_path names; a volume that does not allow it is reported, and the head tries it."""
+    """Prepare the folder of RAY_gcs_storage_path; report a volume that does not allow it, and let the head try."""
     path = os.environ.get(STORAGE_PATH)
     if not path:
         return
     try:
         message = prepare(Path(path), now=time.time())
     except OSError as error:
-        message = f"the state of Ray's head cannot be prepared: {error}"
+        message = f"the folder for the state of Ray's head cannot be prepared: {error}"
     if message:
         sys.stdout.write(f"iris-api: {message}\n")
 

@@ -1,7 +1,7 @@
-"""Uvicorn's HTTP protocol with a list of headers that is closed when the head of a request is complete.
+"""Uvicorn's HTTP protocol with a list of headers that does not change after the head of a request.
 
-Uvicorn's parser reports the trailers of a chunked body as further headers of its request, and HAProxy passes them on. A trailer
-must not become a header: it would replace the key or the client's address after the head of the request was checked.
+Uvicorn's parser reports the trailers of a chunked body as further headers of the request, and HAProxy forwards them. A trailer must
+not become a header: it could replace the key or the client's address after the checks of the head.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _complete = HttpToolsProtocol.on_headers_complete
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Uvicorn's protocol; the application gets a copy of the headers, which trailers do not reach."""
+    """Uvicorn's protocol; the application gets a copy of the headers, so trailers do not change them."""
 
     def on_headers_complete(self) -> None:
-        """The head of a request is complete."""
+        """Give the application a copy of the headers."""
         self.scope["headers"] = self.headers.copy()
         _complete(self)
 
 
 def install() -> None:
-    """Make this the protocol of the servers that are started in this process from now on; Serve takes uvicorn's default."""
+    """Use this protocol in servers that this process starts from now on; Serve uses uvicorn's default."""
     HTTP_PROTOCOLS["auto"] = f"{__name__}:{HttpProtocol.__name__}"

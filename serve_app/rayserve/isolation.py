@@ -1,9 +1,9 @@
-"""Isolation of applications on one machine: each one gets its own ports, its own folder of HAProxy files and its own secrets.
+"""Isolation of applications on one machine: each application gets its own ports, folder of HAProxy files and secrets.
 
-Ray Serve's default ports are fixed and opened with SO_REUSEPORT, so that a second HAProxy shares them without an error. Its
-default folder below /tmp belongs to the user who started the first application.
+Ray Serve has fixed default ports and opens them with SO_REUSEPORT, so a second HAProxy shares them without an error. Its default
+folder below /tmp belongs to the user who started the first application.
 
-Only the API listens on the address that the user names. Everything else that Ray and HAProxy open listens on 127.0.0.1.
+Only the API listens on the address that the user sets. All other ports of Ray and HAProxy listen on 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MIN_PORT, MAX_PORT = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT
 MIN_CALL_PORT, MAX_CALL_PORT = "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT"
 PORT_BLOCKS = {(MIN_PORT, MAX_PORT): (20_000, 120), (MIN_CALL_PORT, MAX_CALL_PORT): (10_000, 100)}
 BLOCK_SIZE = 100
-"""The replicas of an application listen on blocks of ports of its own, below the kernel's ephemeral ports: the lowest port of all
-blocks, and how many there are. A replica on a port that the HAProxy of another application still knows would answer the clients of
-that application."""
+"""The lowest port of all blocks, and the number of blocks, below the kernel's ephemeral ports. The replicas of an application have
+their own block: on a port that the HAProxy of another application still knows, a replica would answer the clients of that
+application."""
 FILES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -40,17 +40,17 @@ FILES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
 }
 HAPROXY = "RAY_SERVE_HAPROXY_BINARY_PATH"
-MEMORY = Path("/dev/shm")  # noqa: S108, a folder with a random name is made in it
-"""A file system in memory: secrets there are on no disk, also when the application is killed."""
+MEMORY = Path("/dev/shm")  # noqa: S108, each application creates a folder with a random name in it
+"""A file system in memory: secrets in it never reach a disk, even when the application is killed."""
 
 
 @contextlib.contextmanager
 def isolated_environment(port: int) -> Iterator[None]:
-    """Set the environment of an application on `port`; variables that the user has set stay, but for the secrets.
+    """Set the environment of an application on `port`; variables that the user has set stay, except the secrets.
 
-    Enter it before Ray and Ray Serve are imported, because they read the variables at their import. The secrets are moved to
-    files that only this user can read, so that they are not in the environment of Ray's and HAProxy's processes. The folders
-    of HAProxy's files and of the secrets are removed at the end.
+    Enter it before the import of Ray and Ray Serve, because they read the variables at their import. It moves the secrets to files
+    that only this user can read, so that the processes of Ray and HAProxy do not inherit them. At the end, it removes the folders
+    of HAProxy's files and of the secrets.
     """
     with contextlib.ExitStack() as folders:
         folders.enter_context(isolated_haproxy(port))
@@ -63,8 +63,8 @@ def isolated_environment(port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def isolated_haproxy(port: int) -> Iterator[None]:
-    """The part of `isolated_environment` that is about HAProxy: its files, its ports, and its own pages on 127.0.0.1."""
-    with _folder(Path("/tmp")) as folder:  # noqa: S108, the path of a socket may have 107 bytes
+    """The part of `isolated_environment` for HAProxy: its files, its ports, and its own pages on 127.0.0.1."""
+    with _folder(Path("/tmp")) as folder:  # noqa: S108, the path of a socket has at most 107 bytes
         for name, file in FILES.items():
             os.environ.setdefault(name, str(folder / file))
         choose_ports(port)
@@ -75,7 +75,7 @@ def isolated_haproxy(port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _folder(parent: Path) -> Iterator[Path]:
-    """A new folder that only this user can enter; it is removed at the end of the block."""
+    """A new folder that only this user can enter, removed at the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix="iris-api-", dir=parent))
     try:
         yield folder
@@ -86,7 +86,7 @@ def _folder(parent: Path) -> Iterator[Path]:
 def move_secrets(folder: Path) -> None:
     """Move the secrets from the environment to files in `folder`, where `load_settings` finds them (IRIS_MOVED_SECRETS_DIR).
 
-    The user's own folder (IRIS_SECRETS_DIR) stays beside it and is not copied: a key that changes there is read again.
+    The user's own folder (IRIS_SECRETS_DIR) is used, too, and is not copied, so that replicas read a key that changes there.
     """
     for name, value in pop_secrets().items():
         file = folder / name
@@ -96,7 +96,7 @@ def move_secrets(folder: Path) -> None:
 
 
 def _haproxy() -> str | None:
-    """The HAProxy that Ray Serve would start; None where it starts none."""
+    """The path of the HAProxy that Ray Serve starts; None where Serve starts no HAProxy."""
     if sys.platform != "linux" or os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         return None
     with contextlib.suppress(ImportError, OSError):
@@ -107,10 +107,10 @@ def _haproxy() -> str | None:
 
 
 def _haproxy_of_one_machine(folder: Path, program: str) -> Path:
-    """A program that starts HAProxy with two changes of Ray Serve's configuration, for which Ray Serve has no options.
+    """A program that starts HAProxy with two changes to the configuration for which Ray Serve has no options.
 
-    HAProxy's own pages are on 127.0.0.1: the template has them on all interfaces. And HAProxy writes no line for a request without
-    an error: on one machine nothing reads them, and each takes 3 to 5 of the 120 µs of a request.
+    HAProxy's own pages listen on 127.0.0.1 instead of all interfaces. HAProxy also writes no log line for a request without an
+    error, because nothing reads these lines on one machine, and each takes 3 to 5 of the 120 µs of a request.
     """
     ports = "|".join(os.environ[name] for name in PAGE_PORTS)
     script = folder / "haproxy"
@@ -131,7 +131,7 @@ exec {shlex.quote(program)} "$@"
 
 
 def bind_replica_to_loopback() -> None:
-    """Let Serve's own gRPC server of this replica listen on 127.0.0.1, where Ray does; a replica calls it in its constructor.
+    """Let Serve's own gRPC server in this replica listen on 127.0.0.1, if Ray does; a replica calls this in its constructor.
 
     Serve starts that server after the constructor, on an address that is fixed in its code: all interfaces.
     """
@@ -144,11 +144,11 @@ def bind_replica_to_loopback() -> None:
 
 
 def choose_ports(port: int) -> None:
-    """Set free ports for HAProxy's pages and the fallback proxy, and the blocks of ports for the replicas of `port`."""
+    """Set free ports for HAProxy's pages and the fallback proxy, and the block of ports for the replicas of `port`."""
     with contextlib.ExitStack() as probes:
         for name in FREE_PORTS:
             if not os.environ.get(name):
-                probe = probes.enter_context(socket.socket())  # open until the last one is chosen, so that the ports differ
+                probe = probes.enter_context(socket.socket())  # stays open until all ports are chosen, so that they differ
                 probe.bind(("", 0))
                 os.environ[name] = str(probe.getsockname()[1])
     for (least, most), (lowest, blocks) in PORT_BLOCKS.items():
@@ -158,12 +158,12 @@ def choose_ports(port: int) -> None:
 
 
 def check_port(host: str, port: int, *, variable: str = "PORT") -> None:
-    """Raise SettingsError when `host`:`port` cannot be listened on; `variable` is the setting that chooses another port."""
+    """Raise SettingsError when this process cannot listen on `host`:`port`; `variable` is the setting for another port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise SettingsError(
-                f"{host}:{port} cannot be used ({error.strerror}); choose another, e.g. {variable}={port + 1}"
+                f"{host}:{port} cannot be used ({error.strerror}); choose another port, like {variable}={port + 1}"
             ) from None

@@ -1,4 +1,4 @@
-"""Launcher of the application on one machine: starts Ray and Serve, reports when it answers, stops everything on a signal."""
+"""Launcher of the application on one machine: starts Ray and Serve, reports the first answer, stops everything on a signal."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ START_SECONDS = 120.0
 """Time limit from the start of the application to its first answer."""
 LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108, Ray's folder
 SERVE_WORKERS = 4
-"""Workers of Ray beside the replicas: the task that starts Serve, its controller, its proxy in Python, the owner of HAProxy."""
+"""Ray workers beside the replicas: the task that starts Serve, the controller, the Python proxy, and the owner of HAProxy."""
 METRICS_SOURCES = ("metrics", "haproxy")
 SILENCED_LOGGERS = ("ray._private.authentication.authentication_token_setup",)
-"""Loggers whose lines need no action of the user: this one reports that Ray has created a token for its own processes."""
+"""Loggers whose lines need no action by the user: this logger reports that Ray created a token for its own processes."""
 
 
 class StartError(IrisApiError):
-    """The application could not be started; the message says what to change."""
+    """The application did not start; the message names the fix."""
 
 
 def serve_until_stopped(settings: Settings, *, module: str, host: str, port: int, dashboard: bool) -> None:
     """Serve the application of `module` (see `deploy_task`) on `host` and `port` until SIGINT or SIGTERM, then stop every process.
 
-    With `dashboard` every process of Ray runs, else those of `local_node`. Raises StartError when Ray or Serve do not start, and
-    when nothing answers within `START_SECONDS`. The caller has checked that the port is free.
+    With `dashboard`, every process of Ray runs, else only those of `local_node`. Raises StartError when Ray or Serve do not start,
+    and when the application does not answer within `START_SECONDS`. The caller has checked that the port is free.
     """
     stop = threading.Event()
     _set_signal_handlers(stop)
@@ -93,7 +93,7 @@ def _set_signal_handlers(stop: threading.Event) -> None:
 
 
 def _set_environment(settings: Settings) -> None:
-    """What Ray's processes inherit, and what this process logs."""
+    """Set the environment that Ray's processes inherit, and configure the logging of this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for logger in SILENCED_LOGGERS:
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -110,7 +110,7 @@ def _set_environment(settings: Settings) -> None:
 
 @contextlib.contextmanager
 def _failing_as_start_error() -> Iterator[None]:
-    """Raise StartError with the last line of what was raised in the block."""
+    """Raise StartError with the last line of an error in the block."""
     try:
         yield
     except StartError:
@@ -127,7 +127,7 @@ def _start_ray(settings: Settings, *, dashboard: bool) -> Any:
             with contextlib.nullcontext() if dashboard else local_nodes():
                 return ray.init(
                     address="local",  # never join a cluster that already runs on this machine
-                    num_cpus=settings.iris_replicas + SERVE_WORKERS,  # Ray starts one worker for each ahead of its use
+                    num_cpus=settings.iris_replicas + SERVE_WORKERS,  # Ray starts one worker for each CPU in advance
                     include_dashboard=dashboard,
                     logging_level=logging.WARNING,
                     object_store_memory=100 * 1024 * 1024,
@@ -136,12 +136,12 @@ def _start_ray(settings: Settings, *, dashboard: bool) -> Any:
             ray.shutdown()
             if last:
                 raise
-            echo(f"Ray did not start ({' '.join(str(error).split())[:80]}); once more …")
+            echo(f"Ray did not start ({' '.join(str(error).split())[:80]}); trying again …")
     raise AssertionError
 
 
 def _wait_until_live(url: str, deployed: Any, stop: threading.Event) -> None:
-    """Wait until the application answers; the model may still be missing then. Raises what ended the task `deployed`."""
+    """Wait until the application answers, also without a model. Raises the error that ended the task `deployed`."""
     deadline = time.monotonic() + START_SECONDS
     while not stop.is_set():
         try:
@@ -156,12 +156,12 @@ def _wait_until_live(url: str, deployed: Any, stop: threading.Event) -> None:
 
 
 def _print_example(url: str, settings: Settings, folder: Path) -> None:
-    """Print a request that the served model answers, or why there is no model; a long row goes into a file in `folder`."""
+    """Print a request for the served model, or the reason why there is no model; a long row goes into a file in `folder`."""
     try:
         with direct_opener().open(f"{url}/readyz", timeout=5):
             pass
     except urllib.error.HTTPError as error:
-        echo(f"{json.load(error)['detail']} The application loads it as soon as it is published: make train")
+        echo(f"{json.load(error)['detail']} The application loads a model as soon as you publish one: make train")
         return
     needs_key = bool(settings.api_key or settings.iris_api_keys_file)
     line = command(url, _example(url, settings), needs_key=needs_key, folder=folder, proxied=names_proxy())
@@ -169,7 +169,7 @@ def _print_example(url: str, settings: Settings, folder: Path) -> None:
 
 
 def _example(url: str, settings: Settings) -> Any:
-    """The row that the OpenAPI document shows; `{}` where that needs a key of which only the hash is known here."""
+    """The example row in the OpenAPI document; `{}` when the document needs a key and this process knows only its hash."""
     headers = {"X-API-Key": settings.api_key.get_secret_value()} if settings.api_key else {}
     request = urllib.request.Request(f"{url}/openapi.json", headers=headers)  # noqa: S310, the address of this application
     try:
@@ -180,7 +180,7 @@ def _example(url: str, settings: Settings) -> Any:
 
 
 def _shut_down() -> None:
-    """Stop Serve, then Ray: HAProxy is a process of Serve, and an orphan would keep the port."""
+    """Stop Serve, then Ray, because HAProxy is a process of Serve, and an orphan would keep the port."""
     if not ray.is_initialized():
         return
     from ray import serve

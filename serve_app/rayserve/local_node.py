@@ -1,9 +1,8 @@
-"""Ray's node of an application on one machine, without the processes that nothing on one machine uses.
+"""Ray's node for an application on one machine, without processes that one machine does not need.
 
-Ray has options for them in `ray start` alone, or none at all, so a subclass of Ray's node leaves them out: the monitor of the
-autoscaler, which adds machines to a cluster, and the dashboard's server, which Ray starts without its pages also when no dashboard
-is wanted. The log monitor, which sends the output of replicas to the terminal, runs as a thread of this process instead.
-`docs/how-to/scaling.md` has the memory of each process, measured one by one.
+`ray.init` has no options for them, so a subclass of Ray's node omits them: the monitor of the autoscaler, which adds machines to a
+cluster, and the dashboard's server, which Ray starts even without a dashboard. The log monitor, which sends the output of replicas
+to the terminal, runs as a thread of this process instead. `docs/how-to/scaling.md` has the measured memory of each process.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from ray._private import node, ray_constants, utils
 from ray._private.log_monitor import LogMonitor, is_proc_alive
 
 LOG_SECONDS = 0.1
-"""Time between two looks at the files with the output of Ray's workers, as in Ray's own log monitor."""
+"""Seconds between two reads of the output files of Ray's workers, as in Ray's own log monitor."""
 
 _Node: Any = node.Node
 
@@ -28,18 +27,18 @@ class LocalNode(_Node):  # type: ignore[misc]  # Ray's class has no types
     def __init__(self, ray_params: Any, *args: Any, **options: Any) -> None:
         self._stopping = threading.Event()
         ray_params.no_monitor = True
-        # Ray's default is one port for all. Where another Ray has it, the agent tries it for 3.4 s, and the node waits.
+        # Ray's default is a fixed port. If another Ray has it, the agent tries it for 3.4 s, and the node waits.
         ray_params.dashboard_agent_listen_port = 0
         super().__init__(ray_params, *args, **options)
 
     def start_api_server(self, **_: Any) -> None:
-        """Start no server; note the address that Ray notes without a dashboard, for which its agent would ask every second."""
+        """Start no server; record the address that Ray records without a dashboard, because its agent asks for it every second."""
         address = f"127.0.0.1:{ray_constants.DEFAULT_DASHBOARD_PORT}".encode()
         namespace = ray_constants.KV_NAMESPACE_DASHBOARD
         self.get_gcs_client().internal_kv_put(ray_constants.DASHBOARD_ADDRESS.encode(), address, True, namespace)
 
     def start_log_monitor(self) -> None:
-        """Start the thread that follows the files with the output of Ray's workers."""
+        """Start the thread that follows the output files of Ray's workers."""
         monitor = LogMonitor(self._node_ip_address, self._logs_dir, self.get_gcs_client(), is_proc_alive)
         threading.Thread(target=self._follow, args=(monitor,), name="log-monitor", daemon=True).start()
 
@@ -60,7 +59,8 @@ class LocalNode(_Node):  # type: ignore[misc]  # Ray's class has no types
 def local_nodes() -> Iterator[None]:
     """Let `ray.init` start a LocalNode within the block.
 
-    Ray imports what its dashboard needs into this process, 12 MB, only to learn that it is installed. The locks have it.
+    The block also skips Ray's check for the packages of its dashboard, which imports them into this process (12 MB). The locks have
+    them.
     """
     check = utils.get_dashboard_dependency_error
     node.Node, utils.get_dashboard_dependency_error = LocalNode, lambda: None

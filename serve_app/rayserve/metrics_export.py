@@ -1,9 +1,9 @@
 """Export of a replica's metrics to Ray's metrics port, so that one scrape per pod sees every replica in the pod.
 
-Each sample becomes a Ray gauge that is set to the running total. It has the name of the sample on `/metrics`, with the
-prefix `ray_` that Ray adds and that the scrape configuration removes. Counters are not exported as Ray counters, because
-these cannot start at zero, so that `increase()` misses the first event. Histograms are not exported as Ray histograms,
-because these estimate their sum and cost a call per value. A gauge disappears together with its replica.
+Each sample becomes a Ray gauge with the running total. It has the name of the sample on `/metrics`; Ray adds the prefix `ray_`, and
+the scrape configuration removes it. Counters are not exported as Ray counters, because these cannot start at zero, so `increase()`
+would miss the first event. Histograms are not exported as Ray histograms, because these estimate their sum and need a call per
+value. A gauge disappears together with its replica.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Bounds of one of Serve's Python proxies, which passes requests on to replicas without a limit of its own.
+"""Limits for Serve's Python proxies, which forward requests to replicas and have no limits themselves.
 
-Such a proxy answers where HAProxy does not run, and behind HAProxy while no replica is ready.
+These proxies answer where HAProxy does not run, and behind HAProxy while no replica is ready.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from serve_app.http.problems import HttpProblem
 
 PROXY_BYTES = 128 * 1024 * 1024
-"""Bytes of bodies that all requests under way in this process may have sent; a request that exceeds them gets 429."""
+"""Most bytes in the bodies of all active requests of this process; a request that exceeds them gets 429."""
 SERVE_HEADERS = frozenset(
     {b"serve_multiplexed_model_id", b"x_request_timeout_seconds", b"x_request_disconnect_disabled", b"x_session_id"}
 )
-"""Headers by which Serve lets a client choose a replica, a time limit and how a body is read; with `_` in place of `-`."""
+"""Headers with which Serve lets a client choose a replica, a time limit and the way to read a body; with `_` in place of `-`."""
 
 
 class ProxyBounds:
-    """ASGI middleware: no control headers of Serve, no header that Serve cannot decode, and a bound on the bytes of bodies."""
+    """ASGI middleware: removes Serve's control headers and headers that Serve cannot decode, and limits the bytes of bodies."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -47,13 +47,13 @@ class ProxyBounds:
             self._bytes -= request.bytes
 
     def exceeds(self, count: int) -> bool:
-        """Count bytes of a body; whether all bodies together are over the bound now."""
+        """Count bytes of a body, and return whether all bodies together exceed the limit."""
         self._bytes += count
         return self._bytes > PROXY_BYTES
 
 
 class _BoundedRequest:
-    """`receive` and `send` of one request: beyond the bound its client is treated as gone."""
+    """`receive` and `send` of one request: beyond the limit, the application sees a disconnected client."""
 
     def __init__(self, bounds: ProxyBounds, receive: Any, send: Any) -> None:
         self._bounds = bounds
@@ -63,7 +63,7 @@ class _BoundedRequest:
         self.exceeded = self.started = False
 
     async def receive(self) -> Any:
-        """The next message of the client."""
+        """Return the next message of the client."""
         if self.exceeded:
             return {"type": "http.disconnect"}
         message = await self._receive()
@@ -73,7 +73,7 @@ class _BoundedRequest:
         return {"type": "http.disconnect"} if self.exceeded else message
 
     async def send(self, message: Any) -> None:
-        """Send a message of the response; none of a client that is treated as gone."""
+        """Send a message of the response, unless the request exceeded the limit."""
         if not self.exceeded or self.started:
             self.started = True
             await self._send(message)

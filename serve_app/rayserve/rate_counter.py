@@ -21,10 +21,10 @@ class _RateCounterActor:
 
 
 def open_rate_counter() -> RateCounter:
-    """The rate counter of this Ray cluster. The actor is created when there is none; a new one starts with empty windows.
+    """The rate counter of this Ray cluster; creates the actor when it does not exist. A new actor starts with empty windows.
 
-    The actor outlives the replica that created it. The rate counter raises RayActorError when the actor is dead, and looks
-    for the actor again in the next call.
+    The actor outlives the replica that created it. The rate counter raises RayActorError when the actor is dead, and looks for the
+    actor again in the next call.
     """
     actor: ray.actor.ActorHandle | None = None
 

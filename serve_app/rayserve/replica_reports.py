@@ -1,6 +1,6 @@
-"""The reports of all replicas of the application, for the console: one call that Ray Serve sends to every running replica.
+"""The reports of all replicas of the application, for the console: Ray Serve sends one call to every running replica.
 
-The handle is made for the first page that is looked at; until then a replica has none, and no process is added for it.
+A replica creates the handle for the first page view, not earlier. The handle needs no additional process.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 METHOD = "report"
-"""Method of the deployment's class that returns the report of its replica."""
+"""The method of the deployment's class that returns the report of a replica."""
 SECONDS = 3.0
-"""Most time that a page waits for the replicas."""
+"""Most seconds that a page waits for the replicas."""
 
 
 def replica_name() -> str:
-    """The name of the replica in this process, as Ray Serve's logs and metrics have it."""
+    """The name of the replica in this process, as in Ray Serve's logs and metrics."""
     return str(serve.get_replica_context().replica_id.unique_id)
 
 
 class ReplicaReports:
-    """Asks every replica for its report. When one of them does not answer in time, there is no report but the names of all."""
+    """Asks every replica for its report. When one of them does not answer in time, there are only the names of all replicas."""
 
     def __init__(self) -> None:
         self._handle: DeploymentHandle[Any] | None = None
         self._known: set[str] = set()
 
     async def __call__(self) -> Sequence[dict[str, Any] | str]:
-        """The reports, by the names of the replicas; of a replica that did not answer, its name. Raises what Ray Serve raises."""
+        """Return the reports, sorted by replica, then the names of replicas without a report. Raises Ray Serve's errors."""
         if self._handle is None:
             context = serve.get_replica_context()
             self._handle = serve.get_deployment_handle(context.deployment, context.app_name)

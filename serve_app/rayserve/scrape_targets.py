@@ -1,4 +1,4 @@
-"""Files with scrape targets for a Prometheus on this machine: the ports of the metrics differ from start to start."""
+"""Files with scrape targets for a Prometheus on this machine, because the metrics ports change with each start."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The metrics collector of a replica.
 
-A request only appends to lists. The arithmetic is done for many requests at once: about once a second, and earlier when
+A request only appends to lists. The collector does the arithmetic for many requests at once: about once a second, and earlier when
 the lists are long.
 """
 
@@ -30,21 +30,21 @@ from serve_app.telemetry.state import BinCounts, MetricsState, RequestKey, Reque
 
 PENDING = 4096
 PENDING_ROWS = 2048
-"""Requests and rows after which the lists are added to the counts at once, so that they stay small under any load."""
+"""Requests and rows after which the collector adds the lists to the counts at once, so that they stay small under any load."""
 MAX_CLASSES = 50
-"""Classes counted by name; the classes after them in the signature are counted as `other`."""
+"""Number of classes counted by name; further classes of the signature are counted as `other`."""
 KEPT_VERSIONS = 3
-"""Model versions with counts of their own. The counts of older versions are dropped, so that swaps do not add series for ever."""
+"""Number of model versions with separate counts. Counts of older versions are dropped, so that swaps do not add series for ever."""
 
 PREDICT = RequestLabels("/predict", "native", "json")
-"""The requests whose counts exist from the start: `increase()` misses the first event of a series that is born with it."""
+"""Requests whose counts exist from the start, because `increase()` misses the first event of a new series."""
 
 
 class MetricsCollector:
-    """Counts of one replica. All methods but `poll_store` run in one thread, the one of the event loop.
+    """Counts of one replica. All methods except `poll_store` run in the thread of the event loop.
 
-    `folder` is the folder of the store, whose volume `poll_store` looks at; None when there is none. The collector refers to
-    a predictor only between a prediction and the next `flush`, so that a replaced model can leave the memory.
+    `folder` is the folder of the store, whose volume `poll_store` measures; None without a store. The collector refers to a
+    predictor only between a prediction and the next `flush`, so that Python can free a replaced model.
     """
 
     def __init__(self, slot: Slot, folder: Path | None = None) -> None:
@@ -52,11 +52,11 @@ class MetricsCollector:
         self.folder = folder
         self.state = MetricsState()
         self.in_flight = 0
-        """Requests being answered now. The gateway counts them."""
+        """Requests in progress. The gateway counts them."""
         self._refusal: Refusal | None = None
         self._versions: list[str] = []
         self._seconds: dict[tuple[RequestLabels, int, str], list[float]] = {}  # by labels, status code, model version
-        self._predictor: Predictor | None = None  # the one that computed the pending rows
+        self._predictor: Predictor | None = None  # the predictor of the pending rows
         self._matrices: list[Matrix] = []
         self._scores: list[Scores] = []
         self._request_rows: list[int] = []
@@ -65,7 +65,7 @@ class MetricsCollector:
             self._begin(PREDICT, status_class, "")
 
     def answered(self, labels: RequestLabels, status: int, version: str, seconds: float) -> None:
-        """Count one answer: labels of its route, status code, model version ("" for none), duration."""
+        """Count one answer: labels of its route, status code, model version ("" without a model), duration."""
         key = (labels, status, version)
         times = self._seconds.get(key)
         if times is None:
@@ -92,12 +92,12 @@ class MetricsCollector:
         self.state.errors[error_type, route] += 1
 
     def poll_store(self) -> None:
-        """Look at the store's volume. It may block, so it runs in a thread."""
+        """Measure the store's volume. This may block, so it runs in a thread."""
         if self.folder is not None:
             self.state.volume = read_volume(self.folder)
 
     def flush(self) -> None:
-        """Add what is pending to the counts, and let go of the predictor."""
+        """Add the pending requests to the counts, and release the predictor."""
         seconds, self._seconds = self._seconds, {}
         matrices, self._matrices = self._matrices, []
         scores, self._scores = self._scores, []
@@ -117,19 +117,19 @@ class MetricsCollector:
             self._count_predictions(predictor, np.concatenate(matrices), np.concatenate(scores))
 
     def collect(self) -> Iterator[Metric]:
-        """Everything as Prometheus metric families, for Ray's metrics port."""
+        """All Prometheus metric families, for Ray's metrics port."""
         yield from self.collect_public()
         yield from exposition.training_families(self.state)
 
     def collect_public(self) -> Iterator[Metric]:
-        """The metric families of `/metrics`, which anybody may read: nothing in them was learnt from training rows."""
+        """The metric families of the public page `/metrics`, without values from training rows."""
         self.flush()
         predictor = self.slot.predictor
         age = None if predictor is None else age_seconds(predictor.bundle)
         return exposition.families(self.state, self.slot, in_flight=self.in_flight, age_seconds=age)
 
     def _begin(self, labels: RequestLabels, status_class: str, version: str) -> RequestKey:
-        """Begin the counts of such requests at zero, unless there are some."""
+        """Start the counts of such requests at zero, unless they exist."""
         key = (labels.route, labels.protocol, status_class, version)
         if key not in self.state.seconds:
             self.state.seconds[key] = histogram.empty(SECONDS_BOUNDS)
@@ -140,21 +140,21 @@ class MetricsCollector:
         if predictor is not self._predictor:
             self.flush()
             self._predictor = predictor
-        self._matrices.append(measured(matrix) if matrix.dtype.hasobject else matrix)  # texts are not kept
+        self._matrices.append(measured(matrix) if matrix.dtype.hasobject else matrix)  # texts must not be kept
         self._scores.append(scores)
         self._pending_rows += len(scores)
         if self._pending_rows >= PENDING_ROWS:
             self.flush()
 
     def _count_refusal(self) -> None:
-        """A refusal that lasts is counted once."""
+        """Count a new refusal; a lasting refusal counts once."""
         refusal = self.slot.refusal
         if refusal is not None and refusal is not self._refusal:
             self.state.refusals += 1
         self._refusal = refusal
 
     def _add_version(self, predictor: Predictor) -> None:
-        """Begin the counts of the version in use, and drop those of the oldest."""
+        """Start the counts of the version in use, and drop those of the oldest version."""
         version, state = predictor.version, self.state
         counts = state.bins.get(version)
         if counts is None or counts.digest != predictor.digest:
@@ -196,7 +196,7 @@ class MetricsCollector:
                 self.state.out_of_range[feature.name] += rows
 
     def _count_answers(self, signature: Signature, scores: Scores) -> None:
-        """Rows by what was answered: the class, cluster or flag, `value` for a number; of several targets by target and class."""
+        """Count rows by answer: class, cluster or flag, `value` for a number; for several targets, by target and class."""
         if signature.outputs and signature.task == "classification":
             parts = signature.parts[:MAX_TARGETS]
             for at, part in parts:
@@ -211,7 +211,7 @@ class MetricsCollector:
             self._count_classes(signature, scores)
 
     def _count_classes(self, signature: Signature, scores: Scores, prefix: str = "", *, named: int = MAX_CLASSES) -> None:
-        """Count rows by class; the classes after the `named` first ones in the signature are counted as `other`."""
+        """Count rows by class; classes after the first `named` classes of the signature are counted as `other`."""
         classes = predicted_positions(scores, signature)
         counts = np.bincount(classes, minlength=len(signature.classes))
         has_confidence = signature.probabilistic and signature.task == "classification"
@@ -227,17 +227,17 @@ class MetricsCollector:
 
 @dataclass(frozen=True, slots=True)
 class PublicMetrics:
-    """What prometheus_client reads for `/metrics`: a collector is anything with `collect`."""
+    """The collector that prometheus_client reads for `/metrics`."""
 
     collector: MetricsCollector
 
     def collect(self) -> Iterator[Metric]:
-        """The metric families that anybody may read."""
+        """The public metric families."""
         return self.collector.collect_public()
 
 
 def age_seconds(bundle: Bundle) -> float | None:
-    """Seconds since the model was trained; None when its manifest does not say it."""
+    """Seconds since the model was trained; None when the manifest does not have the time."""
     if bundle.manifest.trained_at is None:
         return None
     try:

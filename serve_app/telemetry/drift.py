@@ -1,7 +1,7 @@
-"""Drift: how the rows of the requests differ from the rows of the training.
+"""Drift: the difference between the rows of requests and the training rows.
 
-The reference in a bundle holds the distribution of the training rows over bins. A replica counts its rows by the same bins.
-Prometheus adds up the counts of all replicas and compares the sum with the reference
+The reference in a bundle holds the distribution of the training rows over bins. A replica counts the rows of requests in the same
+bins. Prometheus adds up the counts of all replicas and compares the sum with the reference
 (monitoring/base/rules/recording.yaml, group `iris-drift`).
 """
 
@@ -19,12 +19,12 @@ from serve_app.artifacts.matrix import Matrix
 from serve_app.artifacts.signature import Feature, Signature, label_text
 
 MAX_FEATURES = 100
-"""Features that are counted; of a wider table the first ones, so that the number of series stays bounded."""
+"""Most features that are counted, the first of a wider table, so that the number of series stays bounded."""
 MAX_BINS = 20
-"""Categories or classes counted by name; the rarest ones share the bin `other`."""
+"""Most categories or classes counted by name; the rarest share the bin `other`."""
 
 MAX_TARGETS = 20
-"""Targets of a model with several that are counted."""
+"""Most targets that are counted."""
 
 OTHER = "other"
 MISSING = "missing"
@@ -52,7 +52,7 @@ class Bins:
 def stability_index(rows: npt.NDArray[np.float64], expected: Sequence[float]) -> float:
     """The population stability index of rows per bin, shape (bins,), against the expected shares: 0 for the same distribution.
 
-    Half a row is added to each bin, as in the reference and in the recording rules.
+    The function adds half a row to each bin, like the reference and the recording rules.
     """
     shares, reference = (rows + 0.5) / (rows.sum() + 0.5 * len(rows)), np.array(expected)
     return float(np.sum((shares - reference) * np.log(shares / reference)))
@@ -68,7 +68,7 @@ class Reference:
 
 
 def read_reference(raw: Mapping[str, Any] | None, signature: Signature) -> Reference | None:
-    """The reference of a manifest; None when there is none. A part that cannot be read is left out."""
+    """The reference of a manifest; None when the manifest has no reference. Parts that cannot be read are left out."""
     if raw is None:
         return None
     columns = raw.get("features")
@@ -89,7 +89,7 @@ def read_reference(raw: Mapping[str, Any] | None, signature: Signature) -> Refer
 def _feature(feature: Feature, column: int, raw: Mapping[str, Any]) -> Bins:
     missing = float(raw["missing"])
     missing_count = missing if feature.nullable or missing else None
-    if feature.kind in ("number", "date", "text"):  # of a text, its length
+    if feature.kind in ("number", "date", "text"):  # the length of a text
         return Bins(feature.name, column, *_numbers(raw, missing_count))
     counts = {str(name): float(count) for name, count in raw["counts"].items()}
     known = feature.categories if feature.kind == "category" else ("false", "true")
@@ -97,7 +97,7 @@ def _feature(feature: Feature, column: int, raw: Mapping[str, Any]) -> Bins:
 
 
 def _predictions(raw: Mapping[str, Any], signature: Signature) -> Bins:
-    """The bins of the answers, as `serve_app.artifacts.decision.outcomes` gives them."""
+    """The bins of the answers from `serve_app.artifacts.decision.outcomes`."""
     if signature.outputs:
         return _joined([_predictions({"rows": raw["rows"], **raw["outputs"][part.target]}, part) for _, part in signature.parts])
     if signature.task in ("regression", "outlier detection"):
@@ -130,7 +130,7 @@ def _numbers(raw: Mapping[str, Any], missing: float | None) -> Parts:
     edges, counts = [float(edge) for edge in raw["edges"]], [float(count) for count in raw["counts"]]
     if len(counts) != len(edges) + 1 or edges != sorted(set(edges)) or min(counts) < 0 or not np.all(np.isfinite(edges)):
         raise ValueError("edges and counts do not belong together")
-    while edges and 0.0 in counts:  # nothing can be compared with an empty bin: it is joined with its neighbour
+    while edges and 0.0 in counts:  # an empty bin allows no comparison, so it is joined with its neighbour
         edge = min(counts.index(0.0), len(edges) - 1)
         del edges[edge]
         counts[edge : edge + 2] = [counts[edge] + counts[edge + 1]]
@@ -171,6 +171,6 @@ def _unused(name: str, labels: list[str]) -> str:
 
 
 def _shares(counts: list[float]) -> tuple[float, ...]:
-    """Shares of the bins, none of them zero because PSI takes their logarithm: half a row is added to each bin."""
+    """Shares of the bins, with half a row added to each bin, because PSI needs the logarithm of the shares."""
     total = sum(counts) + 0.5 * len(counts)
     return tuple((count + 0.5) / total for count in counts)

@@ -23,10 +23,10 @@ from serve_app.telemetry.state import BinCounts, MetricsState
 
 
 def families(state: MetricsState, slot: Slot, *, in_flight: int, age_seconds: float | None) -> Iterator[Metric]:
-    """The metric families of a replica that anybody may read, in a fixed order: `/metrics` has them.
+    """The public metric families of a replica for `/metrics`, in a fixed order.
 
-    `in_flight` is the number of requests being answered now; `age_seconds` is the age of the model in use, None when it is
-    unknown or when there is no model.
+    `in_flight` is the number of requests in progress; `age_seconds` is the age of the model in use, None when it is unknown or when
+    there is no model.
     """
     yield _info("iris_api_build_info", "Version of the program; the value is always 1.", {"version": __version__})
     yield from _http(state, in_flight)
@@ -36,7 +36,7 @@ def families(state: MetricsState, slot: Slot, *, in_flight: int, age_seconds: fl
 
 
 def training_families(state: MetricsState) -> Iterator[Metric]:
-    """The metric families that show how the training rows were distributed; Ray's metrics port alone has them."""
+    """The metric families with the distribution of the training rows; only Ray's metrics port has them."""
     outside = {(name,): count for name, count in state.out_of_range.items()}
     yield _counter("model_input_out_of_range", "Number of values outside the range of the training rows.", ("feature",), outside)
     yield from _drift(state.bins)
@@ -70,13 +70,13 @@ def _model(slot: Slot, refusals: int, age_seconds: float | None) -> Iterator[Met
     if slot.model_source != "store":
         yield _gauge(
             "model_registry_unreachable",
-            "1 while MLflow gives no version for the alias that is followed, 0 while it does.",
+            "1 while MLflow has no version for the followed alias, 0 while it has one.",
             slot.registry_problem is not None,
         )
     yield _gauge("model_load_seconds", "Duration of the last load of a model.", slot.load_seconds)
     yield _gauge(
         "model_refresh_age_seconds",
-        "Time since the replica last read the pointer and served or refused what it names.",
+        "Time since the replica last read the pointer and served or refused its version.",
         slot.refresh_age_seconds(),
     )
     if predictor is not None:

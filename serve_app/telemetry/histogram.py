@@ -1,4 +1,4 @@
-"""Histograms as arrays: many values are added in one call, and the counts are read as Prometheus buckets."""
+"""Histograms as arrays: one call adds many values, and the counts can be read as Prometheus buckets."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def count(histogram: Histogram) -> float:
 
 
 def buckets(histogram: Histogram, bounds: tuple[float, ...]) -> tuple[list[tuple[str, float]], float]:
-    """The cumulative buckets with the text of their bound, as prometheus_client takes them, and the sum of the values."""
+    """The cumulative buckets with the text of their bounds in the form of prometheus_client, and the sum of the values."""
     cumulative = np.cumsum(histogram[:-1])
     texts = (*map(str, bounds), "+Inf")
     return [(text, float(value)) for text, value in zip(texts, cumulative, strict=True)], float(histogram[-1])
 
 
 def quantile(histogram: Histogram, bounds: tuple[float, ...], share: float) -> float | None:
-    """The value below which this share of the values lies, interpolated inside its bucket as Prometheus does; None without values.
+    """The value below which this share of the values lies, interpolated inside its bucket as in Prometheus; None without values.
 
-    A value above the last bound counts as the last bound.
+    Values above the last bound count as the last bound.
     """
     cumulative = np.cumsum(histogram[:-1])
     total = float(cumulative[-1])

@@ -1,7 +1,7 @@
-"""What a replica keeps of its recent past, for the console: its traffic by minute, and its inputs over the last hours.
+"""The recent past of a replica for the console: its traffic by minute, and its inputs over the last hours.
 
-Requests do not touch it. The loop that passes the metrics on calls `sample` about once a second, which compares the counts with
-those of the last call. The size is bounded: an hour of minutes, and one copy of the drift counts for each step of the window.
+Requests do not touch it. The loop that exports the metrics calls `sample` about once a second, which compares the counts with those
+of the last call. The size is bounded: one hour of minutes, and one copy of the drift counts for each step of the window.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from serve_app.telemetry.histogram import SECONDS_BOUNDS, Histogram
 from serve_app.telemetry.state import BinCounts, MetricsState, RequestKey
 
 MINUTES = 60
-"""Minutes of traffic that are kept."""
+"""Number of minutes with traffic counts."""
 STEP_SECONDS = 15 * 60
 STEPS = 24
-"""The drift counts of the last STEPS times STEP_SECONDS (6 hours) are compared with the training."""
+"""The console compares the drift counts of the last STEPS times STEP_SECONDS (6 hours) with the training."""
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The drift counts of one version at the beginning of a step; `at` in seconds since 1970."""
+    """The drift counts of one version at the start of a step; `at` in seconds since 1970."""
 
     at: float
     features: tuple[npt.NDArray[np.float64], ...]
@@ -54,9 +54,9 @@ class Recent:
 
 
 class History:
-    """The recent past of one replica; used by one thread, the one of the event loop.
+    """The recent past of one replica; only the thread of the event loop uses it.
 
-    The traffic are the requests for predictions of all protocols; requests of probes, scrapers and pages are left out.
+    The traffic counts prediction requests of all protocols, without requests of probes, scrapers and pages.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -64,23 +64,23 @@ class History:
         self._before: dict[RequestKey, Histogram] = {}
         self._minutes: deque[Minute] = deque(maxlen=MINUTES)
         self._marks: deque[Mark] = deque(maxlen=STEPS)
-        self._counts: BinCounts | None = None  # those that the marks belong to
+        self._counts: BinCounts | None = None  # the counts to which the marks belong
         self._known: tuple[BinCounts, ...] = ()
 
     def sample(self, state: MetricsState, version: str | None) -> None:
-        """Add what was counted since the last call; `version` is the one that is served."""
+        """Add the counts since the last call; `version` is the served version."""
         now = self._clock()
         self._sample_requests(state, int(now // 60))
         self._sample_bins(None if version is None else state.bins.get(version), now)
         self._known = tuple(state.bins.values())
 
     def minutes(self) -> list[Minute]:
-        """The minutes of the last hour that had requests, the oldest first."""
+        """The minutes of the last hour with requests, the oldest first."""
         first = int(self._clock() // 60) - MINUTES
         return [minute for minute in self._minutes if minute.start > first]
 
     def recent(self, digest: str) -> Recent | None:
-        """The rows of the last hours of the version with this digest; None before the first sample of it."""
+        """The rows of the last hours for the version with this digest; None before its first sample."""
         counts = self._counts
         if counts is None or counts.digest != digest or not self._marks:
             return None
@@ -106,10 +106,10 @@ class History:
                 minute = self._minute(start)
                 minute.requests[key[2]] = minute.requests.get(key[2], 0.0) + count
                 minute.seconds += added
-        self._before = current  # counts that the collector dropped are dropped here
+        self._before = current  # also drops the counts that the collector dropped
 
     def _minute(self, start: int) -> Minute:
-        """The newest minute; a clock that was set back does not make an older one."""
+        """The newest minute; a clock that was set back does not create an older minute."""
         if not self._minutes or self._minutes[-1].start < start:
             self._minutes.append(Minute(start))
         return self._minutes[-1]
@@ -119,7 +119,7 @@ class History:
             self._counts = counts
             self._marks.clear()
             if counts is not None and not any(counts is known for known in self._known):
-                counts = BinCounts.empty(counts.digest, counts.reference)  # all that a new version has counted is recent
+                counts = BinCounts.empty(counts.digest, counts.reference)  # all counts of a new version are recent
         if counts is not None and (not self._marks or now - self._marks[-1].at >= STEP_SECONDS):
             predictions = None if counts.predictions is None else counts.predictions.copy()
             self._marks.append(Mark(now, tuple(rows.copy() for rows in counts.features), predictions))

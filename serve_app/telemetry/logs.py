@@ -13,39 +13,39 @@ from serve_app.printable import printable
 from serve_app.telemetry.log_file import LogFile
 
 ROOT = "iris_api"
-"""Logger above all loggers of the application."""
+"""The parent of all loggers of the application."""
 LIBRARY = "opentelemetry"
-"""Logger of the tracing library: its lines about lost spans have the application's format."""
+"""The logger of the tracing library, whose lines about lost spans get the application's format."""
 STANDARD = frozenset({"message", "asctime", "taskName"})
-"""Attributes that formatters and newer Python versions add to a record; they are no fields of the caller."""
+"""Attributes that formatters and newer Python versions add to a record; they are not fields of the caller."""
 
 
 class TextFormatter(logging.Formatter):
     """`12:00:01 INFO model swapped model_version=7 …`: the message, then every field that the caller passed as `extra`.
 
-    A field whose value is None is left out. Message and fields stay on one line, whatever they quote; the lines of a traceback
-    begin with a bar, so that no text can forge a line.
+    A field with the value None is left out. Message and fields stay on one line, whatever text they contain. The lines of a
+    traceback begin with a bar, so that no text can forge a log line.
     """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-        # The record factory in use may add attributes of its own: Ray's does.
+        # The current record factory may add attributes, as Ray's does.
         self._standard = STANDARD | vars(logging.makeLogRecord({})).keys()
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, the standard library's name
-        """The line without a traceback."""
+        """Return the line without a traceback."""
         extras = {name: value for name, value in vars(record).items() if name not in self._standard and value is not None}
         return printable(" ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in extras.items())]))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802, the standard library's name
-        """The traceback, each line with a bar before it."""
+        """Return the traceback with a bar before each line."""
         return "\n".join(f"| {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def configure(*, level: str, json: bool, file: Path | None = None) -> None:
     """Send the log lines of the application to `file`, or to standard error; a second call replaces the first.
 
-    A file that cannot be opened costs one warning, and the lines go to standard error.
+    If the file cannot be opened, the function logs one warning, and the lines go to standard error.
     """
     failure: OSError | None = None
     stream: TextIO | LogFile = sys.stderr

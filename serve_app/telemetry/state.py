@@ -15,13 +15,13 @@ from serve_app.telemetry.drift import Reference
 from serve_app.telemetry.histogram import ROWS_BOUNDS, Histogram
 
 RequestKey = tuple[str, str, str, str]
-"""Route and protocol of `RequestLabels`, status class (`2xx`), model version ("" for an answer without a model)."""
+"""The route and protocol of `RequestLabels`, the status class (`2xx`), and the model version ("" for an answer without a model)."""
 
 
 class RequestLabels(NamedTuple):
-    """What the labels of a request say of its address: none of it is text of the client.
+    """The labels for the address of a request; they contain no text from the client.
 
-    `route` is as in the OpenAPI document, `protocol` one of `ProtocolName`, `body_format` one of `FORMATS` and "" for a page.
+    `route` is the path in the OpenAPI document, `protocol` one of `ProtocolName`, `body_format` one of `FORMATS`, or "" for a page.
     """
 
     route: str
@@ -31,10 +31,10 @@ class RequestLabels(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BinCounts:
-    """Rows of one model version by the bins of its reference. The arrays are added up in place.
+    """Rows of one model version by the bins of its reference. The counts change in place.
 
-    `features` has one array per feature of the reference, with one count per bin; `predictions` has one count per bin of
-    the training target, or is None when the reference has none. No part of it refers to the predictor.
+    `features` has one array per feature of the reference, with one count per bin. `predictions` has one count per bin of the
+    training target, or is None when the reference has no target. No part of it refers to the predictor.
     """
 
     digest: str
@@ -58,7 +58,7 @@ class MetricsState:
     seconds: dict[RequestKey, Histogram] = field(default_factory=dict)
     """Seconds to answer (SECONDS_BOUNDS)."""
     requests: Counter[tuple[RequestKey, str]] = field(default_factory=Counter)
-    """Answered requests, by the same and the format of the body."""
+    """Answered requests, by the same labels and the format of the body."""
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Requests that ended in an error, by type of the error and route."""
     predictions: Counter[str] = field(default_factory=Counter)
@@ -70,8 +70,8 @@ class MetricsState:
     out_of_range: Counter[str] = field(default_factory=Counter)
     """Values outside the range of the training rows, by feature."""
     bins: dict[str, BinCounts] = field(default_factory=dict)
-    """By model version, the oldest first."""
+    """Counts by model version, the oldest first."""
     refusals: int = 0
     """Candidates that the slot refused."""
     volume: Volume = field(default_factory=Volume)
-    """What the last look at the store's volume showed."""
+    """The last measurement of the store's volume."""

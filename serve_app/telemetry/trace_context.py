@@ -1,6 +1,6 @@
 """W3C Trace Context (https://www.w3.org/TR/trace-context/): the `traceparent` header of a caller.
 
-A malformed header is treated as absent, as the recommendation demands.
+As the recommendation requires, a malformed header counts as absent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 SCOPE = "iris_api.trace_id"
-"""Key of the ASGI scope that holds the trace id of the request's own span, for its log lines."""
+"""The key of the ASGI scope with the trace id of the request's own span, for its log lines."""
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -33,14 +33,14 @@ def parent(headers: Iterable[tuple[bytes, bytes]]) -> Parent | None:
     assert trace_id is not None
     assert span_id is not None
     assert flags is not None
-    # A later version may have further fields, version 00 may not, and ff is not a version.
+    # Later versions may have further fields, version 00 must not have any, and ff is not a version.
     if version == "ff" or (version == "00" and more is not None) or not int(trace_id, 16) or not int(span_id, 16):
         return None
     return Parent(trace_id, span_id, int(flags, 16))
 
 
 def trace_id(scope: Mapping[str, Any]) -> str:
-    """The id of the trace that a request belongs to: that of its own span, else the caller's, else an empty text."""
+    """The trace id of a request: from its own span, else from the caller, else an empty text."""
     own = scope.get(SCOPE)
     if own:
         return str(own)

@@ -1,7 +1,7 @@
 """One OpenTelemetry span per request, sent over OTLP/HTTP to a collector.
 
-This module is imported only when `IRIS_OTLP_ENDPOINT` is set. It wraps the functions that answer requests, so that a request
-costs nothing more when tracing is off. A response has no trace header, because a client knows its own trace id.
+The application imports this module only when `IRIS_OTLP_ENDPOINT` is set. It wraps the functions that answer requests, so a request
+has no additional cost when tracing is off. A response has no trace header, because a client knows its own trace id.
 """
 
 from __future__ import annotations
@@ -44,17 +44,16 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PATH = "/v1/traces"
 EXPORT_SECONDS = 3.0
-"""Time limit for the export of a batch, retries included. A replica that stops waits this long for its last batch."""
+"""Seconds for the export of a batch, retries included. A replica that stops waits this long for its last batch."""
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
 _ROOT = Context()
 
 
 def open_tracing(endpoint: str, ratio: float) -> Tracing:
-    """Tracing that sends its spans to the collector at `endpoint`, e.g. `http://collector:4318`.
+    """A Tracing that sends its spans to the collector at `endpoint`, like `http://collector:4318`.
 
-    `ratio` is the share of requests, 0 to 1, that are sampled when the caller has not decided. A thread sends the spans in
-    batches. A request never waits for the collector: while the collector is away spans are dropped, with one log line per
-    lost batch.
+    `ratio` is the share of sampled requests, 0 to 1, when the caller has not decided. A thread sends the spans in batches, so a
+    request never waits for the collector. While the collector does not answer, spans are dropped, with one log line per lost batch.
     """
     silence_library_warnings()
     address = endpoint.rstrip("/")
@@ -63,12 +62,12 @@ def open_tracing(endpoint: str, ratio: float) -> Tracing:
 
 
 def silence_library_warnings() -> None:
-    """Log only the errors of the library, such as lost spans: its warnings repeat what a client wrote into `tracestate`."""
+    """Log only errors of the library, such as lost spans, because its warnings repeat client text from `tracestate`."""
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
 
 
 class Tracing:
-    """The tracer of a replica. It keeps the caller's sampling decision; of requests without one it samples the share `ratio`."""
+    """The tracer of a replica. It keeps the caller's sampling decision, and samples a share of `ratio` of the other requests."""
 
     def __init__(self, processor: SpanProcessor, ratio: float) -> None:
         resource = Resource.create(
@@ -78,14 +77,14 @@ class Tracing:
                 "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
             }
         )
-        # A provider of its own, because Ray and MLflow may set the process-wide one.
+        # A separate provider, because Ray and MLflow may set the global one.
         self._provider = TracerProvider(sampler=ALWAYS_ON, resource=resource)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("iris_api", __version__)
         self._ratio = ratio
 
     def around(self, answer: Callable[..., Awaitable[bool]], route_of: Callable[[Scope], Any]) -> Callable[..., Awaitable[bool]]:
-        """`Gateway.answer` with one span for each request that it answers; `route_of` gives the route of such a request."""
+        """`Gateway.answer` with one span for each answered request; `route_of` returns the route of such a request."""
 
         async def traced(scope: Scope, receive: Receive, send: Send, **more: Any) -> bool:
             route = route_of(scope)
@@ -101,7 +100,7 @@ class Tracing:
         return traced
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """The app with one span for each request, on every route."""
+        """The app with one span for each request on every route."""
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":
@@ -120,9 +119,9 @@ class Tracing:
         return traced
 
     def _start(self, scope: Scope) -> Span | None:
-        """The span of a request; None when the request is not sampled.
+        """Start the span of a request; return None when the request is not sampled.
 
-        The decision is made here because the sampler of the library takes much longer for it.
+        This method makes the decision, because the sampler of the library is much slower.
         """
         parent = traces.parent(scope["headers"])
         if not (parent.flags & TraceFlags.SAMPLED if parent is not None else random.random() < self._ratio):  # noqa: S311
@@ -134,7 +133,7 @@ class Tracing:
         return span
 
     def _closing(self, send: Send) -> Send:
-        """`send` that exports the remaining spans before the application reports that it has stopped."""
+        """A `send` that exports the remaining spans before the application reports its stop."""
 
         async def closing(message: Message) -> None:
             if message["type"] == "lifespan.shutdown.complete":
@@ -145,7 +144,7 @@ class Tracing:
 
 
 class _ResponseRecorder:
-    """`send` that keeps the status code and the model version of the response."""
+    """A `send` that records the status code and the model version of the response."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -160,7 +159,7 @@ class _ResponseRecorder:
 
 
 def _context(parent: traces.Parent, headers: list[tuple[bytes, bytes]]) -> Context:
-    """A context whose parent is the caller's span, not the span that is current in this process."""
+    """A context whose parent is the caller's span, not the current span of this process."""
     state = TraceState.from_header([value.decode("latin-1") for name, value in headers if name == b"tracestate"])
     context = SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, TraceFlags(parent.flags), state)
     return set_span_in_context(NonRecordingSpan(context), _ROOT)

@@ -142,7 +142,7 @@ def test_an_interrupted_transfer_goes_on_and_one_without_room_is_refused(tmp_pat
         assert any("%" in line for line in process.stdout), "no progress"
         process.kill()
     done = subprocess.run(command, cwd=cluster.ROOT, env=environment, capture_output=True, text=True, check=True, timeout=600)
-    assert "are there, the rest follows" in done.stdout
+    assert "are in the claim, the rest follows" in done.stdout
     assert digest(table)[:12] in done.stdout
     with table.open("r+b") as stream:
         stream.truncate(1 << 42)

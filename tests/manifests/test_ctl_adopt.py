@@ -238,7 +238,7 @@ def test_a_dollar_reaches_the_command_as_it_is(cluster: Folders, monkeypatch: py
 def test_no_model_and_an_open_quote_are_answered_with_the_fix(cluster: Folders) -> None:
     with pytest.raises(CommandError, match="MODEL="):
         adopt.adopt(cluster, "kuberay/adopt", "", "rows.csv", "")
-    with pytest.raises(CommandError, match="quotes"):
+    with pytest.raises(CommandError, match="each quote"):
         adopt._split("--target 'y")
 
 
@@ -248,7 +248,7 @@ def test_no_model_and_an_open_quote_are_answered_with_the_fix(cluster: Folders) 
         (2, "look into the file\nerror: it names posix.system\n", "it names posix.system"),
         (3, "report\nrefused, nothing was published: too bad\nmetrics: a\n", "too bad"),
         (137, "report\n", "137"),
-        (short_job.TIMED_OUT, "", "deadline"),
+        (short_job.TIMED_OUT, "", "activeDeadlineSeconds"),
     ],
 )
 def test_each_end_is_one_sentence(code: int, output: str, expected: str) -> None:

@@ -55,7 +55,7 @@ def test_a_path_of_the_claim_is_written_with_or_without_its_folder(name: str, pa
 
 @pytest.mark.parametrize("name", ["in", "/data/in", "/etc/passwd", "in/../../etc/passwd", "t.csv", ""])
 def test_nothing_outside_of_the_tables_is_fetched_or_removed(name: str) -> None:
-    with pytest.raises(CommandError, match="no path of the claim"):
+    with pytest.raises(CommandError, match="not a path in the claim"):
         data.claim_path(name)
 
 

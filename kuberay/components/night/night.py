@@ -1,7 +1,7 @@
 """Suspend the RayService iris-api and answer 503 in its place until it serves again (`suspend`), or resume it (`resume`).
 
-Runs in the pods of both CronJobs with the standard library alone. Exit code 0: the RayService is resumed, it serves again, or the
-pod was told to stop. 1: this pod could not do its work; Kubernetes starts its container again.
+The program runs in the pods of both CronJobs and needs only the standard library. Exit code 0: the RayService is resumed or serves
+again, or Kubernetes stopped the pod. Exit code 1: this pod could not do its work; Kubernetes starts its container again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RAYSERVICE = "iris-api"
 SERVICE = "iris-api-service"
 SLICE = "iris-api-night"
 SUSPENDED_BY = "iris-api/night"
-"""The annotation of the RayService that names the Job by which it was suspended."""
+"""The annotation of the RayService with the uid of the Job that suspended it."""
 PORT = 8000
 POLL_SECONDS = 2.0
 
@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 def say(text: str) -> None:
-    """Print to the log of the pod at once."""
+    """Print a line to the log of the pod, without buffering."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -48,7 +48,7 @@ class ApiServer:
         self._account = account
         certificates = account / "ca.crt"
         tls = ssl.create_default_context(cafile=certificates) if certificates.exists() else None
-        # The API server is inside of the cluster: proxies that the environment names are not asked.
+        # The API server is inside the cluster, so the proxies in the environment must not be used.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
 
     def rayservice(self) -> Json:
@@ -72,7 +72,7 @@ class ApiServer:
                 raise
 
     def _request(self, method: str, url: str, body: Json | None = None, kind: str = "application/json") -> Json:
-        # The token is read each time: the kubelet renews it.
+        # The token is read for each request, because the kubelet renews it.
         headers = {"Authorization": f"Bearer {(self._account / 'token').read_text()}", "Content-Type": kind}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310
@@ -84,7 +84,7 @@ class ApiServer:
 def set_suspended(server: ApiServer, value: bool, annotations: dict[str, str]) -> None:
     """Suspend or resume the RayService and annotate it; ends the program when the API server refuses. Raises OSError.
 
-    KubeRay 1.7 has `suspend` in the RayService; 1.6 refuses that field as unknown and has it in the spec of the Ray cluster.
+    KubeRay 1.7 has `suspend` in the spec of the RayService. 1.6 refuses it there, and has it in the spec of the Ray cluster.
     """
     refusal = ""
     for spec in ({"suspend": value}, {"rayClusterConfig": {"suspend": value}}):
@@ -101,18 +101,18 @@ def set_suspended(server: ApiServer, value: bool, annotations: dict[str, str]) -
 
 
 def is_suspended(service: Json) -> bool:
-    """Whether one of both fields suspends this RayService."""
+    """Whether one of the two fields suspends this RayService."""
     return bool(service["spec"].get("suspend") or service["spec"]["rayClusterConfig"].get("suspend"))
 
 
 def serves(service: Json) -> bool:
-    """Whether the operator says that this RayService is ready."""
+    """Whether the operator reports this RayService as ready."""
     conditions = service.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 class StandIn(ThreadingHTTPServer):
-    """Answers every request in place of the API."""
+    """A server that answers every request in place of the API."""
 
     def __init__(self, port: int = PORT) -> None:
         super().__init__(("", port), Answer)
@@ -124,7 +124,7 @@ class StandIn(ThreadingHTTPServer):
 
 
 class Answer(BaseHTTPRequestHandler):
-    """One answer: 503 and the time after which another attempt makes sense."""
+    """Answers one request with 503 and the time until the next attempt."""
 
     protocol_version = "HTTP/1.1"
     timeout = 15
@@ -150,14 +150,14 @@ class Answer(BaseHTTPRequestHandler):
 
 
 def problem(suspended: bool) -> Json:
-    """The body of an answer (RFC 9457)."""
+    """The body of a response (RFC 9457)."""
     title = "Suspended" if suspended else "Starting"
     detail = f"The API {'is suspended for the night' if suspended else 'is starting'}: try again later."
     return {"type": "about:blank", "title": title, "status": 503, "detail": detail}
 
 
 class Pod(NamedTuple):
-    """The pod in which this program runs."""
+    """The pod of this program."""
 
     name: str
     uid: str
@@ -165,7 +165,7 @@ class Pod(NamedTuple):
 
 
 def endpoint_slice(pod: Pod, namespace: str) -> Json:
-    """The pod as an endpoint of the Service. Not ready but serving: kube-proxy uses it while the Service has no ready one."""
+    """The pod as an endpoint of the Service, serving but not ready: kube-proxy uses it while the Service has no ready endpoint."""
     reference = {"kind": "Pod", "name": pod.name, "uid": pod.uid}
     labels = {
         "kubernetes.io/service-name": SERVICE,
@@ -188,14 +188,14 @@ def endpoint_slice(pod: Pod, namespace: str) -> Json:
 def suspend_once(server: ApiServer, job: str) -> None:
     """Suspend the RayService unless the Job with this uid has done so; raises OSError.
 
-    A pod that takes the place of a lost one then suspends nothing that was resumed.
+    So a pod that replaces a lost one does not suspend a RayService that was resumed meanwhile.
     """
     if server.rayservice()["metadata"].get("annotations", {}).get(SUSPENDED_BY) != job:
         set_suspended(server, True, {SUSPENDED_BY: job})
 
 
 def wait(server: ApiServer, stand_in: StandIn) -> None:
-    """Return when the RayService is resumed and serves; until then tell the clients which of both is missing."""
+    """Return when the RayService is resumed and serves; until then, clients learn whether it is suspended or starting."""
     while True:
         time.sleep(POLL_SECONDS)
         try:
@@ -209,7 +209,7 @@ def wait(server: ApiServer, stand_in: StandIn) -> None:
 
 
 def suspend(server: ApiServer, stand_in: StandIn, pod: Pod, job: str) -> None:
-    """Suspend the RayService for the Job with this uid and lead clients to this pod until it serves again; raises OSError."""
+    """Suspend the RayService for the Job with this uid and send clients to this pod until it serves again; raises OSError."""
     server.delete_slice(SLICE)
     server.create_slice(endpoint_slice(pod, server.namespace))
     suspend_once(server, job)
@@ -219,7 +219,7 @@ def suspend(server: ApiServer, stand_in: StandIn, pod: Pod, job: str) -> None:
 
 
 def main() -> None:
-    """Run with the argument and the names that the CronJob gives; raises OSError."""
+    """Run with the argument and the environment of the CronJob; raises OSError."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = ApiServer()
     if sys.argv[1] == "resume":

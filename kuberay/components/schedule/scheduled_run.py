@@ -1,7 +1,8 @@
 """One scheduled training: create a RayJob from the template, wait until it ends, and exit with its result.
 
-Runs in the pod of the CronJob with the standard library alone. Exit code 0: the training succeeded. 3: it failed, and another
-attempt would not help. 1: this pod could not do its work; the next pod of the Job goes on with the same RayJob.
+The program runs in the pod of the CronJob and needs only the standard library. Exit code 0: the training succeeded. Exit code 3: it
+failed, and another attempt would not help. Exit code 1: this pod could not do its work; the next pod of the Job continues with the
+same RayJob.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ SERVER = "https://kubernetes.default.svc"
 POLL_SECONDS = 2.0
 DONE, FAILED = 0, 3
 MAX_ERRORS = 150
-"""Reads in a row that may fail (five minutes) before the pod gives up."""
+"""Number of consecutive failed reads (five minutes) after which the pod gives up."""
 
 Json = dict[str, Any]
 
 
 def say(text: str) -> None:
-    """Print to the log of the pod at once."""
+    """Print a line to the log of the pod, without buffering."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -41,11 +42,11 @@ class ApiServer:
         self._account = account
         certificates = account / "ca.crt"
         tls = ssl.create_default_context(cafile=certificates) if certificates.exists() else None
-        # The API server is inside of the cluster: proxies that the environment names are not asked.
+        # The API server is inside the cluster, so the proxies in the environment must not be used.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
 
     def get(self, name: str) -> Json:
-        """One RayJob; raises OSError."""
+        """Return one RayJob; raises OSError."""
         return self._request(f"{self._url}/{name}")
 
     def create(self, job: Json) -> None:
@@ -57,7 +58,7 @@ class ApiServer:
                 raise
 
     def _request(self, url: str, data: bytes | None = None) -> Json:
-        # The token is read each time: the kubelet renews it.
+        # The token is read for each request, because the kubelet renews it.
         headers = {"Authorization": f"Bearer {(self._account / 'token').read_text()}", "Content-Type": "application/json"}
         request = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310
         with self._opener.open(request, timeout=30) as response:
@@ -66,7 +67,7 @@ class ApiServer:
 
 
 def rayjob(template: Json, name: str, owner: str, uid: str) -> Json:
-    """The RayJob of one run; it is deleted with the Job that owns it."""
+    """The RayJob of one run; Kubernetes deletes it together with the Job that owns it."""
     metadata = template["metadata"]
     return {
         "apiVersion": template["apiVersion"],
@@ -82,7 +83,7 @@ def rayjob(template: Json, name: str, owner: str, uid: str) -> Json:
 
 
 def wait(server: ApiServer, name: str) -> Json:
-    """The status of a RayJob that has ended; prints each state. Raises OSError when the API server does not answer for long."""
+    """Wait for the end of a RayJob and return its status; prints each state. Raises OSError after five minutes of failed reads."""
     printed, errors = "", 0
     while True:
         try:
@@ -106,10 +107,10 @@ def wait(server: ApiServer, name: str) -> Json:
 
 def run(server: ApiServer, template: str, owner: str, uid: str) -> int:
     """Create the RayJob of the Job `owner`, wait for it, and return the exit code; raises OSError."""
-    # The operator makes a Job with the name of the RayJob, so the name of this Job is taken.
+    # The operator creates a Job with the name of the RayJob, so the RayJob cannot have the name of this Job.
     name = f"{owner}-ray"
     server.create(rayjob(server.get(template), name, owner, uid))
-    say(f"RayJob {name} is created; its output: kubectl logs -f -n {server.namespace} job/{name}")
+    say(f"RayJob {name} created; its output: kubectl logs -f -n {server.namespace} job/{name}")
     status = wait(server, name)
     lines = [line for line in str(status.get("message", "")).splitlines() if line.strip()]
     if status["jobDeploymentStatus"] == "Complete":
@@ -120,7 +121,7 @@ def run(server: ApiServer, template: str, owner: str, uid: str) -> int:
 
 
 def main() -> int:
-    """Run with the names that the CronJob puts into the environment."""
+    """Run with the environment of the CronJob, and return the exit code."""
     try:
         return run(ApiServer(), os.environ["TEMPLATE"], os.environ["JOB"], os.environ["JOB_UID"])
     except urllib.error.HTTPError as error:

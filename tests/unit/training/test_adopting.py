@@ -82,7 +82,7 @@ def test_without_labels_the_gate_makes_technical_checks_and_the_card_says_so(tmp
     published = quiet(classifier("fixed threshold"), sample().drop(columns="label"), model_dir=tmp_path)
     assert published.version == 1
     assert sections(published)["answers"]["metrics"].startswith("none")
-    assert sections(published)["answers"]["label"] == "yes from a probability of 0.2 on"
+    assert sections(published)["answers"]["label"] == "yes if its probability is at least 0.2"
     folder = next((tmp_path / "bundles").iterdir())
     assert "technical" in (folder / "card.html").read_text()
 

@@ -118,7 +118,7 @@ def test_a_classifier_without_probabilities_is_left_to_scikit_learn() -> None:
         RidgeClassifier().fit(data.train, data.train_target), signature, np.asarray(data.train), np.asarray(data.test)
     )
     assert converted.model is None
-    assert converted.facts == OnnxConversion(available=False, reason="the estimator gives no probabilities")
+    assert converted.facts == OnnxConversion(available=False, reason="the estimator has no probabilities")
 
 
 def test_a_form_that_answers_otherwise_is_not_kept() -> None:
