@@ -146,7 +146,7 @@ def test_a_namespace_comes_back_with_make(full: dict[str, Any], overlay: str, tm
     assert state() == full
     merged = done("k8s-restore", FROM=str(archive), ARGS="--merge")
     assert "0 versions added" in merged
-    assert "MLflow runs on" not in merged
+    assert "MLflow runs with" not in merged
     assert state() == full
 
 
