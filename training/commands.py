@@ -210,12 +210,13 @@ def print_outcome(outcome: Outcome, model_dir: Path, seconds: float) -> None:
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in scalars.items())
     if not outcome.comparison.compared:
         say(f"not compared: {outcome.comparison.why}", err=True)
-    if not outcome.verdict.accepted:
-        word = "published by force although" if outcome.entry else "refused, nothing was published:"
-        say(f"{word} {'; '.join(outcome.verdict.reasons)}", err=True)
     if outcome.entry is None:
         say(f"metrics: {numbers}; report: {outcome.report}", err=True)
+        # The reasons come last: the status of a RayJob that failed shows the last line of its log.
+        say(f"refused, nothing was published: {'; '.join(outcome.verdict.reasons)}", err=True)
         return
+    if not outcome.verdict.accepted:
+        say(f"published by force although {'; '.join(outcome.verdict.reasons)}", err=True)
     onnx, native = outcome.manifest.onnx, outcome.manifest.native
     kind = "ONNX Runtime" if onnx is not None and onnx.available else "scikit-learn" if native is None else native.library
     measured = f": {numbers}" if numbers else ""
