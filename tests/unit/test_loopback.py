@@ -92,4 +92,6 @@ def test_the_exceptions_of_the_user_stay(environment: dict[str, str], no_proxy: 
 def test_no_module_opens_an_address_through_the_proxies_of_the_environment() -> None:
     files = [file for room in ("serve_app", "training", "kuberay", "monitoring") for file in (ROOT / room).rglob("*.py")]
     assert len(files) > 100
-    assert [str(file) for file in files if re.search(r"urlopen\(|httpx|aiohttp|(?m:^\s*(import|from) requests\b)", file.read_text())] == []
+    assert [
+        str(file) for file in files if re.search(r"urlopen\(|httpx|aiohttp|(?m:^\s*(import|from) requests\b)", file.read_text())
+    ] == []
