@@ -26,6 +26,8 @@ ONE_MACHINE = {
     # two values stays 10 s.
     "RAY_raylet_client_connect_timeout_milliseconds": "20",
     "RAY_raylet_client_num_connect_attempts": "500",
+    # Ray shows similar lines of several replicas within five seconds once; each line of `routes.console_actions` must be shown.
+    "RAY_DEDUP_LOGS_ALLOW_REGEX": "the served version",
 }
 """Flags of an application on one machine, which precede those of `serve.env`."""
 
