@@ -237,6 +237,15 @@ SECURITY: Groups = (
             ),
             Promise("In production, nothing starts without a good key", "test_settings::a_wrong_setting_is_one_sentence"),
             Promise("A key that can be guessed is refused", "test_key_strength::a_key_that_can_be_guessed"),
+            Promise(
+                "A key without the scope manage cannot change the served version",
+                "http/test_console_actions::a_key_without_the_scope_is_refused",
+            ),
+            Promise(
+                "A page of another site cannot change the served version",
+                "http/test_console_actions::a_page_of_another_site_is_refused",
+            ),
+            Promise("Without its setting, the console cannot change anything", "http/test_console_actions::without_the_setting"),
         ),
     ),
     (

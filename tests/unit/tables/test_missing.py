@@ -95,7 +95,7 @@ def test_a_manifest_from_before_the_words_reads_the_usual_ones(tmp_path: Path) -
 
 @pytest.mark.parametrize(("target", "text", "row"), [("country", "NA", 1), ("masonry", "None", 1)])
 def test_a_gap_in_the_target_is_named_by_its_text(tmp_path: Path, target: str, text: str, row: int) -> None:
-    with pytest.raises(UsageError, match=rf'says "{text}" in .*row {row}\b.*--na'):
+    with pytest.raises(UsageError, match=rf'"{text}" in .*row {row}\b.*--na'):
         load(table(tmp_path), target=target)
     assert text in load(table(tmp_path), target=target, missing=[""]).signature.classes
 

@@ -62,7 +62,7 @@ def test_a_model_in_memory_is_published_with_its_own_golden_rows_and_reported(tm
     assert report["model"]["is"].startswith("sklearn.pipeline.Pipeline")
     assert report["columns"]["city"].startswith("category (an encoder of the model), takes null")
     assert report["columns"]["not read"].startswith("member, unused")
-    assert report["serving"]["executes"].startswith("nothing")
+    assert report["serving"]["executes"].startswith("no code of the model")
     assert "<table>" in published._repr_html_()
     bundle = Store(tmp_path).current(None)
     assert bundle is not None
