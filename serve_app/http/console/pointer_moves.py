@@ -19,9 +19,9 @@ MOVE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What is asked for: a version, or None for the one before the served one.
+    """The requested move: to a version, or (None) to the newest undamaged version that is older than the served one.
 
-    `served` is the version that the client saw as served; with it, nothing is changed when another one is served by now.
+    `served` is the version that the client saw as served. If it is set and the store serves another version, nothing changes.
     """
 
     version: int | None
@@ -30,7 +30,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What was done: the version that was served before (None: there was none), and the entry that is served now."""
+    """The result of a move: the version that was served before (None: no version), and the entry that is served now."""
 
     before: int | None
     entry: Entry
@@ -68,7 +68,7 @@ class PointerMoves:
 
         def check(entry: Entry) -> None:  # the store is locked, and nothing is changed yet
             if abandoned.is_set():
-                raise StoreError("the client does not wait for this change any more")
+                raise StoreError("the client no longer waits for this change")
             served = next((each.version for each in self._store.entries() if each.served), None)
             if move.served is not None and served != move.served:
                 now = "no version" if served is None else f"version {served}"
