@@ -1,1 +1,1 @@
-"""The console: one page in a browser that says which model answers and why, and tries it."""
+"""The console: one page in a browser that shows which model answers and why, and sends requests to it."""

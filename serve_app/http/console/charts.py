@@ -14,7 +14,7 @@ ROW_HEIGHT = 18.0
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One rectangle; `kind` is its CSS class, `title` what a pointer shows."""
+    """One rectangle; `kind` is its CSS class, `title` its tooltip."""
 
     x: float
     y: float
@@ -26,14 +26,14 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The points of a line as SVG writes them; `kind` is its CSS class."""
+    """The points of a line in the syntax of SVG; `kind` is its CSS class."""
 
     points: str
     kind: str
 
 
 def traffic_bars(minutes: Sequence[Mapping[str, Any]]) -> list[Bar]:
-    """One stack for each minute, successful requests below, errors above; the highest stack fills the chart."""
+    """Return one stack of bars for each minute, with errors above successful requests; the highest stack fills the chart."""
     most = max((minute["requests"] for minute in minutes), default=0.0) or 1.0
     step = WIDTH / max(len(minutes), 1)
     bars = []
@@ -49,7 +49,7 @@ def traffic_bars(minutes: Sequence[Mapping[str, Any]]) -> list[Bar]:
 
 
 def latency_lines(minutes: Sequence[Mapping[str, Any]]) -> tuple[list[Line], float | None]:
-    """Lines of the 50th, 95th and 99th percentile, one piece for each run of minutes with requests; and the highest value."""
+    """Return the lines of the 50th, 95th and 99th percentile, and the highest value. A minute without requests ends a line."""
     most = max((minute["p99"] for minute in minutes if minute["p99"] is not None), default=None)
     if not most:
         return [], most
@@ -69,7 +69,7 @@ def latency_lines(minutes: Sequence[Mapping[str, Any]]) -> tuple[list[Line], flo
 
 
 def drift_bars(bins: Sequence[Mapping[str, Any]]) -> list[Bar]:
-    """Two bars for each bin, one below the other: the share at training, and the share now."""
+    """Return two bars for each bin: the share in training, and below it the share now."""
     most = max((max(each["training"], each["recent"]) for each in bins), default=0.0) or 1.0
     bars = []
     for at, each in enumerate(bins):
@@ -81,7 +81,7 @@ def drift_bars(bins: Sequence[Mapping[str, Any]]) -> list[Bar]:
 
 
 def share_bar(share: float) -> float:
-    """The width of a bar of 100 units for a share."""
+    """The width of the bar of a share; the share 1 has 100 units."""
     return _round(100 * min(max(share, 0.0), 1.0))
 
 

@@ -1,4 +1,4 @@
-"""The fields of the form that tries one prediction, made from the signature."""
+"""The form for one prediction, made from the signature."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import orjson
 from serve_app.artifacts.signature import Feature, Signature
 
 MAX_FIELDS = 100
-"""Fields of a form; a row of a wider model is written as JSON."""
+"""Most fields of a form. The user of a wider model writes the row as JSON."""
 MAX_CHOICES = 500
-"""Categories in a list to choose from; of more categories, the text is written."""
+"""Most categories in a list. For more categories, the user types the text."""
 
 Control = Literal["number", "choice", "text", "line"]
 
@@ -27,7 +27,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One control of the form; `value` is a text, of a choice the JSON of the chosen entry."""
+    """One control of the form; `value` is a text, or for a list the JSON of the selected entry."""
 
     name: str
     control: Control
@@ -41,7 +41,7 @@ class Field:
 
 
 def fields(signature: Signature) -> list[Field] | None:
-    """One field for each feature, filled with a row that is answered; None for a model that has too many for a form."""
+    """Return one field for each feature, filled with a valid row; None for a model with too many features."""
     if len(signature.features) > MAX_FIELDS:
         return None
     example = signature.example()
@@ -49,7 +49,7 @@ def fields(signature: Signature) -> list[Field] | None:
 
 
 def example_json(signature: Signature) -> str:
-    """A row that is answered, as JSON."""
+    """A valid row as JSON."""
     return orjson.dumps(signature.example(), option=orjson.OPT_INDENT_2).decode()
 
 

@@ -14,7 +14,7 @@ from serve_app.artifacts.store import Entry, PointerMoved, Store
 from serve_app.errors import StoreError
 
 MOVE_SECONDS = 10.0
-"""Most time that an action waits for the store: another writer may hold its lock, and a volume may hang."""
+"""Most seconds that an action waits for the store. Another writer can hold its lock, and a volume can hang."""
 
 
 @dataclass(frozen=True, slots=True)

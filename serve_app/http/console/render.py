@@ -1,4 +1,4 @@
-"""The HTML of the console. The template engine is imported by the first page that is asked for, not by a replica that starts."""
+"""The HTML of the console. The first request for a page imports the template engine, so a replica starts without it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from serve_app.http.console import charts
 from serve_app.printable import printable
 
 NOTHING = "\N{EN DASH}"
-"""What stands in the place of a value that is not known."""
+"""The text for an unknown value."""
 STATIC = "ui/static"
-"""Where styles and scripts are, relative to the page."""
+"""The path of styles and scripts, relative to the page."""
 
 
 def render(template: str, **values: Any) -> str:
-    """One template as text; everything in `values` is escaped."""
+    """Render one template; Jinja2 escapes everything in `values`."""
     text: str = _environment().get_template(template).render(values)
     return text
 
@@ -38,7 +38,7 @@ def _environment() -> Any:
 
 
 def _visible(value: Any) -> Any:
-    """Names may hold what turns the direction of a line; on the page it is seen and turns nothing."""
+    """Show the characters in a name that would change the direction of the text, in a visible form without effect."""
     return type(value)(printable(value)) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
@@ -55,5 +55,5 @@ def _milliseconds(value: float | None) -> str:
 
 
 def _moment(text: str | None) -> str:
-    """A date in ISO 8601 with the precision that a person reads; all are in UTC."""
+    """Format a date in ISO 8601 for a reader, in UTC and to the minute."""
     return NOTHING if not text else text.replace("T", " ")[:16] + " UTC"

@@ -1,4 +1,4 @@
-"""What each replica reports of itself, and the sum of all reports: plain JSON types, because they travel between processes."""
+"""The report of each replica, and the sum of all reports. They are JSON types, because replicas send them to each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANGED = 0.1
 DRIFTED = 0.2
 """Population stability index from which a feature counts as changed, and as drifted (the limit of the alert)."""
 ENOUGH_ROWS = 500
-"""Rows from which the index says something; the alert waits for as many."""
+"""Fewest rows for a meaningful index; the alert waits for the same number."""
 
 
 class Counted(NamedTuple):
@@ -35,7 +35,7 @@ class Counted(NamedTuple):
 
 
 def own_report(slot: Slot, collector: MetricsCollector, history: History, name: str) -> Report:
-    """The report of this replica; `name` is the name of the replica. It reads memory alone."""
+    """The report of this replica with the name `name`. The function reads only memory."""
     collector.flush()
     predictor, refusal = slot.predictor, slot.refusal
     history.sample(collector.state, None if predictor is None else predictor.version)
@@ -64,7 +64,7 @@ def own_report(slot: Slot, collector: MetricsCollector, history: History, name: 
 
 
 def traffic(reports: Sequence[Report], now: float | None = None) -> list[dict[str, Any]]:
-    """The minutes of the last hour, all of them, the oldest first: requests by status class, and the latency in seconds."""
+    """All minutes of the last hour, oldest first: requests by status class, and latency in seconds."""
     newest = int((time.time() if now is None else now) // 60)
     first = newest - MINUTES + 1
     counts: list[dict[str, float]] = [{} for _ in range(MINUTES)]
@@ -79,7 +79,7 @@ def traffic(reports: Sequence[Report], now: float | None = None) -> list[dict[st
 
 
 def totals(reports: Sequence[Report]) -> dict[str, Any]:
-    """The same for the whole hour."""
+    """Requests by status class and latency in seconds, for the whole hour."""
     counts: dict[str, float] = {}
     seconds = histogram.empty(SECONDS_BOUNDS)
     for minute in (minute for report in reports for minute in report["minutes"]):
@@ -90,7 +90,7 @@ def totals(reports: Sequence[Report]) -> dict[str, Any]:
 
 
 def drift(reports: Sequence[Report], recent: Recent | None) -> dict[str, Any] | None:
-    """The inputs and answers of the last hours against the training; `recent` is this replica's, whose bins name the counts.
+    """Compare the inputs and answers of the last hours with training; `recent` of this replica defines the bins of the counts.
 
     The rows of all replicas with the same model are added up. None without a model, or without a reference in its bundle.
     """

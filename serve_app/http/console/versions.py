@@ -1,4 +1,4 @@
-"""What the store says: its versions, why a model was refused, and the model cards. All of it reads files, and may block."""
+"""The content of the store: versions, reasons of refusals, and model cards. All functions read files, and can block."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from serve_app.errors import BundleRefused, StoreError
 
 MAX_CARD_BYTES = 8 * 1024 * 1024
 MAX_METRICS = 50
-"""Metrics of one version that are shown; a model with several targets has some for each of them."""
+"""Most metrics that the page shows for one version; a model with several targets has metrics for each target."""
 SHARES = frozenset({"accuracy", "coverage", "outlier_share"})
-"""Metrics that are a share of the rows, so that the number of rows gives an interval."""
+"""Metrics that are a share of the rows. The number of rows gives their interval."""
 _STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
 _Z = 1.959963984540054
-"""Of the normal distribution, for 95 %."""
+"""The quantile of the normal distribution for 95 %."""
 
 
 NO_STORE: dict[str, Any] = {"versions": [], "training": None, "problem": None, "writable": False}
-"""What is shown of a store that cannot be read."""
+"""The content of the page for a store that cannot be read."""
 
 
 def read_store(folder: Path) -> dict[str, Any]:
-    """The versions of the store, the newest first, and how the last training ended; `problem` when it cannot be read."""
+    """The versions of the store, newest first, and the result of the last training; `problem` if the store cannot be read."""
     try:
         entries = Store(folder).entries()
     except StoreError as error:
@@ -46,7 +46,7 @@ def read_store(folder: Path) -> dict[str, Any]:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether this process may move the pointer; the volume can still refuse it."""
+    """Whether this process has the permission to move the pointer; the volume can still refuse the write."""
     return all(os.access(path, os.W_OK | os.X_OK) for path in (folder, folder / BUNDLES))
 
 
@@ -62,14 +62,14 @@ def measured(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:
-    """The 95 % interval of Wilson for a share that was found on so many rows."""
+    """The 95 % interval of Wilson for a share of `rows` rows."""
     square = _Z * _Z / rows
     middle, half = share + square / 2, _Z * math.sqrt(share * (1 - share) / rows + square / (4 * rows))
     return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
 
 
 def provenance(manifest: Manifest) -> dict[str, Any]:
-    """How the version came here: table, code, run, verdict, as JSON types."""
+    """The origin of a version: table, code, run and verdict, as JSON types."""
     document = manifest.to_dict()
     keys = ("trained_at", "estimator", "model_type", "data", "code", "libraries", "adopted", "tags", "forced", "limits")
     run = {key: document[key] for key in ("mlflow_run_id", "mlflow_model_name", "mlflow_model_version", "tracking")}

@@ -1,4 +1,4 @@
-"""`POST /ui/promote` and `POST /ui/rollback`: the store's pointer is moved by a client with a key that may manage.
+"""`POST /ui/promote` and `POST /ui/rollback`: a client with the scope `manage` moves the store's pointer.
 
 The addresses exist only with IRIS_CONSOLE_ACTIONS=true. A page of another site cannot use them: the key is in a header that no
 browser adds by itself, the content type is one that no form sends, and a browser names the site of a page in `Sec-Fetch-Site`.
@@ -37,7 +37,7 @@ log = logging.getLogger("iris_api.audit")
 _JSON = "application/json"
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _OWN_SITE = (None, "same-origin", "none")
-"""Values of `Sec-Fetch-Site`: of a program, of the console, and of an address that a person typed."""
+"""Allowed values of `Sec-Fetch-Site`: of a program, of the console, and of an address that a user typed."""
 _ALIAS_DECIDES = problem(409, "alias_decides", "The alias in MLflow decides which version is served; move the alias.")
 _BUSY = problem(503, "store_busy", "The store does not answer; see which version is served before you try again.")
 
@@ -82,7 +82,7 @@ async def _answer(request: Request, console: Console, service: PredictionService
 
 
 def _refusal(request: Request, *, may: bool) -> HttpProblem | None:
-    """The problem of a request that may change nothing; None for one whose body is read."""
+    """The problem of a request that is not allowed to change anything; None if it is allowed."""
     if request.headers.get("sec-fetch-site") not in _OWN_SITE:
         return CROSS_SITE
     if not may:
@@ -92,7 +92,7 @@ def _refusal(request: Request, *, may: bool) -> HttpProblem | None:
 
 
 def _parse(body: bytes, fields: set[str]) -> Move:
-    """The change that a body asks for; raises Malformed and InvalidInput."""
+    """The change that a body requests; raises Malformed and InvalidInput."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
