@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     """MLflow server with the registry for `IRIS_MODEL_SOURCE`; with `store`, replicas use it only while the store is empty."""
 
     iris_api_keys_file: Path | None = None
-    """File with the hashes, names and dates of more keys; replicas read it every two seconds (`docs/explanation/security.md`)."""
+    """File with the hashes, names and dates of more keys; replicas read it every two seconds (`docs/how-to/keys.md`)."""
     iris_allow_anonymous: bool = Field(False)
     """Allow production without any key, behind a gateway that authenticates, as in SageMaker and Vertex AI."""
     iris_secrets_dir: Path | None = None
