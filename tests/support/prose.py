@@ -126,18 +126,10 @@ RULES: tuple[Rule, ...] = (
         "say `legacy layout`, `manifest`",
         "The old layout has three files.",
     ),
-    _rule("glossary: promote", r"\bcrown(?:s|ed|ing)?\b", "say `promote`", "The new version is crowned."),
-    _rule(
-        "glossary: private names",
-        r"(?<=\w )(?:Gate|Turns?|Held|Warden|Book|Terms|Accounts|Answers|Plan|Tail)\b(?! \d)",
-        "say `gateway`, `slot`, `adaptive batcher`, `body budget`, `rate limiter`, `load policy`, `codec`",
-        "The replica asks the Warden.",
-        case_matters=True,
-    ),
-    _rule("private words", r"\b(?:strangers?|hiccup\w*)\b", "say `newcomer`, `user`, `fails once`", "A stranger reads the page."),
+    _rule("glossary: user", r"\b(?:strangers?|hiccup\w*)\b", "say `newcomer`, `user`, `fails once`", "A stranger reads the page."),
     _rule("repeated word", r"\b([a-z]{2,}) \1\b", "write the word once", "It names the the store.", case_matters=True),
 )
-"""The table of words and patterns. A new private word of a text becomes a line here."""
+"""The table of words and patterns."""
 
 
 def findings(lines: Iterable[str]) -> list[Finding]:
