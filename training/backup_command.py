@@ -273,7 +273,7 @@ def _restore_models(section: Section, options: RestoreOptions) -> None:
     store = Store(options.model_dir)
     outcome = store_archive.restore(section, store, merge=options.merge, check=check)
     say(f"models: {outcome.added} versions added, {outcome.existing} existed already")
-    served = next((entry for entry in store.entries() if entry.served), None)
+    served = store.served()
     if served is not None:
         say(f"version {served.version} ({served.digest[:12]}) is served")
 

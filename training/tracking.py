@@ -336,7 +336,7 @@ def follow(uri: str | None, store: Store, model_name: str, policy: LoadPolicy, a
 
 def _served_version(client: mlflow.MlflowClient, store: Store, model_name: str, policy: LoadPolicy) -> str | None:
     """The registered version of the served bundle, None without a version; raises BundleRefused or StoreError."""
-    entry = next((entry for entry in store.entries() if entry.served), None)
+    entry = store.served()
     if entry is None or entry.manifest is None or not entry.manifest.mlflow_model_name or not entry.manifest.mlflow_model_version:
         return None
     manifest = check_entry(entry, policy)

@@ -125,6 +125,10 @@ class Store:
         except OSError as error:
             raise StoreUnavailable(f"the store {self.root} cannot be read: {error.strerror}") from error
 
+    def served(self) -> Entry | None:
+        """The line of the served version; None without one."""
+        return next((entry for entry in self.entries() if entry.served), None)
+
     # --- writing
 
     def publish(

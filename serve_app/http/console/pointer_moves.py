@@ -69,7 +69,7 @@ class PointerMoves:
         def check(entry: Entry) -> None:  # the store is locked, and nothing is changed yet
             if abandoned.is_set():
                 raise StoreError("the client no longer waits for this change")
-            served = next((each.version for each in self._store.entries() if each.served), None)
+            served = None if (current := self._store.served()) is None else current.version
             if move.served is not None and served != move.served:
                 now = "no version" if served is None else f"version {served}"
                 raise PointerMoved(f"{now} is served by now, not version {move.served}; nothing was changed")

@@ -20,16 +20,16 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from serve_app.http import console
-from serve_app.http.auth import ANONYMOUS, Verdict
+from serve_app.http.auth import ANONYMOUS, Key
 from serve_app.http.console import form
 from serve_app.http.console.pointer_moves import Move, Moved, PointerMoves
 from serve_app.http.console.render import STATIC, render
 from serve_app.http.console.reports import Report, drift, own_report, totals, traffic
 from serve_app.http.console.versions import NO_STORE, measured, provenance, read_card, read_store
 from serve_app.http.options import HttpOptions
-from serve_app.http.pages import CONSOLE, refuse
+from serve_app.http.pages import CONSOLE
 from serve_app.http.prediction_service import PredictionService
-from serve_app.http.problems import problem
+from serve_app.http.problems import KEY_PROBLEMS, problem
 from serve_app.http.responses import problem_response, to_starlette
 from serve_app.inference.predictor import Predictor
 from serve_app.telemetry.history import History
@@ -38,6 +38,8 @@ log = logging.getLogger("iris_api.console")
 
 Reports = Callable[[], Awaitable[Sequence[Report | str]]]
 """Returns the reports of all replicas, including this one; for a replica that did not answer, its name."""
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 KEEP_SECONDS = 2.0
 """Seconds for which all open pages share one view of the store and of the replicas."""
@@ -87,7 +89,7 @@ class Console:
         """The report of this replica."""
         return own_report(self._service.slot, self._service.collector, self._history, self._name)
 
-    async def data(self, key: Verdict) -> dict[str, Any]:
+    async def data(self, key: Key) -> dict[str, Any]:
         """Everything that the page shows to a client with this key, as JSON types."""
         replicas, store = await asyncio.gather(self._once("replicas", self._ask_replicas), self._once("store", self._ask_store))
         own = self.report()
@@ -136,7 +138,7 @@ class Console:
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _actions(self, key: Verdict, store: Mapping[str, Any]) -> dict[str, Any]:
+    def _actions(self, key: Key, store: Mapping[str, Any]) -> dict[str, Any]:
         """Whether the page may move the pointer with this key, else why not; `back` is the version that a roll-back serves."""
         why = None
         if not self._options.console_actions:
@@ -226,40 +228,39 @@ def install_console(app: FastAPI, view: Console, service: PredictionService, opt
         needs_key = service.refuse_key(None, None) is not None
         return HTMLResponse(render("page.html", name=options.model_name, needs_key=needs_key), headers=_HEADERS)
 
-    async def data(request: Request) -> Response:
-        return JSONResponse(await view.data(key_of(request, service)), headers=_HEADERS)
+    async def data(_: Request, key: Key) -> Response:
+        return JSONResponse(await view.data(key), headers=_HEADERS)
 
-    async def parts(request: Request) -> Response:
-        return HTMLResponse(render("view.html", **await view.data(key_of(request, service))), headers=_HEADERS)
+    async def parts(_: Request, key: Key) -> Response:
+        return HTMLResponse(render("view.html", **await view.data(key)), headers=_HEADERS)
 
-    async def fields(_: Request) -> Response:
+    async def fields(_: Request, key: Key) -> Response:
         return HTMLResponse(_form(service.slot.predictor), headers=_HEADERS)
 
-    async def card(request: Request) -> Response:
+    async def card(request: Request, key: Key) -> Response:
         text = await view.card(request.query_params.get("digest", ""))
         return to_starlette(problem_response(_NO_CARD)) if text is None else HTMLResponse(text, headers=_HEADERS)
 
-    def with_key(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def handle(request: Request) -> Response:
-            return refuse(request.scope["headers"], service.refuse_key) or await answer(request)
-
-        return handle
-
     app.add_api_route(CONSOLE, page, include_in_schema=False)
     for name, answer in {"data": data, "view": parts, "form": fields, "card": card}.items():
-        app.add_api_route(f"{CONSOLE}/{name}", with_key(answer), include_in_schema=False)
+        app.add_api_route(f"{CONSOLE}/{name}", with_key(service, answer), include_in_schema=False)
     app.mount(f"/{STATIC}", _Static(directory=Path(console.__file__).parent / "static"), name="console")
 
 
-def key_of(request: Request, service: PredictionService) -> Verdict:
-    """The key of a request, or why it has none that is valid."""
-    headers = dict(request.scope["headers"])
-    return service.check_key(headers.get(b"x-api-key"), headers.get(b"authorization"))
+def with_key(service: PredictionService, answer: Callable[[Request, Key], Awaitable[Response]]) -> Handler:
+    """A handler that checks the key of a request once: it answers a request with a valid key, and refuses the others."""
+
+    async def handle(request: Request) -> Response:
+        headers = dict(request.scope["headers"])
+        key = service.check_key(headers.get(b"x-api-key"), headers.get(b"authorization"))
+        return to_starlette(problem_response(KEY_PROBLEMS[key])) if isinstance(key, str) else await answer(request, key)
+
+    return handle
 
 
-def may_manage(key: Verdict) -> bool:
+def may_manage(key: Key) -> bool:
     """Whether a key allows to move the store's pointer."""
-    return not isinstance(key, str) and "manage" in key.scopes
+    return "manage" in key.scopes
 
 
 def _version_before(versions: Sequence[Mapping[str, Any]]) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -17,20 +17,20 @@ from fastapi.responses import JSONResponse
 
 from serve_app.artifacts.store import PointerMoved, StoreUnavailable
 from serve_app.errors import InvalidInput, Malformed, Problem, StoreError
+from serve_app.http.auth import Key
 from serve_app.http.console.pointer_moves import Move, Moved
 from serve_app.http.pages import CONSOLE
 from serve_app.http.prediction_service import PredictionService
 from serve_app.http.problems import (
     CROSS_SITE,
     INSUFFICIENT_SCOPE,
-    KEY_PROBLEMS,
     HttpProblem,
     problem,
     problem_of,
     unsupported_media_type,
 )
 from serve_app.http.responses import REQUEST_ID, problem_response, to_starlette
-from serve_app.http.routes.console import Console, key_of, may_manage
+from serve_app.http.routes.console import Console, may_manage, with_key
 
 log = logging.getLogger("iris_api.audit")
 
@@ -45,21 +45,19 @@ _BUSY = problem(503, "store_busy", "The store does not answer; see which version
 def install_actions(app: FastAPI, console: Console, service: PredictionService) -> None:
     """Add the two addresses."""
 
-    async def promote(request: Request) -> Response:
-        return await _answer(request, console, service, "promote", {"version", "served"})
+    async def promote(request: Request, key: Key) -> Response:
+        return await _answer(request, key, console, service, "promote", {"version", "served"})
 
-    async def roll_back(request: Request) -> Response:
-        return await _answer(request, console, service, "rollback", {"served"})
+    async def roll_back(request: Request, key: Key) -> Response:
+        return await _answer(request, key, console, service, "rollback", {"served"})
 
-    handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {"promote": promote, "rollback": roll_back}
-    for name, handler in handlers.items():
-        app.add_api_route(f"{CONSOLE}/{name}", handler, methods=["POST"], include_in_schema=False)
+    for name, answer in {"promote": promote, "rollback": roll_back}.items():
+        app.add_api_route(f"{CONSOLE}/{name}", with_key(service, answer), methods=["POST"], include_in_schema=False)
 
 
-async def _answer(request: Request, console: Console, service: PredictionService, action: str, fields: set[str]) -> Response:
-    key = key_of(request, service)
-    if isinstance(key, str):
-        return _failed(KEY_PROBLEMS[key])
+async def _answer(
+    request: Request, key: Key, console: Console, service: PredictionService, action: str, fields: set[str]
+) -> Response:
     record = {"action": action, "key": key.name, "request_id": request.headers.get(REQUEST_ID.decode(), "")}
     refusal = _refusal(request, may=may_manage(key))
     if refusal is not None:
