@@ -12,19 +12,15 @@ from typing import Any
 import pytest
 
 from serve_app.artifacts.store import Store
-from tests.support.browser import Application, Noticed, application, chromium
+from tests.support.browser import Application, Noticed, application, launched
 from tests.support.server import ROOT
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Chromium without a window. A sandbox of its own is not to be had as root."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"] if os.getuid() == 0 else [])
-        yield launched
-        launched.close()
+    """One browser for all tests."""
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

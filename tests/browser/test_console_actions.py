@@ -11,13 +11,13 @@ import pytest
 from playwright.sync_api import expect
 
 from serve_app.artifacts.store import Store
-from serve_app.http.auth import change_file, make_key
 from serve_app.http.console import versions
 from tests.browser.conftest import OpenPage
 from tests.browser.test_console import PHONE, REFRESH, entered, violations
 from tests.support.apps import HEADERS
 from tests.support.browser import Application, application
-from tests.support.models import A_FLOWER, forest, publish_iris
+from tests.support.keys import add_key
+from tests.support.models import A_FLOWER, three_versions
 
 
 @pytest.fixture
@@ -28,28 +28,18 @@ def keys(tmp_path: Path) -> Path:
 @pytest.fixture
 def manager(keys: Path) -> str:
     """The key of a client that may manage."""
-    return made(keys, "olga", "manage")
+    return add_key(keys, "olga", "manage")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Three versions, of which the newest is served."""
-    store = Store(tmp_path / "models")
-    for number in range(3):
-        publish_iris(store, forest(number + 1))
-    return store
+    return three_versions(tmp_path / "models")
 
 
 @pytest.fixture
 def managed(store: Store, keys: Path, manager: str) -> Iterator[Application]:
     with application(store, console_actions=True, api_keys_file=keys) as started:
         yield started
-
-
-def made(keys: Path, name: str, scope: Any) -> str:
-    key, entry = make_key(name, scopes=[scope])
-    change_file(keys, add=entry)
-    return key
 
 
 def version_of(app: Application) -> str:
@@ -105,7 +95,7 @@ def test_a_roll_back_is_done_with_the_keyboard_alone_and_the_focus_stays_on_the_
 
 
 def test_a_key_without_the_scope_sees_the_commands_and_why(managed: Application, keys: Path, open_page: OpenPage) -> None:
-    alice = made(keys, "alice", "predict")
+    alice = add_key(keys, "alice")
     page, _ = open_page(managed)
     page.wait_for_timeout(3000)  # until the application has read the file again
     entered(page, managed, alice)

@@ -17,6 +17,7 @@ import pytest
 from tests.support import cluster
 from tests.support.cluster import make
 from tests.support.pages import blocks_of
+from tests.support.processes import OF_MAKE
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
@@ -53,7 +54,7 @@ def here(tmp_path: Path) -> Iterator[Path]:
 
 def run(commands: str, folder: Path, *, seconds: float = 900) -> str:
     """The output of commands as a user types them; one that goes on after `seconds` fails."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS")}
+    environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
     process = subprocess.run(
         ["timeout", f"{seconds:.0f}", "bash", "-euo", "pipefail", "-c", commands],
         cwd=folder,

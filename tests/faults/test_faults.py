@@ -27,6 +27,7 @@ from tests.support import processes
 from tests.support.experiment import RATE, checked, constant_load, served, wait_for_responses
 from tests.support.faulty_server import MODES, FaultyServer, faulty_server
 from tests.support.figures import note
+from tests.support.keys import add_key
 from tests.support.load import closed_loop
 from tests.support.models import A_FLOWER, forest, logistic, publish_iris
 from tests.support.server import KEY, Server, serving
@@ -45,8 +46,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     file = tmp_path_factory.mktemp("keys") / "keys.json"
     made = {"file": str(file)}
     for name in NAMES:
-        made[name], entry = make_key(name)
-        change_file(file, add=entry)
+        made[name] = add_key(file, name)
     return made
 
 

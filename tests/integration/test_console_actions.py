@@ -13,7 +13,8 @@ import httpx2
 import pytest
 
 from serve_app.artifacts.store import Store
-from serve_app.http.auth import change_file, make_key
+from serve_app.http.auth import Scope
+from tests.support.keys import add_key
 from tests.support.models import A_FLOWER, forest, logistic_store, publish_iris
 from tests.support.server import HEADERS, Server, serving
 from tests.support.volume import mount, unmount
@@ -33,10 +34,8 @@ class Managed:
     is_volume: bool
 
 
-def key_of(file: Path, name: str, scope: Any) -> Headers:
-    key, entry = make_key(name, scopes=[scope])
-    change_file(file, add=entry)
-    return {"X-API-Key": key}
+def headers_of(file: Path, name: str, *scopes: Scope) -> Headers:
+    return {"X-API-Key": add_key(file, name, *scopes)}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managed]:
         store = logistic_store(models)
         for number in range(2):
             publish_iris(store, forest(number + 1), onnx=True)
-        manager, alice = key_of(keys, "olga", "manage"), key_of(keys, "alice", "predict")
+        manager, alice = headers_of(keys, "olga", "manage"), headers_of(keys, "alice")
         with serving(models, folder, replicas=2, IRIS_CONSOLE_ACTIONS="true", IRIS_API_KEYS_FILE=str(keys)) as server:
             yield Managed(server, store, manager, alice, is_volume)
     finally:

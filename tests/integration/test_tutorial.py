@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from tests.support.pages import Block, blocks_of
-from tests.support.processes import kill_session
+from tests.support.processes import OF_MAKE, kill_session
 from tests.support.server import PYTHON, ROOT, START_SECONDS, environment, free_port
 from tests.support.waiting import until
 
@@ -59,7 +59,7 @@ def installed(tmp_path: Path) -> Path:
 @pytest.fixture
 def variables(clone: Path, installed: Path, tmp_path: Path) -> dict[str, str]:
     """The environment of a user's terminals: a port that is free, and nothing that only the tests set."""
-    own = ("API_KEY", "ARGS", "IRIS_LOG_FORMAT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MLFLOW_TRACKING_URI", "MODEL_DIR")
+    own = (*OF_MAKE, "API_KEY", "IRIS_LOG_FORMAT", "MLFLOW_TRACKING_URI", "MODEL_DIR")
     inherited = {name: value for name, value in environment(tmp_path).items() if name not in own}
     return {
         **inherited,

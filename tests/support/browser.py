@@ -32,6 +32,17 @@ def chromium() -> str:
     return program
 
 
+@contextlib.contextmanager
+def launched() -> Iterator[Any]:
+    """Chromium without a window. A sandbox of its own is not to be had as root."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"] if os.getuid() == 0 else [])
+        yield browser
+        browser.close()
+
+
 @dataclass(slots=True)
 class Noticed:
     """What happened in a page; `allowed` are texts of errors that the test expects."""

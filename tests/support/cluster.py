@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.load import Attempt, Load, open_loop, succeeds
+from tests.support.processes import OF_MAKE
 from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,8 +46,7 @@ class CommandResult:
 def make(target: str, *arguments: str, **variables: str) -> CommandResult:
     """One `make` target with its output, errors included."""
     pairs = [f"{name}={value}" for name, value in variables.items()]
-    # The tests may have been started by make: its own flags and variables are not for this call.
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS")}
+    environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
     process = subprocess.run(
         ["make", "--no-print-directory", target, *arguments, *pairs],
         cwd=ROOT,

@@ -138,6 +138,14 @@ def publish_iris(store: Store, estimator: Any = None, *, onnx: bool = False, **m
     return store.publish(bundle_files(forest() if estimator is None else estimator, onnx=onnx), bundle_manifest(**more))
 
 
+def three_versions(folder: Path) -> Store:
+    """A store with three different forests, of which the newest is served."""
+    store = Store(folder)
+    for number in range(3):
+        publish_iris(store, forest(number + 1))
+    return store
+
+
 def logistic_store(folder: Path) -> Store:
     """A store in this folder that serves the logistic regression of the iris flowers, through ONNX."""
     store = Store(folder)

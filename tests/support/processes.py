@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tests.support.waiting import until
 
+OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS")
+"""Variables of the make that may have started the tests; another make must not inherit them."""
+
 
 def of_session(session: int) -> dict[int, str]:
     """Every living process of this session, which Ray's are too, and its command line."""

@@ -6,7 +6,6 @@ those of the model that the tutorial for a laptop trains, in this process. With 
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -15,18 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from serve_app.artifacts.names import CARD
 from serve_app.artifacts.store import Store
-from serve_app.http.auth import change_file, make_key
-from tests.support.browser import application, chromium
+from tests.support.browser import application, launched
+from tests.support.keys import add_key
 from tests.support.models import A_FLOWER, iris
 from tests.support.pages import blocks_of
 from tests.support.server import HEADERS, KEY, ROOT, serving
@@ -75,15 +72,6 @@ def open_console(browser: Any, url: str, key: str = KEY, **options: Any) -> Any:
     page.get_by_role("button", name="Open").click()
     page.wait_for_selector("#row")
     return page
-
-
-@contextlib.contextmanager
-def launched() -> Iterator[Any]:
-    """Chromium without a window."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"] if os.getuid() == 0 else [])
-        yield browser
-        browser.close()
 
 
 def take_tutorial(folder: Path, target: Path) -> None:
@@ -143,8 +131,7 @@ def main() -> None:
         folder = Path(name)
         train(folder)
         train(folder, "--estimator", "logistic-regression")
-        key, entry = make_key("olga", scopes=["manage"])
-        change_file(folder / "keys.json", add=entry)
+        key = add_key(folder / "keys.json", "olga", "manage")
         actions = {"IRIS_API_KEYS_FILE": str(folder / "keys.json"), "IRIS_CONSOLE_ACTIONS": "true"}
         with serving(folder / "models", folder, replicas=2, **actions) as server:
             send_requests(server.url, minutes)

@@ -16,11 +16,12 @@ from starlette.testclient import TestClient
 
 from serve_app.artifacts.names import JOBLIB
 from serve_app.artifacts.store import LOCK, Store
-from serve_app.http.auth import change_file, make_key
+from serve_app.http.auth import Scope
 from serve_app.http.console import pointer_moves
 from serve_app.inference.slot import Slot
 from tests.support.apps import HEADERS, client_of
-from tests.support.models import A_FLOWER, forest, logistic, publish_iris
+from tests.support.keys import add_key
+from tests.support.models import A_FLOWER, logistic, publish_iris, three_versions
 from tests.support.policies import ALLOW_ALL
 
 ACTIONS = ("/ui/promote", "/ui/rollback")
@@ -29,11 +30,7 @@ Headers = dict[str, str]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Three versions, of which the newest is served."""
-    store = Store(tmp_path / "models")
-    for number in range(3):
-        publish_iris(store, forest(number + 1))
-    return store
+    return three_versions(tmp_path / "models")
 
 
 @pytest.fixture
@@ -52,10 +49,8 @@ def client(store: Store, keys: Path, manager: Headers) -> TestClient:
     return opened(store, api_keys_file=keys)
 
 
-def headers_of(keys: Path, name: str, scope: Any = "predict") -> Headers:
-    key, entry = make_key(name, scopes=[scope])
-    change_file(keys, add=entry)
-    return {"X-API-Key": key}
+def headers_of(keys: Path, name: str, *scopes: Scope) -> Headers:
+    return {"X-API-Key": add_key(keys, name, *scopes)}
 
 
 def opened(store: Store, **options: Any) -> TestClient:
@@ -63,7 +58,7 @@ def opened(store: Store, **options: Any) -> TestClient:
 
 
 def served(store: Store) -> int | None:
-    return next((entry.version for entry in store.entries() if entry.served), None)
+    return None if (entry := store.served()) is None else entry.version
 
 
 def problem_of(response: Any) -> tuple[int, str]:

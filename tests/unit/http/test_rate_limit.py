@@ -9,10 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from serve_app.artifacts.store import Store
-from serve_app.http.auth import change_file, make_key
 from serve_app.http.rate_limit import COMPAT_RATES, _client_of, _peer, parse_proxies
 from serve_app.http.rate_window import Rate
 from tests.support.apps import HEADERS, KEY, client_of, rate_limits
+from tests.support.keys import add_key
 from tests.support.models import A_FLOWER, logistic_store
 
 HOUR = 3600.0
@@ -31,8 +31,7 @@ def from_address(client: TestClient, forwarded: str = "") -> int:
 
 def test_a_key_over_its_limit_is_told_when_to_come_back_and_others_are_not_touched(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
-    alice, entry = make_key("alice")
-    change_file(file, add=entry)
+    alice = add_key(file, "alice")
     client = client_of(store, rate_limits=rate_limits(per_key=Rate(3, HOUR)), api_keys_file=file)
     calls = (("POST", "/predict"), ("GET", "/model"), ("POST", "/predict/batch"))
     bodies = {"/predict": json.dumps(A_FLOWER), "/predict/batch": json.dumps({"instances": [A_FLOWER]})}
